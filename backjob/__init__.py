@@ -1,0 +1,35 @@
+"""backjob: run any URL of a WSGI app in the background, in the web server that is already there."""
+
+from .config import Config, __version__
+from .errors import (
+    AddressError,
+    BackJobError,
+    ConfigError,
+    JobEnded,
+    JobFailed,
+    JobNotFound,
+    KeyringError,
+    LaunchError,
+    StoreError,
+)
+from .job import JobStatus, Status
+from .jobs import Jobs
+from .middleware import BackJob
+
+__all__ = [
+    "AddressError",
+    "BackJob",
+    "BackJobError",
+    "Config",
+    "ConfigError",
+    "JobEnded",
+    "JobFailed",
+    "JobNotFound",
+    "JobStatus",
+    "Jobs",
+    "KeyringError",
+    "LaunchError",
+    "Status",
+    "StoreError",
+    "__version__",
+]

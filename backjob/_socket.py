@@ -1,0 +1,235 @@
+"""The raw core: an HTTP/1.1 request built by hand, and one exchange over a socket with a time limit on every step.
+
+Bytes in, bytes out. Knows nothing of jobs, tokens or WSGI: it refuses what could break out of a line, connects, sends,
+and reads an answer to its end.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import re
+import socket
+import ssl
+from collections.abc import Iterable, Mapping
+
+from .address import Address
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, section 5.5, ASCII only
+_TARGET = re.compile(r"/(?!/)[\x21-\x22\x24-\x7e]*")  # RFC 9112, section 3.2.1: no space, no fragment, no //host
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
+_CONTENT_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
+_NO_STORE = (("Cache-Control", "no-store"), ("Pragma", "no-cache"), ("Connection", "close"))
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+
+
+def check_method(method: str) -> str:
+    """Any token of RFC 9110 is a method here, but CONNECT. Raises ValueError."""
+    if not isinstance(method, str) or not _TOKEN.fullmatch(method):
+        raise ValueError(f"method {method!r} is not a token of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")
+    if method.upper() == "CONNECT":
+        raise ValueError("CONNECT asks a proxy for a tunnel: it is no request to the app")
+    return method
+
+
+def check_target(target: str) -> str:
+    """A path of this app, with or without a query, as it stands on the wire. Raises ValueError."""
+    if not isinstance(target, str) or not _TARGET.fullmatch(target):
+        # The query may hold what a user typed, so that only the path is shown.
+        path = target.partition("?")[0] if isinstance(target, str) else target
+        raise ValueError(
+            f"target {path!r} is not an absolute path of this app: it starts with one '/', has no host, no fragment, "
+            "no space and no control character, and what is not ASCII is percent-encoded"
+        )
+    return target
+
+
+def check_header(name: str, value: str) -> tuple[str, str]:
+    """A header line that stays one line. Raises ValueError, which never shows the value."""
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ValueError(f"header name {name!r} is not a token of RFC 9110")
+    if not is_header_value(value):
+        raise ValueError(f"the value of header {name} has a character that is not printable ASCII")
+    return name, value
+
+
+def is_header_value(value: object) -> bool:
+    """Can this stand in a header line?"""
+    return isinstance(value, str) and _FIELD_VALUE.fullmatch(value) is not None
+
+
+def build_request(
+    method: str,
+    target: str,
+    *,
+    host: str,
+    user_agent: str,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    body: bytes = b"",
+    content_type: str = "",
+) -> bytes:
+    """The bytes of one request, exactly one blank line after its head, with and without a body.
+
+    Raises ValueError for a method, target or header that could break out of its line.
+    """
+    method = check_method(method)
+    fields = [("Host", host), ("User-Agent", user_agent), *_NO_STORE]
+    fields += headers.items() if isinstance(headers, Mapping) else headers
+    if body and content_type:
+        fields.append(("Content-Type", content_type))
+    if body or method not in _BODILESS:
+        fields.append(("Content-Length", str(len(body))))
+    lines = [f"{method} {check_target(target)} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in (check_header(*field) for field in fields)]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+
+
+class Answer:
+    """An HTTP/1.x answer as it comes in: feed it bytes until it is complete."""
+
+    LIMIT = 65536
+    """Bytes after which an answer is taken as complete: none of ours is that long."""
+
+    def __init__(self, method: str) -> None:
+        self.raw = bytearray()
+        self.is_complete = False
+        self.status: int | None = None
+        self._is_head = method == "HEAD"
+        self._end: int | None = None
+
+    def feed(self, received: bytes) -> None:
+        """Take what came in. Nothing at all means that the peer has closed."""
+        self.raw += received
+        while self.status is None and self._read_head():
+            pass
+        at_end = self._end is not None and len(self.raw) >= self._end
+        self.is_complete = self.is_complete or not received or at_end or len(self.raw) > self.LIMIT
+
+    def _read_head(self) -> bool:
+        """Read one head, if it is all there. True if it was only an interim answer (RFC 9110, section 15.2)."""
+        line_is_wrong = not b"HTTP/1.".startswith(self.raw[:7]) and not self.raw.startswith(b"HTTP/1.")
+        blank = self.raw.find(b"\r\n\r\n")
+        if blank < 0 and not line_is_wrong:
+            return False
+        line = _STATUS_LINE.match(self.raw)
+        if line is None:
+            self.is_complete = True
+            return False
+        head_end = blank + 4
+        status = int(line[1])
+        if status < 200:
+            del self.raw[:head_end]
+            return True
+        self.status = status
+        length = _CONTENT_LENGTH.search(self.raw, 0, head_end)
+        if self._is_head or status in (204, 304):
+            self._end = head_end
+        elif length:
+            self._end = head_end + int(length[1])
+        return False
+
+    def header(self, name: str) -> str:
+        """One header of a complete answer, for a diagnosis; empty when there is none."""
+        if self.status is None:
+            return ""
+        lines = io.BytesIO(bytes(self.raw).partition(b"\n")[2])
+        try:
+            return str(http.client.parse_headers(lines).get(name, ""))
+        except http.client.HTTPException:
+            return ""
+
+
+class Connection:
+    """One exchange: connect, shake hands, send, receive. Every step raises OSError (TimeoutError among them)."""
+
+    def __init__(self, address: Address, *, timeout: float, ca_file: str | None = None) -> None:
+        self._socket = _connect(address, timeout)
+        self.answer = Answer("")
+        self._needs_handshake = address.tls
+        if address.tls:
+            try:
+                self._socket = _wrap(self._socket, address, ca_file)
+            except BaseException:
+                self._socket.close()
+                raise
+
+    def shake_hands(self, timeout: float) -> bool:
+        """Go on with the TLS handshake for at most this many seconds. True when it is done, or none is needed."""
+        if self._needs_handshake:
+            self._socket.settimeout(max(timeout, 0.001))
+            try:
+                self._socket.do_handshake()  # type: ignore[attr-defined]
+            except TimeoutError:
+                return False
+            self._needs_handshake = False
+        return True
+
+    def send(self, request: bytes, timeout: float) -> None:
+        """Send the whole request, or raise."""
+        self.answer = Answer(request.partition(b" ")[0].decode("ascii"))
+        self._socket.settimeout(max(timeout, 0.001))
+        self._socket.sendall(request)
+
+    def receive(self, timeout: float) -> bool:
+        """Wait at most this many seconds for the next bytes. True when the answer is complete."""
+        if not self.answer.is_complete:
+            self._socket.settimeout(max(timeout, 0.001))
+            try:
+                self.answer.feed(self._socket.recv(16384))
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                self.answer.feed(b"")
+        return self.answer.is_complete
+
+    def close(self) -> None:
+        """Close the socket; what was sent stays sent."""
+        self._socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _connect(address: Address, timeout: float) -> socket.socket:
+    if not address.unix:
+        sock = socket.create_connection((address.host, address.port), timeout=timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # No answer may take hours, for a job takes as long as it takes: keep-alive notices a host that vanished.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3)):
+                if hasattr(socket, option):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(address.unix)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _wrap(sock: socket.socket, address: Address, ca_file: str | None) -> ssl.SSLSocket:
+    context = _tls_context(address.is_verified, ca_file)
+    return context.wrap_socket(sock, server_hostname=address.host or None, do_handshake_on_connect=False)
+
+
+@functools.lru_cache
+def _tls_context(is_verified: bool, ca_file: str | None) -> ssl.SSLContext:
+    if is_verified:
+        return ssl.create_default_context(cafile=ca_file)
+    # A discovered own address: its certificate is for the name that people use, and the proof stands for it.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,281 @@
+"""Every option of BackJob, explained where it stands: one frozen Config, validated at construction.
+
+Knows what each option may be. Opens nothing, but looks whether a named CA file is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn
+
+from ._socket import check_header, is_header_value
+from .address import Address, parse_connect
+from .errors import ConfigError
+from .keyring import check_keys
+
+try:
+    __version__ = version("backjob")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0"
+
+MONITORS = ("auto", "thread", "request", "leave")
+FORWARD_HEADERS = (
+    "Accept-Language",
+    "Forwarded",
+    "X-CSRF-Token",
+    "X-CSRFToken",
+    "X-XSRF-Token",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Proto",
+    "X-Real-IP",
+    "X-Request-ID",
+    "traceparent",
+    "tracestate",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of :class:`backjob.BackJob`. Raises ConfigError, which names the option and what is allowed."""
+
+    database: Any = field(default="sqlite:///backjob.sqlite3", repr=False)
+    """SQLAlchemy URL or Engine of the database that holds the job table. It may be the app's own."""
+
+    cache: Any = None
+    """A dogpile.cache region in front of the database. Not there yet: must be None."""
+
+    key: str | list[str] | tuple[str, ...] | None = field(default=None, repr=False)
+    """Secret of 32 or more characters, or a list of such, newest first. None: $BACKJOB_KEY; without it, for an SQLite
+    file only, a random key that is kept beside it in a file of its own."""
+
+    table_name: str = "background_job"
+    """Name of the job table."""
+
+    create_table: bool = True
+    """Make the job table at first use when it is not there."""
+
+    cache_prefix: str = "backjob-"
+    """Prefix of the keys in the cache."""
+
+    error_timeout: float = 120
+    """Seconds without a sign from the running job after which it fails. 0: never. Also per start()."""
+
+    user_agent: str = f"backjob/{__version__}"
+    """User-Agent of the self-requests, and what the app sees in a job."""
+
+    backlog_days: float = 30
+    """Days that completed jobs are kept. 0: for ever."""
+
+    all_backlog_days: float = 60
+    """Days that any ended job is kept. 0: for ever."""
+
+    connect: str | None = None
+    """The app's own address: ``"http://127.0.0.1:8000"``, ``"https://…"`` (its certificate is verified) or
+    ``"unix:/run/app.sock"``. None: found from the server of each request."""
+
+    ca_file: str | None = None
+    """PEM file of the authority that signed the certificate at ``connect="https://…"``. None: the system's."""
+
+    connect_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers of every self-request, for what stands in front of the app, such as a proxy's Basic auth. The app does
+    not see them."""
+
+    close_delay: float = 0.2
+    """Seconds that start() waits at most for the monitor's answer before it closes its socket."""
+
+    monitor: str = "auto"
+    """Where the monitor waits for the job: ``"thread"``, ``"request"``, ``"leave"``, or ``"auto"``, which is thread,
+    and leave where a server's threads don't outlive a request."""
+
+    lease: float = 30
+    """Seconds for which a process vouches for a job that it runs or is about to launch."""
+
+    launch_timeout: float = 60
+    """Seconds for which a launch that can't be done is tried again before the job fails."""
+
+    max_running: int | str = "auto"
+    """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: 4 for each process that launches jobs."""
+
+    forward_headers: tuple[str, ...] = FORWARD_HEADERS
+    """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host."""
+
+    redirect_ok: bool = False
+    """Is a job complete that answers with a redirect? By default it fails, for that is mostly a login page."""
+
+    max_output: int = 1048576
+    """Bytes of UTF-8 that are kept of a job's output."""
+
+    identify: Callable[[Mapping[str, Any]], str | None] | None = None
+    """Function of an environ that names its user, for ``unique`` jobs. None: REMOTE_USER, else a digest of the
+    Authorization and Cookie headers."""
+
+    launcher: Any = None
+    """Something with a ``launch`` method that takes the place of the self-request. None: the self-request."""
+
+    environ_key: str = "backjob"
+    """The key in the environ under which the app finds its jobs."""
+
+    def __post_init__(self) -> None:
+        if self.database is None:
+            _refuse("database", "can't be None yet: running with a cache alone is still to come")
+        if self.cache is not None:
+            _refuse("cache", "must be None: a cache in front of the database is still to come")
+        is_engine = hasattr(self.database, "connect") and hasattr(self.database, "dialect")
+        if not is_engine and not isinstance(self.database, str):
+            _refuse("database", "must be an SQLAlchemy URL (str) or Engine")
+        if self.key is not None:
+            check_keys(self.key, "key")
+        self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
+        self._check_text("cache_prefix", r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
+        self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
+        for name in ("create_table", "redirect_ok"):
+            if not isinstance(getattr(self, name), bool):
+                _refuse(name, "must be True or False")
+        for name in ("error_timeout", "backlog_days", "all_backlog_days", "launch_timeout"):
+            self._check_number(name, 0, 1e9)
+        self._check_number("close_delay", 0.01, 60)
+        self._check_number("lease", 1, 86400)
+        self._check_integer("max_output")
+        if self.max_running != "auto":
+            self._check_integer("max_running", 'or "auto"')
+        if self.monitor not in MONITORS:
+            _refuse("monitor", f"must be one of {', '.join(MONITORS)}")
+        for name in ("identify", "launcher"):
+            thing = getattr(self, name)
+            if thing is not None and not callable(thing if name == "identify" else getattr(thing, "launch", None)):
+                _refuse(name, "must be a function of an environ" if name == "identify" else "must have a launch method")
+        self._check_wire()
+
+    def _check_wire(self) -> None:
+        """Whatever goes into a self-request's head: it stays one line each, and the whole well under 2 kB."""
+        if not is_header_value(self.user_agent) or not 0 < len(self.user_agent) <= 200:
+            _refuse("user_agent", "must be 1-200 printable ASCII characters")
+        if self.connect is not None:
+            try:
+                parse_connect(self.connect)
+            except (ValueError, AttributeError) as error:
+                _refuse("connect", f"is wrong: {error}")
+        if self.ca_file is not None and not os.path.isfile(self.ca_file):
+            _refuse("ca_file", f"{self.ca_file!r} is not a file")
+        if not isinstance(self.connect_headers, Mapping):
+            _refuse("connect_headers", "must be a mapping of header names to values")
+        if isinstance(self.forward_headers, str) or not all(isinstance(name, str) for name in self.forward_headers):
+            _refuse("forward_headers", "must be a list of header names")
+        try:
+            lines = [check_header(name, value) for name, value in self.connect_headers.items()]
+            for name in self.forward_headers:
+                check_header(name, "")
+        except ValueError as error:
+            _refuse("connect_headers or forward_headers", f"is wrong: {error}")
+        if sum(len(name) + len(value) + 4 for name, value in lines) > 1024:
+            _refuse("connect_headers", "must be at most 1024 bytes: some servers drop a head over 4096")
+
+    def _check_text(self, name: str, pattern: str, allowed: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            _refuse(name, f"must be {allowed}")
+
+    def _check_number(self, name: str, least: float, most: float) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            _refuse(name, f"must be a number of at least {least} and at most {most:g}")
+
+    def _check_integer(self, name: str, otherwise: str = "") -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            _refuse(name, f"must be a whole number of at least 0 {otherwise}".rstrip())
+
+    @cached_property
+    def address(self) -> Address | None:
+        """What ``connect=`` says, parsed."""
+        return parse_connect(self.connect) if self.connect is not None else None
+
+    @cached_property
+    def forward_keys(self) -> tuple[str, ...]:
+        """The environ keys of the headers that a job of a user gets."""
+        names = ("Cookie", "Authorization", *self.forward_headers)
+        return tuple(dict.fromkeys("HTTP_" + name.upper().replace("-", "_") for name in names))
+
+
+def make_config(options: Mapping[str, Any]) -> Config:
+    """A Config of keyword options. Raises ConfigError for a name that is no option."""
+    names = [each.name for each in dataclasses.fields(Config)]
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
+            _refuse(name, f"is no option of BackJob: {hint}")
+    return Config(**options)
+
+
+def read_settings(settings: Mapping[str, Any], prefix: str = "backjob.") -> dict[str, Any]:
+    """The options among text settings, such as an ini file's: those whose names start with the prefix."""
+    options = {}
+    for name, value in settings.items():
+        if name.startswith(prefix):
+            option = name.removeprefix(prefix)
+            options[option] = _PARSERS.get(option, _keep)(option, value) if isinstance(value, str) else value
+    return options
+
+
+def _refuse(option: str, reason: str) -> NoReturn:
+    raise ConfigError(f"{option} {reason}")
+
+
+def _keep(option: str, text: str) -> str:
+    return text
+
+
+def _parse_bool(option: str, text: str) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if text.strip().lower() not in words:
+        _refuse(option, f"must be one of {', '.join(words)}")
+    return words[text.strip().lower()]
+
+
+def _parse_number(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        _refuse(option, "must be a number")
+    return int(value) if math.isfinite(value) and value == int(value) else value
+
+
+def _parse_limit(option: str, text: str) -> float | str:
+    return text if text == "auto" else _parse_number(option, text)
+
+
+def _parse_words(option: str, text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _parse_key(option: str, text: str) -> str | tuple[str, ...]:
+    keys = tuple(text.split())
+    return keys[0] if len(keys) == 1 else keys
+
+
+def _parse_headers(option: str, text: str) -> dict[str, str]:
+    lines = [line.partition(":") for line in text.splitlines() if line.strip()]
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
+    **dict.fromkeys(("create_table", "redirect_ok"), _parse_bool),
+    **dict.fromkeys(("error_timeout", "backlog_days", "all_backlog_days", "close_delay"), _parse_number),
+    **dict.fromkeys(("lease", "launch_timeout", "max_output"), _parse_number),
+    "max_running": _parse_limit,
+    "forward_headers": _parse_words,
+    "connect_headers": _parse_headers,
+    "key": _parse_key,
+}

@@ -1,0 +1,237 @@
+"""What this process launches, and when: a bounded number of places, the threads that fill them, the rows that wait.
+
+A job has a place from before its launch until its connection has ended. Of these only a few may wait for a slot of the
+server at once, for people's requests stand in the same queue. All other jobs are rows and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .config import Config
+from .errors import StoreError
+from .job import Job, Status
+from .keyring import Keyring
+from .monitor import Monitor, Verdict, backoff
+from .store import Store
+
+log = logging.getLogger("backjob")
+
+PLACES = 4
+"""Jobs that one process launches and watches at once where max_running does not say."""
+MOST_PLACES = 32
+UNCLAIMED = 2
+"""Worker requests of one process that may wait for a slot at once."""
+LEFT_UNCLAIMED = 4
+"""The same in the whole deployment, where nobody watches."""
+_NEVER = float("inf")
+_SHORTEST_WAIT = 0.2
+_LONGEST_WAIT = 3600.0
+
+
+class Dispatcher:
+    """Fills the places of this process with jobs that are handed over, or that wait as rows."""
+
+    def __init__(self, config: Config, keyring: Keyring, store: Store, monitor: Monitor) -> None:
+        self._config = config
+        self._keyring = keyring
+        self._store = store
+        self._monitor = monitor
+        limit = config.max_running
+        self._max_running = limit if isinstance(limit, int) else 0
+        self._places = PLACES if isinstance(limit, str) else min(limit or MOST_PLACES, MOST_PLACES)
+        self._begin()
+        begin_anew = weakref.WeakMethod(self._begin_anew)
+        os.register_at_fork(after_in_child=lambda: (begin_anew() or _nothing)())  # noqa: PLW0108
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._handed: deque[Job] = deque()
+        self._claims: dict[int, Callable[[], None]] = {}
+        self._threads = 0
+        self._taken = 0  # places
+        self._unclaimed = 0  # of them, those whose request waits for a slot
+        self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
+
+    def _begin_anew(self) -> None:
+        """In a child: its parent's threads are not there."""
+        self._monitor.renew_owner()
+        self._begin()
+
+    def choose_way(self, environ: Mapping[str, Any]) -> str:
+        """Where a monitor waits on this server: "thread", "request" or "leave"."""
+        if self._config.monitor != "auto":
+            return self._config.monitor
+        return "thread" if threads_outlive_requests(environ) else "leave"
+
+    def accept(self, job: Job, nonce: str, way: str) -> bool:
+        """Take over what start() holds. False when it holds it no more: this launch was taken over before.
+
+        In the way "thread" all else follows by itself; in the others the request goes on with :meth:`run_here`.
+        """
+        if way == "thread":
+            has_place = job.due_in <= 0 and self._take_place()
+        else:
+            has_place = way == "request" or self._store.count_held() <= LEFT_UNCLAIMED
+        holder = self._monitor.owner if has_place else None
+        is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease)
+        if way != "thread":
+            return is_taken
+        if has_place and is_taken:
+            with self._changed:
+                self._handed.append(job)
+                self._wake()
+        elif has_place:
+            self._leave_queue()
+            self._give_place_back()
+        elif is_taken:
+            self.look_after(job.due_in)
+        return is_taken
+
+    def run_here(self, job_id: int, way: str) -> None:
+        """In this very request: wait for the job's time, launch it, and watch it ("request") or leave ("leave")."""
+        job = self._store.get(job_id)
+        if job is not None and job.due_in > 0 and job.held_by == self._monitor.owner:
+            threading.Event().wait(job.due_in)
+            job = self._store.get(job_id)
+        if job is not None and job.held_by == self._monitor.owner:
+            self._run_in_request(job, way)
+
+    def take_up_here(self, way: str) -> None:
+        """Where no thread looks for the rows that wait: launch the next one, now that a job has ended."""
+        job = self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease)
+        if job is not None:
+            self._run_in_request(job, way)
+
+    def _run_in_request(self, job: Job, way: str) -> None:
+        if way == "request":
+            self._monitor.run(job, _nothing)
+        else:
+            self._monitor.leave(job)
+
+    def look_after(self, seconds: float) -> None:
+        """Look for rows that wait so many seconds from now, or later as soon as there is a place."""
+        with self._changed:
+            self._look_at = min(self._look_at, time.monotonic() + max(seconds, 0))
+            self._wake()
+
+    def note_claim(self, job_id: int) -> None:
+        """This job has its slot in this process: the next one may queue for one."""
+        leave_queue = self._claims.get(job_id)
+        if leave_queue:
+            leave_queue()
+
+    def _take_place(self) -> bool:
+        with self._changed:
+            is_free = self._has_room()
+            if is_free:
+                self._taken += 1
+                self._unclaimed += 1
+            return is_free
+
+    def _has_room(self) -> bool:
+        return self._taken < self._places and self._unclaimed < UNCLAIMED
+
+    def _give_place_back(self) -> None:
+        with self._changed:
+            self._taken -= 1
+            self._changed.notify()
+
+    def _leave_queue(self) -> None:
+        with self._changed:
+            self._unclaimed -= 1
+            self._changed.notify()
+
+    def _wake(self) -> None:
+        """With the lock held: see that there is a thread for each place that is taken, and one to look for rows."""
+        self._changed.notify()
+        if self._threads < min(self._places, self._taken + (self._look_at < _NEVER)):
+            self._threads += 1
+            threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                job = self._next()
+                leave_queue = _once(self._leave_queue)
+                try:
+                    job = job or self._look()
+                    if job is not None:
+                        self._run(job, leave_queue)
+                except StoreError as error:
+                    log.warning("Jobs wait for their database: %s", error)
+                    self.look_after(backoff(1))
+                finally:
+                    leave_queue()
+                    self._give_place_back()
+        finally:
+            with self._changed:
+                self._threads -= 1
+
+    def _next(self) -> Job | None:
+        """Wait for a job that is handed over, or (None) for the time to look for one. Its place is taken either way."""
+        with self._changed:
+            while not self._handed:
+                wait = self._look_at - time.monotonic()
+                if not self._has_room():
+                    wait = _NEVER
+                elif wait <= 0:
+                    self._look_at = _NEVER
+                    self._taken += 1
+                    self._unclaimed += 1
+                    return None
+                self._changed.wait(wait if wait < _NEVER else None)
+            return self._handed.popleft()
+
+    def _look(self) -> Job | None:
+        """The next row that is due, held by this process now."""
+        job = None
+        if not self._max_running or self._store.count(Status.INPROGRESS) < self._max_running:
+            job = self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease)
+        if job is not None:
+            self.look_after(0)
+        elif (seconds := self._store.seconds_to_next(self._keyring.key_ids)) is not None:
+            self.look_after(min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
+        return job
+
+    def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:
+        self._claims[job.id] = leave_queue
+        try:
+            verdict = self._monitor.run(job, leave_queue)
+        finally:
+            self._claims.pop(job.id, None)
+        if verdict is not Verdict.ENDED:
+            self.look_after(_SHORTEST_WAIT)
+
+
+def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
+    """Not under uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None and "uwsgi.version" in environ:
+        options = getattr(uwsgi, "opt", {})
+        return any(name in options or name.encode() in options for name in ("enable-threads", "threads"))
+    return "werkzeug.socket" not in environ or not environ.get("wsgi.multiprocess")
+
+
+def _once(call: Callable[[], None]) -> Callable[[], None]:
+    """The call, made at most once, from whichever thread comes first."""
+    calls = [call]
+
+    def call_once() -> None:
+        with contextlib.suppress(IndexError):
+            calls.pop()()
+
+    return call_once
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,193 @@
+"""The database engine: made from a URL or the user's own, set up for several threads, processes and forks.
+
+Owns connections and transactions, and turns SQLAlchemy's errors into StoreError. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+
+from . import schema
+from .errors import ConfigError, StoreError
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a write waits for another process's write on SQLite."""
+
+
+class Conflict(StoreError):
+    """The record breaks a constraint of the table."""
+
+
+class Database:
+    """An Engine and the job table in it. Nothing is connected or made before the first use."""
+
+    def __init__(self, database: str | Engine, table: Table, create_table: bool) -> None:
+        self.table = table
+        self._create_table = create_table
+        self._is_ready = False
+        self._lock = threading.Lock()
+        self._engine = _make_engine(database) if isinstance(database, str) else database
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
+        self._is_ours = isinstance(database, str)
+        # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        _survive_forks(self._engine, self._is_ours)
+
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite database; None for any other."""
+        name = self._engine.url.database
+        return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection on which every statement commits by itself. Raises StoreError."""
+        with as_store_errors():
+            if not self._is_ready:
+                self._prepare()
+            with self._autocommit.connect() as connection:
+                yield connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A short transaction, with no switch point in it. Raises StoreError."""
+        with self.connect() as connection, self._begin(connection):
+            yield connection
+
+    def _begin(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+        return _begin_immediate(connection) if self._is_sqlite else _begin_read_committed(connection)
+
+    def _prepare(self) -> None:
+        with self._lock:
+            if self._is_ready:
+                return
+            if self._is_sqlite and self._is_ours:
+                self._make_sqlite_file()
+            with self._autocommit.connect() as connection:
+                if self._is_sqlite and self._is_ours:
+                    _switch_to_wal(connection)
+                with self._begin(connection):
+                    self._prepare_table(connection)
+            self._is_ready = True
+
+    def _make_sqlite_file(self) -> None:
+        """With mode 0600 from its first moment on; SQLite gives its WAL the same."""
+        try:
+            os.close(os.open(str(self.file), os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise StoreError(f"The SQLite file {self.file} can't be opened or made: {error.strerror}") from error
+
+    def _prepare_table(self, connection: Connection) -> None:
+        name = self.table.name
+        if not inspect(connection).has_table(name):
+            if not self._create_table:
+                raise StoreError(f"There is no table {name!r}: create it, or set create_table=True")
+            self.table.metadata.create_all(connection, checkfirst=True)
+        there = {column["name"] for column in inspect(connection).get_columns(name)}
+        missing = sorted({column.name for column in self.table.columns} - there)
+        if missing:
+            raise StoreError(
+                f"Table {name!r} is not the job table of schema version {schema.VERSION}: it lacks "
+                f"{', '.join(missing)}. Set another table_name, or move the old table away."
+            )
+
+
+@contextlib.contextmanager
+def as_store_errors() -> Iterator[None]:
+    """Turn what SQLAlchemy raises into StoreError, without the statement and its parameters."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict(f"The job database refuses the record: {error.orig}") from error.orig
+    except DBAPIError as error:
+        raise StoreError(f"The job database can't be used: {type(error.orig).__name__}: {error.orig}") from error.orig
+    except SQLAlchemyError as error:
+        raise StoreError(f"The job database can't be used: {type(error).__name__}: {error}") from None
+
+
+def _make_engine(text: str) -> Engine:
+    try:
+        url = make_url(text)
+        if url.get_backend_name() == "sqlite":
+            return _make_sqlite_engine(url)
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_timeout=10)
+    except ArgumentError:
+        raise ConfigError("database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3") from None
+    except (NoSuchModuleError, ImportError) as error:
+        raise ConfigError(f"database needs a driver that is not installed: {error}") from None
+
+
+def _make_sqlite_engine(url: URL) -> Engine:
+    name = url.database
+    if not name or name == ":memory:" or name.startswith("file:"):
+        raise ConfigError("database must name an SQLite file: one in memory is not seen by other processes")
+    url = url.set(database=os.path.abspath(name))
+    connect_args = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+    engine = create_engine(url, hide_parameters=True, connect_args=connect_args, pool_timeout=10)
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _: Any) -> None:
+        # With a WAL this loses nothing when a process dies, only a power cut may take the last moments.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    return engine
+
+
+def _switch_to_wal(connection: Connection) -> None:
+    """Once per file. SQLite does not wait for the lock that this needs: of racing processes all but one try again."""
+    end = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL").close()
+            return
+        except DBAPIError as error:
+            if "locked" not in str(error.orig) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _begin_immediate(connection: Connection) -> Iterator[None]:
+    """A write transaction from its first moment on: SQLite refuses one that begins as a reader and turns writer."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
+    connection.exec_driver_sql("COMMIT")
+
+
+@contextlib.contextmanager
+def _begin_read_committed(connection: Connection) -> Iterator[None]:
+    with connection.execution_options(isolation_level="READ COMMITTED").begin():
+        yield
+
+
+def _survive_forks(engine: Engine, is_ours: bool) -> None:
+    """No connection is shared over a fork: ours are closed before it, a user's own are forgotten in the child."""
+    reference = weakref.ref(engine)
+
+    def call(method: Callable[[Engine], None]) -> Callable[[], None]:
+        def call_if_alive() -> None:
+            alive = reference()
+            if alive is not None:
+                method(alive)
+
+        return call_if_alive
+
+    if is_ours:
+        os.register_at_fork(before=call(lambda alive: alive.dispose()))
+    else:
+        os.register_at_fork(after_in_child=call(lambda alive: alive.dispose(close=False)))

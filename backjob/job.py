@@ -1,0 +1,196 @@
+"""What a job is: its states, the moves between them, and the frozen records that the other rooms hand around.
+
+All that decides a transition stands here, as data. Knows no database, no socket and no WSGI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, IntEnum
+from typing import Any
+
+
+class Status(IntEnum):
+    """Where a job is in its life. The numbers are those of EBackJob for Yii 1."""
+
+    STARTED = 0
+    INPROGRESS = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELLED = 4
+
+    @property
+    def is_final(self) -> bool:
+        """No write changes a job in this status any more."""
+        return self in FINAL
+
+
+FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+LIVE = frozenset(Status) - FINAL
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A move: it is made only from one of ``sources``, and then leads to ``target``."""
+
+    sources: frozenset[Status]
+    target: Status
+
+
+class Move(Enum):
+    """Every way from one status to another. The guarded UPDATE and the diagram in the docs are made from it."""
+
+    CLAIM = Transition(frozenset({Status.STARTED}), Status.INPROGRESS)
+    COMPLETE = Transition(frozenset({Status.INPROGRESS}), Status.COMPLETED)
+    FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)
+    CANCEL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.CANCELLED)
+    RETRY = Transition(frozenset({Status.INPROGRESS}), Status.STARTED)
+
+    @property
+    def sources(self) -> frozenset[Status]:
+        return self.value.sources
+
+    @property
+    def target(self) -> Status:
+        return self.value.target
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    status: frozenset(move.target for move in Move if status in move.sources) for status in Status
+}
+"""For each status, the statuses that may follow it."""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """The request that a job will be: everything that the app is to see of it. Sealed in the record.
+
+    ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333);
+    ``target`` is what stands on the wire, a ``script_name`` of None is not known
+    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values.
+    """
+
+    method: str
+    target: str
+    script_name: str | None = field(repr=False)
+    path_info: str = field(repr=False)
+    query_string: str = field(repr=False, default="")
+    body: bytes = field(repr=False, default=b"")
+    content_type: str = field(repr=False, default="")
+    headers: dict[str, str] = field(repr=False, default_factory=dict)
+    scheme: str = "http"
+    remote_addr: str | None = field(repr=False, default=None)
+    remote_user: str | None = field(repr=False, default=None)
+    redirect_ok: bool = False
+
+    @property
+    def path(self) -> str:
+        """The target without its query, which may hold what a user typed."""
+        return self.target.partition("?")[0]
+
+    def __repr__(self) -> str:
+        return f"JobRequest({self.method} {self.path})"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What anybody who may ask gets to know of a job. Times are aware UTC datetimes, progress is 0-100."""
+
+    id: int
+    progress: int
+    status: Status
+    status_text: str
+    scope: str
+    start_time: datetime
+    updated_time: datetime
+    end_time: datetime | None
+    attempt: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same, ready for JSON: the status as a number, times as ISO 8601 strings or None."""
+        return {
+            "id": self.id,
+            "progress": self.progress,
+            "status": int(self.status),
+            "status_text": self.status_text,
+            "scope": self.scope,
+            "start_time": self.start_time.isoformat(),
+            "updated_time": self.updated_time.isoformat(),
+            "end_time": self.end_time.isoformat() if self.end_time else None,
+            "attempt": self.attempt,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's record as one read of the store found it. Times are aware UTC datetimes, durations seconds."""
+
+    id: int
+    uid: str = field(repr=False)
+    status: Status
+    attempt: int
+    retries: int
+    progress: int
+    status_text: str = field(repr=False)
+    scope: str
+    method: str
+    path: str
+    key_id: str
+    sealed: bytes | None = field(repr=False)
+    priority: int
+    error_timeout: float
+    created_at: datetime
+    due_at: datetime
+    started_at: datetime | None
+    updated_at: datetime
+    ended_at: datetime | None
+    held_by: str | None = field(repr=False)
+    held_until: datetime | None
+    lease_by: str | None = field(repr=False)
+    lease_until: datetime | None
+    launch_failed_at: datetime | None
+    cancel_requested: bool
+    read_at: datetime
+    """The store's time when it was read: what the other times are compared with."""
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until it is due, seen from when it was read; 0 when it is."""
+        return max(0.0, (self.due_at - self.read_at).total_seconds())
+
+    @property
+    def launch_failed_for(self) -> float:
+        """Seconds since its first launch that did not get through; 0 when there was none."""
+        return (self.read_at - self.launch_failed_at).total_seconds() if self.launch_failed_at else 0.0
+
+    def as_status(self) -> JobStatus:
+        """The public part of the record."""
+        return JobStatus(
+            id=self.id,
+            progress=self.progress,
+            status=self.status,
+            status_text=self.status_text,
+            scope=self.scope,
+            start_time=self.created_at,
+            updated_time=self.updated_at,
+            end_time=self.ended_at,
+            attempt=self.attempt,
+        )
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job that is to be recorded. ``delay`` and ``hold`` are seconds from now; a hold of 0 is none."""
+
+    uid: str = field(repr=False)
+    request: JobRequest
+    key_id: str
+    scope: str = ""
+    retries: int = 0
+    delay: float = 0
+    priority: int = 0
+    error_timeout: float = 120
+    unique_key: str | None = field(repr=False, default=None)
+    held_by: str | None = field(repr=False, default=None)
+    hold: float = 0

@@ -1,0 +1,273 @@
+"""The client session: start jobs, ask for them, end them. ``application.jobs``, and the base of ``environ["backjob"]``.
+
+Every call answers from the store. What belongs to a running job does nothing here, so that one action of the app serves
+the foreground and the background.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from webob.request import BaseRequest
+
+from .config import Config
+from .dispatcher import Dispatcher
+from .errors import BackJobError, JobFailed, JobNotFound, LaunchError
+from .job import JobRequest, JobStatus, Move, NewJob, Status
+from .keyring import MONITOR, Keyring, new_nonce
+from .launcher import Launcher, SelfRequest
+from .monitor import Monitor
+from .output import clean_text
+from .request import make_request, name_user
+from .store import Store
+
+_MAX_ID = 2**63 - 1
+_MAX_SCOPE = 255
+_LONGEST_DELAY = 3650 * 86400
+_RESPONSE_HOLD = 86400.0
+"""Seconds that a job may wait for the end of the response that it is to follow."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What all sessions of one application stand on."""
+
+    config: Config
+    keyring: Keyring
+    store: Store
+    self_request: SelfRequest
+    monitor: Monitor
+    dispatcher: Dispatcher
+
+    @property
+    def launcher(self) -> Launcher:
+        """What launches a job: the self-request, if the options have nothing else."""
+        return self.config.launcher or self.self_request
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A recorded job that is to be launched."""
+
+    job_id: int
+    nonce: str
+    sealed: bytes
+    request: JobRequest
+
+
+class Jobs:
+    """The jobs of an application, seen from one request (``environ``) or from outside of any (None)."""
+
+    __slots__ = ("_environ", "_get_backend")
+
+    is_worker = False
+    """Does this request run as a background job?"""
+    job_id: int | None = None
+    """The id of the job that runs here."""
+    attempt: int | None = None
+    """Which run of this job it is, from 1."""
+
+    def __init__(self, get_backend: Callable[[], Backend], environ: Mapping[str, Any] | None = None) -> None:
+        self._get_backend = get_backend
+        self._environ = environ
+
+    def start(
+        self,
+        target: str | BaseRequest,
+        params: Any = None,
+        *,
+        method: str = "GET",
+        data: Any = None,
+        scope: str = "",
+        as_user: bool = True,
+        delay: float = 0,
+        retries: int = 0,
+        unique: bool = False,
+        after_response: bool = False,
+        error_timeout: float | None = None,
+        redirect_ok: bool | None = None,
+    ) -> int:
+        """Run a URL of this app in the background and return the job's id; by then its record is committed.
+
+        ``target`` is what a browser would ask for: a path of this app, SCRIPT_NAME included, with or without a query;
+        or a ``webob.Request``. ``params`` are added to the query, ``data`` becomes an url-encoded body: mappings, lists
+        of pairs, MultiDicts, with lists for several values. ``method`` is any token of RFC 9110 but CONNECT.
+        ``scope`` is free text (up to 255 characters) that limits where the job applies. ``as_user=False`` takes
+        no cookie and no credential along. ``delay``: seconds until it may run. ``retries``: how often it may run again
+        after a failure. ``unique``: an unfinished job of the same request, scope and user is returned instead of
+        a second one. ``after_response``: launched when this request's response has ended, cancelled when the request
+        raises or answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options.
+
+        Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
+        known, StoreError when the record can't be written. When it raises, there is no job.
+        """
+        backend = self._get_backend()
+        _check_number("delay", delay, _LONGEST_DELAY)
+        if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**31:
+            raise ValueError("retries must be a whole number of at least 0")
+        if error_timeout is not None:
+            _check_number("error_timeout", error_timeout, 1e9)
+        if not isinstance(scope, str) or len(scope) > _MAX_SCOPE:
+            raise ValueError(f"scope must be a str of at most {_MAX_SCOPE} characters")
+        request = make_request(
+            self._environ,
+            backend.config,
+            target,
+            params,
+            method=method,
+            data=data,
+            as_user=as_user,
+            redirect_ok=redirect_ok,
+        )
+        backend.launcher.check(self._environ)
+        if after_response:
+            self._check_after_response()
+        nonce, uid = new_nonce(), uuid.uuid4().hex
+        unique_keys = self._unique_keys(backend, request, scope) if unique else []
+        new = NewJob(
+            uid=uid,
+            request=request,
+            key_id=backend.keyring.key_id,
+            scope=clean_text(scope),
+            retries=retries,
+            delay=delay,
+            error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
+            unique_key=unique_keys[0] if unique_keys else None,
+            held_by=nonce,
+            hold=_RESPONSE_HOLD if after_response else backend.config.lease,
+        )
+        sealed = b""
+
+        def seal(job_id: int) -> bytes:
+            nonlocal sealed
+            sealed = backend.keyring.seal(job_id, uid, request)
+            return sealed
+
+        job_id, is_new = backend.store.add(new, seal, unique_keys)
+        if is_new:
+            launch = Launch(job_id, nonce, sealed, request)
+            if after_response:
+                self._launch_after_response(launch)
+            else:
+                self._launch(launch)
+        return job_id
+
+    def status(self, job_id: int | str, *, scope: str | None = None) -> JobStatus:
+        """How a job stands. Never writes. Raises JobNotFound, also for a job of another scope when one is given."""
+        parsed = _parse_id(job_id)
+        job = self._get_backend().store.get(parsed) if parsed is not None else None
+        if job is None or (scope is not None and job.scope != scope):
+            raise JobNotFound(f"There is no job {str(job_id)[:20]!r}" + (" in this scope" if scope is not None else ""))
+        return job.as_status()
+
+    def exists(self, job_id: int | str, *, scope: str | None = None) -> bool:
+        """Is there such a job (in this scope)?"""
+        try:
+            self.status(job_id, scope=scope)
+        except JobNotFound:
+            return False
+        return True
+
+    def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
+        """End a job: one that waits at once, a running one at its next sign. True if it was live.
+
+        Raises JobNotFound.
+        """
+        status = self.status(job_id, scope=scope)
+        store = self._get_backend().store
+        if status.status is Status.STARTED and store.move(Move.CANCEL, status.id, attempt=status.attempt):
+            return True
+        return store.request_cancel(status.id)
+
+    def find(
+        self,
+        status: Status | int | Iterable[Status | int] | None = None,
+        scope: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> list[JobStatus]:
+        """Jobs in one of these statuses and of this scope, the newest first; ``before`` an id, to page on."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 1000:
+            raise ValueError("limit must be a whole number from 1 to 1000")
+        statuses = [status] if isinstance(status, int) else status
+        wanted = [Status(each) for each in statuses] if statuses is not None else None
+        cursor = _parse_id(before) if before is not None else None
+        return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
+
+    def update(self, progress: float | None = None, text: str | None = None) -> None:
+        """Tell the progress of this job. Outside of a job it does nothing."""
+
+    def increment_progress(self, n: float, text: str | None = None) -> None:
+        """Add to the progress of this job. Outside of a job it does nothing."""
+
+    def write(self, text: str) -> int:
+        """Add to the output of this job. Outside of a job it does nothing."""
+        return len(text)
+
+    def flush(self) -> None:
+        """For ``print(…, file=…, flush=True)``."""
+
+    def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
+        """Complete the running job with this id now. Without an id, and outside of a job, it does nothing."""
+        if job_id is not None:
+            self._end(Move.COMPLETE, job_id, text, progress=100)
+
+    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
+        """Fail the live job with this id, for good. Without an id, and outside of a job, it raises JobFailed."""
+        if job_id is None:
+            raise JobFailed(text)
+        self._end(Move.FAIL, job_id, text)
+
+    def _end(self, move: Move, job_id: int | str, text: str | None, progress: int | None = None) -> None:
+        status = self.status(job_id)
+        text = clean_text(text) if text is not None else None
+        self._get_backend().store.move(move, status.id, text=text, progress=progress)
+
+    def _unique_keys(self, backend: Backend, request: JobRequest, scope: str) -> list[str]:
+        user = name_user(self._environ, request, backend.config)
+        return backend.keyring.digest(
+            repr((request.method, request.target, request.content_type, request.body, scope, user))
+        )
+
+    def _launch(self, launch: Launch) -> None:
+        backend = self._get_backend()
+        token = backend.keyring.sign(MONITOR, launch.job_id, 1, launch.sealed, launch.nonce)
+        try:
+            is_answered = backend.launcher.launch(token, launch.request, self._environ)
+        except LaunchError as error:
+            wait = backend.monitor.refuse(launch.job_id, 1, launch.nonce, error)
+            is_answered = error.is_final
+        else:
+            wait = backend.config.lease
+        if not is_answered and (self._environ is None or backend.dispatcher.choose_way(self._environ) == "thread"):
+            # Should nobody have taken the job over by then, this process does.
+            backend.dispatcher.look_after(wait)
+
+    def _check_after_response(self) -> None:
+        raise BackJobError("after_response needs a request: start the job from one, or leave the option away")
+
+    def _launch_after_response(self, launch: Launch) -> None:
+        self._check_after_response()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+def _parse_id(job_id: int | str) -> int | None:
+    """Ids come from URLs too, as text. None for what can't be one."""
+    if isinstance(job_id, str) and job_id.isascii() and job_id.isdigit() and len(job_id) < 20:
+        job_id = int(job_id)
+    if isinstance(job_id, bool) or not isinstance(job_id, int) or not 0 < job_id <= _MAX_ID:
+        return None
+    return job_id
+
+
+def _check_number(name: str, value: object, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a number of seconds")
+    if not 0 <= value <= most:
+        raise ValueError(f"{name} must be at least 0 and at most {most:g} seconds")

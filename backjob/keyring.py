@@ -1,0 +1,187 @@
+"""The keys and all that is made with them: tokens, proofs, sealed requests. One subkey per purpose, newest key first.
+
+Knows no socket, no database and no clock: a token lives as long as its record's state lets it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from .errors import ConfigError, KeyringError
+from .job import JobRequest
+
+MONITOR = "monitor"
+WORKER = "worker"
+PROBE = "probe"
+KINDS = frozenset({MONITOR, WORKER, PROBE})
+MIN_KEY_LENGTH = 32
+_MAX_ID = 2**63 - 1
+
+
+class TokenError(Exception):
+    """This is no token of ours: malformed, forged, or made with a key that we don't have."""
+
+
+class SealError(Exception):
+    """This sealed request doesn't open for this job: it was changed, moved from another job, or needs another key."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A verified token: who asks for what. ``secret`` is the subkey for proofs of the key that signed it."""
+
+    kind: str
+    job_id: int
+    attempt: int
+    nonce: str = field(repr=False)
+    digest: str = field(repr=False)
+    text: str = field(repr=False)
+    secret: bytes = field(repr=False)
+
+    def is_bound_to(self, sealed: bytes | None) -> bool:
+        """Was it made for a record with exactly this sealed request?"""
+        return sealed is not None and hmac.compare_digest(self.digest, _digest(sealed))
+
+    def prove(self, outcome: str) -> str:
+        """What only a holder of the key can answer to the request that carried this token (43 characters)."""
+        return _b64(hmac.digest(self.secret, f"{self.text} {outcome}".encode(), "sha256"))
+
+
+@dataclass(frozen=True)
+class _Subkeys:
+    key_id: str
+    token: bytes
+    proof: bytes
+    digest: bytes
+    fernet: Fernet
+
+    @classmethod
+    def derive(cls, key: str) -> _Subkeys:
+        def subkey(purpose: str) -> bytes:
+            return hmac.digest(key.encode(), f"backjob/1/{purpose}".encode(), "sha256")
+
+        return cls(
+            key_id=subkey("id").hex()[:16],
+            token=subkey("token"),
+            proof=subkey("proof"),
+            digest=subkey("digest"),
+            fernet=Fernet(base64.urlsafe_b64encode(subkey("seal"))),
+        )
+
+
+class Keyring:
+    """All keys of the deployment. The first one signs and seals, any of them verifies and opens."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._subkeys = [_Subkeys.derive(key) for key in keys]
+        self._newest = self._subkeys[0]
+        self._fernets = MultiFernet([subkeys.fernet for subkeys in self._subkeys])
+        self.key_id = self._newest.key_id
+        self.key_ids = tuple(subkeys.key_id for subkeys in self._subkeys)
+
+    def sign(self, kind: str, job_id: int, attempt: int, sealed: bytes, nonce: str | None = None) -> Token:
+        """Make a token that binds the kind of request, the job, the attempt and its sealed request."""
+        nonce = nonce or new_nonce()
+        digest = _digest(sealed)
+        head = f"{kind}.{job_id}.{attempt}.{nonce}.{digest}"
+        text = f"{head}.{_mac(self._newest.token, head)}"
+        return Token(kind, job_id, attempt, nonce, digest, text, self._newest.proof)
+
+    def verify(self, text: str) -> Token:
+        """Read a token. Raises TokenError for all that we did not sign."""
+        if len(text) > 256 or not text.isascii():
+            raise TokenError
+        head, _, mac = text.rpartition(".")
+        for subkeys in self._subkeys:
+            if hmac.compare_digest(mac, _mac(subkeys.token, head)):
+                kind, job_id, attempt, nonce, digest = head.split(".")
+                if kind not in KINDS or int(job_id) > _MAX_ID:
+                    raise TokenError
+                return Token(kind, int(job_id), int(attempt), nonce, digest, text, subkeys.proof)
+        raise TokenError
+
+    def seal(self, job_id: int, uid: str, request: JobRequest) -> bytes:
+        """Encrypt and authenticate a request, bound to the record of this id and uid."""
+        fields = {**request.__dict__, "body": request.body.decode("latin-1")}
+        return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields]).encode())
+
+    def unseal(self, job_id: int, uid: str, sealed: bytes | None) -> JobRequest:
+        """The request again. Raises SealError unless it was sealed for this very record."""
+        try:
+            sealed_id, sealed_uid, fields = json.loads(self._fernets.decrypt(sealed or b""))
+            if (sealed_id, sealed_uid) != (job_id, uid):
+                raise SealError
+            return JobRequest(**{**fields, "body": fields["body"].encode("latin-1")})
+        except (InvalidToken, TypeError, ValueError, KeyError):
+            raise SealError from None
+
+    def digest(self, message: str) -> list[str]:
+        """A digest of the message per key, newest first, that tells nothing of it to those without the key."""
+        return [_mac(subkeys.digest, message) for subkeys in self._subkeys]
+
+
+def new_nonce() -> str:
+    """Twelve characters that nobody can guess: what tells one launch from another."""
+    return secrets.token_urlsafe(9)
+
+
+def read_or_make_key_file(path: Path) -> str:
+    """The key kept in this file; made now when there is none (mode 0600; of racing processes one wins).
+
+    Raises KeyringError when the file can be neither read nor made, or holds no key.
+    """
+    try:
+        if not path.exists():
+            _make_key_file(path)
+        key = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyringError(f"The key file {path} can't be read or made ({error}). Set key= or $BACKJOB_KEY.") from error
+    if len(key) < MIN_KEY_LENGTH:
+        raise KeyringError(f"The key file {path} holds no key of {MIN_KEY_LENGTH} or more characters. Delete it.")
+    return key
+
+
+def check_keys(keys: object, source: str) -> list[str]:
+    """The keys as a list. Raises ConfigError, which names the source and never the key."""
+    listed = [keys] if isinstance(keys, str) else list(keys) if isinstance(keys, (list, tuple)) else []
+    if not listed or not all(isinstance(key, str) and len(key) >= MIN_KEY_LENGTH for key in listed):
+        raise ConfigError(
+            f"{source} must be a str of {MIN_KEY_LENGTH} or more characters, or a list of such, newest first"
+        )
+    return listed
+
+
+def _make_key_file(path: Path) -> None:
+    # Written whole under a name of its own, then linked: another process sees no file or the whole key, never a part.
+    draft = path.with_name(f"{path.name}.{new_nonce()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(48) + "\n")
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _mac(key: bytes, message: str) -> str:
+    return _b64(hmac.digest(key, message.encode(), "sha256"))
+
+
+def _digest(sealed: bytes) -> str:
+    return _b64(hashlib.sha256(sealed).digest()[:16])
+
+
+def _b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -1,0 +1,233 @@
+"""The self-request: how a job's requests get to the app's own server, and what an answer means.
+
+Knows addresses, tokens and the raw socket. Decides nothing about a job: it says what it met, in words that mend it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ._socket import Answer, Connection, build_request
+from .address import Address, discover
+from .config import Config
+from .errors import AddressError, LaunchError
+from .job import JobRequest
+from .keyring import PROBE, Keyring, Token
+from .request import mount_target, wire_host
+
+TOKEN_HEADER = "Backjob-Token"  # noqa: S105 - its name, no secret
+PROOF_HEADER = "Backjob-Proof"
+CONNECT_TIMEOUT = 1.0
+SEND_TIMEOUT = 30.0
+_PAGE_CONNECT_TIMEOUT = 0.5
+_SHORT_PATIENCE = 0.01
+_HANDSHAKE_SLICE = 10.0
+
+
+class Launcher(Protocol):
+    """What start() needs: can a job be launched from here, and launch it."""
+
+    def check(self, environ: Mapping[str, Any] | None) -> None:
+        """Raise AddressError when nothing can be launched from here."""
+
+    def launch(self, token: Token, request: JobRequest, environ: Mapping[str, Any] | None) -> bool:
+        """Start the monitor. True when it has answered, False when it will later. Raises LaunchError."""
+
+
+class SelfRequest:
+    """The Launcher that writes requests to the app's own address."""
+
+    def __init__(self, config: Config, keyring: Keyring) -> None:
+        self._config = config
+        self._keyring = keyring
+        self._known: list[Address] = []
+        self._proven: Address | None = None
+        self._patience = config.close_delay
+
+    def learn(self, environ: Mapping[str, Any]) -> None:
+        """Remember where this process is reached, for the times when no request is at hand."""
+        if not (self._config.address or self._proven or self._known):
+            self._known = discover(environ)
+
+    def check(self, environ: Mapping[str, Any] | None) -> None:
+        """Raise AddressError when the own address is not known."""
+        self._candidates(environ)
+
+    def launch(self, token: Token, request: JobRequest, environ: Mapping[str, Any] | None) -> bool:
+        """Send the monitor's request and leave: read its answer if it comes within close_delay, close in any case."""
+        failures: list[LaunchError] = []
+        end = time.monotonic() + _PAGE_CONNECT_TIMEOUT
+        for address in self._candidates(environ):
+            try:
+                with self._connect(address, end - time.monotonic()) as connection:
+                    self._send_monitor(connection, token, request, address)
+                    if not self._is_complete(connection, self._patience):
+                        # Its only slot may be busy with this very request: what was sent is in its backlog.
+                        self._patience = min(self._patience, _SHORT_PATIENCE)
+                        return False
+                    if is_proof(connection.answer, 202, token, "monitor"):
+                        self._proven = address
+                        return True
+                    failures.append(explain(connection.answer, address))
+            except OSError as error:
+                failures.append(explain_failure(error, address))
+        self._proven = None
+        raise _sum_up(failures)
+
+    def open(self, token: Token, request: JobRequest) -> Connection:
+        """Send the worker's request and keep its connection open. Raises LaunchError, also when no address is known."""
+        try:
+            address = self._proven_address(token, request)
+            connection = self._connect(address, CONNECT_TIMEOUT)
+            try:
+                while not connection.shake_hands(_HANDSHAKE_SLICE):
+                    pass  # some servers shake hands in a slot: a busy server is no failure
+                target = request.target
+                wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
+                connection.send(wire, SEND_TIMEOUT)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        except AddressError as error:
+            raise LaunchError(str(error)) from error
+        except OSError as error:
+            self._proven = None
+            raise explain_failure(error, address) from error
+
+    def explain(self, answer: Answer) -> LaunchError:
+        """Why this answer to the worker's request is not our worker's."""
+        address = self._proven or self._candidates(None)[0]
+        self._proven = None
+        return explain(answer, address)
+
+    def _candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
+        if self._config.address:
+            return [self._config.address]
+        if self._proven:
+            return [self._proven]
+        candidates = discover(environ) if environ is not None else self._known
+        if not candidates:
+            raise AddressError
+        return candidates
+
+    def _proven_address(self, token: Token, request: JobRequest) -> Address:
+        """Where a request with a user's form in it may go: to our own server and to no other program."""
+        failures: list[LaunchError] = []
+        for address in self._candidates(None):
+            if address.is_sure or address == self._proven:
+                return address
+            try:
+                if self._is_ours(address, token, request, failures):
+                    self._proven = address
+                    return address
+            except OSError as error:
+                failures.append(explain_failure(error, address))
+        raise _sum_up(failures)
+
+    def _is_ours(self, address: Address, token: Token, request: JobRequest, failures: list[LaunchError]) -> bool:
+        probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+        with self._connect(address, CONNECT_TIMEOUT) as connection:
+            while not connection.shake_hands(_HANDSHAKE_SLICE):
+                pass
+            wire = self._build(probe, request, address, "POST", mount_target(request))
+            connection.send(wire, CONNECT_TIMEOUT)
+            while not connection.receive(_HANDSHAKE_SLICE):
+                pass
+            if is_proof(connection.answer, 200, probe, "here"):
+                return True
+            failures.append(explain(connection.answer, address))
+            return False
+
+    def _connect(self, address: Address, timeout: float) -> Connection:
+        return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file)
+
+    def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:
+        if not connection.shake_hands(self._config.close_delay):
+            raise TimeoutError("no TLS handshake: all slots are busy")
+        connection.send(self._build(token, request, address, "POST", mount_target(request)), _PAGE_CONNECT_TIMEOUT)
+
+    def _is_complete(self, connection: Connection, patience: float) -> bool:
+        end = time.monotonic() + patience
+        while not connection.receive(end - time.monotonic()):
+            if time.monotonic() >= end:
+                return False
+        return True
+
+    def _build(
+        self,
+        token: Token,
+        request: JobRequest,
+        address: Address,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        content_type: str = "",
+    ) -> bytes:
+        return build_request(
+            method,
+            target,
+            host=wire_host(request, address.authority),
+            user_agent=self._config.user_agent,
+            headers={**self._config.connect_headers, TOKEN_HEADER: token.text},
+            body=body,
+            content_type=content_type,
+        )
+
+
+def is_proof(answer: Answer, status: int, token: Token, outcome: str) -> bool:
+    """Is this the answer that only our own middleware can give to the request with this token?"""
+    return answer.status == status and token.prove(outcome).encode() in answer.raw
+
+
+_REMEDIES = {
+    401: "a password is asked for there: set connect_headers={'Authorization': …}, or let the app's own address pass",
+    403: "access is refused there: let the app's own address pass, or give all processes the same key",
+    413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
+    414: "the job's target is too long for it",
+    431: "the request's head is too large for it: shorten user_agent or connect_headers",
+}
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses that may be others a moment later."""
+
+
+def explain(answer: Answer, address: Address) -> LaunchError:
+    """What an answer that is not ours means, and what setting mends it."""
+    if answer.status is None:
+        if not answer.raw:
+            return LaunchError(f"{address} closed the connection without an answer")
+        remedy = 'it speaks TLS: set connect="https://…"' if answer.raw[:1] == b"\x15" else "set connect="
+        return LaunchError(f"{address} does not answer in HTTP: {remedy}", is_final=True)
+    server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
+    status = answer.status
+    if 300 <= status < 400:
+        location = re.sub(r"[^\x21-\x7e]", "", answer.header("Location")).partition("?")[0][:200]
+        remedy = f"it redirects to {location or 'elsewhere'}: set connect= to the address where the app itself answers"
+    elif status < 300:
+        remedy = (
+            "another program, or this app with another key or without BackJob: set connect= to the app's own address"
+        )
+    else:
+        remedy = _REMEDIES.get(status, "set connect= to the address where the app itself answers")
+    return LaunchError(f"{address} answered {status} (Server: {server}): {remedy}", is_final=status not in _PASSING)
+
+
+def explain_failure(error: OSError, address: Address) -> LaunchError:
+    """What an exchange that failed half-way means."""
+    what = error.strerror or str(error) or type(error).__name__
+    if type(error).__name__ == "SSLCertVerificationError":
+        reason = getattr(error, "verify_message", what)
+        return LaunchError(
+            f"{address} has a certificate that can't be verified ({reason}): set ca_file=", is_final=True
+        )
+    return LaunchError(
+        f"{address} can't be reached ({type(error).__name__}: {what}): is the server up? Else set connect="
+    )
+
+
+def _sum_up(failures: list[LaunchError]) -> LaunchError:
+    tried = "; ".join(str(failure) for failure in failures)
+    return LaunchError(tried, is_final=all(failure.is_final for failure in failures))

@@ -1,0 +1,155 @@
+"""The monitor of one job: launches its worker, waits as long as it takes, and judges what came back.
+
+Before a claim, an answer that is not our worker's is a launch failure. After it the worker alone ends the job, but for
+one that gives no sign within its error_timeout. Knows no threads and no places: those are the dispatcher's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeGuard
+
+from ._socket import Connection
+from .config import Config
+from .errors import LaunchError, StoreError
+from .job import Job, Move, Status
+from .keyring import WORKER, Keyring, SealError, Token, new_nonce
+from .launcher import SelfRequest, is_proof
+from .output import append_line
+from .statements import Glance
+from .store import Store
+
+log = logging.getLogger("backjob")
+
+_FIRST_LOOK = 0.05
+_LONGEST_LOOK = 1.0
+
+
+class Verdict(Enum):
+    """What the monitor found in the end."""
+
+    ENDED = "the worker has ended the job, or somebody else has"
+    FULL = "as many jobs run as may: the job waits"
+    REFUSED = "not launched: the job fails, or is tried again later"
+    UNSEEN = "the answer was not our worker's, but the job runs"
+
+
+def backoff(waited: float) -> float:
+    """Seconds until the next try: as many as went by so far, from 1 to 300, times 0.5 to 1.5 to spread the load."""
+    return min(max(waited, 1.0), 300.0) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads the load, hides nothing
+
+
+class Monitor:
+    """Launches and watches jobs for this process, one call a job."""
+
+    def __init__(self, config: Config, keyring: Keyring, store: Store, launcher: SelfRequest) -> None:
+        self._config = config
+        self._keyring = keyring
+        self._store = store
+        self._launcher = launcher
+        self.owner = ""
+        self.renew_owner()
+
+    def renew_owner(self) -> None:
+        """A name for this process in the records, of its own after a fork too; a host name or pid alone returns."""
+        self.owner = f"{os.getpid()}-{new_nonce()}"
+
+    def run(self, job: Job, on_claim: Callable[[], None]) -> Verdict:
+        """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot."""
+
+        def watch(token: Token, connection: Connection) -> Verdict:
+            self._wait(job, connection, on_claim)
+            on_claim()
+            verdict = self._judge(job, token, connection)
+            if verdict is Verdict.UNSEEN:
+                self._watch_on(job)
+            return verdict
+
+        return self._launch(job, watch)
+
+    def leave(self, job: Job) -> Verdict:
+        """Launch the job and wait no longer than start() does."""
+
+        def wait_briefly(token: Token, connection: Connection) -> Verdict:
+            is_answered = connection.receive(self._config.close_delay)
+            return self._judge(job, token, connection) if is_answered else Verdict.UNSEEN
+
+        return self._launch(job, wait_briefly)
+
+    def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, waited: float = 0) -> float:
+        """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
+        if error.is_final or waited >= self._config.launch_timeout:
+            log.error("Job %d can't be launched: %s", job_id, error)
+            self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}")
+            return 0.0
+        wait = backoff(waited)
+        log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error)
+        text = f"Not launched yet, next try in {wait:.0f} s: {error}"
+        self._store.note_launch_failure(job_id, attempt, holder, text, wait)
+        return wait
+
+    def _launch(self, job: Job, then: Callable[[Token, Connection], Verdict]) -> Verdict:
+        try:
+            request = self._keyring.unseal(job.id, job.uid, job.sealed)
+            token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
+            with self._launcher.open(token, request) as connection:
+                return then(token, connection)
+        except SealError:
+            log.error("Job %d is not launched: its sealed request does not open", job.id)
+            self._store.move(Move.FAIL, job.id, attempt=job.attempt, text="The record was changed: it does not open.")
+        except LaunchError as error:
+            self.refuse(job.id, job.attempt, self.owner, error, job.launch_failed_for)
+        return Verdict.REFUSED
+
+    def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None]) -> None:
+        """Wait for the answer. Until the claim vouch for the job, from then on see that it gives signs."""
+        wait = _FIRST_LOOK
+        vouched = time.monotonic()
+        while not connection.receive(wait):
+            wait = min(wait * 1.5, _LONGEST_LOOK)
+            try:
+                if not _is_at(glance := self._store.glance(job.id), job, Status.STARTED):
+                    on_claim()
+                    self._end_if_silent(job, glance)
+                elif time.monotonic() - vouched > self._config.lease / 3:
+                    self._store.hold(job.id, job.attempt, self.owner, self.owner, self._config.lease)
+                    vouched = time.monotonic()
+            except StoreError as error:
+                log.warning("Job %d goes on, its record can't be read: %s", job.id, error)
+
+    def _judge(self, job: Job, token: Token, connection: Connection) -> Verdict:
+        answer = connection.answer
+        if is_proof(answer, 200, token, "ended"):
+            return Verdict.ENDED
+        if is_proof(answer, 409, token, "full"):
+            self._store.hold(job.id, job.attempt, self.owner, None, 0)
+            return Verdict.FULL
+        glance = self._store.glance(job.id)
+        if _is_at(glance, job, Status.STARTED) and not is_proof(answer, 409, token, "refused"):
+            raise self._launcher.explain(answer)
+        return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
+
+    def _watch_on(self, job: Job) -> None:
+        """The connection is gone and the job runs on: a proxy's time-out, say. Only its signs count now."""
+        while job.error_timeout and _is_at(glance := self._store.glance(job.id), job, Status.INPROGRESS):
+            self._end_if_silent(job, glance)
+            time.sleep(_LONGEST_LOOK)
+
+    def _end_if_silent(self, job: Job, glance: Glance | None) -> None:
+        if not _is_at(glance, job, Status.INPROGRESS) or not 0 < job.error_timeout < glance.silent_for:
+            return
+        reason = f"job timeout: no update for {job.error_timeout:g} s (error_timeout)"
+        record = self._store.get(job.id)
+        text = append_line(record.status_text if record else "", reason)
+        if self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=text, silent_for=job.error_timeout):
+            log.error("Job %d: %s", job.id, reason)
+
+
+def _is_at(glance: Glance | None, job: Job, status: Status) -> TypeGuard[Glance]:
+    """Is the record still at this attempt, and in this status?"""
+    return glance is not None and glance.status is status and glance.attempt == job.attempt

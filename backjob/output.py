@@ -1,0 +1,103 @@
+"""What a job has written so far: bytes and text in, one bounded text out.
+
+Decodes with the response's charset, cut at any byte; sums binary output up. Knows nothing of jobs or stores.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+import webob
+
+_TEXT_TYPES = re.compile(
+    r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
+)
+
+
+class Output:
+    """The output of one run. ``limit`` is how many bytes of UTF-8 are kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[str] = []
+        self._kept = 0
+        self.size = 0
+        """Bytes that came in, as UTF-8 where they were text. Grows with each of them."""
+        self._cut = 0
+        self._binary = 0
+        self._type = ""
+        self._is_text = True
+        self._decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def set_content_type(self, content_type: str, content_encoding: str = "") -> None:
+        """Say what the bytes that follow are, as the response's headers do."""
+        self._type = content_type.partition(";")[0].strip().lower()
+        is_plain = content_encoding.strip().lower() in ("", "identity")
+        self._is_text = is_plain and (not self._type or _TEXT_TYPES.fullmatch(self._type) is not None)
+        self._decoder = codecs.getincrementaldecoder(_charset(content_type))("replace")
+
+    def write_bytes(self, chunk: bytes) -> None:
+        """Take a piece of the response's body."""
+        if self._is_text:
+            self.write_text(self._decoder.decode(chunk))
+        else:
+            self._binary += len(chunk)
+            self.size += len(chunk)
+
+    def write_text(self, text: str) -> None:
+        """Take text."""
+        if not text:
+            return
+        text = clean_text(text)
+        encoded = text.encode()
+        self.size += len(encoded)
+        room = self._limit - self._kept
+        if self._cut or len(encoded) > room:
+            # Cut at a whole character; what comes after the first cut is only counted.
+            text = "" if self._cut else encoded[:room].decode(errors="ignore")
+            self._cut += len(encoded) - len(text.encode())
+        if text:
+            self._parts.append(text)
+            self._kept += len(text.encode())
+
+    def finish(self) -> None:
+        """No more bytes come: a character that was left half is shown as such."""
+        self.write_text(self._decoder.decode(b"", final=True))
+
+    def text(self) -> str:
+        """All of it as one text, with a line for what is not shown."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        text = "".join(self._parts)
+        if self._binary:
+            text += f"{_line_break(text)}[{self._binary} bytes of {self._type or 'binary output'}]"
+        if self._cut:
+            text += f"{_line_break(text)}[{self._cut} more bytes of output were cut: max_output is {self._limit}]"
+        return text
+
+
+def clean_text(text: str) -> str:
+    """The text as every database can keep it: no NUL and no lone surrogates."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def append_line(text: str, line: str) -> str:
+    """The line below the text."""
+    return f"{text}{_line_break(text)}{line}"
+
+
+def _line_break(text: str) -> str:
+    return "\n" if text and not text.endswith("\n") else ""
+
+
+def _charset(content_type: str) -> str:
+    try:
+        charset = webob.Response(headerlist=[("Content-Type", content_type)]).charset or "utf-8"
+        # Some codecs turn bytes into bytes; only text encodings can decode a response.
+        b"".decode(charset)
+        return codecs.lookup(charset).name
+    except (LookupError, ValueError, AssertionError):
+        return "utf-8"

@@ -1,0 +1,200 @@
+"""From the request that starts a job to the request that the job is: what is taken along, and how the app gets it back.
+
+Knows WSGI environs (PEP 3333), url-encoded forms and WebOb requests; no tokens, no store, no socket.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urlencode
+
+from webob.request import BaseRequest
+
+from ._socket import check_method, check_target, is_header_value
+from .config import Config
+from .job import JobRequest
+
+FORM = "application/x-www-form-urlencoded"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
+_OF_THE_WIRE = frozenset(
+    {"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
+    | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
+)
+
+
+def make_request(
+    environ: Mapping[str, Any] | None,
+    config: Config,
+    target: str | BaseRequest,
+    params: Any = None,
+    *,
+    method: str = "GET",
+    data: Any = None,
+    as_user: bool = True,
+    redirect_ok: bool | None = None,
+) -> JobRequest:
+    """The request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
+
+    ``environ`` is that of the request that starts the job, None outside of one.
+    """
+    own_headers: Mapping[str, Any] = {}
+    body, content_type = (encode_form(data, "data").encode("ascii"), FORM) if data is not None else (b"", "")
+    if isinstance(target, BaseRequest):
+        if method != "GET" or data is not None:
+            raise ValueError("method and data come from the webob.Request: set them there")
+        method, own_headers = target.method, target.environ
+        body, content_type = target.body, target.environ.get("CONTENT_TYPE", "") if target.body else ""
+        if content_type.lower().startswith("multipart/"):
+            raise ValueError("a job can't get a multipart body: save the files and pass their names url-encoded")
+        target = _quote_path(target.script_name + target.path_info) + (
+            target.query_string and "?" + target.query_string
+        )
+    target = _add_params(check_target(target), params)
+    script_name, path_info = _split_path(target, environ)
+    request = JobRequest(
+        method=check_method(method),
+        target=target,
+        script_name=script_name,
+        path_info=path_info,
+        query_string=target.partition("?")[2],
+        body=body,
+        content_type=content_type if is_header_value(content_type) else "",
+        headers=_take_host(environ, config),
+        scheme=environ["wsgi.url_scheme"] if environ else "https" if config.address and config.address.tls else "http",
+        redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
+    )
+    if not as_user:
+        return request
+    sources = (own_headers, environ or {})
+    headers = {key: source[key] for key in config.forward_keys for source in reversed(sources) if source.get(key)}
+    remote_addr, remote_user = ((environ or {}).get(key) for key in ("REMOTE_ADDR", "REMOTE_USER"))
+    return replace(
+        request, headers={**headers, **request.headers}, remote_addr=remote_addr, remote_user=remote_user or None
+    )
+
+
+def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:
+    """The environ in which the app runs the job: the server's own, with all that a client can send from the record."""
+    environ = {key: value for key, value in server.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
+    script_name, path_info = request.script_name, request.path_info
+    if script_name is None:  # started outside of a request: the mount is where it arrived
+        script_name, path_info = _split_path(request.target, server)
+    environ.update(request.headers)
+    environ.update(
+        {
+            "REQUEST_METHOD": request.method,
+            "SCRIPT_NAME": script_name,
+            "PATH_INFO": path_info,
+            "QUERY_STRING": request.query_string,
+            "HTTP_USER_AGENT": config.user_agent,
+            "wsgi.url_scheme": request.scheme,
+            "wsgi.input": io.BytesIO(request.body),
+        }
+    )
+    for key in ("RAW_URI", "REQUEST_URI"):
+        if key in server:
+            environ[key] = request.target
+    if request.body or request.method not in _SAFE_METHODS:
+        environ["CONTENT_LENGTH"] = str(len(request.body))
+    if request.content_type:
+        environ["CONTENT_TYPE"] = request.content_type
+    if request.scheme == "https":
+        environ["HTTPS"] = "on"
+    if request.method not in _SAFE_METHODS and "HTTP_HOST" in environ:
+        # Frameworks check the origin of unsafe requests over https; this one comes from the app itself.
+        environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}"
+    if request.remote_addr is not None:
+        environ["REMOTE_ADDR"] = request.remote_addr
+    if request.remote_user is not None:
+        environ["REMOTE_USER"] = request.remote_user
+    return environ
+
+
+def name_user(environ: Mapping[str, Any] | None, request: JobRequest, config: Config) -> str:
+    """Whose job this is, for telling two users' jobs apart; no more than a digest of it is kept."""
+    if environ is None or not (request.headers or request.remote_user):
+        return ""
+    user = config.identify(environ) if config.identify else None
+    if user is not None:
+        return f"identify {user}"
+    if request.remote_user:
+        return f"remote_user {request.remote_user}"
+    return f"headers {request.headers.get('HTTP_AUTHORIZATION')!r} {request.headers.get('HTTP_COOKIE')!r}"
+
+
+def encode_form(fields: Any, name: str) -> str:
+    """Url-encode a mapping, a list of pairs or a MultiDict; a list value stands for several of its name."""
+    return urlencode(list(_pairs(fields, name)))
+
+
+def _pairs(fields: Any, name: str) -> Iterator[tuple[Any, Any]]:
+    wrong = (
+        f"{name} must be a mapping, a MultiDict or a list of pairs, its values str, bytes, numbers or lists of these"
+    )
+    if isinstance(fields, (str, bytes)):
+        raise TypeError(wrong)
+    for pair in _items(fields, wrong):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(wrong)
+        key, value = pair
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(key, (str, bytes, int, float)) or not isinstance(each, (str, bytes, int, float)):
+                raise TypeError(f"{wrong}; the value of {key!r} has a {type(each).__name__}")
+            yield key, each
+
+
+def _items(fields: Any, wrong: str) -> Iterable[Any]:
+    # Each framework's MultiDict has its own way to give all values: Werkzeug and Django, Bottle, then WebOb and dict.
+    for method in ("lists", "allitems", "items"):
+        if hasattr(fields, method):
+            return list(getattr(fields, method)())
+    if not isinstance(fields, Iterable):
+        raise TypeError(wrong)
+    return fields
+
+
+def _add_params(target: str, params: Any) -> str:
+    query = encode_form(params, "params") if params is not None else ""
+    if not query:
+        return target
+    return f"{target}{'&' if '?' in target else '?'}{query}"
+
+
+def _split_path(target: str, environ: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """SCRIPT_NAME and PATH_INFO of a target. Raises ValueError for one that is not of this app."""
+    path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
+    if environ is None:
+        return None, path
+    script_name = environ.get("SCRIPT_NAME", "").rstrip("/")
+    if path != script_name and not path.startswith(script_name + "/"):
+        raise ValueError(
+            f"target {target.partition('?')[0]!r} is outside of this app, which is mounted at "
+            f"{_quote_path(script_name, 'latin-1')!r}: write targets as a browser asks for them"
+        )
+    return script_name, path[len(script_name) :]
+
+
+def _quote_path(path: str, encoding: str = "utf-8") -> str:
+    return quote(path.encode(encoding), safe=_PATH_CHARACTERS)
+
+
+def mount_target(request: JobRequest) -> str:
+    """Where in the app the monitor's request goes: its mount, or the job's own path where that is not known."""
+    if request.script_name is None:
+        return request.path
+    return _quote_path(request.script_name, "latin-1") + "/"
+
+
+def _take_host(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
+    host = (environ or {}).get("HTTP_HOST") or (config.address.authority if config.address else "")
+    return {"HTTP_HOST": host} if host else {}
+
+
+def wire_host(request: JobRequest, otherwise: str) -> str:
+    """The Host header of a self-request: the user's, as a value only, if it can stand in a line of the head."""
+    host = request.headers.get("HTTP_HOST", "")
+    return host if is_header_value(host) and 0 < len(host) <= 255 else otherwise

@@ -1,0 +1,111 @@
+"""The job table: its columns, its named constraints and its version. Built for any table name.
+
+Knows the statuses and SQLAlchemy. It says what may stand in a row; what may change in it is the store's.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    types,
+)
+
+from .job import FINAL, LIVE, Status
+
+VERSION = 1
+"""Goes up by one with each change of the table."""
+
+
+class UtcDateTime(types.TypeDecorator[datetime]):
+    """Aware UTC datetimes, kept without a zone, so that every database compares and shows them alike."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(timezone.utc).replace(tzinfo=None) if value is not None else None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=timezone.utc) if value is not None else None
+
+
+def build_table(name: str) -> Table:
+    """The job table under this name, in a MetaData of its own."""
+
+    def named(kind: str, what: str) -> str:
+        return f"{kind}_{name}_{what}"
+
+    live, final = _numbers(LIVE), _numbers(FINAL)
+    table = Table(
+        name,
+        MetaData(),
+        # SQLite counts on only in an INTEGER; AUTOINCREMENT there, so that a pruned job's id is never given again.
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("uid", String(32), nullable=False),
+        Column("status", SmallInteger, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        Column("retries", Integer, nullable=False),
+        Column("progress", SmallInteger, nullable=False),
+        Column("status_text", Text, nullable=False),
+        Column("scope", String(255), nullable=False),
+        # In clear for people's eyes only: what runs is what is sealed.
+        Column("method", String(64), nullable=False),
+        Column("path", String(255), nullable=False),
+        Column("key_id", String(16), nullable=False),
+        Column("sealed", LargeBinary),
+        Column("unique_key", String(64)),
+        Column("priority", Integer, nullable=False),
+        Column("error_timeout", Float, nullable=False),
+        Column("created_at", UtcDateTime, nullable=False),
+        Column("due_at", UtcDateTime, nullable=False),
+        Column("started_at", UtcDateTime),
+        Column("updated_at", UtcDateTime, nullable=False),
+        Column("ended_at", UtcDateTime),
+        Column("held_by", String(64)),
+        Column("held_until", UtcDateTime),
+        Column("lease_by", String(64)),
+        Column("lease_until", UtcDateTime),
+        Column("launch_failed_at", UtcDateTime),
+        Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
+        UniqueConstraint("uid", name=named("uq", "uid")),
+        UniqueConstraint("unique_key", name=named("uq", "unique_key")),
+        CheckConstraint(
+            f"(status IN ({live}) AND ended_at IS NULL) OR (status IN ({final}) AND ended_at IS NOT NULL)",
+            name=named("ck", "status_ended_at"),
+        ),
+        CheckConstraint(
+            f"status <> {int(Status.INPROGRESS)} OR started_at IS NOT NULL", name=named("ck", "status_started_at")
+        ),
+        CheckConstraint(
+            f"status IN ({live}) OR (sealed IS NULL AND unique_key IS NULL)", name=named("ck", "status_wiped")
+        ),
+        CheckConstraint("progress BETWEEN 0 AND 100", name=named("ck", "progress")),
+        CheckConstraint("attempt >= 1 AND retries >= 0", name=named("ck", "attempt")),
+        Index(named("ix", "ended_at"), "ended_at"),
+        sqlite_autoincrement=True,
+    )
+    # In the order in which jobs that wait are taken up.
+    Index(named("ix", "due"), table.c.status, table.c.priority.desc(), table.c.due_at, table.c.id)
+    return table
+
+
+def _numbers(statuses: frozenset[Status]) -> str:
+    return ", ".join(str(int(status)) for status in sorted(statuses))

@@ -1,0 +1,118 @@
+"""The request session: ``environ["backjob"]`` of an ordinary request, and what waits for the end of its response.
+
+Also the iterables that do something after a response's first chunk or at its end, whatever a server does with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from .errors import BackJobError, StoreError
+from .job import Move
+from .jobs import Backend, Jobs, Launch
+
+log = logging.getLogger("backjob")
+
+
+class RequestJobs(Jobs):
+    """The jobs seen from an ordinary request: one of these stands in each environ."""
+
+    __slots__ = ("_start_response", "_status", "has_returned", "waiting")
+
+    def __init__(
+        self, get_backend: Callable[[], Backend], environ: Mapping[str, Any], start_response: Callable[..., Any]
+    ) -> None:
+        self._get_backend = get_backend
+        self._environ = environ
+        self._start_response = start_response
+        self.has_returned = False
+        self.waiting: list[Launch] | None = None
+
+    def start_response(self, status: str, *rest: Any) -> Any:
+        """The server's start_response; the status tells whether the jobs that wait for the response are wanted."""
+        self._status = status
+        return self._start_response(status, *rest)
+
+    def end(self, is_failed: bool = False) -> None:
+        """The response has ended: launch what waited for it, or cancel that, once."""
+        launches, self.waiting = self.waiting, None
+        for launch in launches or ():
+            try:
+                if is_failed or getattr(self, "_status", "5")[:1] == "5":
+                    text = "The request that started this job failed"
+                    self._get_backend().store.move(Move.CANCEL, launch.job_id, text=text)
+                else:
+                    self._launch(launch)
+            except StoreError as error:
+                log.error("Job %d, which was to follow a response, waits: %s", launch.job_id, error)
+
+    def _check_after_response(self) -> None:
+        if self.has_returned:
+            raise BackJobError("after_response comes too late: the app has returned its response already")
+
+    def _launch_after_response(self, launch: Launch) -> None:
+        self.waiting = [*(self.waiting or ()), launch]
+
+
+class AfterFirstChunk:
+    """An answer's one chunk, then a call, once: after the chunk was taken, or when the server closes.
+
+    A generator's ``finally`` is the one thing that ran on every server that was measured; ``close()`` is for those
+    that never ask for a chunk.
+    """
+
+    def __init__(self, chunks: list[bytes], call: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._calls = [call]
+        self._iterator = self._iterate()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._iterator
+
+    def _iterate(self) -> Iterator[bytes]:
+        try:
+            yield from self._chunks
+        finally:
+            self._call_once()
+
+    def close(self) -> None:
+        """Part of WSGI (PEP 3333)."""
+        self._iterator.close()  # type: ignore[attr-defined]
+        self._call_once()
+
+    def _call_once(self) -> None:
+        if self._calls:
+            self._calls.pop()()
+
+
+class AfterResponse:
+    """An app's response, then a call that is told whether the response failed."""
+
+    def __init__(self, response: Iterable[bytes], end: Callable[[bool], None]) -> None:
+        self._response = response
+        self._end = end
+        self._iterator = self._iterate()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._iterator
+
+    def _iterate(self) -> Iterator[bytes]:
+        try:
+            yield from self._response
+        except Exception:
+            self._end(True)
+            raise
+
+    def close(self) -> None:
+        """Part of WSGI (PEP 3333): the app's own close() first, for it may end a transaction."""
+        self._iterator.close()  # type: ignore[attr-defined]
+        try:
+            close = getattr(self._response, "close", None)
+            if close is not None:
+                close()
+        except BaseException:
+            self._end(True)
+            raise
+        self._end(False)

@@ -1,0 +1,113 @@
+"""Every SQL statement on the job table, built once: SQLAlchemy then finds each of them compiled.
+
+The guards come from the table of moves. Says what is written when, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Table, Update, bindparam, case, func, insert, null, or_, select, update
+
+from .job import Job, Move, Status
+
+
+@dataclass(frozen=True)
+class Glance:
+    """As much of a record as the one who watches it needs. Times are aware UTC datetimes."""
+
+    status: Status
+    attempt: int
+    error_timeout: float
+    updated_at: datetime
+    cancel_requested: bool
+    read_at: datetime
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the last sign of the job."""
+        return (self.read_at - self.updated_at).total_seconds()
+
+
+_NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
+_NO_LEASE = {"lease_by": null(), "lease_until": null()}
+
+
+class Statements:
+    """All statements on one table."""
+
+    def __init__(self, table: Table) -> None:
+        columns = table.c
+        now, until = _at("now", columns.updated_at), _at("until", columns.updated_at)
+        self.insert = insert(table).values(
+            status=int(Status.STARTED), attempt=1, progress=0, status_text="", cancel_requested=False
+        )
+        self.set_sealed = update(table).where(columns.id == bindparam("job_id")).values(sealed=bindparam("new_sealed"))
+        self.get = select(*_columns(table, Job)).where(columns.id == bindparam("job_id"))
+        self.glance = select(*_columns(table, Glance)).where(columns.id == bindparam("job_id"))
+        self.find = select(*_columns(table, Job)).order_by(columns.id.desc())
+        self.id_of_uid = select(columns.id).where(columns.uid == bindparam("uid"))
+        self.id_of_unique = select(columns.id).where(columns.unique_key.in_(bindparam("unique_keys", expanding=True)))
+        self.count = select(func.count()).select_from(table).where(columns.status == bindparam("in_status"))
+
+        is_free = or_(columns.held_until.is_(None), columns.held_until <= now)
+        waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
+        self.count_held = select(func.count()).where(columns.status == int(Status.STARTED), columns.held_until > now)
+        order = (columns.priority.desc(), columns.due_at, columns.id)
+        self.due = select(columns.id, columns.attempt).where(waits, columns.due_at <= now, is_free)
+        self.due = self.due.order_by(*order).limit(8)
+        later = case((columns.held_until > columns.due_at, columns.held_until), else_=columns.due_at)
+        self.next_due = select(func.min(later)).where(waits)
+
+        fenced = update(table).where(columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt"))
+        is_started, runs = columns.status == int(Status.STARTED), columns.status == int(Status.INPROGRESS)
+        held = fenced.where(is_started).values(held_by=bindparam("holder"), held_until=until)
+        self.hold_of_nobody = held.where(is_free)
+        self.hold_of_holder = held.where(columns.held_by == bindparam("old_holder"))
+        self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
+            status_text=bindparam("text"), updated_at=now, launch_failed_at=func.coalesce(columns.launch_failed_at, now)
+        )
+        lease = {"lease_until": until, "updated_at": now}
+        self.touch = fenced.where(runs, columns.cancel_requested.is_(False)).values(
+            progress=bindparam("new_progress"), status_text=bindparam("text"), **lease
+        )
+        self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs).values(cancel_requested=True)
+        self.claim = _guard(fenced, Move.CLAIM, table).values(
+            started_at=now, status_text="", lease_by=bindparam("owner"), **lease, **_NO_HOLD
+        )
+        other = table.alias("other")
+        running = select(func.count()).where(other.c.status == int(Status.INPROGRESS)).scalar_subquery()
+        self.claim_if_few = self.claim.where(running < bindparam("max_running"))
+
+        told = {
+            "status_text": func.coalesce(bindparam("text", type_=columns.status_text.type), columns.status_text),
+            "progress": func.coalesce(bindparam("new_progress", type_=columns.progress.type), columns.progress),
+            "updated_at": now,
+        }
+        final = {"ended_at": now, "sealed": null(), "unique_key": null(), **_NO_LEASE, **_NO_HOLD}
+        due = _at("due", columns.due_at)
+        again = {"attempt": columns.attempt + 1, "due_at": due, "started_at": null(), **_NO_LEASE}
+        self.moves: dict[Move, Update] = {}
+        self.fenced_moves: dict[Move, Update] = {}
+        for move in (Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.RETRY):
+            values = again if move is Move.RETRY else final
+            of_id = update(table).where(columns.id == bindparam("job_id"))
+            self.moves[move] = _guard(of_id, move, table).values(**told, **values)
+            self.fenced_moves[move] = _guard(fenced, move, table).values(**told, **values)
+
+
+def _columns(table: Table, record: type[Job] | type[Glance]) -> list[Any]:
+    """The columns of a record's fields, in their order; when it was read is no column."""
+    return [table.c[each.name] for each in dataclasses.fields(record) if each.name != "read_at"]
+
+
+def _guard(statement: Update, move: Move, table: Table) -> Update:
+    sources = [int(status) for status in sorted(move.sources)]
+    return statement.where(table.c.status.in_(sources)).values(status=int(move.target))
+
+
+def _at(name: str, like: Any) -> Any:
+    return bindparam(name, type_=like.type)

@@ -1,0 +1,306 @@
+"""The worker session: runs the wrapped app as a job, keeps what it writes, and writes the outcome.
+
+``environ["backjob"]`` in a job. It alone ends a job that was claimed: whoever watches may be gone by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .errors import JobEnded, StoreError
+from .job import Job, JobRequest, Move, Status
+from .jobs import Backend, Jobs
+from .monitor import backoff
+from .output import Output, append_line, clean_text
+from .request import restore_environ
+
+log = logging.getLogger("backjob")
+
+_QUIET = 0.2
+"""Seconds between two writes of output that comes without an update()."""
+
+
+class CurrentJob(Jobs):
+    """The job that runs in this request."""
+
+    __slots__ = (
+        "_backend",
+        "_ended",
+        "_is_settled",
+        "_job",
+        "_last_write",
+        "_lock",
+        "_output",
+        "_progress",
+        "_redirect_ok",
+        "_response",
+        "_text",
+        "_text_size",
+        "attempt",
+        "job_id",
+    )
+
+    is_worker = True
+
+    def __init__(self, backend: Backend, job: Job, request: JobRequest, server: Mapping[str, Any]) -> None:
+        environ = restore_environ(server, request, backend.config)
+        environ[backend.config.environ_key] = self
+        super().__init__(lambda: backend, environ)
+        self.job_id = job.id
+        self.attempt = job.attempt
+        self._backend = backend
+        self._job = job
+        self._lock = threading.RLock()
+        self._output = Output(backend.config.max_output)
+        self._progress = 0
+        self._text: str | None = None
+        self._text_size = 0
+        self._last_write = -math.inf
+        self._ended: str | None = None
+        self._is_settled = False
+        self._redirect_ok = request.redirect_ok
+        self._response = _Response(self._output, self._take_output)
+
+    def update(self, progress: float | None = None, text: str | None = None) -> None:
+        """Tell how far the job is: 0-100, rounded, never less than before. Without ``text`` its output is shown.
+
+        Raises JobEnded when the job was cancelled, timed out or taken over; ValueError for a progress that is none.
+        """
+        with self._lock:
+            if progress is not None:
+                self._progress = max(self._progress, _clamp(progress))
+            if text is not None:
+                self._text, self._text_size = clean_text(text), self._output.size
+            self._give_sign()
+
+    def increment_progress(self, n: float, text: str | None = None) -> None:
+        """Like update(), with what is to be added. Several threads of the job may call it."""
+        with self._lock:
+            self.update(self._progress + _number(n), text)
+
+    def write(self, text: str) -> int:
+        """Add to the job's output; ``print(…, file=environ["backjob"])`` works."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() takes a str, not {type(text).__name__}")
+        with self._lock:
+            self._output.write_text(text)
+            self._take_output()
+        return len(text)
+
+    def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
+        """Complete this job now (or, by id, another that runs). What it writes later is dropped."""
+        if job_id is not None and job_id != self.job_id:
+            super().finish(text, job_id)
+            return
+        with self._lock:
+            if not self._is_settled:
+                self._check_live()
+                self._settle(Move.COMPLETE, text, progress=100)
+
+    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
+        """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job."""
+        if job_id is not None and job_id != self.job_id:
+            super().fail(text, job_id)
+            return
+        with self._lock:
+            if not self._is_settled:
+                self._check_live()
+                self._settle_failure(text, retry)
+            self._ended = self._ended or "This job has failed: fail() was called"
+            raise JobEnded(self._ended)
+
+    def run(self, app: Callable[..., Iterable[bytes]]) -> None:
+        """Run the app to its end, close() included, and write the outcome. Raises what is meant for the server only."""
+        where = {"job": self._job.id, "attempt": self._job.attempt}
+        try:
+            self._response.take(app, self._environ)
+        except JobEnded:
+            if not self._is_settled and self._ended is None:
+                self._settle_failure("JobEnded was raised by the app itself")
+        except Exception as error:
+            log.exception("Job %(job)d, attempt %(attempt)d, raised an exception", where)
+            self._settle_failure(f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            log.exception("Job %(job)d, attempt %(attempt)d, was stopped", where)
+            self._settle_failure(_explain_stop(error))
+            raise
+        else:
+            self._settle_response()
+        finally:
+            self._response.forget()
+
+    def _settle_response(self) -> None:
+        code, line = self._response.code, f"HTTP {self._response.status}"
+        if 200 <= code < 300:
+            self._settle(Move.COMPLETE, None, progress=100)
+        elif not 300 <= code < 400:
+            self._settle_failure(line if code else "The app ended without a call of start_response")
+        elif self._redirect_ok:
+            self._settle(Move.COMPLETE, None, progress=100)
+        else:
+            location = self._response.headers.get("location", "nowhere").partition("?")[0]
+            reason = (
+                "mostly a login page: the job did not run as this user. For a redirect after work: redirect_ok=True"
+            )
+            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}")
+
+    def _take_output(self) -> None:
+        """Output is a sign of life, and shown a moment later at most."""
+        with self._lock:
+            if time.monotonic() - self._last_write >= _QUIET:
+                self._give_sign()
+
+    def _give_sign(self) -> None:
+        if self._is_settled and self._ended is None:
+            return  # finish() was called: the rest is dropped
+        self._check_live()
+        job, store = self._job, self._backend.store
+        self._last_write = time.monotonic()
+        try:
+            if store.touch(job.id, job.attempt, self._progress, self._shown_text(), self._backend.config.lease):
+                return
+            self._ended = self._why_ended()
+        except StoreError as error:
+            log.warning("Job %d goes on, its update waits: %s", job.id, error)
+            return
+        raise JobEnded(self._ended)
+
+    def _check_live(self) -> None:
+        if self._ended is not None:
+            raise JobEnded(self._ended)
+
+    def _why_ended(self) -> str:
+        job, store = self._job, self._backend.store
+        glance = store.glance(job.id)
+        if glance is None:
+            return "The record of this job is gone"
+        if glance.attempt != job.attempt or glance.status is Status.STARTED:
+            return "This job was taken over by another attempt"
+        if glance.status is Status.INPROGRESS and glance.cancel_requested:
+            self._is_settled = True
+            store.move(Move.CANCEL, job.id, attempt=job.attempt, text=self._shown_text(), progress=self._progress)
+            return "This job was cancelled"
+        return f"This job has ended: it is {glance.status.name}"
+
+    def _shown_text(self) -> str:
+        """An explicit text stays until output follows it."""
+        if self._text is not None and self._output.size == self._text_size:
+            return self._text
+        return self._output.text()
+
+    def _settle_failure(self, reason: str | None, retry: bool = True) -> None:
+        with self._lock:
+            shown = self._shown_text()
+            text = append_line(shown, clean_text(reason)) if reason else shown
+            job = self._job
+            if retry and job.attempt <= job.retries:
+                delay = backoff(2.0 ** (job.attempt - 1))
+                if self._settle(Move.RETRY, text, progress=0, delay=delay):
+                    self._backend.dispatcher.look_after(delay)
+                    return
+                self._is_settled = False
+            self._settle(Move.FAIL, text)
+
+    def _settle(self, move: Move, text: str | None, *, progress: int | None = None, delay: float = 0) -> bool:
+        """Write the outcome once. While the store is away, try again for as long as the lease lets."""
+        with self._lock:
+            if self._is_settled or self._ended is not None:
+                return False
+            self._is_settled = True
+            if text is None:
+                self._response.finish()
+                text = self._shown_text()
+            progress = self._progress if progress is None else progress
+            job, end = self._job, time.monotonic() + self._backend.config.lease
+            while True:
+                try:
+                    return self._backend.store.move(
+                        move, job.id, attempt=job.attempt, text=clean_text(text), progress=progress, delay=delay
+                    )
+                except StoreError as error:
+                    if time.monotonic() > end:
+                        log.error("Job %d has ended, but its outcome can't be written: %s", job.id, error)
+                        return False
+                    time.sleep(_QUIET)
+
+
+class _Response:
+    """The server's side of WSGI towards the app (PEP 3333): takes status, headers and body, and sends nothing."""
+
+    def __init__(self, output: Output, on_output: Callable[[], None]) -> None:
+        self._output = output
+        self._on_output = on_output
+        self._has_body = False
+        self.status = ""
+        self.code = 0
+        self.headers: dict[str, str] = {}
+
+    def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
+        """Call the app and take its whole response. close() is called whatever happens."""
+        iterable = app(environ, self.start_response)
+        try:
+            for chunk in iterable:
+                self.write(chunk)
+        finally:
+            close = getattr(iterable, "close", None)
+            if close is not None:
+                close()
+        self.finish()
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        if exc_info:
+            try:
+                if self._has_body:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # no cycle through the traceback
+        elif self.code:
+            raise AssertionError("start_response was called twice without exc_info")
+        if not (status[:3].isascii() and status[:3].isdigit() and status[3:4] in ("", " ")):
+            raise ValueError("start_response takes a status such as '200 OK'")
+        self.status, self.code = status, int(status[:3])
+        self.headers = {name.lower(): value for name, value in headers}
+        self._output.set_content_type(self.headers.get("content-type", ""), self.headers.get("content-encoding", ""))
+        return self.write
+
+    def write(self, chunk: bytes) -> None:
+        if not isinstance(chunk, bytes):
+            raise TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}")
+        if not chunk:
+            return
+        if not self.code:
+            raise AssertionError("the app wrote before it called start_response")
+        self._has_body = True
+        self._output.write_bytes(chunk)
+        self._on_output()
+
+    def finish(self) -> None:
+        self._output.finish()
+
+    def forget(self) -> None:
+        """Headers such as Set-Cookie are nobody's business after the run."""
+        self.headers = {}
+
+
+def _explain_stop(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if isinstance(error, SystemExit):
+        text += " (the server stopped the job: with gunicorn's sync workers raise timeout=, or use gthread workers)"
+    return text
+
+
+def _number(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"progress must be a number, not {value!r}")
+    return value
+
+
+def _clamp(progress: float) -> int:
+    return round(min(max(_number(progress), 0), 100))
