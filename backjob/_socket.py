@@ -145,6 +145,7 @@ class Connection:
     """One exchange: connect, shake hands, send, receive. Every step raises OSError (TimeoutError among them)."""
 
     def __init__(self, address: Address, *, timeout: float, ca_file: str | None = None) -> None:
+        self.address = address
         self._socket = _connect(address, timeout)
         self.answer = Answer("")
         self._needs_handshake = address.tls

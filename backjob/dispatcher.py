@@ -7,6 +7,7 @@ server at once, for people's requests stand in the same queue. All other jobs ar
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -73,10 +74,10 @@ class Dispatcher:
             return self._config.monitor
         return "thread" if threads_outlive_requests(environ) else "leave"
 
-    def accept(self, job: Job, nonce: str, way: str) -> bool:
-        """Take over what start() holds. False when it holds it no more: this launch was taken over before.
+    def accept(self, job: Job, nonce: str, way: str) -> Callable[[], None] | None:
+        """Take over what start() holds. None when it holds it no more: this launch was taken over before.
 
-        In the way "thread" all else follows by itself; in the others the request goes on with :meth:`run_here`.
+        Else what is to be done once the answer is out: until then the job would only be in the way of it.
         """
         if way == "thread":
             has_place = job.due_in <= 0 and self._take_place()
@@ -85,19 +86,20 @@ class Dispatcher:
         holder = self._monitor.owner if has_place else None
         is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease)
         if way != "thread":
-            return is_taken
-        if has_place and is_taken:
-            with self._changed:
-                self._handed.append(job)
-                self._wake()
-        elif has_place:
+            return functools.partial(self._run_here, job.id, way) if is_taken else None
+        if has_place and not is_taken:
             self._leave_queue()
             self._give_place_back()
-        elif is_taken:
-            self.look_after(job.due_in)
-        return is_taken
+        if not is_taken:
+            return None
+        return functools.partial(self._hand_over, job) if has_place else functools.partial(self.look_after, job.due_in)
 
-    def run_here(self, job_id: int, way: str) -> None:
+    def _hand_over(self, job: Job) -> None:
+        with self._changed:
+            self._handed.append(job)
+            self._wake()
+
+    def _run_here(self, job_id: int, way: str) -> None:
         """In this very request: wait for the job's time, launch it, and watch it ("request") or leave ("leave")."""
         job = self._store.get(job_id)
         if job is not None and job.due_in > 0 and job.held_by == self._monitor.owner:

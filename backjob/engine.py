@@ -37,11 +37,13 @@ class Database:
         self._create_table = create_table
         self._is_ready = False
         self._lock = threading.Lock()
-        self._engine = _make_engine(database) if isinstance(database, str) else database
-        self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._is_ours = isinstance(database, str)
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        if isinstance(database, str):
+            self._engine = self._autocommit = _make_engine(database)
+        else:
+            self._engine, self._autocommit = database, database.execution_options(isolation_level="AUTOCOMMIT")
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
         _survive_forks(self._engine, self._is_ours)
 
     @property
@@ -49,6 +51,11 @@ class Database:
         """The file of an SQLite database; None for any other."""
         name = self._engine.url.database
         return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
+    def dispose(self) -> None:
+        """Close the connections that are not in use, if they are ours; a later call opens new ones."""
+        if self._is_ours:
+            self._engine.dispose()
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -121,7 +128,9 @@ def _make_engine(text: str) -> Engine:
         url = make_url(text)
         if url.get_backend_name() == "sqlite":
             return _make_sqlite_engine(url)
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_timeout=10)
+        return create_engine(
+            url, isolation_level="AUTOCOMMIT", hide_parameters=True, pool_pre_ping=True, pool_timeout=10
+        )
     except ArgumentError:
         raise ConfigError("database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3") from None
     except (NoSuchModuleError, ImportError) as error:
@@ -134,7 +143,14 @@ def _make_sqlite_engine(url: URL) -> Engine:
         raise ConfigError("database must name an SQLite file: one in memory is not seen by other processes")
     url = url.set(database=os.path.abspath(name))
     connect_args = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
-    engine = create_engine(url, hide_parameters=True, connect_args=connect_args, pool_timeout=10)
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+        connect_args=connect_args,
+        pool_timeout=10,
+        pool_reset_on_return=None,  # nothing to roll back: each transaction ends where it begins
+    )
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: Any) -> None:

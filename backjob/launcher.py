@@ -98,11 +98,10 @@ class SelfRequest:
             self._proven = None
             raise explain_failure(error, address) from error
 
-    def explain(self, answer: Answer) -> LaunchError:
-        """Why this answer to the worker's request is not our worker's."""
-        address = self._proven or self._candidates(None)[0]
+    def doubt(self, connection: Connection) -> LaunchError:
+        """This answer to the worker's request is not our worker's: say why, and have the address prove itself anew."""
         self._proven = None
-        return explain(answer, address)
+        return explain(connection.answer, connection.address)
 
     def _candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
         if self._config.address:

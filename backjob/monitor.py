@@ -131,7 +131,7 @@ class Monitor:
             return Verdict.FULL
         glance = self._store.glance(job.id)
         if _is_at(glance, job, Status.STARTED) and not is_proof(answer, 409, token, "refused"):
-            raise self._launcher.explain(answer)
+            raise self._launcher.doubt(connection)
         return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
 
     def _watch_on(self, job: Job) -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger("backjob")
 class RequestJobs(Jobs):
     """The jobs seen from an ordinary request: one of these stands in each environ."""
 
-    __slots__ = ("_start_response", "_status", "has_returned", "waiting")
+    __slots__ = ("_start_response", "_status", "waiting")
 
     def __init__(
         self, get_backend: Callable[[], Backend], environ: Mapping[str, Any], start_response: Callable[..., Any]
@@ -27,17 +27,19 @@ class RequestJobs(Jobs):
         self._get_backend = get_backend
         self._environ = environ
         self._start_response = start_response
-        self.has_returned = False
-        self.waiting: list[Launch] | None = None
+        self.waiting: tuple[Launch, ...] | None = None
+        """The jobs that wait for the end of the response; when the app has returned without any, an empty tuple."""
 
-    def start_response(self, status: str, *rest: Any) -> Any:
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The server's start_response; the status tells whether the jobs that wait for the response are wanted."""
         self._status = status
-        return self._start_response(status, *rest)
+        if exc_info is None:
+            return self._start_response(status, headers)
+        return self._start_response(status, headers, exc_info)
 
     def end(self, is_failed: bool = False) -> None:
         """The response has ended: launch what waited for it, or cancel that, once."""
-        launches, self.waiting = self.waiting, None
+        launches, self.waiting = self.waiting, ()
         for launch in launches or ():
             try:
                 if is_failed or getattr(self, "_status", "5")[:1] == "5":
@@ -49,11 +51,11 @@ class RequestJobs(Jobs):
                 log.error("Job %d, which was to follow a response, waits: %s", launch.job_id, error)
 
     def _check_after_response(self) -> None:
-        if self.has_returned:
+        if self.waiting is not None and not self.waiting:
             raise BackJobError("after_response comes too late: the app has returned its response already")
 
     def _launch_after_response(self, launch: Launch) -> None:
-        self.waiting = [*(self.waiting or ()), launch]
+        self.waiting = (*(self.waiting or ()), launch)
 
 
 class AfterFirstChunk:

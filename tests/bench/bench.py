@@ -1,0 +1,134 @@
+"""What a job costs, in plain requests of the same server, in one run: ``make bench``.
+
+gunicorn gthread with its shipped defaults serves one app; plain requests, start() and whole jobs take turns, so that
+whatever else the machine does meets all of them alike. Ratios count, not milliseconds. A missed aim is printed with its
+profile; the exit code is 0 all the same, for a busy machine is no failure.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import http.client
+import json
+import os
+import pstats
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import timeit
+from datetime import datetime
+from pathlib import Path
+
+from backjob import BackJob
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "300"))
+AIMS = {"start()": 3.0, "start to completed": 5.0}
+ORDINARY_AIM = 0.5  # microseconds
+
+
+def get(port: int, path: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path, headers={"Cookie": "session=bench"})
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def completed(port: int, job_id: int) -> dict:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        time.sleep(0.02)  # to ask at once would take the server's time from the job that is measured
+        status = json.loads(get(port, f"/status?{job_id}"))
+        if status["status"] >= 2:
+            return status
+    raise SystemExit(f"job {job_id} did not end within 30 s")
+
+
+def measure(port: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each plain request, of each start() in a request, and from each start to its job's end."""
+    times: dict[str, list[float]] = {"plain request": [], "start()": [], "start to completed": []}
+    for _ in range(rounds):
+        before = time.perf_counter()
+        get(port, "/plain")
+        times["plain request"].append(time.perf_counter() - before)
+        started = json.loads(get(port, "/start"))
+        status = completed(port, started["id"])
+        times["start()"].append(started["seconds"])
+        times["start to completed"].append(datetime.fromisoformat(status["end_time"]).timestamp() - started["epoch"])
+    return times
+
+
+def ordinary_request() -> float:
+    """Microseconds that BackJob adds to a request that has nothing to do with jobs."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    def start_response(status, headers, exc_info=None):
+        return None
+
+    wrapped = BackJob(app, key="k" * 32)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SCRIPT_NAME": "", "QUERY_STRING": ""}
+    number = 200_000
+    timers = [timeit.Timer(lambda call=call: call(environ, start_response)) for call in (app, wrapped)]
+    bare, through = (min(timer.repeat(7, number)) / number * 1e6 for timer in timers)
+    print(f"ordinary request: app {bare:.2f} us, through BackJob {through:.2f} us, "
+          f"added {through - bare:.2f} us (aim: under {ORDINARY_AIM} us)")  # fmt: skip
+    if through - bare >= ORDINARY_AIM:
+        print("MISSED. Its profile:")
+        profile = cProfile.Profile()
+        profile.runcall(lambda: [wrapped(environ, start_response) for _ in range(20_000)])
+        pstats.Stats(profile).sort_stats("tottime").print_stats(8)
+    return through - bare
+
+
+def main() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    here = Path(__file__).resolve().parent
+    command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--threads", "4", "--no-control-socket"]
+    command += ["--bind", f"127.0.0.1:{port}", "--log-level", "warning", "--pythonpath", str(here)]
+    with tempfile.TemporaryDirectory() as folder:
+        server = subprocess.Popen([*command, "bench_app:application"], cwd=folder)
+        try:
+            wait_for(port, server)
+            measure(port, 30)
+            times = measure(port, ROUNDS)
+            report(times, port)
+        finally:
+            server.terminate()
+            server.wait(30)
+    ordinary_request()
+
+
+def wait_for(port: int, server: subprocess.Popen) -> None:
+    end = time.monotonic() + 30
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            get(port, "/plain")
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit("gunicorn did not come up")
+
+
+def report(times: dict[str, list[float]], port: int) -> None:
+    unit = statistics.median(times["plain request"])
+    print(f"gunicorn gthread, 4 threads, 1 process; {ROUNDS} rounds; p50 (p95)")
+    for name, seconds in times.items():
+        p50, p95 = statistics.median(seconds), statistics.quantiles(seconds, n=20)[-1]
+        aim = f"   aim: {AIMS[name]:.0f}" if name in AIMS else ""
+        print(f"  {name:20} {p50 * 1e3:7.2f} ms ({p95 * 1e3:.2f})  {p50 / unit:5.2f} plain requests{aim}")
+    for name, aim in AIMS.items():
+        if statistics.median(times[name]) / unit > aim:
+            print(f"MISSED: {name}. Profile of 100 start() in one request:")
+            print(get(port, "/profile"))
+
+
+if __name__ == "__main__":
+    main()
