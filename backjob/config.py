@@ -26,6 +26,7 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0"
 
+_LAUNCHER = ("check", "launch")
 MONITORS = ("auto", "thread", "request", "leave")
 FORWARD_HEADERS = (
     "Accept-Language",
@@ -121,7 +122,7 @@ class Config:
     Authorization and Cookie headers."""
 
     launcher: Any = None
-    """Something with a ``launch`` method that takes the place of the self-request. None: the self-request."""
+    """A :class:`backjob.launcher.Launcher` that takes the place of the self-request. None: the self-request."""
 
     environ_key: str = "backjob"
     """The key in the environ under which the app finds its jobs."""
@@ -151,10 +152,10 @@ class Config:
             self._check_integer("max_running", 'or "auto"')
         if self.monitor not in MONITORS:
             _refuse("monitor", f"must be one of {', '.join(MONITORS)}")
-        for name in ("identify", "launcher"):
-            thing = getattr(self, name)
-            if thing is not None and not callable(thing if name == "identify" else getattr(thing, "launch", None)):
-                _refuse(name, "must be a function of an environ" if name == "identify" else "must have a launch method")
+        if self.identify is not None and not callable(self.identify):
+            _refuse("identify", "must be a function of an environ")
+        if self.launcher is not None and not all(callable(getattr(self.launcher, name, None)) for name in _LAUNCHER):
+            _refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
         self._check_wire()
 
     def _check_wire(self) -> None:
@@ -195,6 +196,11 @@ class Config:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
             _refuse(name, f"must be a whole number of at least 0 {otherwise}".rstrip())
+
+    @cached_property
+    def running_limit(self) -> int:
+        """``max_running`` as a number; 0 where there is no limit for the whole deployment."""
+        return self.max_running if isinstance(self.max_running, int) else 0
 
     @cached_property
     def address(self) -> Address | None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,14 +45,7 @@ class Dispatcher:
         self._keyring = keyring
         self._store = store
         self._monitor = monitor
-        limit = config.max_running
-        self._max_running = limit if isinstance(limit, int) else 0
-        self._places = PLACES if isinstance(limit, str) else min(limit or MOST_PLACES, MOST_PLACES)
-        self._begin()
-        begin_anew = weakref.WeakMethod(self._begin_anew)
-        os.register_at_fork(after_in_child=lambda: (begin_anew() or _nothing)())  # noqa: PLW0108
-
-    def _begin(self) -> None:
+        self._places = PLACES if config.max_running == "auto" else min(config.running_limit or MOST_PLACES, MOST_PLACES)
         self._changed = threading.Condition()
         self._handed: deque[Job] = deque()
         self._claims: dict[int, Callable[[], None]] = {}
@@ -62,11 +53,6 @@ class Dispatcher:
         self._taken = 0  # places
         self._unclaimed = 0  # of them, those whose request waits for a slot
         self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
-
-    def _begin_anew(self) -> None:
-        """In a child: its parent's threads are not there."""
-        self._monitor.renew_owner()
-        self._begin()
 
     def choose_way(self, environ: Mapping[str, Any]) -> str:
         """Where a monitor waits on this server: "thread", "request" or "leave"."""
@@ -197,7 +183,8 @@ class Dispatcher:
     def _look(self) -> Job | None:
         """The next row that is due, held by this process now."""
         job = None
-        if not self._max_running or self._store.count(Status.INPROGRESS) < self._max_running:
+        limit = self._config.running_limit
+        if not limit or self._store.count(Status.INPROGRESS) < limit:
             job = self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease)
         if job is not None:
             self.look_after(0)

@@ -9,8 +9,7 @@ import contextlib
 import os
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from . import schema
 from .errors import ConfigError, StoreError
+from .forks import call_before_fork, call_in_child
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for another process's write on SQLite."""
@@ -44,7 +44,11 @@ class Database:
         else:
             self._engine, self._autocommit = database, database.execution_options(isolation_level="AUTOCOMMIT")
         self._is_sqlite = self._engine.dialect.name == "sqlite"
-        _survive_forks(self._engine, self._is_ours)
+        # No connection is shared over a fork: ours are closed before it, a user's own are forgotten in the child.
+        if self._is_ours:
+            call_before_fork(self.dispose)
+        else:
+            call_in_child(self._forget)
 
     @property
     def file(self) -> Path | None:
@@ -56,6 +60,9 @@ class Database:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""
         if self._is_ours:
             self._engine.dispose()
+
+    def _forget(self) -> None:
+        self._engine.dispose(close=False)
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -189,21 +196,3 @@ def _begin_immediate(connection: Connection) -> Iterator[None]:
 def _begin_read_committed(connection: Connection) -> Iterator[None]:
     with connection.execution_options(isolation_level="READ COMMITTED").begin():
         yield
-
-
-def _survive_forks(engine: Engine, is_ours: bool) -> None:
-    """No connection is shared over a fork: ours are closed before it, a user's own are forgotten in the child."""
-    reference = weakref.ref(engine)
-
-    def call(method: Callable[[Engine], None]) -> Callable[[], None]:
-        def call_if_alive() -> None:
-            alive = reference()
-            if alive is not None:
-                method(alive)
-
-        return call_if_alive
-
-    if is_ours:
-        os.register_at_fork(before=call(lambda alive: alive.dispose()))
-    else:
-        os.register_at_fork(after_in_child=call(lambda alive: alive.dispose(close=False)))

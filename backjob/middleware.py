@@ -17,6 +17,7 @@ from .config import Config, make_config, read_settings
 from .dispatcher import Dispatcher
 from .engine import Database
 from .errors import ConfigError, KeyringError, StoreError
+from .forks import call_in_child
 from .job import Job, Status
 from .jobs import Backend, Jobs
 from .keyring import MONITOR, PROBE, Keyring, SealError, Token, TokenError, check_keys, read_or_make_key_file
@@ -49,11 +50,11 @@ class BackJob:
         self._app = app
         self.config = make_config(options)
         self._key = self.config.environ_key
-        table = build_table(self.config.table_name)
-        self._database = Database(self.config.database, table, self.config.create_table)
+        self._database = self._make_database()
         self._get_keys = _find_keys(self.config, self._database)
         self._lock = threading.Lock()
         self._backend: Backend | None = None
+        call_in_child(self._begin_anew)
         self._find_backend = self._get_backend
         self.jobs = Jobs(self._find_backend)
         """The client side for code outside of a request. Starting jobs there needs ``connect=``."""
@@ -77,6 +78,20 @@ class BackJob:
             session.waiting = ()
             return iterable
         return AfterResponse(iterable, session.end)
+
+    def close(self) -> None:
+        """Close the database connections that are not in use; a later call opens new ones."""
+        self._database.dispose()
+
+    def _make_database(self) -> Database:
+        config = self.config
+        return Database(config.database, build_table(config.table_name), config.create_table)
+
+    def _begin_anew(self) -> None:
+        """In a child of a fork: its parent's threads are not there, and locks are made after gevent's patches."""
+        self._lock = threading.Lock()
+        self._database = self._make_database()
+        self._backend = None
 
     def _get_backend(self) -> Backend:
         if self._backend is None:
@@ -133,9 +148,8 @@ class BackJob:
         request = backend.keyring.unseal(job.id, job.uid, job.sealed)
         current = CurrentJob(backend, job, request, environ)
         _drain(environ)
-        limit = backend.config.max_running if isinstance(backend.config.max_running, int) else 0
         owner = f"{backend.monitor.owner}-{token.nonce}"
-        if not backend.store.claim(job.id, job.attempt, owner, backend.config.lease, limit):
+        if not backend.store.claim(job.id, job.attempt, owner, backend.config.lease, backend.config.running_limit):
             glance = backend.store.glance(job.id)
             is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
             return respond("409 Conflict", token.prove("full" if is_full else "refused"))

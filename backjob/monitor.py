@@ -52,12 +52,8 @@ class Monitor:
         self._keyring = keyring
         self._store = store
         self._launcher = launcher
-        self.owner = ""
-        self.renew_owner()
-
-    def renew_owner(self) -> None:
-        """A name for this process in the records, of its own after a fork too; a host name or pid alone returns."""
         self.owner = f"{os.getpid()}-{new_nonce()}"
+        """This process in the records: a host name or a pid alone would come again."""
 
     def run(self, job: Job, on_claim: Callable[[], None]) -> Verdict:
         """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot."""

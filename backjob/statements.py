@@ -93,10 +93,13 @@ class Statements:
         self.moves: dict[Move, Update] = {}
         self.fenced_moves: dict[Move, Update] = {}
         for move in (Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.RETRY):
-            values = again if move is Move.RETRY else final
-            of_id = update(table).where(columns.id == bindparam("job_id"))
-            self.moves[move] = _guard(of_id, move, table).values(**told, **values)
-            self.fenced_moves[move] = _guard(fenced, move, table).values(**told, **values)
+            made = _guard(update(table).where(columns.id == bindparam("job_id")), move, table).values(**told)
+            if move is Move.RETRY:
+                made = made.where(columns.cancel_requested.is_(False)).values(**again)
+            else:
+                made = made.values(**final)
+            self.moves[move] = made
+            self.fenced_moves[move] = made.where(columns.attempt == bindparam("at_attempt"))
 
 
 def _columns(table: Table, record: type[Job] | type[Glance]) -> list[Any]:
