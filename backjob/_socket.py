@@ -181,7 +181,7 @@ class Connection:
                 self.answer.feed(self._socket.recv(16384))
             except TimeoutError:
                 return False
-            except ConnectionError:
+            except OSError:  # reset, a broken TLS record, no route any more: nothing more comes
                 self.answer.feed(b"")
         return self.answer.is_complete
 

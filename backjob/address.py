@@ -63,6 +63,7 @@ def parse_connect(text: str) -> Address:
     try:
         parts = urlsplit(text)
         port = parts.port
+        (parts.hostname or "").encode("idna")  # what a name look-up does first
     except ValueError:
         raise ValueError(allowed) from None
     host = parts.hostname or ""

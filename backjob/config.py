@@ -26,6 +26,8 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0"
 
+_OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
+_OWN_HEADERS |= {"transfer-encoding", "user-agent"}
 _LAUNCHER = ("check", "launch")
 MONITORS = ("auto", "thread", "request", "leave")
 FORWARD_HEADERS = (
@@ -167,12 +169,15 @@ class Config:
                 parse_connect(self.connect)
             except (ValueError, AttributeError) as error:
                 _refuse("connect", f"is wrong: {error}")
-        if self.ca_file is not None and not os.path.isfile(self.ca_file):
+        if self.ca_file is not None and not (isinstance(self.ca_file, str) and os.path.isfile(self.ca_file)):
             _refuse("ca_file", f"{self.ca_file!r} is not a file")
         if not isinstance(self.connect_headers, Mapping):
             _refuse("connect_headers", "must be a mapping of header names to values")
-        if isinstance(self.forward_headers, str) or not all(isinstance(name, str) for name in self.forward_headers):
+        if not isinstance(self.forward_headers, (list, tuple)):
             _refuse("forward_headers", "must be a list of header names")
+        for name in self.connect_headers:
+            if isinstance(name, str) and name.lower() in _OWN_HEADERS:
+                _refuse("connect_headers", f"can't have {name}: backjob writes that header itself")
         try:
             lines = [check_header(name, value) for name, value in self.connect_headers.items()]
             for name in self.forward_headers:

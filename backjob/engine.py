@@ -39,14 +39,13 @@ class Database:
         self._lock = threading.Lock()
         self._is_ours = isinstance(database, str)
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
-        if isinstance(database, str):
-            self._engine = self._autocommit = _make_engine(database)
-        else:
-            self._engine, self._autocommit = database, database.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = _make_engine(database) if isinstance(database, str) else database
+        self._autocommit = self._engine if self._is_ours else _bare_engine(self._engine)
         self._is_sqlite = self._engine.dialect.name == "sqlite"
-        # No connection is shared over a fork: ours are closed before it, a user's own are forgotten in the child.
-        if self._is_ours:
-            call_before_fork(self.dispose)
+        # No connection is shared over a fork. On SQLite none may even be open: its locks belong to the process, and a
+        # child would take over the notes of them.
+        if self.file is not None:
+            call_before_fork(self._close_idle)
         else:
             call_in_child(self._forget)
 
@@ -59,7 +58,10 @@ class Database:
     def dispose(self) -> None:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""
         if self._is_ours:
-            self._engine.dispose()
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        self._engine.dispose()
 
     def _forget(self) -> None:
         self._engine.dispose(close=False)
@@ -70,8 +72,13 @@ class Database:
         with as_store_errors():
             if not self._is_ready:
                 self._prepare()
-            with self._autocommit.connect() as connection:
+            with self._open() as connection:
                 yield connection
+
+    def _open(self) -> Connection:
+        if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
+            self._autocommit = _bare_engine(self._engine)
+        return self._autocommit.connect()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -88,7 +95,7 @@ class Database:
                 return
             if self._is_sqlite and self._is_ours:
                 self._make_sqlite_file()
-            with self._autocommit.connect() as connection:
+            with self._open() as connection:
                 if self._is_sqlite and self._is_ours:
                     _switch_to_wal(connection)
                 with self._begin(connection):
@@ -123,11 +130,29 @@ def as_store_errors() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        raise Conflict(f"The job database refuses the record: {error.orig}") from error.orig
+        raise Conflict(f"The job database refuses the record: {_first_line(error)}") from None
     except DBAPIError as error:
-        raise StoreError(f"The job database can't be used: {type(error.orig).__name__}: {error.orig}") from error.orig
+        raise StoreError(f"The job database can't be used: {_first_line(error)}") from None
     except SQLAlchemyError as error:
         raise StoreError(f"The job database can't be used: {type(error).__name__}: {error}") from None
+
+
+def _first_line(error: DBAPIError) -> str:
+    """What the driver says, without the lines in which some show the row."""
+    lines = str(error.orig).splitlines()
+    return f"{type(error.orig).__name__}: {lines[0] if lines else ''}"
+
+
+def _bare_engine(engine: Engine) -> Engine:
+    """A user's engine with its connections and options, but without its listeners, which may begin transactions."""
+    bare = Engine(
+        engine.pool,
+        engine.dialect,
+        engine.url,
+        execution_options=engine.get_execution_options(),
+        hide_parameters=True,
+    )
+    return bare.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _make_engine(text: str) -> Engine:
@@ -138,10 +163,10 @@ def _make_engine(text: str) -> Engine:
         return create_engine(
             url, isolation_level="AUTOCOMMIT", hide_parameters=True, pool_pre_ping=True, pool_timeout=10
         )
-    except ArgumentError:
-        raise ConfigError("database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3") from None
     except (NoSuchModuleError, ImportError) as error:
         raise ConfigError(f"database needs a driver that is not installed: {error}") from None
+    except (ArgumentError, ValueError, TypeError):
+        raise ConfigError("database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3") from None
 
 
 def _make_sqlite_engine(url: URL) -> Engine:
@@ -158,6 +183,8 @@ def _make_sqlite_engine(url: URL) -> Engine:
         pool_timeout=10,
         pool_reset_on_return=None,  # nothing to roll back: each transaction ends where it begins
     )
+
+    engine.dialect.create_connect_args(url)  # raises for options in the URL that can't be read
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: Any) -> None:

@@ -127,6 +127,8 @@ class Jobs:
         if after_response:
             self._check_after_response()
         nonce, uid = new_nonce(), uuid.uuid4().hex
+        # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
+        waits = backend.self_request.is_crowded and not after_response and self._has_dispatcher(backend)
         unique_keys = self._unique_keys(backend, request, scope) if unique else []
         new = NewJob(
             uid=uid,
@@ -137,7 +139,7 @@ class Jobs:
             delay=delay,
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
             unique_key=unique_keys[0] if unique_keys else None,
-            held_by=nonce,
+            held_by=None if waits else nonce,
             hold=_RESPONSE_HOLD if after_response else backend.config.lease,
         )
         sealed = b""
@@ -150,7 +152,9 @@ class Jobs:
         job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:
             launch = Launch(job_id, nonce, sealed, request)
-            if after_response:
+            if waits:
+                backend.dispatcher.look_after(delay)
+            elif after_response:
                 self._launch_after_response(launch)
             else:
                 self._launch(launch)
@@ -177,11 +181,14 @@ class Jobs:
 
         Raises JobNotFound.
         """
-        status = self.status(job_id, scope=scope)
         store = self._get_backend().store
-        if status.status is Status.STARTED and store.move(Move.CANCEL, status.id, attempt=status.attempt):
-            return True
-        return store.request_cancel(status.id)
+        while not (job := self.status(job_id, scope=scope)).status.is_final:
+            # Between the look and the write the job may have gone on: then look again.
+            if job.status is Status.INPROGRESS and store.request_cancel(job.id):
+                return True
+            if job.status is Status.STARTED and store.move(Move.CANCEL, job.id, attempt=job.attempt):
+                return True
+        return False
 
     def find(
         self,
@@ -243,9 +250,13 @@ class Jobs:
             is_answered = error.is_final
         else:
             wait = backend.config.lease
-        if not is_answered and (self._environ is None or backend.dispatcher.choose_way(self._environ) == "thread"):
+        if not is_answered and self._has_dispatcher(backend):
             # Should nobody have taken the job over by then, this process does.
             backend.dispatcher.look_after(wait)
+
+    def _has_dispatcher(self, backend: Backend) -> bool:
+        """Can threads of this process launch jobs?"""
+        return self._environ is None or backend.dispatcher.choose_way(self._environ) == "thread"
 
     def _check_after_response(self) -> None:
         raise BackJobError("after_response needs a request: start the job from one, or leave the option away")

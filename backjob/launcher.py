@@ -22,6 +22,7 @@ TOKEN_HEADER = "Backjob-Token"  # noqa: S105 - its name, no secret
 PROOF_HEADER = "Backjob-Proof"
 CONNECT_TIMEOUT = 1.0
 SEND_TIMEOUT = 30.0
+MOST_UNANSWERED = 4
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
 _HANDSHAKE_SLICE = 10.0
@@ -46,6 +47,8 @@ class SelfRequest:
         self._known: list[Address] = []
         self._proven: Address | None = None
         self._patience = config.close_delay
+        self._unanswered = 0
+        self._last_unanswered = 0.0
 
     def learn(self, environ: Mapping[str, Any]) -> None:
         """Remember where this process is reached, for the times when no request is at hand."""
@@ -55,6 +58,13 @@ class SelfRequest:
     def check(self, environ: Mapping[str, Any] | None) -> None:
         """Raise AddressError when the own address is not known."""
         self._candidates(environ)
+        if environ is not None:
+            self.learn(environ)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Do so many launches lie in the server's backlog just now that one more would only be in people's way?"""
+        return self._unanswered >= MOST_UNANSWERED and time.monotonic() - self._last_unanswered < CONNECT_TIMEOUT
 
     def launch(self, token: Token, request: JobRequest, environ: Mapping[str, Any] | None) -> bool:
         """Send the monitor's request and leave: read its answer if it comes within close_delay, close in any case."""
@@ -67,9 +77,12 @@ class SelfRequest:
                     if not self._is_complete(connection, self._patience):
                         # Its only slot may be busy with this very request: what was sent is in its backlog.
                         self._patience = min(self._patience, _SHORT_PATIENCE)
+                        self._unanswered += 1
+                        self._last_unanswered = time.monotonic()
                         return False
                     if is_proof(connection.answer, 202, token, "monitor"):
                         self._proven = address
+                        self._unanswered = 0
                         return True
                     failures.append(explain(connection.answer, address))
             except OSError as error:
@@ -196,8 +209,8 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 def explain(answer: Answer, address: Address) -> LaunchError:
     """What an answer that is not ours means, and what setting mends it."""
     if answer.status is None:
-        if not answer.raw:
-            return LaunchError(f"{address} closed the connection without an answer")
+        if not answer.raw or answer.raw.startswith(b"HTTP/1."):
+            return LaunchError(f"{address} closed the connection without a whole answer")
         remedy = 'it speaks TLS: set connect="https://…"' if answer.raw[:1] == b"\x15" else "set connect="
         return LaunchError(f"{address} does not answer in HTTP: {remedy}", is_final=True)
     server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"

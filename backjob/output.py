@@ -14,6 +14,8 @@ _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
 )
 
+_WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as browsers read them
+
 
 class Output:
     """The output of one run. ``limit`` is how many bytes of UTF-8 are kept."""
@@ -28,6 +30,7 @@ class Output:
         self._binary = 0
         self._type = ""
         self._is_text = True
+        self._charset = "utf-8"
         self._decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def set_content_type(self, content_type: str, content_encoding: str = "") -> None:
@@ -35,12 +38,13 @@ class Output:
         self._type = content_type.partition(";")[0].strip().lower()
         is_plain = content_encoding.strip().lower() in ("", "identity")
         self._is_text = is_plain and (not self._type or _TEXT_TYPES.fullmatch(self._type) is not None)
-        self._decoder = codecs.getincrementaldecoder(_charset(content_type))("replace")
+        self._charset = _charset(content_type)
+        self._decoder = codecs.getincrementaldecoder(self._charset)("replace")
 
     def write_bytes(self, chunk: bytes) -> None:
         """Take a piece of the response's body."""
         if self._is_text:
-            self.write_text(self._decoder.decode(chunk))
+            self.write_text(self._decode(chunk))
         else:
             self._binary += len(chunk)
             self.size += len(chunk)
@@ -63,7 +67,15 @@ class Output:
 
     def finish(self) -> None:
         """No more bytes come: a character that was left half is shown as such."""
-        self.write_text(self._decoder.decode(b"", final=True))
+        self.write_text(self._decode(b"", final=True))
+
+    def _decode(self, chunk: bytes, final: bool = False) -> str:
+        try:
+            return self._decoder.decode(chunk, final)
+        except UnicodeError:
+            # A few codecs can't replace what they can't read: UTF-16 without its mark is one.
+            self._decoder = codecs.getincrementaldecoder(_WITHOUT_MARK.get(self._charset, "utf-8"))("replace")
+            return self._decoder.decode(chunk, final)
 
     def text(self) -> str:
         """All of it as one text, with a line for what is not shown."""
@@ -96,8 +108,10 @@ def _line_break(text: str) -> str:
 def _charset(content_type: str) -> str:
     try:
         charset = webob.Response(headerlist=[("Content-Type", content_type)]).charset or "utf-8"
-        # Some codecs turn bytes into bytes; only text encodings can decode a response.
-        b"".decode(charset)
-        return codecs.lookup(charset).name
+        # Some codecs turn bytes into bytes; only text encodings can decode a response. (No codec is asked for nothing.)
+        b"a".decode(charset, "replace")
+    except UnicodeError:
+        pass  # the byte alone is no text in it: the rest may be
     except (LookupError, ValueError, AssertionError):
         return "utf-8"
+    return codecs.lookup(charset).name

@@ -20,6 +20,7 @@ from .job import JobRequest
 FORM = "application/x-www-form-urlencoded"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
+_SHORT_PATH = 200
 _OF_THE_WIRE = frozenset(
     {"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
     | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
@@ -183,9 +184,10 @@ def _quote_path(path: str, encoding: str = "utf-8") -> str:
 
 
 def mount_target(request: JobRequest) -> str:
-    """Where in the app the monitor's request goes: its mount, or the job's own path where that is not known."""
+    """Where in the app the monitor's request goes: its mount, or where that is not known a short path of the job's."""
     if request.script_name is None:
-        return request.path
+        path = request.path
+        return path if len(path) <= _SHORT_PATH else path[:_SHORT_PATH].rpartition("/")[0] + "/"
     return _quote_path(request.script_name, "latin-1") + "/"
 
 

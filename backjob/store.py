@@ -17,6 +17,7 @@ from .errors import StoreError
 from .job import Job, Move, NewJob, Status
 from .statements import Glance, Statements
 
+_TRIES = 5
 _STATUSES = {int(status): status for status in Status}
 
 
@@ -111,7 +112,7 @@ class SQLStore:
             "held_by": new.held_by,
             "held_until": now + timedelta(seconds=new.hold) if new.held_by else None,
         }
-        while True:
+        for tries_left in reversed(range(_TRIES)):
             try:
                 with self._database.transaction() as connection:
                     if unique_keys:
@@ -123,8 +124,9 @@ class SQLStore:
                     return int(job_id), True
             except Conflict:
                 # Another one was first with this unique key: take that one's job, if it still lives.
-                if not unique_keys:
+                if not unique_keys or not tries_left:
                     raise
+        raise AssertionError("unreachable")
 
     def get(self, job_id: int) -> Job | None:
         with self._database.connect() as connection:

@@ -18,6 +18,7 @@ from .jobs import Backend, Jobs
 from .monitor import backoff
 from .output import Output, append_line, clean_text
 from .request import restore_environ
+from .response import Response
 
 log = logging.getLogger("backjob")
 
@@ -64,7 +65,7 @@ class CurrentJob(Jobs):
         self._ended: str | None = None
         self._is_settled = False
         self._redirect_ok = request.redirect_ok
-        self._response = _Response(self._output, self._take_output)
+        self._response = Response(self._output, self._take_output)
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
         """Tell how far the job is: 0-100, rounded, never less than before. Without ``text`` its output is shown.
@@ -204,6 +205,10 @@ class CurrentJob(Jobs):
                     self._backend.dispatcher.look_after(delay)
                     return
                 self._is_settled = False
+                glance = self._backend.store.glance(job.id)
+                if glance is not None and glance.cancel_requested:
+                    self._settle(Move.CANCEL, text)
+                    return
             self._settle(Move.FAIL, text)
 
     def _settle(self, move: Move, text: str | None, *, progress: int | None = None, delay: float = 0) -> bool:
@@ -227,66 +232,6 @@ class CurrentJob(Jobs):
                         log.error("Job %d has ended, but its outcome can't be written: %s", job.id, error)
                         return False
                     time.sleep(_QUIET)
-
-
-class _Response:
-    """The server's side of WSGI towards the app (PEP 3333): takes status, headers and body, and sends nothing."""
-
-    def __init__(self, output: Output, on_output: Callable[[], None]) -> None:
-        self._output = output
-        self._on_output = on_output
-        self._has_body = False
-        self.status = ""
-        self.code = 0
-        self.headers: dict[str, str] = {}
-
-    def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
-        """Call the app and take its whole response. close() is called whatever happens."""
-        iterable = app(environ, self.start_response)
-        try:
-            for chunk in iterable:
-                self.write(chunk)
-        finally:
-            close = getattr(iterable, "close", None)
-            if close is not None:
-                close()
-        self.finish()
-
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
-        if exc_info:
-            try:
-                if self._has_body:
-                    raise exc_info[1].with_traceback(exc_info[2])
-            finally:
-                exc_info = None  # no cycle through the traceback
-        elif self.code:
-            raise AssertionError("start_response was called twice without exc_info")
-        if not (status[:3].isascii() and status[:3].isdigit() and status[3:4] in ("", " ")):
-            raise ValueError("start_response takes a status such as '200 OK'")
-        self.status, self.code = status, int(status[:3])
-        self.headers = {name.lower(): value for name, value in headers}
-        self._output.set_content_type(self.headers.get("content-type", ""), self.headers.get("content-encoding", ""))
-        return self.write
-
-    def write(self, chunk: bytes) -> None:
-        if not isinstance(chunk, bytes):
-            raise TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}")
-        if not chunk:
-            return
-        if not self.code:
-            raise AssertionError("the app wrote before it called start_response")
-        self._has_body = True
-        self._output.write_bytes(chunk)
-        self._on_output()
-
-    def finish(self) -> None:
-        self._output.finish()
-
-    def forget(self) -> None:
-        """Headers such as Set-Cookie are nobody's business after the run."""
-        self.headers = {}
 
 
 def _explain_stop(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Break the package on purpose, one named patch at a time, and see that the suite turns red: ``make mutants``.
 
-Each mutant is applied to a copy of the tree, so that nothing is left behind. One that survives, whose patch does not fit
-the code any more, or whose tests are not green without it, is an error: exit code 1.
+Each mutant is applied to a copy of the tree, so that nothing is left behind. One that survives, whose patch does not
+fit the code any more, or whose tests are not green without it, is an error: exit code 1.
 """
 
 from __future__ import annotations

@@ -1,0 +1,41 @@
+# Every command works from a fresh clone: the virtual environment is made when it is missing, and brought up to date when
+# the package's requirements changed. PYTHON=python3.12 picks another Python, ARGS="-x tests/test_demo.py" passes arguments on.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types bench mutants clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(VENV)/dev.stamp
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check $(ARGS)
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy $(ARGS)
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python tests/bench/bench.py $(ARGS)
+
+mutants: $(VENV)/dev.stamp
+	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The demo needs a few packages only; a newcomer does not wait for the others.
+$(VENV)/%.stamp: setup.cfg pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+# pip is what a half-made environment lacks: Debian without python3-venv stops after making bin/python.
+$(BIN)/pip:
+	$(PYTHON) -m venv --clear $(VENV)

@@ -1,0 +1,71 @@
+"""The server's side of WSGI (PEP 3333) towards the app: takes a whole response and sends nothing of it.
+
+Knows the protocol between server and app and where the output goes; nothing of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .output import Output
+
+
+class Response:
+    """The server's side of WSGI towards the app (PEP 3333): takes status, headers and body, and sends nothing."""
+
+    def __init__(self, output: Output, on_output: Callable[[], None]) -> None:
+        self._output = output
+        self._on_output = on_output
+        self._has_body = False
+        self.status = ""
+        self.code = 0
+        self.headers: dict[str, str] = {}
+
+    def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
+        """Call the app and take its whole response. close() is called whatever happens."""
+        iterable = app(environ, self.start_response)
+        try:
+            for chunk in iterable:
+                self.write(chunk)
+        finally:
+            close = getattr(iterable, "close", None)
+            if close is not None:
+                close()
+        self.finish()
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        if exc_info:
+            try:
+                if self._has_body:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # no cycle through the traceback
+        elif self.code:
+            raise AssertionError("start_response was called twice without exc_info")
+        if not (status[:3].isascii() and status[:3].isdigit() and status[3:4] in ("", " ")):
+            raise ValueError("start_response takes a status such as '200 OK'")
+        self.status, self.code = status, int(status[:3])
+        self.headers = {name.lower(): value for name, value in headers}
+        self._output.set_content_type(self.headers.get("content-type", ""), self.headers.get("content-encoding", ""))
+        return self.write
+
+    def write(self, chunk: bytes) -> None:
+        if not isinstance(chunk, bytes):
+            raise TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}")
+        if not chunk:
+            return
+        if not self.code:
+            raise AssertionError("the app wrote before it called start_response")
+        self._has_body = True
+        self._output.write_bytes(chunk)
+        self._on_output()
+
+    def finish(self) -> None:
+        self._output.finish()
+
+    def forget(self) -> None:
+        """Headers such as Set-Cookie are nobody's business after the run."""
+        self.headers = {}

@@ -1,0 +1,157 @@
+"""A whole app: sign in, start a job, watch it run. Serve it with ``gunicorn --threads 4 progress:application``.
+
+The job runs as the user who started it: it is an ordinary request of this app, and its cookie tells who asked. Nobody
+else can look at it, because the user's name is the job's scope.
+"""
+
+import os
+import time
+
+from bottle import Bottle, SimpleTemplate, abort, redirect, request, response
+
+from backjob import BackJob, JobNotFound
+
+PAUSE = float(os.environ.get("PROGRESS_PAUSE", "2"))
+"""Seconds that each step of the job takes."""
+
+SECRET = os.environ.get("PROGRESS_SECRET") or os.urandom(32)
+"""Signs the cookie. The random one lives as long as the process: several processes need one that they share."""
+
+PAGE = SimpleTemplate("""\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{title}}</title>
+<style>
+  body { font: 1rem/1.5 sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }
+  progress { width: 100% }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere }
+</style>
+<h1>{{title}}</h1>
+{{!content}}
+</html>
+""")
+
+SIGN_IN = SimpleTemplate("""\
+<form method="post" action="/login">
+  <label>Your name <input name="name" required maxlength="50" autofocus></label>
+  <button>Sign in</button>
+</form>
+""")
+
+START = SimpleTemplate("""\
+<p>Signed in as <b>{{user}}</b>.</p>
+<form method="post" action="/start">
+  <p><label><input type="checkbox" name="broken" value="yes"> Let it break half way</label></p>
+  <button>Start the job</button>
+</form>
+<form method="post" action="/logout"><button>Sign out</button></form>
+""")
+
+# textContent takes what the job wrote as text, so that nothing in it can become part of the page.
+PROGRESS = SimpleTemplate("""\
+<p><progress id="bar" max="100" value="0" aria-label="Progress of the job"></progress></p>
+<p role="status"><span id="state">…</span> <span id="trouble"></span></p>
+<pre id="output"></pre>
+<p><a href="/">Back</a></p>
+<noscript>This page needs JavaScript; <a href="/status/{{job_id}}">the bare status</a> does not.</noscript>
+<script>
+  const names = ["waiting", "running", "completed", "failed", "cancelled"];
+  const show = (id, text) => { document.getElementById(id).textContent = text; };
+
+  async function refresh() {
+    try {
+      const response = await fetch("/status/{{job_id}}");
+      if (!response.ok) throw new Error("the server answered " + response.status);
+      const job = await response.json();
+      document.getElementById("bar").value = job.progress;
+      show("state", names[job.status] + ", " + job.progress + " %");
+      show("output", job.status_text);
+      show("trouble", "");
+      if (job.end_time) return;
+    } catch (error) {
+      show("trouble", "(" + error.message + "; trying again)");
+    }
+    setTimeout(refresh, 1000);
+  }
+  refresh();
+</script>
+""")
+
+app = Bottle()
+
+
+def require_user() -> str:
+    """The name in the signed cookie. Who has none is sent to the start page; a job would fail there."""
+    return request.get_cookie("user", secret=SECRET) or redirect("/", 303)
+
+
+@app.get("/")
+def home():
+    user = request.get_cookie("user", secret=SECRET)
+    if not user:
+        return PAGE.render(title="Sign in", content=SIGN_IN.render())
+    return PAGE.render(title="A job with progress", content=START.render(user=user))
+
+
+@app.post("/login")
+def login():
+    # A real app asks for a password here. For backjob it only matters that the app knows its user by a cookie.
+    response.set_cookie("user", request.forms.name, secret=SECRET, path="/", httponly=True, samesite="lax")
+    redirect("/", 303)
+
+
+@app.post("/logout")
+def logout():
+    response.delete_cookie("user", path="/")
+    redirect("/", 303)
+
+
+@app.post("/start")
+def start():
+    job_id = request.environ["backjob"].start(
+        "/report", method="POST", data={"broken": request.forms.broken}, scope=require_user()
+    )
+    redirect(f"/progress/{job_id}", 303)
+
+
+@app.get("/progress/<job_id:int>")
+def progress(job_id: int):
+    require_user()
+    return PAGE.render(title=f"Job {job_id}", content=PROGRESS.render(job_id=job_id))
+
+
+@app.get("/status/<job_id:int>")
+def status(job_id: int):
+    response.set_header("Cache-Control", "no-store")
+    try:
+        return request.environ["backjob"].status(job_id, scope=require_user()).as_dict()
+    except JobNotFound as error:
+        abort(404, str(error))
+
+
+@app.post("/report")
+def report():
+    """The job: an ordinary action of the app, that says how far it is and prints what it did."""
+    user = require_user()
+    job = request.environ["backjob"]
+    job.update(1)
+    print(f"A report for {user}: started.", file=job)
+    time.sleep(PAUSE)
+    job.update(20)
+    time.sleep(PAUSE)
+    print("Figures added up.", file=job)
+    job.update(40)
+    time.sleep(PAUSE)
+    if request.forms.broken:
+        job.fail("The figures don't add up: this job was told to break.")
+    job.update(60)
+    time.sleep(PAUSE)
+    print("Pages drawn.", file=job)
+    job.update(80)
+    time.sleep(PAUSE)
+    print(f"The report for {user} is done.", file=job)
+
+
+application = BackJob(app)

@@ -1,0 +1,105 @@
+"""What is published works: an sdist, a wheel made from it, an environment with nothing else, a job that completes."""
+
+import configparser
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+SCRIPT = '''
+"""An app in wsgiref's server, whose single slot serves everything: the start, the job and the questions about it."""
+
+import json
+import threading
+import time
+import urllib.request
+from importlib.metadata import entry_points, version
+from importlib.resources import files
+from wsgiref.simple_server import make_server
+
+import backjob
+from backjob import BackJob, Status
+
+
+def app(environ, start_response):
+    job = environ["backjob"]
+    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+    if environ["PATH_INFO"] == "/start":
+        return [str(job.start("/job")).encode()]
+    if environ["PATH_INFO"] == "/job":
+        job.update(50)
+        return [b"Worked as " + environ["HTTP_COOKIE"].encode()]
+    return [json.dumps(job.status(int(environ["QUERY_STRING"])).as_dict()).encode()]
+
+
+def ask(path):
+    request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}{path}", headers={"Cookie": "user=Ada"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        return answer.read()
+
+
+with make_server("127.0.0.1", 0, BackJob(app)) as server:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        job_id = int(ask("/start"))
+        deadline = time.monotonic() + 30
+        while True:
+            job = json.loads(ask(f"/status?{job_id}"))
+            if Status(job["status"]).is_final or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+    finally:
+        server.shutdown()
+        thread.join()
+
+print(json.dumps({
+    "job": job,
+    "package": backjob.__file__,
+    "version": version("backjob"),
+    "says": backjob.__version__,
+    "typed": files("backjob").joinpath("py.typed").is_file(),
+    "filter": [entry.load().__name__ for entry in entry_points(group="paste.filter_app_factory", name="main")],
+}))
+'''
+
+
+def run(*command: str | Path, directory: Path) -> str:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    finished = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.live
+@pytest.mark.timeout(600)  # pip fetches the dependencies
+def test_wheel_runs_a_job_on_its_own(tmp_path):
+    source, environment, elsewhere = tmp_path / "source", tmp_path / "environment", tmp_path / "elsewhere"
+    source.mkdir()
+    elsewhere.mkdir()
+    shutil.copytree(ROOT / "backjob", source / "backjob", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "build", "--outdir", tmp_path / "dist", source, directory=elsewhere)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    run(sys.executable, "-m", "venv", environment, directory=elsewhere)
+    run(environment / "bin" / "pip", "install", "--quiet", wheel, directory=elsewhere)
+    shutil.rmtree(source)
+
+    found = json.loads(run(environment / "bin" / "python", "-I", "-c", SCRIPT, directory=elsewhere))
+
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert found["version"] == found["says"] == settings["metadata"]["version"]
+    assert Path(found["package"]).is_relative_to(environment)
+    assert found["typed"]
+    assert found["filter"] == ["make_filter"]
+    job = found["job"]
+    assert (job["status"], job["progress"], job["status_text"]) == (2, 100, "Worked as user=Ada")
