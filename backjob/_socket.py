@@ -12,6 +12,7 @@ import io
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Mapping
 
 from .address import Address
@@ -213,11 +214,24 @@ def _connect(address: Address, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
-        sock.connect(address.unix)
+        _connect_unix(sock, address.unix, timeout)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _connect_unix(sock: socket.socket, path: str, timeout: float) -> None:
+    """Linux does not wait where a unix socket's backlog is full, as it does for TCP: here it is waited for."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise TimeoutError("its backlog is full") from None
+            time.sleep(0.01)
 
 
 def _wrap(sock: socket.socket, address: Address, ca_file: str | None) -> ssl.SSLSocket:

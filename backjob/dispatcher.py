@@ -49,10 +49,17 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._handed: deque[Job] = deque()
         self._claims: dict[int, Callable[[], None]] = {}
+        self._is_closed = False
         self._threads = 0
         self._taken = 0  # places
         self._unclaimed = 0  # of them, those whose request waits for a slot
         self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
+
+    def close(self) -> None:
+        """Look for nothing more. Jobs that have a place are watched to their end."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
     def choose_way(self, environ: Mapping[str, Any]) -> str:
         """Where a monitor waits on this server: "thread", "request" or "leave"."""
@@ -142,13 +149,13 @@ class Dispatcher:
     def _wake(self) -> None:
         """With the lock held: see that there is a thread for each place that is taken, and one to look for rows."""
         self._changed.notify()
-        if self._threads < min(self._places, self._taken + (self._look_at < _NEVER)):
+        if not self._is_closed and self._threads < min(self._places, self._taken + (self._look_at < _NEVER)):
             self._threads += 1
             threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
 
     def _work(self) -> None:
         try:
-            while True:
+            while not self._is_closed:
                 job = self._next()
                 leave_queue = _once(self._leave_queue)
                 try:
@@ -172,7 +179,7 @@ class Dispatcher:
                 wait = self._look_at - time.monotonic()
                 if not self._has_room():
                     wait = _NEVER
-                elif wait <= 0:
+                if wait <= 0 or self._is_closed:
                     self._look_at = _NEVER
                     self._taken += 1
                     self._unclaimed += 1
@@ -183,6 +190,8 @@ class Dispatcher:
     def _look(self) -> Job | None:
         """The next row that is due, held by this process now."""
         job = None
+        if self._is_closed:
+            return None
         limit = self._config.running_limit
         if not limit or self._store.count(Status.INPROGRESS) < limit:
             job = self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease)

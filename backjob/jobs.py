@@ -6,6 +6,7 @@ the foreground and the background.
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from webob.request import BaseRequest
 
 from .config import Config
 from .dispatcher import Dispatcher
-from .errors import BackJobError, JobFailed, JobNotFound, LaunchError
+from .errors import BackJobError, JobFailed, JobNotFound, LaunchError, StoreError
 from .job import JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import MONITOR, Keyring, new_nonce
 from .launcher import Launcher, SelfRequest
@@ -24,6 +25,8 @@ from .monitor import Monitor
 from .output import clean_text
 from .request import make_request, name_user
 from .store import Store
+
+log = logging.getLogger("backjob")
 
 _MAX_ID = 2**63 - 1
 _MAX_SCOPE = 255
@@ -129,7 +132,7 @@ class Jobs:
         nonce, uid = new_nonce(), uuid.uuid4().hex
         # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
         waits = backend.self_request.is_crowded and not after_response and self._has_dispatcher(backend)
-        unique_keys = self._unique_keys(backend, request, scope) if unique else []
+        unique_keys = self._unique_keys(backend, request, scope, as_user) if unique else []
         new = NewJob(
             uid=uid,
             request=request,
@@ -162,10 +165,13 @@ class Jobs:
 
     def status(self, job_id: int | str, *, scope: str | None = None) -> JobStatus:
         """How a job stands. Never writes. Raises JobNotFound, also for a job of another scope when one is given."""
-        parsed = _parse_id(job_id)
+        parsed = parse_id(job_id)
         job = self._get_backend().store.get(parsed) if parsed is not None else None
         if job is None or (scope is not None and job.scope != scope):
-            raise JobNotFound(f"There is no job {str(job_id)[:20]!r}" + (" in this scope" if scope is not None else ""))
+            name = repr(job_id[:20]) if isinstance(job_id, str) else parsed
+            raise JobNotFound(
+                f"There is no job {name or ''}".rstrip() + (" in this scope" if scope is not None else "")
+            )
         return job.as_status()
 
     def exists(self, job_id: int | str, *, scope: str | None = None) -> bool:
@@ -202,7 +208,7 @@ class Jobs:
             raise ValueError("limit must be a whole number from 1 to 1000")
         statuses = [status] if isinstance(status, int) else status
         wanted = [Status(each) for each in statuses] if statuses is not None else None
-        cursor = _parse_id(before) if before is not None else None
+        cursor = parse_id(before) if before is not None else None
         return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
@@ -234,11 +240,11 @@ class Jobs:
         text = clean_text(text) if text is not None else None
         self._get_backend().store.move(move, status.id, text=text, progress=progress)
 
-    def _unique_keys(self, backend: Backend, request: JobRequest, scope: str) -> list[str]:
-        user = name_user(self._environ, request, backend.config)
-        return backend.keyring.digest(
-            repr((request.method, request.target, request.content_type, request.body, scope, user))
-        )
+    def _unique_keys(self, backend: Backend, request: JobRequest, scope: str, as_user: bool) -> list[str]:
+        user = name_user(self._environ, request, backend.config) if as_user else ""
+        site = (request.scheme, request.headers.get("HTTP_HOST"))
+        what = (request.method, request.target, request.content_type, request.body)
+        return backend.keyring.digest(repr((site, what, scope, user)))
 
     def _launch(self, launch: Launch) -> None:
         backend = self._get_backend()
@@ -246,13 +252,20 @@ class Jobs:
         try:
             is_answered = backend.launcher.launch(token, launch.request, self._environ)
         except LaunchError as error:
-            wait = backend.monitor.refuse(launch.job_id, 1, launch.nonce, error)
-            is_answered = error.is_final
+            wait, is_answered = self._refuse(backend, launch, error), error.is_final
         else:
             wait = backend.config.lease
         if not is_answered and self._has_dispatcher(backend):
             # Should nobody have taken the job over by then, this process does.
             backend.dispatcher.look_after(wait)
+
+    def _refuse(self, backend: Backend, launch: Launch, error: LaunchError) -> float:
+        """Seconds until the next try. The record stands: a store that is away now is no error of start()."""
+        try:
+            return backend.monitor.refuse(launch.job_id, 1, launch.nonce, error)
+        except StoreError as store_error:
+            log.warning("Job %d waits: %s", launch.job_id, store_error)
+            return backend.config.lease
 
     def _has_dispatcher(self, backend: Backend) -> bool:
         """Can threads of this process launch jobs?"""
@@ -268,7 +281,7 @@ class Jobs:
         return f"<{type(self).__name__}>"
 
 
-def _parse_id(job_id: int | str) -> int | None:
+def parse_id(job_id: int | str) -> int | None:
     """Ids come from URLs too, as text. None for what can't be one."""
     if isinstance(job_id, str) and job_id.isascii() and job_id.isdigit() and len(job_id) < 20:
         job_id = int(job_id)

@@ -60,10 +60,10 @@ class Token:
 @dataclass(frozen=True)
 class _Subkeys:
     key_id: str
-    token: bytes
-    proof: bytes
-    digest: bytes
-    fernet: Fernet
+    token: bytes = field(repr=False)
+    proof: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
+    fernet: Fernet = field(repr=False)
 
     @classmethod
     def derive(cls, key: str) -> _Subkeys:

@@ -80,7 +80,11 @@ class BackJob:
         return AfterResponse(iterable, session.end)
 
     def close(self) -> None:
-        """Close the database connections that are not in use; a later call opens new ones."""
+        """Stop looking for jobs that wait, and close the connections that are not in use. A later call begins anew."""
+        with self._lock:
+            backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.dispatcher.close()
         self._database.dispose()
 
     def _make_database(self) -> Database:

@@ -117,9 +117,7 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
 
 def name_user(environ: Mapping[str, Any] | None, request: JobRequest, config: Config) -> str:
     """Whose job this is, for telling two users' jobs apart; no more than a digest of it is kept."""
-    if environ is None or not (request.headers or request.remote_user):
-        return ""
-    user = config.identify(environ) if config.identify else None
+    user = config.identify(environ) if config.identify and environ is not None else None
     if user is not None:
         return f"identify {user}"
     if request.remote_user:
@@ -129,7 +127,10 @@ def name_user(environ: Mapping[str, Any] | None, request: JobRequest, config: Co
 
 def encode_form(fields: Any, name: str) -> str:
     """Url-encode a mapping, a list of pairs or a MultiDict; a list value stands for several of its name."""
-    return urlencode(list(_pairs(fields, name)))
+    try:
+        return urlencode(list(_pairs(fields, name)))
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} has a lone surrogate in it, which is no text") from None
 
 
 def _pairs(fields: Any, name: str) -> Iterator[tuple[Any, Any]]:

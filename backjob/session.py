@@ -103,7 +103,9 @@ class AfterResponse:
     def _iterate(self) -> Iterator[bytes]:
         try:
             yield from self._response
-        except Exception:
+        except GeneratorExit:
+            raise  # the server closes
+        except BaseException:
             self._end(True)
             raise
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from .errors import JobEnded, StoreError
 from .job import Job, JobRequest, Move, Status
-from .jobs import Backend, Jobs
+from .jobs import Backend, Jobs, parse_id
 from .monitor import backoff
 from .output import Output, append_line, clean_text
 from .request import restore_environ
@@ -42,6 +43,7 @@ class CurrentJob(Jobs):
         "_response",
         "_text",
         "_text_size",
+        "_timer",
         "attempt",
         "job_id",
     )
@@ -58,12 +60,13 @@ class CurrentJob(Jobs):
         self._job = job
         self._lock = threading.RLock()
         self._output = Output(backend.config.max_output)
-        self._progress = 0
+        self._progress = 0.0  # small steps add up; what is stored is rounded
         self._text: str | None = None
         self._text_size = 0
         self._last_write = -math.inf
         self._ended: str | None = None
         self._is_settled = False
+        self._timer: threading.Timer | None = None
         self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._take_output)
 
@@ -82,7 +85,7 @@ class CurrentJob(Jobs):
     def increment_progress(self, n: float, text: str | None = None) -> None:
         """Like update(), with what is to be added. Several threads of the job may call it."""
         with self._lock:
-            self.update(self._progress + _number(n), text)
+            self.update(self._progress + _clamp(n), text)
 
     def write(self, text: str) -> int:
         """Add to the job's output; ``print(…, file=environ["backjob"])`` works."""
@@ -95,7 +98,7 @@ class CurrentJob(Jobs):
 
     def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
         """Complete this job now (or, by id, another that runs). What it writes later is dropped."""
-        if job_id is not None and job_id != self.job_id:
+        if job_id is not None and parse_id(job_id) != self.job_id:
             super().finish(text, job_id)
             return
         with self._lock:
@@ -105,7 +108,7 @@ class CurrentJob(Jobs):
 
     def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
         """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job."""
-        if job_id is not None and job_id != self.job_id:
+        if job_id is not None and parse_id(job_id) != self.job_id:
             super().fail(text, job_id)
             return
         with self._lock:
@@ -134,6 +137,8 @@ class CurrentJob(Jobs):
             self._settle_response()
         finally:
             self._response.forget()
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
@@ -153,8 +158,21 @@ class CurrentJob(Jobs):
     def _take_output(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""
         with self._lock:
-            if time.monotonic() - self._last_write >= _QUIET:
+            wait = self._last_write + _QUIET - time.monotonic()
+            if wait <= 0 or self._ended is not None:
                 self._give_sign()
+            elif self._timer is None:
+                # What comes last before a long silence is to be seen too.
+                self._timer = threading.Timer(wait, self._show_output)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _show_output(self) -> None:
+        with self._lock:
+            if self._timer is not None and not self._is_settled and self._ended is None:
+                self._timer = None
+                with contextlib.suppress(JobEnded):  # the job's own thread meets it at its next sign
+                    self._give_sign()
 
     def _give_sign(self) -> None:
         if self._is_settled and self._ended is None:
@@ -163,7 +181,7 @@ class CurrentJob(Jobs):
         job, store = self._job, self._backend.store
         self._last_write = time.monotonic()
         try:
-            if store.touch(job.id, job.attempt, self._progress, self._shown_text(), self._backend.config.lease):
+            if store.touch(job.id, job.attempt, round(self._progress), self._shown_text(), self._backend.config.lease):
                 return
             self._ended = self._why_ended()
         except StoreError as error:
@@ -183,8 +201,9 @@ class CurrentJob(Jobs):
         if glance.attempt != job.attempt or glance.status is Status.STARTED:
             return "This job was taken over by another attempt"
         if glance.status is Status.INPROGRESS and glance.cancel_requested:
-            self._is_settled = True
-            store.move(Move.CANCEL, job.id, attempt=job.attempt, text=self._shown_text(), progress=self._progress)
+            store.move(
+                Move.CANCEL, job.id, attempt=job.attempt, text=self._shown_text(), progress=round(self._progress)
+            )
             return "This job was cancelled"
         return f"This job has ended: it is {glance.status.name}"
 
@@ -220,7 +239,7 @@ class CurrentJob(Jobs):
             if text is None:
                 self._response.finish()
                 text = self._shown_text()
-            progress = self._progress if progress is None else progress
+            progress = round(self._progress) if progress is None else progress
             job, end = self._job, time.monotonic() + self._backend.config.lease
             while True:
                 try:
@@ -242,10 +261,11 @@ def _explain_stop(error: BaseException) -> str:
 
 
 def _number(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"progress must be a number, not {value!r}")
     return value
 
 
-def _clamp(progress: float) -> int:
-    return round(min(max(_number(progress), 0), 100))
+def _clamp(progress: float) -> float:
+    return min(max(_number(progress), 0), 100)
