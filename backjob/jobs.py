@@ -6,60 +6,25 @@ the foreground and the background.
 
 from __future__ import annotations
 
-import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from webob.request import BaseRequest
 
-from .config import Config
-from .dispatcher import Dispatcher
-from .errors import BackJobError, JobFailed, JobNotFound, LaunchError, StoreError
+from .backend import Backend, Launch
+from .errors import BackJobError, JobFailed, JobNotFound
 from .job import JobRequest, JobStatus, Move, NewJob, Status
-from .keyring import MONITOR, Keyring, new_nonce
-from .launcher import Launcher, SelfRequest
-from .monitor import Monitor
+from .keyring import new_nonce
 from .output import clean_text
 from .request import make_request, name_user
-from .store import Store
-
-log = logging.getLogger("backjob")
 
 _MAX_ID = 2**63 - 1
 _MAX_SCOPE = 255
 _LONGEST_DELAY = 3650 * 86400
 _RESPONSE_HOLD = 86400.0
 """Seconds that a job may wait for the end of the response that it is to follow."""
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What all sessions of one application stand on."""
-
-    config: Config
-    keyring: Keyring
-    store: Store
-    self_request: SelfRequest
-    monitor: Monitor
-    dispatcher: Dispatcher
-
-    @property
-    def launcher(self) -> Launcher:
-        """What launches a job: the self-request, if the options have nothing else."""
-        return self.config.launcher or self.self_request
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A recorded job that is to be launched."""
-
-    job_id: int
-    nonce: str
-    sealed: bytes
-    request: JobRequest
 
 
 class Jobs:
@@ -131,7 +96,7 @@ class Jobs:
             self._check_after_response()
         nonce, uid = new_nonce(), uuid.uuid4().hex
         # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
-        waits = backend.self_request.is_crowded and not after_response and self._has_dispatcher(backend)
+        waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
         unique_keys = self._unique_keys(backend, request, scope, as_user) if unique else []
         new = NewJob(
             uid=uid,
@@ -160,7 +125,7 @@ class Jobs:
             elif after_response:
                 self._launch_after_response(launch)
             else:
-                self._launch(launch)
+                backend.launch(launch, self._environ)
         return job_id
 
     def status(self, job_id: int | str, *, scope: str | None = None) -> JobStatus:
@@ -245,31 +210,6 @@ class Jobs:
         site = (request.scheme, request.headers.get("HTTP_HOST"))
         what = (request.method, request.target, request.content_type, request.body)
         return backend.keyring.digest(repr((site, what, scope, user)))
-
-    def _launch(self, launch: Launch) -> None:
-        backend = self._get_backend()
-        token = backend.keyring.sign(MONITOR, launch.job_id, 1, launch.sealed, launch.nonce)
-        try:
-            is_answered = backend.launcher.launch(token, launch.request, self._environ)
-        except LaunchError as error:
-            wait, is_answered = self._refuse(backend, launch, error), error.is_final
-        else:
-            wait = backend.config.lease
-        if not is_answered and self._has_dispatcher(backend):
-            # Should nobody have taken the job over by then, this process does.
-            backend.dispatcher.look_after(wait)
-
-    def _refuse(self, backend: Backend, launch: Launch, error: LaunchError) -> float:
-        """Seconds until the next try. The record stands: a store that is away now is no error of start()."""
-        try:
-            return backend.monitor.refuse(launch.job_id, 1, launch.nonce, error)
-        except StoreError as store_error:
-            log.warning("Job %d waits: %s", launch.job_id, store_error)
-            return backend.config.lease
-
-    def _has_dispatcher(self, backend: Backend) -> bool:
-        """Can threads of this process launch jobs?"""
-        return self._environ is None or backend.dispatcher.choose_way(self._environ) == "thread"
 
     def _check_after_response(self) -> None:
         raise BackJobError("after_response needs a request: start the job from one, or leave the option away")

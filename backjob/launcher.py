@@ -28,6 +28,10 @@ _SHORT_PATIENCE = 0.01
 _HANDSHAKE_SLICE = 10.0
 
 
+class Busy(LaunchError):
+    """Nothing could be sent: the server shakes hands in a slot, and all of them are busy."""
+
+
 class Launcher(Protocol):
     """What start() needs: can a job be launched from here, and launch it."""
 
@@ -35,7 +39,7 @@ class Launcher(Protocol):
         """Raise AddressError when nothing can be launched from here."""
 
     def launch(self, token: Token, request: JobRequest, environ: Mapping[str, Any] | None) -> bool:
-        """Start the monitor. True when it has answered, False when it will later. Raises LaunchError."""
+        """Start the monitor. True when it has answered, False when it will later. Raises LaunchError, Busy among them."""
 
 
 class SelfRequest:
@@ -124,7 +128,8 @@ class SelfRequest:
         candidates = discover(environ) if environ is not None else self._known
         if not candidates:
             raise AddressError
-        return candidates
+        # Guesses are for where nothing is sure.
+        return [address for address in candidates if address.is_sure] or candidates
 
     def _proven_address(self, token: Token, request: JobRequest) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
@@ -158,8 +163,9 @@ class SelfRequest:
         return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file)
 
     def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:
-        if not connection.shake_hands(self._config.close_delay):
-            raise TimeoutError("no TLS handshake: all slots are busy")
+        if not connection.shake_hands(self._patience):
+            self._patience = min(self._patience, _SHORT_PATIENCE)
+            raise Busy
         connection.send(self._build(token, request, address, "POST", mount_target(request)), _PAGE_CONNECT_TIMEOUT)
 
     def _is_complete(self, connection: Connection, patience: float) -> bool:

@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .backend import Backend
 from .config import Config, make_config, read_settings
 from .dispatcher import Dispatcher
 from .engine import Database
 from .errors import ConfigError, KeyringError, StoreError
 from .forks import call_in_child
 from .job import Job, Status
-from .jobs import Backend, Jobs
+from .jobs import Jobs
 from .keyring import MONITOR, PROBE, Keyring, SealError, Token, TokenError, check_keys, read_or_make_key_file
 from .launcher import PROOF_HEADER, TOKEN_HEADER, SelfRequest
 from .monitor import Monitor

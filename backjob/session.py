@@ -9,9 +9,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from .backend import Backend, Launch
 from .errors import BackJobError, StoreError
 from .job import Move
-from .jobs import Backend, Jobs, Launch
+from .jobs import Jobs
 
 log = logging.getLogger("backjob")
 
@@ -46,7 +47,7 @@ class RequestJobs(Jobs):
                     text = "The request that started this job failed"
                     self._get_backend().store.move(Move.CANCEL, launch.job_id, text=text)
                 else:
-                    self._launch(launch)
+                    self._get_backend().launch(launch, self._environ)
             except StoreError as error:
                 log.error("Job %d, which was to follow a response, waits: %s", launch.job_id, error)
 

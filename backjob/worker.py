@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .backend import Backend
 from .errors import JobEnded, StoreError
 from .job import Job, JobRequest, Move, Status
-from .jobs import Backend, Jobs, parse_id
+from .jobs import Jobs, parse_id
 from .monitor import backoff
 from .output import Output, append_line, clean_text
 from .request import restore_environ
@@ -102,8 +103,8 @@ class CurrentJob(Jobs):
             super().finish(text, job_id)
             return
         with self._lock:
+            self._check_live()
             if not self._is_settled:
-                self._check_live()
                 self._settle(Move.COMPLETE, text, progress=100)
 
     def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
@@ -112,8 +113,8 @@ class CurrentJob(Jobs):
             super().fail(text, job_id)
             return
         with self._lock:
+            self._check_live()
             if not self._is_settled:
-                self._check_live()
                 self._settle_failure(text, retry)
             self._ended = self._ended or "This job has failed: fail() was called"
             raise JobEnded(self._ended)

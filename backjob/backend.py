@@ -1,0 +1,76 @@
+"""What all sessions of one application stand on, and how a job that was recorded gets launched.
+
+Puts the rooms together and keeps no state of its own. Knows nothing of WSGI but the environ that it hands on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .config import Config
+from .dispatcher import Dispatcher
+from .errors import LaunchError, StoreError
+from .job import JobRequest
+from .keyring import MONITOR, Keyring
+from .launcher import Busy, Launcher, SelfRequest
+from .monitor import Monitor
+from .store import Store
+
+log = logging.getLogger("backjob")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A job that was just recorded, held under ``nonce``, and is to be launched for the first time."""
+
+    job_id: int
+    nonce: str
+    sealed: bytes
+    request: JobRequest
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The rooms of one application in this process."""
+
+    config: Config
+    keyring: Keyring
+    store: Store
+    self_request: SelfRequest
+    monitor: Monitor
+    dispatcher: Dispatcher
+
+    @property
+    def launcher(self) -> Launcher:
+        """What launches a job: the self-request, if the options have nothing else."""
+        return self.config.launcher or self.self_request
+
+    def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
+        """Can threads of this process launch jobs?"""
+        return environ is None or self.dispatcher.choose_way(environ) == "thread"
+
+    def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
+        """Send the monitor's request. Raises nothing: the record stands, and what fails here is tried again."""
+        token = self.keyring.sign(MONITOR, launch.job_id, 1, launch.sealed, launch.nonce)
+        try:
+            if self.launcher.launch(token, launch.request, environ):
+                return
+            wait = self.config.lease  # should nobody have taken the job over by then, this process does
+        except LaunchError as error:
+            wait = self._give_up(launch, error, isinstance(error, Busy) and self.has_dispatcher(environ))
+        if self.has_dispatcher(environ):
+            self.dispatcher.look_after(wait)
+
+    def _give_up(self, launch: Launch, error: LaunchError, is_for_thread: bool) -> float:
+        """Seconds until this process is to look for the job again. A thread of it has all the patience there is."""
+        try:
+            if not is_for_thread:
+                return self.monitor.refuse(launch.job_id, 1, launch.nonce, error)
+            self.store.hold(launch.job_id, 1, launch.nonce, None, 0)
+            return 0.0
+        except StoreError as store_error:
+            log.warning("Job %d waits: %s", launch.job_id, store_error)
+            return self.config.lease
