@@ -34,6 +34,7 @@ LEFT_UNCLAIMED = 4
 """The same in the whole deployment, where nobody watches."""
 _NEVER = float("inf")
 _SHORTEST_WAIT = 0.2
+_LOOK_EVERY = 2.0
 _LONGEST_WAIT = 3600.0
 
 
@@ -207,8 +208,8 @@ class Dispatcher:
             verdict = self._monitor.run(job, leave_queue)
         finally:
             self._claims.pop(job.id, None)
-        if verdict is not Verdict.ENDED:
-            self.look_after(_SHORTEST_WAIT)
+        # Rows may wait that nobody told this process of: another one that died knew of them.
+        self.look_after(_LOOK_EVERY if verdict is Verdict.ENDED else _SHORTEST_WAIT)
 
 
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:

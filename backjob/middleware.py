@@ -125,7 +125,7 @@ class BackJob:
                 return respond("200 OK", token.prove("here"))
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
-                return respond("410 Gone")
+                return respond("410 Gone", token.prove("refused"))
             if token.kind == MONITOR:
                 return self._monitor(backend, job, token, environ, respond)
             return self._work(backend, job, token, environ, respond)
@@ -139,10 +139,10 @@ class BackJob:
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
         if job.status is not Status.STARTED:
-            return respond("409 Conflict")
+            return respond("409 Conflict", token.prove("refused"))
         go_on = backend.dispatcher.accept(job, token.nonce, backend.dispatcher.choose_way(environ))
         if go_on is None:
-            return respond("409 Conflict")
+            return respond("409 Conflict", token.prove("refused"))
         return AfterFirstChunk(respond("202 Accepted", token.prove("monitor")), go_on)
 
     def _work(

@@ -120,13 +120,13 @@ class Monitor:
 
     def _judge(self, job: Job, token: Token, connection: Connection) -> Verdict:
         answer = connection.answer
-        if is_proof(answer, 200, token, "ended"):
+        if is_proof(answer, token, "ended"):
             return Verdict.ENDED
-        if is_proof(answer, 409, token, "full"):
+        if is_proof(answer, token, "full"):
             self._store.hold(job.id, job.attempt, self.owner, None, 0)
             return Verdict.FULL
         glance = self._store.glance(job.id)
-        if _is_at(glance, job, Status.STARTED) and not is_proof(answer, 409, token, "refused"):
+        if _is_at(glance, job, Status.STARTED) and not is_proof(answer, token, "refused"):
             raise self._launcher.doubt(connection)
         return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
 
