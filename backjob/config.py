@@ -164,26 +164,26 @@ class Config:
         """Whatever goes into a self-request's head: it stays one line each, and the whole well under 2 kB."""
         if not is_header_value(self.user_agent) or not 0 < len(self.user_agent) <= 200:
             _refuse("user_agent", "must be 1-200 printable ASCII characters")
-        if self.connect is not None:
-            try:
-                parse_connect(self.connect)
-            except (ValueError, AttributeError) as error:
-                _refuse("connect", f"is wrong: {error}")
         if self.ca_file is not None and not (isinstance(self.ca_file, str) and os.path.isfile(self.ca_file)):
             _refuse("ca_file", f"{self.ca_file!r} is not a file")
-        if not isinstance(self.connect_headers, Mapping):
-            _refuse("connect_headers", "must be a mapping of header names to values")
+        try:
+            if self.connect is not None:
+                parse_connect(self.connect)
+        except (ValueError, TypeError, AttributeError) as error:
+            _refuse("connect", f"is wrong: {error}")
         if not isinstance(self.forward_headers, (list, tuple)):
             _refuse("forward_headers", "must be a list of header names")
-        for name in self.connect_headers:
-            if isinstance(name, str) and name.lower() in _OWN_HEADERS:
-                _refuse("connect_headers", f"can't have {name}: backjob writes that header itself")
+        if not isinstance(self.connect_headers, Mapping):
+            _refuse("connect_headers", "must be a mapping of header names to values")
         try:
             lines = [check_header(name, value) for name, value in self.connect_headers.items()]
             for name in self.forward_headers:
                 check_header(name, "")
         except ValueError as error:
             _refuse("connect_headers or forward_headers", f"is wrong: {error}")
+        own = [name for name, _ in lines if name.lower() in _OWN_HEADERS]
+        if own:
+            _refuse("connect_headers", f"can't have {own[0]}: backjob writes that header itself")
         if sum(len(name) + len(value) + 4 for name, value in lines) > 1024:
             _refuse("connect_headers", "must be at most 1024 bytes: some servers drop a head over 4096")
 
@@ -278,6 +278,8 @@ def _parse_key(option: str, text: str) -> str | tuple[str, ...]:
 
 def _parse_headers(option: str, text: str) -> dict[str, str]:
     lines = [line.partition(":") for line in text.splitlines() if line.strip()]
+    if not all(colon for _, colon, _ in lines):
+        _refuse(option, "must be lines of the form 'Name: value'")
     return {name.strip(): value.strip() for name, _, value in lines}
 
 

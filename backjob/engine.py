@@ -163,6 +163,8 @@ def _make_engine(text: str) -> Engine:
         return create_engine(
             url, isolation_level="AUTOCOMMIT", hide_parameters=True, pool_pre_ping=True, pool_timeout=10
         )
+    except ConfigError:
+        raise
     except (NoSuchModuleError, ImportError) as error:
         raise ConfigError(f"database needs a driver that is not installed: {error}") from None
     except (ArgumentError, ValueError, TypeError):
@@ -213,10 +215,11 @@ def _begin_immediate(connection: Connection) -> Iterator[None]:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         yield
+        connection.exec_driver_sql("COMMIT")
     except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
+        with contextlib.suppress(DBAPIError):  # a full disk, for one, has ended the transaction already
+            connection.exec_driver_sql("ROLLBACK")
         raise
-    connection.exec_driver_sql("COMMIT")
 
 
 @contextlib.contextmanager

@@ -174,6 +174,8 @@ class Jobs:
         statuses = [status] if isinstance(status, int) else status
         wanted = [Status(each) for each in statuses] if statuses is not None else None
         cursor = parse_id(before) if before is not None else None
+        if before is not None and cursor is None:
+            raise ValueError("before must be the id of a job")
         return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:

@@ -28,8 +28,12 @@ _SHORT_PATIENCE = 0.01
 _HANDSHAKE_SLICE = 10.0
 
 
+OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409, 410}}
+"""What our own middleware may answer to a request of ours, and with which status."""
+
+
 class Busy(LaunchError):
-    """Nothing could be sent: the server shakes hands in a slot, and all of them are busy."""
+    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy."""
 
 
 class Launcher(Protocol):
@@ -199,7 +203,7 @@ class SelfRequest:
 
 def is_proof(answer: Answer, token: Token, outcome: str) -> bool:
     """Is this the answer that only our own middleware can give to the request with this token?"""
-    return answer.status is not None and token.prove(outcome).encode() in answer.raw
+    return answer.status in OUTCOMES[outcome] and token.prove(outcome).encode() in answer.raw
 
 
 _REMEDIES = {

@@ -202,9 +202,9 @@ class CurrentJob(Jobs):
         if glance.attempt != job.attempt or glance.status is Status.STARTED:
             return "This job was taken over by another attempt"
         if glance.status is Status.INPROGRESS and glance.cancel_requested:
-            store.move(
-                Move.CANCEL, job.id, attempt=job.attempt, text=self._shown_text(), progress=round(self._progress)
-            )
+            text, progress = self._shown_text(), round(self._progress)
+            store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
+            self._is_settled = True
             return "This job was cancelled"
         return f"This job has ended: it is {glance.status.name}"
 

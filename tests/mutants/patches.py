@@ -90,8 +90,8 @@ MUTANTS = [
     Mutant(
         "the proof is not checked",
         "backjob/launcher.py",
-        "return answer.status is not None and token.prove(outcome).encode() in answer.raw",
-        "return answer.status is not None",
+        "return answer.status in OUTCOMES[outcome] and token.prove(outcome).encode() in answer.raw",
+        "return answer.status in OUTCOMES[outcome]",
         ("tests/test_launcher.py",),
     ),
     Mutant(
