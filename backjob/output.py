@@ -74,8 +74,9 @@ class Output:
             return self._decoder.decode(chunk, final)
         except UnicodeError:
             # A few codecs can't replace what they can't read: UTF-16 without its mark is one.
+            held_back, _ = self._decoder.getstate()
             self._decoder = codecs.getincrementaldecoder(_WITHOUT_MARK.get(self._charset, "utf-8"))("replace")
-            return self._decoder.decode(chunk, final)
+            return self._decoder.decode(held_back + chunk, final)
 
     def text(self) -> str:
         """All of it as one text, with a line for what is not shown."""

@@ -5,6 +5,7 @@ Knows WSGI environs (PEP 3333), url-encoded forms and WebOb requests; no tokens,
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -51,9 +52,8 @@ def make_request(
         body, content_type = target.body, target.environ.get("CONTENT_TYPE", "") if target.body else ""
         if content_type.lower().startswith("multipart/"):
             raise ValueError("a job can't get a multipart body: save the files and pass their names url-encoded")
-        target = _quote_path(target.script_name + target.path_info) + (
-            target.query_string and "?" + target.query_string
-        )
+        path = _quote_path(own_headers.get("SCRIPT_NAME", "") + own_headers.get("PATH_INFO", ""))
+        target = path + (target.query_string and "?" + target.query_string)
     target = _add_params(check_target(target), params)
     script_name, path_info = _split_path(target, environ)
     request = JobRequest(
@@ -150,9 +150,13 @@ def _pairs(fields: Any, name: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _items(fields: Any, wrong: str) -> Iterable[Any]:
+    if getattr(type(fields), "recode_unicode", False) and fields.recode_unicode:
+        with contextlib.suppress(UnicodeError):  # one that somebody filled with text of their own
+            fields = fields.decode()  # Bottle's forms hold bytes as Latin-1 until they are asked one by one
     # Each framework's MultiDict has its own way to give all values: Werkzeug and Django, Bottle, then WebOb and dict.
+    # Its class is asked, for some answer to any attribute's name.
     for method in ("lists", "allitems", "items"):
-        if hasattr(fields, method):
+        if hasattr(type(fields), method):
             return list(getattr(fields, method)())
     if not isinstance(fields, Iterable):
         raise TypeError(wrong)
@@ -175,13 +179,14 @@ def _split_path(target: str, environ: Mapping[str, Any] | None) -> tuple[str | N
     if path != script_name and not path.startswith(script_name + "/"):
         raise ValueError(
             f"target {target.partition('?')[0]!r} is outside of this app, which is mounted at "
-            f"{_quote_path(script_name, 'latin-1')!r}: write targets as a browser asks for them"
+            f"{_quote_path(script_name)!r}: write targets as a browser asks for them"
         )
     return script_name, path[len(script_name) :]
 
 
-def _quote_path(path: str, encoding: str = "utf-8") -> str:
-    return quote(path.encode(encoding), safe=_PATH_CHARACTERS)
+def _quote_path(path: str) -> str:
+    """A path of an environ (PEP 3333: bytes as Latin-1) as it stands in a target."""
+    return quote(path.encode("latin-1"), safe=_PATH_CHARACTERS)
 
 
 def mount_target(request: JobRequest) -> str:
@@ -189,7 +194,7 @@ def mount_target(request: JobRequest) -> str:
     if request.script_name is None:
         path = request.path
         return path if len(path) <= _SHORT_PATH else path[:_SHORT_PATH].rpartition("/")[0] + "/"
-    return _quote_path(request.script_name, "latin-1") + "/"
+    return _quote_path(request.script_name) + "/"
 
 
 def _take_host(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:

@@ -23,9 +23,13 @@ PAGE = SimpleTemplate("""\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{title}}</title>
+<link rel="icon" href="data:,">
 <style>
   body { font: 1rem/1.5 sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }
   progress { width: 100% }
+  progress.failed { accent-color: #b00020 }
+  .failed { color: #b00020 }
+  .user { display: flex; gap: 1rem; align-items: baseline }
   pre { white-space: pre-wrap; overflow-wrap: anywhere }
 </style>
 <h1>{{title}}</h1>
@@ -41,16 +45,24 @@ SIGN_IN = SimpleTemplate("""\
 """)
 
 START = SimpleTemplate("""\
-<p>Signed in as <b>{{user}}</b>.</p>
+<form class="user" method="post" action="/logout">Signed in as <b>{{user}}</b> <button>Sign out</button></form>
 <form method="post" action="/start">
   <p><label><input type="checkbox" name="broken" value="yes"> Let it break half way</label></p>
   <button>Start the job</button>
 </form>
-<form method="post" action="/logout"><button>Sign out</button></form>
+% if jobs:
+<h2>Your jobs</h2>
+<ul>
+% for job in jobs:
+  <li><a href="/progress/{{job.id}}">Job {{job.id}}</a>, {{job.status.name.lower()}}, {{job.progress}} %</li>
+% end
+</ul>
+% end
 """)
 
 # textContent takes what the job wrote as text, so that nothing in it can become part of the page.
 PROGRESS = SimpleTemplate("""\
+<p>The job runs in the web server, as you. It goes on when you leave this page.</p>
 <p><progress id="bar" max="100" value="0" aria-label="Progress of the job"></progress></p>
 <p role="status"><span id="state">…</span> <span id="trouble"></span></p>
 <pre id="output"></pre>
@@ -63,12 +75,14 @@ PROGRESS = SimpleTemplate("""\
   async function refresh() {
     try {
       const response = await fetch("/status/{{job_id}}");
+      if (response.status === 404) return show("state", "There is no such job, or it is not yours.");
       if (!response.ok) throw new Error("the server answered " + response.status);
       const job = await response.json();
       document.getElementById("bar").value = job.progress;
       show("state", names[job.status] + ", " + job.progress + " %");
       show("output", job.status_text);
       show("trouble", "");
+      for (const id of ["bar", "state"]) document.getElementById(id).classList.toggle("failed", job.status === 3);
       if (job.end_time) return;
     } catch (error) {
       show("trouble", "(" + error.message + "; trying again)");
@@ -92,7 +106,8 @@ def home():
     user = request.get_cookie("user", secret=SECRET)
     if not user:
         return PAGE.render(title="Sign in", content=SIGN_IN.render())
-    return PAGE.render(title="A job with progress", content=START.render(user=user))
+    jobs = request.environ["backjob"].find(scope=user, limit=5)
+    return PAGE.render(title="A job with progress", content=START.render(user=user, jobs=jobs))
 
 
 @app.post("/login")

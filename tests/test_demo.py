@@ -152,7 +152,7 @@ def test_progress_page(page):
     page.goto("/")
     page.get_by_label("Your name").fill(name)
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_text(f"Signed in as {name}.")).to_be_visible()
+    expect(page.get_by_text(f"Signed in as {name}")).to_be_visible()
     page.get_by_role("button", name="Start the job").click()
     expect(page.get_by_role("status")).to_contain_text("running")
     expect(page.get_by_role("status")).to_contain_text("completed, 100 %", timeout=20_000)
