@@ -134,7 +134,8 @@ def as_store_errors() -> Iterator[None]:
     except DBAPIError as error:
         raise StoreError(f"The job database can't be used: {_first_line(error)}") from None
     except SQLAlchemyError as error:
-        raise StoreError(f"The job database can't be used: {type(error).__name__}: {error}") from None
+        reason = str(error).partition("\n")[0]  # the statement comes below
+        raise StoreError(f"The job database can't be used: {type(error).__name__}: {reason}") from None
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -25,7 +25,8 @@ SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
-_HANDSHAKE_SLICE = 10.0
+_WAIT_SLICE = 10.0
+_PROBE_PATIENCE = 2.0
 
 
 OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409, 410}}
@@ -105,7 +106,7 @@ class SelfRequest:
             address = self._proven_address(token, request)
             connection = self._connect(address, CONNECT_TIMEOUT)
             try:
-                while not connection.shake_hands(_HANDSHAKE_SLICE):
+                while not connection.shake_hands(_WAIT_SLICE):
                     pass  # some servers shake hands in a slot: a busy server is no failure
                 target = request.target
                 wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
@@ -139,30 +140,38 @@ class SelfRequest:
     def _proven_address(self, token: Token, request: JobRequest) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
         failures: list[LaunchError] = []
-        for address in self._candidates(None):
+        candidates = self._candidates(None)
+        # The only one may be as busy as it likes; of several one may be a program that never says a word.
+        patience = _PROBE_PATIENCE if len(candidates) > 1 else float("inf")
+        for address in candidates:
             if address.is_sure or address == self._proven:
                 return address
             try:
-                if self._is_ours(address, token, request, failures):
-                    self._proven = address
-                    return address
+                self._probe(address, token, request, patience)
+            except LaunchError as error:
+                failures.append(error)
             except OSError as error:
                 failures.append(explain_failure(error, address))
+            else:
+                self._proven = address
+                return address
         raise _sum_up(failures)
 
-    def _is_ours(self, address: Address, token: Token, request: JobRequest, failures: list[LaunchError]) -> bool:
+    def _probe(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
+        """Ask whether this is our own server. Raises LaunchError when it is not, or does not say."""
         probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+        end = time.monotonic() + patience
         with self._connect(address, CONNECT_TIMEOUT) as connection:
-            while not connection.shake_hands(_HANDSHAKE_SLICE):
-                pass
+            while not connection.shake_hands(min(patience, _WAIT_SLICE)):
+                if time.monotonic() >= end:
+                    raise Busy
             wire = self._build(probe, request, address, "POST", mount_target(request))
             connection.send(wire, CONNECT_TIMEOUT)
-            while not connection.receive(_HANDSHAKE_SLICE):
-                pass
-            if is_proof(connection.answer, probe, "here"):
-                return True
-            failures.append(explain(connection.answer, address))
-            return False
+            while not connection.receive(min(patience, _WAIT_SLICE)):
+                if time.monotonic() >= end:
+                    raise LaunchError(f"{address} takes a request and does not answer: set connect=")
+            if not is_proof(connection.answer, probe, "here"):
+                raise explain(connection.answer, address)
 
     def _connect(self, address: Address, timeout: float) -> Connection:
         return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file)

@@ -1,0 +1,65 @@
+"""Fixtures of all tests, and the check that no test leaves a socket or a database connection open."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import support
+
+DESCRIPTORS = Path("/proc/self/fd")
+_DATABASES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".db")
+
+
+def open_connections() -> dict[str, str]:
+    """This process's descriptors of sockets and SQLite files, with what each one is."""
+    found = {}
+    for name in os.listdir(DESCRIPTORS):
+        # The descriptor that the folder itself was read by is gone by now.
+        with contextlib.suppress(OSError):
+            what = os.readlink(DESCRIPTORS / name)
+            if what.startswith("socket:") or what.endswith(_DATABASES):
+                found[name] = what
+    return found
+
+
+@pytest.fixture(autouse=True)
+def closes_its_connections() -> Iterator[None]:
+    """Fail a test after which a socket or a database is open that was not before."""
+    if not DESCRIPTORS.is_dir():
+        yield  # this system does not show them
+        return
+    before = open_connections().items()
+    yield
+
+    def has_closed_all() -> bool:
+        if open_connections().items() <= before:
+            return True
+        gc.collect()  # what a cycle holds is no leak; where closing was forgotten, a ResourceWarning fails the test
+        return open_connections().items() <= before
+
+    # A thread of the code under test may be at its last statement.
+    try:
+        support.wait_until(has_closed_all, seconds=3)
+    except AssertionError:
+        left = dict(open_connections().items() - before)
+        pytest.fail(f"left open: {left}")
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., object]:
+    """``support.wait_until``: look at a real state until it is true."""
+    return support.wait_until
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of the loopback at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,21 @@
+"""What the tests share: waiting for a real state, and, a module each, the peers and servers that they talk to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+State = TypeVar("State")
+
+_INTERVAL = 0.02
+
+
+def wait_until(look: Callable[[], State], seconds: float = 20) -> State:
+    """Look at a real state until it is true, and return it. Fails when it is not after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (state := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still {state!r} after {seconds:g} s")
+        time.sleep(_INTERVAL)
+    return state

@@ -1,0 +1,312 @@
+"""Every option: what it may not be is told at construction, by name and without a secret; text settings read alike."""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from backjob import BackJob, ConfigError
+from backjob.address import Address
+from backjob.config import FORWARD_HEADERS, Config, make_config, read_settings
+from backjob.middleware import make_filter
+
+CANARY = "canary-4711"
+KEY = "k" * 32
+NO_NUMBERS = [None, "5", "", True, [], math.nan, math.inf, -1, -0.001, 1j]
+NO_INTEGERS = [None, "5", True, [], -1, 2**31, 1.5]
+NO_BOOLS = [None, 0, 1, "true", ""]
+
+WRONG: dict[str, list[Any]] = {
+    "database": [None, 7, b"sqlite:///x", ["sqlite:///x"], object()],
+    "cache": ["dogpile.cache.memory", object()],
+    "key": ["", CANARY, [], [CANARY], [KEY, CANARY], [None], KEY.encode(), 7],
+    "table_name": [None, "", "1a", "a b", "a-b", "a.b", "a;drop", "ä", "a" * 41, "a\n", 7],
+    "create_table": NO_BOOLS,
+    "cache_prefix": [None, "a b", "ä", "a" * 65, "a\n"],
+    "error_timeout": NO_NUMBERS,
+    "user_agent": [None, "", " a", "a\r\nX: y", "ä", "a" * 201, 7],
+    "backlog_days": NO_NUMBERS,
+    "all_backlog_days": NO_NUMBERS,
+    "connect": ["", "localhost:80", "ftp://a", f"http://u:{CANARY}@a", "http://a..b", 7, b"http://a"],
+    "ca_file": ["", "/nonexistent.pem", "/", 7, []],
+    "connect_headers": [
+        None,
+        "A: b",
+        [("A", "b")],
+        {"A B": "c"},
+        {"A": f"{CANARY}\n"},
+        {"A": f"{CANARY}é"},
+        {"A": 7},
+        {7: "a"},
+        {f"X-{i}": "v" * 255 for i in range(4)},
+        *[{name: "5"} for name in ("Host", "content-length", "Transfer-Encoding", "Connection", "Content-Type")],
+        *[{name: "5"} for name in ("user-agent", "Backjob-Token", "BACKJOB-TOKEN")],
+    ],
+    "close_delay": [*NO_NUMBERS, 0, 0.009, 61],
+    "monitor": [None, "", "Thread", "process", [], 7],
+    "lease": [*NO_NUMBERS, 0, 0.9, 86401],
+    "launch_timeout": NO_NUMBERS,
+    "max_running": [*NO_INTEGERS, "", "automatic", "5"],
+    "forward_headers": [None, "X-A", 7, ["A B"], ["A\n"], [7], [b"A"], [""]],
+    "redirect_ok": NO_BOOLS,
+    "max_output": [*NO_INTEGERS, "auto"],
+    "identify": ["REMOTE_USER", 7],
+    "launcher": ["self", 7, lambda: None],
+    "environ_key": [None, "", "a b", "ä", 7],
+}
+
+DEFAULTS: dict[str, Any] = {
+    "database": "sqlite:///backjob.sqlite3",
+    "cache": None,
+    "key": None,
+    "table_name": "background_job",
+    "create_table": True,
+    "cache_prefix": "backjob-",
+    "error_timeout": 120,
+    "backlog_days": 30,
+    "all_backlog_days": 60,
+    "connect": None,
+    "ca_file": None,
+    "connect_headers": {},
+    "close_delay": 0.2,
+    "monitor": "auto",
+    "lease": 30,
+    "launch_timeout": 60,
+    "max_running": "auto",
+    "redirect_ok": False,
+    "max_output": 1048576,
+    "identify": None,
+    "launcher": None,
+    "environ_key": "backjob",
+}
+
+
+def app(environ: Any, start_response: Any) -> list[bytes]:
+    raise AssertionError("nothing is asked for here")
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    config = make_config({})
+    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+    assert config.user_agent.startswith("backjob/")
+    assert {"X-CSRF-Token", "Accept-Language", "traceparent", "X-Request-ID"} <= set(config.forward_headers)
+    assert {each.name for each in dataclasses.fields(Config)} == {*DEFAULTS, "user_agent", "forward_headers"}
+    assert set(WRONG) == {each.name for each in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [pytest.param(name, value, id=f"{name}-{i}") for name in WRONG for i, value in enumerate(WRONG[name])],
+)
+def test_wrong_value_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"\b{option}\b") as caught:
+        make_config({option: value})
+    assert isinstance(caught.value, ValueError)
+    assert CANARY not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("key", [KEY, "n" * 32]),
+        ("key", (KEY,)),
+        ("table_name", "_a1"),
+        ("error_timeout", 0),
+        ("error_timeout", 0.5),
+        ("backlog_days", 0),
+        ("max_running", 0),
+        ("max_running", 1),
+        ("max_output", 0),
+        ("close_delay", 0.01),
+        ("lease", 1),
+        ("monitor", "request"),
+        ("monitor", "leave"),
+        ("connect", "https://a.test"),
+        ("connect", "unix:/run/app.sock"),
+        ("connect_headers", {"Authorization": "Basic eA=="}),
+        ("forward_headers", ()),
+        ("forward_headers", ["X-A"]),
+        ("identify", lambda environ: environ["REMOTE_USER"]),
+        ("environ_key", "my.jobs"),
+    ],
+)
+def test_right_value_is_kept(option: str, value: Any) -> None:
+    assert getattr(make_config({option: value}), option) == value
+
+
+def test_an_engine_is_a_database(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    assert make_config({"database": engine}).database is engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("databse", "'database'"),
+        ("closedelay", "'close_delay'"),
+        ("error_timout", "'error_timeout'"),
+        ("keys", "'key'"),
+        ("tableName", "'table_name'"),
+        ("zzz", "the options are database, cache, key"),
+    ],
+)
+def test_unknown_option_is_refused_with_the_near_name(option: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{option} is no option.*{hint}") as caught:
+        make_config({option: CANARY})
+    assert CANARY not in str(caught.value)
+
+
+def test_no_option_can_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_config({}).key = KEY  # type: ignore[misc]
+
+
+def test_what_is_derived() -> None:
+    config = make_config({"connect": "http://a.test:81", "forward_headers": ["X-Tenant-ID", "cookie"]})
+    assert config.address == Address("a.test", 81)
+    assert make_config({}).address is None
+    assert config.forward_keys == ("HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_X_TENANT_ID")
+
+
+class TestMiddleware:
+    def test_wrong_option_is_refused_at_construction(self) -> None:
+        with pytest.raises(ConfigError, match="lease"):
+            BackJob(app, lease=0)
+
+    def test_wrong_app_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="app"):
+            BackJob("app")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "database", ["nonsense", f"{CANARY}://", "sqlite://", "sqlite:///:memory:", f"oddsql://u:{CANARY}@h/d"]
+    )
+    def test_wrong_url_is_refused(self, database: str) -> None:
+        with pytest.raises(ConfigError, match=r"^database") as caught:
+            BackJob(app, database=database)
+        assert f"u:{CANARY}" not in str(caught.value)
+
+    def test_a_key_is_asked_for_where_no_file_can_keep_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("BACKJOB_KEY", raising=False)
+        engine = sqlalchemy.create_engine("sqlite://")
+        with pytest.raises(ConfigError, match="key"):
+            BackJob(app, database=engine)
+        monkeypatch.setenv("BACKJOB_KEY", CANARY)
+        with pytest.raises(ConfigError, match=r"BACKJOB_KEY") as caught:
+            BackJob(app, database=engine)
+        assert CANARY not in str(caught.value)
+        monkeypatch.setenv("BACKJOB_KEY", KEY)
+        BackJob(app, database=engine)
+        engine.dispose()
+
+    def test_construction_touches_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        BackJob(app)
+        assert list(tmp_path.iterdir()) == []
+
+
+INI = """
+[app:main]
+use = egg:shop
+backjob.database = sqlite:////var/lib/app/jobs.sqlite3
+backjob.key = {new}
+    {old}
+backjob.table_name = jobs
+backjob.create_table = no
+backjob.error_timeout = 0.5
+backjob.backlog_days = 7
+backjob.connect = http://127.0.0.1:8000
+backjob.connect_headers =
+    Authorization: Basic eDp5
+    X-Proxy:pass
+backjob.monitor = leave
+backjob.lease = 10
+backjob.max_running = 3
+backjob.forward_headers = X-Tenant, X-Other
+    Accept-Language
+backjob.redirect_ok = TRUE
+backjob.max_output = 1000
+other.key = 7
+"""
+
+
+def read_ini(text: str) -> Mapping[str, str]:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)
+    return parser["app:main"]
+
+
+def test_text_settings_read_as_the_options_that_they_mean() -> None:
+    new, old = "n" * 32, "o" * 32
+    assert read_settings(read_ini(INI.format(new=new, old=old))) == {
+        "database": "sqlite:////var/lib/app/jobs.sqlite3",
+        "key": (new, old),
+        "table_name": "jobs",
+        "create_table": False,
+        "error_timeout": 0.5,
+        "backlog_days": 7,
+        "connect": "http://127.0.0.1:8000",
+        "connect_headers": {"Authorization": "Basic eDp5", "X-Proxy": "pass"},
+        "monitor": "leave",
+        "lease": 10,
+        "max_running": 3,
+        "forward_headers": ("X-Tenant", "X-Other", "Accept-Language"),
+        "redirect_ok": True,
+        "max_output": 1000,
+    }
+
+
+def test_every_default_can_be_written_as_text() -> None:
+    texts = {name: str(value) for name, value in DEFAULTS.items() if isinstance(value, (str, int, float))}
+    assert make_config(read_settings(texts, prefix="")) == make_config({})
+    assert read_settings({"forward_headers": " ".join(FORWARD_HEADERS)}, "") == {"forward_headers": FORWARD_HEADERS}
+
+
+def test_values_that_are_no_text_are_kept() -> None:
+    assert read_settings({"backjob.lease": 9.5, "backjob.connect": None}) == {"lease": 9.5, "connect": None}
+
+
+def test_one_key_is_one_key() -> None:
+    assert read_settings({"backjob.key": f" {KEY}\n"}) == {"key": KEY}
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("create_table", "maybe"),
+        ("redirect_ok", ""),
+        ("lease", "long"),
+        ("lease", ""),
+        ("lease", "nan"),
+        ("lease", "inf"),
+        ("lease", "1e400"),
+        ("max_output", "1.5"),
+        ("max_running", "many"),
+        ("error_timeout", "-1"),
+        ("key", ""),
+        ("key", CANARY),
+        ("connect_headers", f"Authorization {CANARY}"),
+        ("forward_headers", "A:B"),
+        ("identify", "app.identify"),
+        ("launcher", "app.launch"),
+        ("cache", "dogpile.cache.memory"),
+        ("leese", "1"),
+    ],
+)
+def test_wrong_text_is_refused(option: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\b{option}\b") as caught:
+        BackJob.from_settings(app, {f"backjob.{option}": text})
+    assert CANARY not in str(caught.value)
+
+
+def test_the_entry_point_reads_the_same_options() -> None:
+    wrapped = make_filter(app, {"here": "/etc"}, lease="12", key=KEY, redirect_ok="on")
+    assert (wrapped.config.lease, wrapped.config.key, wrapped.config.redirect_ok) == (12, KEY, True)

@@ -1,0 +1,169 @@
+"""The rooms of the package: imports point one way, each third party has one home, and every module says what it is."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "backjob"
+
+ORDER = (
+    *("errors", "forks", "job", "keyring", "address", "_socket", "config"),
+    *("schema", "engine", "statements", "store"),
+    *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
+    *("jobs", "session", "worker", "middleware", "__init__"),
+)
+"""A module imports only those before it. A new module gets its place here."""
+
+HOMES = {
+    "sqlalchemy": {"schema", "engine", "statements", "store"},
+    "cryptography": {"keyring"},
+    "webob": {"request", "output", "jobs"},
+    "socket": {"_socket", "address"},
+    "ssl": {"_socket"},
+}
+"""Where what is not ours is at home. What is not of the standard library has a home or does not come in."""
+
+MOST_LINES = 300
+
+
+def find_breaches(package: Path) -> list[str]:
+    """What in this tree goes against the rules, a line each."""
+    return [
+        f"{path.stem}: {breach}" for path in sorted(package.rglob("*.py")) for breach in _breaches(path, package.name)
+    ]
+
+
+def _breaches(path: Path, package: str) -> Iterator[str]:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    lines = len(text.splitlines())
+    if path.stem not in ORDER:
+        yield "has no place in the order"
+        return
+    if lines > MOST_LINES:
+        yield f"has {lines} lines, {MOST_LINES} at most"
+    if not ast.get_docstring(tree):
+        yield "has no docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            inner = [each for each in ast.walk(node) if isinstance(each, (ast.Import, ast.ImportFrom))]
+            if inner:
+                yield f"imports inside of a function, line {inner[0].lineno}"
+        if isinstance(node, ast.Call) and _name_of(node.func) in ("import_module", "__import__"):
+            yield f"imports by a call, line {node.lineno}"
+        for module, is_own in _imports(node, package):
+            yield from _own_breaches(path.stem, module) if is_own else _foreign_breaches(path.stem, module)
+
+
+def _imports(node: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
+    """The modules that a statement imports, and whether they are the package's own; TYPE_CHECKING is no excuse."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield from _of_absolute(alias.name, [], package)
+    elif isinstance(node, ast.ImportFrom):
+        names = [alias.name for alias in node.names]
+        if not node.level:
+            yield from _of_absolute(node.module or "", names, package)
+        elif node.module:
+            yield node.module.partition(".")[0], True
+        else:
+            yield from ((name, True) for name in names)
+
+
+def _of_absolute(module: str, names: list[str], package: str) -> Iterator[tuple[str, bool]]:
+    top, _, rest = module.partition(".")
+    if top != package:
+        yield top, False
+    elif rest:
+        yield rest.partition(".")[0], True
+    else:
+        yield from ((name if name in ORDER else "__init__", True) for name in names or ["__init__"])
+
+
+def _own_breaches(importer: str, imported: str) -> Iterator[str]:
+    if imported not in ORDER:
+        yield f"imports {imported}, which has no place in the order"
+    elif ORDER.index(imported) >= ORDER.index(importer):
+        yield f"imports {imported}, which is not before it"
+
+
+def _foreign_breaches(importer: str, imported: str) -> Iterator[str]:
+    if imported in HOMES:
+        if importer not in HOMES[imported]:
+            yield f"imports {imported}, which is not at home there"
+    elif imported not in sys.stdlib_module_names:
+        yield f"imports {imported}, which is at home nowhere"
+
+
+def _name_of(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def test_the_package_keeps_to_its_layers() -> None:
+    assert find_breaches(PACKAGE) == []
+
+
+def test_the_order_is_that_of_the_package() -> None:
+    assert {path.stem for path in PACKAGE.rglob("*.py")} == set(ORDER)
+    for third_party, homes in HOMES.items():
+        for home in homes:
+            assert third_party in (PACKAGE / f"{home}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "breach"),
+    [
+        ("job", "from .store import Store", "imports store, which is not before it"),
+        ("job", "from . import errors, worker", "imports worker, which is not before it"),
+        ("job", "from .job import Job", "imports job, which is not before it"),
+        ("job", "from backjob.store import Store", "imports store, which is not before it"),
+        ("job", "from backjob import store", "imports store, which is not before it"),
+        ("job", "import backjob.store", "imports store, which is not before it"),
+        ("job", "from backjob import BackJob", "imports __init__, which is not before it"),
+        ("job", "import backjob", "imports __init__, which is not before it"),
+        ("job", "try:\n    from .store import Store\nexcept ImportError:\n    pass", "imports store"),
+        ("job", "if TYPE_CHECKING:\n    from .store import Store", "imports store, which is not before it"),
+        ("job", "class A:\n    from .store import Store", "imports store, which is not before it"),
+        ("store", "def f():\n    from .job import Job", "imports inside of a function, line 4"),
+        ("store", "class A:\n    async def f(self):\n        import json", "imports inside of a function"),
+        ("job", "import importlib\nimportlib.import_module('backjob.store')", "imports by a call, line 4"),
+        ("job", "__import__('backjob.store')", "imports by a call"),
+        ("job", "from .manager import Manager", "imports manager, which has no place in the order"),
+        ("manager", "", "has no place in the order"),
+        ("job", "import sqlalchemy.orm", "imports sqlalchemy, which is not at home there"),
+        ("config", "from cryptography.fernet import Fernet", "imports cryptography, which is not at home there"),
+        ("address", "import ssl", "imports ssl, which is not at home there"),
+        ("worker", "from socket import socket", "imports socket, which is not at home there"),
+        ("worker", "import webob", "imports webob, which is not at home there"),
+        ("worker", "import requests", "imports requests, which is at home nowhere"),
+        ("job", "\n" * 300, "has 303 lines, 300 at most"),
+    ],
+)
+def test_a_breach_is_found(module: str, source: str, breach: str, tmp_path: Path) -> None:
+    package = tmp_path / "backjob"
+    package.mkdir()
+    (package / "errors.py").write_text('"""Errors."""\n')
+    assert find_breaches(package) == []
+    (package / f"{module}.py").write_text(f'"""What it is."""\n\n{source}\n')
+    (found,) = find_breaches(package)
+    assert found.startswith(f"{module}: {breach}")
+
+
+def test_a_missing_docstring_is_found(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text("import json\n")
+    assert find_breaches(tmp_path) == ["job: has no docstring"]
+
+
+def test_what_is_allowed_is_no_breach(tmp_path: Path) -> None:
+    package = tmp_path / "backjob"
+    package.mkdir()
+    (package / "store.py").write_text(
+        '"""Keeps jobs."""\nimport os.path\nfrom sqlalchemy import Row\nfrom . import schema\nfrom .job import Job\n'
+    )
+    (package / "__init__.py").write_text('"""Public names."""\nfrom .middleware import BackJob\n')
+    assert find_breaches(package) == []

@@ -1,0 +1,204 @@
+"""A job's output: any charset, cut at any byte, reads as the whole does; binary is summed up; the limit is kept."""
+
+from __future__ import annotations
+
+import encodings.aliases
+import gzip
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backjob.output import Output, append_line, clean_text
+
+LIMIT = 1_000_000
+CHARSETS = [
+    *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "ascii", "latin-1", "cp1252"),
+    *("koi8-r", "shift_jis", "euc-jp", "iso-2022-jp", "euc-kr", "gb18030", "big5", "hz", "cp037"),
+]
+CODECS = sorted(
+    {*encodings.aliases.aliases.values(), "idna", "punycode", "undefined", "unicode_escape", "no-such-thing"}
+)
+
+places = st.lists(st.integers(0, 1000), max_size=6)
+no_escapes = st.characters(exclude_characters="\x1b~")  # ISO-2022-JP and HZ can't tell a text's own from theirs
+pieces = st.lists(st.text(max_size=30), max_size=8)
+
+
+def cut(raw: bytes, places: list[int]) -> list[bytes]:
+    """The bytes in pieces, cut at these places."""
+    bounds = [0, *sorted(place % (len(raw) + 1) for place in places), len(raw)]
+    return [raw[begin:end] for begin, end in itertools.pairwise(bounds)]
+
+
+def read(chunks: list[bytes], content_type: str, *, limit: int = LIMIT, content_encoding: str = "") -> str:
+    output = Output(limit)
+    output.set_content_type(content_type, content_encoding)
+    for chunk in chunks:
+        output.write_bytes(chunk)
+    output.finish()
+    return output.text()
+
+
+class TestCharsets:
+    @pytest.mark.parametrize("charset", CHARSETS)
+    @given(text=st.text(no_escapes, max_size=40), places=places)
+    def test_cut_at_any_byte_it_reads_as_the_whole_does(self, charset: str, text: str, places: list[int]) -> None:
+        raw = text.encode(charset, "ignore")
+        expected = clean_text(raw.decode(charset))
+        assert read(cut(raw, places), f"text/plain; charset={charset}") == expected
+        assert read([raw[i : i + 1] for i in range(len(raw))], f"text/plain; charset={charset}") == expected
+
+    @given(raw=st.binary(max_size=60), places=places)
+    def test_what_is_no_utf8_is_replaced(self, raw: bytes, places: list[int]) -> None:
+        assert read(cut(raw, places), "text/plain") == clean_text(raw.decode("utf-8", "replace"))
+
+    @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # told by unicode_escape itself
+    @pytest.mark.parametrize("charset", CODECS)
+    def test_no_charset_makes_output_raise(self, charset: str) -> None:
+        for raw in (b"", b"plain", b"\xff\xfe\x00\x80", bytes(range(256)), "größe".encode()):
+            for chunks in ([raw], cut(raw, list(range(len(raw))))):
+                assert isinstance(read(chunks, f"text/plain; charset={charset}"), str)
+
+    @pytest.mark.parametrize("charset", ["no-such-thing", "", "base64", "hex", "rot13", "zlib", "undefined", "x" * 500])
+    def test_an_unknown_charset_is_taken_as_utf8(self, charset: str) -> None:
+        assert read(["größe".encode()], f"text/plain; charset={charset}") == "größe"
+
+    @pytest.mark.parametrize(("charset", "codec"), [("utf-16", "utf-16-le"), ("utf-32", "utf-32-le")])
+    def test_utf16_may_lack_its_mark(self, charset: str, codec: str) -> None:
+        raw = "größe".encode(codec)
+        assert read(cut(raw, [1, 3]), f"text/plain; charset={charset}") == "größe"
+
+    @pytest.mark.parametrize(
+        "content_type",
+        [
+            'text/plain; charset="latin-1"',
+            "TEXT/HTML;CHARSET=ISO-8859-1",
+            "text/html; a=b; charset=latin1; c=d",
+            "application/json; charset=latin-1",
+        ],
+    )
+    def test_a_charset_is_found_as_headers_have_it(self, content_type: str) -> None:
+        assert read(["größe".encode("latin-1")], content_type) == "größe"
+
+    @pytest.mark.parametrize("content_type", ["\0", "text/plain; charset", 'text/plain; charset="', ";;;", "é", "text"])
+    def test_a_strange_content_type_does_no_harm(self, content_type: str) -> None:
+        assert isinstance(read([b"abc"], content_type), str)
+
+    def test_a_second_response_has_a_charset_of_its_own(self) -> None:
+        output = Output(LIMIT)
+        output.set_content_type("text/plain; charset=latin-1")
+        output.write_bytes(b"\xf6")
+        output.set_content_type("text/plain; charset=utf-8")
+        output.write_bytes("ß".encode())
+        assert output.text() == "öß"
+
+    def test_a_character_that_is_left_half_is_shown_as_such(self) -> None:
+        assert read(["größe".encode()[:3]], "text/plain") == "gr\ufffd"
+
+
+class TestBinary:
+    @pytest.mark.parametrize(
+        ("content_type", "content_encoding", "line"),
+        [
+            ("image/png", "", "[300 bytes of image/png]"),
+            ("Image/PNG; x=y", "", "[300 bytes of image/png]"),
+            ("application/octet-stream", "", "[300 bytes of application/octet-stream]"),
+            ("application/pdf", "identity", "[300 bytes of application/pdf]"),
+            ("text/html; charset=utf-8", "gzip", "[300 bytes of text/html]"),
+            ("text/html", " BR ", "[300 bytes of text/html]"),
+            ("", "gzip", "[300 bytes of binary output]"),
+        ],
+    )
+    def test_is_summed_up(self, content_type: str, content_encoding: str, line: str) -> None:
+        assert read([b"\x89\0"] * 150, content_type, content_encoding=content_encoding) == line
+
+    def test_is_not_limited_by_max_output(self) -> None:
+        assert read([b"x" * 100] * 3, "image/png", limit=10) == "[300 bytes of image/png]"
+
+    def test_what_is_compressed_is_not_shown(self) -> None:
+        assert "canary" not in read([gzip.compress(b"canary")], "text/plain", content_encoding="gzip")
+
+    @pytest.mark.parametrize(
+        "content_type",
+        [
+            *("", "text/csv", "application/json", "application/xml", "application/problem+json", "image/svg+xml"),
+            *(
+                "application/javascript",
+                "application/x-ndjson",
+                "application/x-www-form-urlencoded",
+                "text/x; charset=utf-8",
+            ),
+        ],
+    )
+    def test_text_is_no_binary(self, content_type: str) -> None:
+        assert read([b"abc"], content_type, content_encoding="identity") == "abc"
+
+    def test_text_that_was_written_stands_before_it(self) -> None:
+        output = Output(LIMIT)
+        output.write_text("sent:")
+        output.set_content_type("image/png")
+        output.write_bytes(b"x" * 7)
+        output.write_text("\nmore")
+        assert output.text() == "sent:\nmore\n[7 bytes of image/png]"
+        assert output.size == 5 + 7 + 5
+
+
+class TestLimit:
+    @given(pieces, st.integers(0, 60))
+    def test_whole_characters_are_kept_and_the_rest_is_counted(self, texts: list[str], limit: int) -> None:
+        output = Output(limit)
+        for text in texts:
+            output.write_text(text)
+        whole = clean_text("".join(texts))
+        kept = whole.encode()[:limit].decode(errors="ignore")
+        if kept == whole:
+            assert output.text() == whole
+        else:
+            cut_off = len(whole.encode()) - len(kept.encode())
+            line = f"[{cut_off} more bytes of output were cut: max_output is {limit}]"
+            assert output.text() == append_line(kept, line)
+        assert output.size == len(whole.encode())
+
+    @given(pieces, st.integers(0, 60))
+    def test_bytes_are_limited_alike(self, texts: list[str], limit: int) -> None:
+        output = Output(limit)
+        for text in texts:
+            output.write_text(text)
+        assert read([text.encode() for text in texts], "text/plain", limit=limit) == output.text()
+
+    def test_the_limit_is_one_of_utf8(self) -> None:
+        assert read(["ööö".encode("latin-1")], "text/plain; charset=latin-1", limit=6) == "ööö"
+        assert read(["ööö".encode("latin-1")], "text/plain; charset=latin-1", limit=5).startswith("öö\n[2 more bytes")
+
+    def test_endless_output_is_not_kept(self) -> None:
+        output = Output(100)
+        for _ in range(10_000):
+            output.write_bytes(b"0123456789")
+        assert len(output.text()) < 200
+        assert "[99900 more bytes" in output.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("plain", "plain"),
+        ("größe \U0001f600", "größe \U0001f600"),
+        ("a\0b", "a\ufffdb"),
+        ("a\ud800b", "a?b"),
+        ("\udcff\0", "?\ufffd"),
+        ("tab\t\r\n", "tab\t\r\n"),
+        ("", ""),
+    ],
+)
+def test_text_is_cleaned_for_every_database(text: str, cleaned: str) -> None:
+    output = Output(LIMIT)
+    output.write_text(text)
+    assert output.text() == clean_text(text) == cleaned
+    cleaned.encode()
+
+
+@pytest.mark.parametrize(("text", "joined"), [("", "x"), ("a", "a\nx"), ("a\n", "a\nx"), ("a\n\n", "a\n\nx")])
+def test_a_line_is_appended_below(text: str, joined: str) -> None:
+    assert append_line(text, "x") == joined
