@@ -218,7 +218,7 @@ def _begin_immediate(connection: Connection) -> Iterator[None]:
         yield
         connection.exec_driver_sql("COMMIT")
     except BaseException:
-        with contextlib.suppress(DBAPIError):  # a full disk, for one, has ended the transaction already
+        with contextlib.suppress(SQLAlchemyError):  # a full disk, for one, has ended the transaction already
             connection.exec_driver_sql("ROLLBACK")
         raise
 

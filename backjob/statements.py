@@ -76,7 +76,7 @@ class Statements:
         )
         self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs).values(cancel_requested=True)
         self.claim = _guard(fenced, Move.CLAIM, table).values(
-            started_at=now, status_text="", lease_by=bindparam("owner"), **lease, **_NO_HOLD
+            started_at=now, status_text="", progress=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
         )
         other = table.alias("other")
         running = select(func.count()).where(other.c.status == int(Status.INPROGRESS)).scalar_subquery()
@@ -95,7 +95,9 @@ class Statements:
         for move in (Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.RETRY):
             made = _guard(update(table).where(columns.id == bindparam("job_id")), move, table).values(**told)
             if move is Move.RETRY:
-                made = made.where(columns.cancel_requested.is_(False)).values(**again)
+                made = made.where(columns.cancel_requested.is_(False), columns.attempt <= columns.retries).values(
+                    **again
+                )
             else:
                 made = made.values(**final)
             self.moves[move] = made

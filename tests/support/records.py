@@ -1,0 +1,99 @@
+"""Job records for the tests of stores: a given clock, new jobs, jobs brought to a status, whole rows as they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from backjob.engine import Database
+from backjob.job import Job, JobRequest, Move, NewJob, Status
+from backjob.schema import build_table
+from backjob.store import SQLStore, Store
+
+TABLE = "background_job"
+KEY_IDS = ("key",)
+FINAL_MOVES = {Status.COMPLETED: Move.COMPLETE, Status.FAILED: Move.FAIL, Status.CANCELLED: Move.CANCEL}
+
+
+class Clock:
+    """The time as a test gives it: it stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2031, 1, 31, 23, 59, 58, 123456, tzinfo=timezone.utc)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def after(self, seconds: float) -> datetime:
+        """The time so many seconds from now."""
+        return self.now + timedelta(seconds=seconds)
+
+
+@contextlib.contextmanager
+def open_sqlite_store(folder: Path, clock: Clock | None = None, name: str = "jobs.sqlite3") -> Iterator[SQLStore]:
+    """A store on a file in this folder. Every connection has been given back at its end, then all are closed."""
+    database = Database(f"sqlite:///{folder / name}", build_table(TABLE), True)
+    try:
+        yield SQLStore(database, clock)
+        assert database._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    finally:
+        database.dispose()
+
+
+def new_job(**changes: Any) -> NewJob:
+    """A job that is to be recorded; ``changes`` are fields of it."""
+    request = JobRequest("POST", "/report?month=1", "", "/report", "month=1", b"a=1", remote_user="ada")
+    fields = {"uid": uuid.uuid4().hex, "request": request, "key_id": KEY_IDS[0], **changes}
+    return NewJob(**fields)
+
+
+def seal(job_id: int) -> bytes:
+    """What stands for a sealed request where nobody opens it."""
+    return f"sealed for {job_id}".encode()
+
+
+def add(store: Store, **changes: Any) -> int:
+    """Record a new job and return its id."""
+    new = new_job(**changes)
+    job_id, is_new = store.add(new, seal, [new.unique_key] if new.unique_key else [])
+    assert is_new
+    return job_id
+
+
+def bring_to(store: Store, status: Status, **changes: Any) -> int:
+    """A job in this status, in its second attempt; while it waits, "holder" holds it."""
+    job_id = add(store, **{"retries": 3, **changes})
+    assert store.claim(job_id, 1, "first run", 30, 0)
+    assert store.move(Move.RETRY, job_id, attempt=1, text="once more", progress=0)
+    assert store.hold(job_id, 2, None, "holder", 30)
+    if status is Status.STARTED:
+        return job_id
+    assert store.claim(job_id, 2, "second run", 30, 0)
+    assert store.touch(job_id, 2, 40, "so far", 30)
+    if status is Status.INPROGRESS:
+        return job_id
+    assert store.move(FINAL_MOVES[status], job_id, attempt=2)
+    return job_id
+
+
+def record(store: Store, job_id: int) -> Job:
+    """The whole row as it stands, whenever it is read."""
+    job = store.get(job_id)
+    assert job is not None
+    return dataclasses.replace(job, read_at=job.created_at)
+
+
+def read_rows(file: Path, table: str = TABLE) -> list[dict[str, Any]]:
+    """All rows as the database has them, read past the package."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY id')]

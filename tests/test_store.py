@@ -1,0 +1,660 @@
+"""What every Store promises: the one suite that each of them has to pass, on a clock that is given.
+
+Each write is tried on a job in each status, by the right attempt and by others: what is allowed changes exactly what it
+says, and everything else changes nothing, seen on the whole row before and after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support.records import (
+    FINAL_MOVES,
+    KEY_IDS,
+    Clock,
+    add,
+    bring_to,
+    new_job,
+    open_sqlite_store,
+    record,
+    seal,
+)
+
+from backjob.errors import StoreError
+from backjob.job import Move, Status
+from backjob.store import Store
+
+STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
+STORES: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {"sqlite": open_sqlite_store}
+"""How to open each store in a folder of its own."""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    with STORES[request.param](tmp_path, clock) as opened:
+        yield opened
+
+
+def unchanged(store: Store, job_id: int) -> contextlib.AbstractContextManager[None]:
+    """Within it, the job's whole row stays as it is."""
+
+    @contextlib.contextmanager
+    def compare() -> Iterator[None]:
+        before = record(store, job_id)
+        yield
+        assert record(store, job_id) == before
+
+    return compare()
+
+
+# --- Every write, on a job in every status ---------------------------------------------------------------------------
+
+
+class Write(NamedTuple):
+    """A guarded write, the statuses that it is allowed in, and what it then changes, and nothing else."""
+
+    sources: frozenset[Status]
+    call: Callable[[Store, int, int], bool]
+    changes: Callable[[Clock], dict[str, Any]]
+
+
+NO_HOLD = {"held_by": None, "held_until": None, "launch_failed_at": None}
+NO_LEASE = {"lease_by": None, "lease_until": None}
+
+
+def _wipe(clock: Clock) -> dict[str, Any]:
+    return {"ended_at": clock.now, "updated_at": clock.now, "sealed": None, **NO_HOLD, **NO_LEASE}
+
+
+# By the job's attempt: the third argument.
+FENCED = {
+    "claim": Write(
+        frozenset({STARTED}),
+        lambda store, job_id, attempt: store.claim(job_id, attempt, "this run", 20, 0),
+        lambda clock: {
+            "status": INPROGRESS,
+            "status_text": "",
+            "started_at": clock.now,
+            "updated_at": clock.now,
+            "lease_by": "this run",
+            "lease_until": clock.after(20),
+            **NO_HOLD,
+        },
+    ),
+    "complete": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, attempt: store.move(Move.COMPLETE, job_id, attempt=attempt, text="done", progress=100),
+        lambda clock: {"status": COMPLETED, "status_text": "done", "progress": 100, **_wipe(clock)},
+    ),
+    "fail": Write(
+        frozenset({STARTED, INPROGRESS}),
+        lambda store, job_id, attempt: store.move(Move.FAIL, job_id, attempt=attempt, text="broken"),
+        lambda clock: {"status": FAILED, "status_text": "broken", **_wipe(clock)},
+    ),
+    "cancel": Write(
+        frozenset({STARTED, INPROGRESS}),
+        lambda store, job_id, attempt: store.move(Move.CANCEL, job_id, attempt=attempt),
+        lambda clock: {"status": CANCELLED, **_wipe(clock)},
+    ),
+    "retry": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, attempt: store.move(
+            Move.RETRY, job_id, attempt=attempt, text="again", progress=0, delay=7
+        ),
+        lambda clock: {
+            "status": STARTED,
+            "attempt": 3,
+            "status_text": "again",
+            "progress": 0,
+            "due_at": clock.after(7),
+            "started_at": None,
+            "updated_at": clock.now,
+            **NO_LEASE,
+        },
+    ),
+    "touch": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, "further", 20),
+        lambda clock: {
+            "progress": 41,
+            "status_text": "further",
+            "updated_at": clock.now,
+            "lease_until": clock.after(20),
+        },
+    ),
+    "pass hold": Write(
+        frozenset({STARTED}),
+        lambda store, job_id, attempt: store.hold(job_id, attempt, "holder", "next holder", 20),
+        lambda clock: {"held_by": "next holder", "held_until": clock.after(20)},
+    ),
+    "give hold up": Write(
+        frozenset({STARTED}),
+        lambda store, job_id, attempt: store.hold(job_id, attempt, "holder", None, 20),
+        lambda clock: {"held_by": None, "held_until": None},
+    ),
+    "note launch failure": Write(
+        frozenset({STARTED}),
+        lambda store, job_id, attempt: store.note_launch_failure(job_id, attempt, "holder", "nobody there", 20),
+        lambda clock: {
+            "status_text": "nobody there",
+            "updated_at": clock.now,
+            "launch_failed_at": clock.now,
+            "held_until": clock.after(20),
+        },
+    ),
+}
+
+
+def _unfenced(write: Write, move: Move, **values: Any) -> Write:
+    return write._replace(call=lambda store, job_id, _: store.move(move, job_id, **values))
+
+
+# By whoever knows the job's id.
+UNFENCED = {
+    "complete by id": _unfenced(FENCED["complete"], Move.COMPLETE, text="done", progress=100),
+    "fail by id": _unfenced(FENCED["fail"], Move.FAIL, text="broken"),
+    "cancel by id": _unfenced(FENCED["cancel"], Move.CANCEL),
+    "retry by id": _unfenced(FENCED["retry"], Move.RETRY, text="again", progress=0, delay=7),
+    "request cancel": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, _: store.request_cancel(job_id),
+        lambda clock: {"cancel_requested": True},
+    ),
+}
+WRITES = FENCED | UNFENCED
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_is_made_from_its_sources_only(store: Store, clock: Clock, name: str, status: Status) -> None:
+    write = WRITES[name]
+    job_id = bring_to(store, status)
+    before = record(store, job_id)
+    clock.advance(3)
+    is_allowed = status in write.sources
+    assert write.call(store, job_id, 2) is is_allowed
+    assert record(store, job_id) == (dataclasses.replace(before, **write.changes(clock)) if is_allowed else before)
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("name", FENCED)
+def test_another_attempt_writes_nothing(store: Store, clock: Clock, name: str, status: Status) -> None:
+    job_id = bring_to(store, status)
+    clock.advance(3)
+    for attempt in (1, 3):
+        with unchanged(store, job_id):
+            assert FENCED[name].call(store, job_id, attempt) is False
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_on_no_job_says_so_and_reaches_no_other(store: Store, name: str) -> None:
+    job_ids = [bring_to(store, STARTED), bring_to(store, INPROGRESS)]
+    with unchanged(store, job_ids[0]), unchanged(store, job_ids[1]):
+        assert WRITES[name].call(store, max(job_ids) + 1, 2) is False
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_reaches_one_job_only(store: Store, name: str) -> None:
+    write = WRITES[name]
+    job_ids = [bring_to(store, min(write.sources)) for _ in range(3)]
+    with unchanged(store, job_ids[0]), unchanged(store, job_ids[2]):
+        assert write.call(store, job_ids[1], 2) is True
+
+
+# --- Add ---------------------------------------------------------------------------------------------------------
+
+
+def test_add_records_everything(store: Store, clock: Clock) -> None:
+    new = new_job(
+        scope="office 7", retries=2, delay=60, priority=-1, error_timeout=0.5, held_by="the launcher", hold=30
+    )
+    job_id, is_new = store.add(new, seal)
+    assert is_new
+    job = store.get(job_id)
+    assert job is not None
+    assert dataclasses.asdict(job) == {
+        "id": job_id,
+        "uid": new.uid,
+        "status": STARTED,
+        "attempt": 1,
+        "retries": 2,
+        "progress": 0,
+        "status_text": "",
+        "scope": "office 7",
+        "method": "POST",
+        "path": "/report",
+        "key_id": KEY_IDS[0],
+        "sealed": seal(job_id),
+        "priority": -1,
+        "error_timeout": 0.5,
+        "created_at": clock.now,
+        "due_at": clock.after(60),
+        "started_at": None,
+        "updated_at": clock.now,
+        "ended_at": None,
+        "held_by": "the launcher",
+        "held_until": clock.after(30),
+        "lease_by": None,
+        "lease_until": None,
+        "launch_failed_at": None,
+        "cancel_requested": False,
+        "read_at": clock.now,
+    }
+    assert job.status is STARTED
+
+
+def test_a_hold_of_nobody_is_none(store: Store) -> None:
+    job = record(store, add(store, held_by=None, hold=30))
+    assert (job.held_by, job.held_until) == (None, None)
+
+
+def test_clear_columns_are_cut_to_their_length(store: Store) -> None:
+    request = dataclasses.replace(new_job().request, method="M" * 99, target="/" + "é" * 999)
+    job = record(store, add(store, request=request))
+    assert (job.method, job.path) == ("M" * 64, "/" + "é" * 254)
+
+
+def test_the_record_is_seen_when_it_is_sealed_and_not_before(store: Store) -> None:
+    seen = []
+
+    def look(job_id: int) -> bytes:
+        seen.append(store.get(job_id))
+        return seal(job_id)
+
+    job_id, _ = store.add(new_job(), look)
+    assert seen == [None]
+    assert record(store, job_id).sealed == seal(job_id)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no key"), KeyboardInterrupt(), StoreError("elsewhere")])
+def test_no_record_when_it_can_not_be_sealed(store: Store, error: BaseException) -> None:
+    def refuse(job_id: int) -> bytes:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        store.add(new_job(unique_key="u"), refuse, ["u"])
+    assert caught.value is error
+    assert store.find(None, None, 10, None) == []
+    assert add(store, unique_key="u")  # nothing holds the key or the table
+
+
+def test_ids_grow(store: Store) -> None:
+    job_ids = [add(store) for _ in range(5)]
+    assert job_ids == sorted(set(job_ids))
+    assert min(job_ids) > 0
+
+
+def test_a_uid_is_recorded_once(store: Store) -> None:
+    new = new_job()
+    job_id, _ = store.add(new, seal)
+    with unchanged(store, job_id):
+        assert store.add(new, seal)[0] == job_id
+    assert [job.id for job in store.find(None, None, 10, None)] == [job_id]
+
+
+class CountedKeys(list[str]):
+    """Keys that are looked at a hundred times at most."""
+
+    looks = 0
+
+    def __len__(self) -> int:
+        self.looks += 1
+        assert self.looks < 100, "it is tried for ever"
+        return super().__len__()
+
+
+def test_a_conflict_that_is_not_the_unique_keys_is_told(store: Store) -> None:
+    with pytest.raises(StoreError):
+        store.add(new_job(retries=-1, unique_key="u"), seal, CountedKeys(["u"]))
+    assert store.find(None, None, 10, None) == []
+
+
+# --- Unique jobs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [STARTED, INPROGRESS])
+def test_a_live_job_is_returned_instead_of_a_second(store: Store, status: Status) -> None:
+    job_id = bring_to(store, status, unique_key="this")
+
+    def refuse(job_id: int) -> bytes:
+        raise AssertionError("nothing is to be sealed")
+
+    with unchanged(store, job_id):
+        assert store.add(new_job(unique_key="this"), refuse, ["this"]) == (job_id, False)
+    assert len(store.find(None, None, 10, None)) == 1
+
+
+@pytest.mark.parametrize("status", FINAL_MOVES)
+def test_a_unique_key_is_free_when_its_job_has_ended(store: Store, status: Status) -> None:
+    job_id = bring_to(store, status, unique_key="this")
+    second, is_new = store.add(new_job(unique_key="this"), seal, ["this"])
+    assert is_new
+    assert second != job_id
+    assert store.add(new_job(unique_key="this"), seal, ["this"]) == (second, False)
+
+
+def test_a_job_is_found_by_each_of_the_unique_keys(store: Store) -> None:
+    """After a rotation of keys, the request of before has another digest under the new one."""
+    job_id = add(store, unique_key="old key's")
+    assert store.add(new_job(unique_key="new key's"), seal, ["new key's", "old key's"]) == (job_id, False)
+    assert store.add(new_job(unique_key="other"), seal, ["other"])[1]
+
+
+def test_jobs_without_a_unique_key_are_never_the_same(store: Store) -> None:
+    first, second = add(store, unique_key="this"), add(store)
+    assert first != second != add(store)
+
+
+# --- Hold --------------------------------------------------------------------------------------------------------
+
+
+def test_a_hold_goes_from_the_nonce_to_the_owner_to_nobody_and_never_back(store: Store) -> None:
+    job_id = add(store, held_by="nonce", hold=30)
+    assert store.hold(job_id, 1, "nonce", "owner", 30)
+    with unchanged(store, job_id):
+        assert not store.hold(job_id, 1, "nonce", "replay", 30)
+        assert not store.hold(job_id, 1, None, "passer-by", 30)
+    assert store.hold(job_id, 1, "owner", None, 0)
+    with unchanged(store, job_id):
+        assert not store.hold(job_id, 1, "nonce", "replay", 30)
+        assert not store.hold(job_id, 1, "owner", "replay", 30)
+    assert store.hold(job_id, 1, None, "next", 30)
+
+
+def test_a_holder_prolongs_its_hold(store: Store, clock: Clock) -> None:
+    job_id = add(store, held_by="owner", hold=30)
+    clock.advance(20)
+    assert store.hold(job_id, 1, "owner", "owner", 30)
+    assert record(store, job_id).held_until == clock.after(30)
+
+
+def test_a_hold_is_nobodys_when_it_has_lapsed(store: Store, clock: Clock) -> None:
+    job_id = add(store, held_by="gone", hold=30)
+    clock.advance(29.999999)
+    with unchanged(store, job_id):
+        assert not store.hold(job_id, 1, None, "next", 30)
+    clock.advance(0.000001)
+    assert store.hold(job_id, 1, None, "next", 30)
+    with unchanged(store, job_id):
+        assert not store.hold(job_id, 1, "gone", "gone", 30)
+
+
+def test_a_launch_failure_is_noted_by_the_holder_and_counts_from_the_first(store: Store, clock: Clock) -> None:
+    job_id = add(store, held_by="owner", hold=30)
+    with unchanged(store, job_id):
+        assert not store.note_launch_failure(job_id, 1, "other", "no", 5)
+    assert store.get(job_id).launch_failed_for == 0  # type: ignore[union-attr]
+    first = clock.now
+    assert store.note_launch_failure(job_id, 1, "owner", "refused", 5)
+    clock.advance(4)
+    assert store.note_launch_failure(job_id, 1, "owner", "still refused", 5)
+    job = store.get(job_id)
+    assert job is not None
+    assert (job.status_text, job.launch_failed_at, job.launch_failed_for) == ("still refused", first, 4)
+    assert (job.held_by, job.held_until) == ("owner", clock.after(5))
+    assert store.claim(job_id, 1, "run", 30, 0)
+    assert record(store, job_id).launch_failed_at is None
+
+
+# --- What waits ------------------------------------------------------------------------------------------------------
+
+
+def take_all(store: Store, key_ids: tuple[str, ...] = KEY_IDS) -> list[int]:
+    """The ids of all that is to be taken, in that order."""
+    taken = []
+    while (job := store.take_due(key_ids, "taker", 30)) is not None:
+        taken.append(job.id)
+    return taken
+
+
+def test_jobs_are_taken_by_priority_then_time_then_id(store: Store, clock: Clock) -> None:
+    late, low = add(store, delay=5), add(store, priority=-1)
+    first, second = add(store, delay=1), add(store, delay=1)
+    high = add(store, priority=1, delay=9)
+    clock.advance(10)
+    assert take_all(store) == [high, first, second, late, low]
+
+
+def test_more_jobs_than_one_look_finds_are_all_taken(store: Store) -> None:
+    job_ids = [add(store) for _ in range(30)]
+    assert take_all(store) == job_ids
+
+
+def test_what_is_taken_is_held(store: Store, clock: Clock) -> None:
+    job_id = add(store)
+    clock.advance(1)
+    job = store.take_due(KEY_IDS, "taker", 30)
+    assert job is not None
+    assert (job.id, job.held_by, job.held_until) == (job_id, "taker", clock.after(30))
+    assert job == store.get(job_id)
+    assert store.take_due(KEY_IDS, "other", 30) is None
+
+
+def test_a_job_is_not_taken_before_its_time(store: Store, clock: Clock) -> None:
+    job_id = add(store, delay=60)
+    assert store.get(job_id).due_in == 60  # type: ignore[union-attr]
+    clock.advance(59.999999)
+    assert take_all(store) == []
+    clock.advance(0.000001)
+    assert take_all(store) == [job_id]
+    assert store.get(job_id).due_in == 0  # type: ignore[union-attr]
+
+
+def test_a_held_job_is_taken_when_its_hold_has_lapsed(store: Store, clock: Clock) -> None:
+    held, free = add(store, held_by="nonce", hold=30), add(store)
+    assert take_all(store) == [free]
+    clock.advance(29)
+    assert take_all(store) == []
+    clock.advance(1)
+    assert take_all(store) == [held, free]  # the taker's own hold has lapsed as well
+
+
+def test_a_retried_job_is_taken_in_its_new_attempt(store: Store, clock: Clock) -> None:
+    job_id = add(store, retries=1)
+    assert store.claim(job_id, 1, "run", 30, 0)
+    assert store.move(Move.RETRY, job_id, attempt=1, delay=4)
+    assert take_all(store) == []
+    clock.advance(4)
+    job = store.take_due(KEY_IDS, "taker", 30)
+    assert job is not None
+    assert (job.id, job.attempt) == (job_id, 2)
+
+
+def test_only_jobs_that_wait_are_taken(store: Store, clock: Clock) -> None:
+    for status in set(Status) - {STARTED}:
+        bring_to(store, status)
+    clock.advance(1000)
+    assert take_all(store) == []
+    assert store.seconds_to_next(KEY_IDS) is None
+
+
+def test_rows_sealed_with_another_key_are_left_alone(store: Store) -> None:
+    ours, old, foreign = add(store), add(store, key_id="old"), add(store, key_id="foreign")
+    assert take_all(store, ("key", "old")) == [ours, old]
+    assert store.seconds_to_next(("none",)) is None
+    assert take_all(store, ("foreign",)) == [foreign]
+
+
+def test_seconds_to_next(store: Store, clock: Clock) -> None:
+    assert store.seconds_to_next(KEY_IDS) is None
+    add(store, delay=100)
+    add(store, delay=1, key_id="foreign")
+    assert store.seconds_to_next(KEY_IDS) == 100
+    add(store, delay=10, held_by="nonce", hold=50)
+    assert store.seconds_to_next(KEY_IDS) == 50
+    add(store, delay=40, held_by="nonce", hold=20)
+    assert store.seconds_to_next(KEY_IDS) == 40
+    assert store.seconds_to_next(("key", "foreign")) == 1
+    clock.advance(45)
+    assert store.seconds_to_next(KEY_IDS) == 0
+
+
+def test_counts(store: Store, clock: Clock) -> None:
+    for status in Status:
+        for _ in range(status + 1):
+            bring_to(store, status)
+    assert [store.count(status) for status in Status] == [1, 2, 3, 4, 5]
+    add(store)
+    add(store, held_by="nonce", hold=60)
+    assert store.count(STARTED) == 3
+    assert store.count_held() == 2
+    clock.advance(30)
+    assert store.count_held() == 1
+
+
+# --- A job that runs -----------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_claimed_once(store: Store) -> None:
+    job_id = add(store)
+    assert store.claim(job_id, 1, "first", 30, 0)
+    with unchanged(store, job_id):
+        assert not store.claim(job_id, 1, "first", 30, 0)
+        assert not store.claim(job_id, 1, "second", 30, 0)
+
+
+def test_no_more_jobs_than_max_running_are_claimed(store: Store) -> None:
+    job_ids = [add(store) for _ in range(4)]
+    assert [store.claim(job_id, 1, "run", 30, 2) for job_id in job_ids] == [True, True, False, False]
+    with unchanged(store, job_ids[2]):
+        assert not store.claim(job_ids[2], 1, "run", 30, 2)
+    assert store.move(Move.COMPLETE, job_ids[0], attempt=1)
+    assert store.claim(job_ids[2], 1, "run", 30, 2)
+    assert not store.claim(job_ids[3], 1, "run", 30, 2)
+    assert store.claim(job_ids[3], 1, "run", 30, 0)
+
+
+def test_no_sign_is_taken_from_a_job_that_is_to_be_cancelled(store: Store, clock: Clock) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    assert store.request_cancel(job_id)
+    clock.advance(1)
+    with unchanged(store, job_id):
+        assert not store.touch(job_id, 2, 50, "on", 30)
+        assert store.request_cancel(job_id)
+    assert store.glance(job_id).cancel_requested is True  # type: ignore[union-attr]
+    assert store.move(Move.CANCEL, job_id, attempt=2)
+
+
+def test_no_retry_of_a_job_that_is_to_be_cancelled(store: Store) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    assert store.request_cancel(job_id)
+    with unchanged(store, job_id):
+        assert not store.move(Move.RETRY, job_id, attempt=2)
+
+
+def test_a_silent_job_is_told_from_one_that_gave_a_sign(store: Store, clock: Clock) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    clock.advance(10)
+    assert store.touch(job_id, 2, 50, "on", 30)
+    clock.advance(9.999999)
+    with unchanged(store, job_id):
+        assert not store.move(Move.FAIL, job_id, attempt=2, silent_for=10)
+        assert not store.move(Move.FAIL, job_id, silent_for=10)
+    clock.advance(0.000001)
+    assert store.move(Move.FAIL, job_id, attempt=2, silent_for=10)
+
+
+@pytest.mark.parametrize("move", set(Move) - {Move.CLAIM}, ids=lambda move: move.name)
+def test_a_move_without_text_and_progress_keeps_them(store: Store, move: Move) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    assert store.move(move, job_id, attempt=2)
+    job = record(store, job_id)
+    assert (job.progress, job.status_text) == (40, "so far")
+
+
+def test_an_empty_text_and_no_progress_are_told_too(store: Store) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    assert store.move(Move.FAIL, job_id, attempt=2, text="", progress=0)
+    job = record(store, job_id)
+    assert (job.progress, job.status_text) == (0, "")
+
+
+@pytest.mark.parametrize("progress", [-1, 101])
+def test_progress_is_0_to_100(store: Store, progress: int) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    with unchanged(store, job_id), pytest.raises(StoreError):
+        store.touch(job_id, 2, progress, "text", 30)
+    with unchanged(store, job_id), pytest.raises(StoreError):
+        store.move(Move.COMPLETE, job_id, attempt=2, progress=progress)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "é ü 漢 🐔", "'; DROP TABLE background_job; --", "x" * 1_048_576, "a\nb\ttab %s :x"]
+)
+def test_any_text_is_kept(store: Store, text: str) -> None:
+    job_id = bring_to(store, INPROGRESS, scope=text[:255])
+    assert store.touch(job_id, 2, 50, text, 30)
+    job = record(store, job_id)
+    assert (job.scope, job.status_text) == (text[:255], text)
+
+
+# --- Read ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_is_none(store: Store) -> None:
+    job_id = add(store)
+    for other in (job_id + 1, -1, 0, 2**63 - 1):
+        assert store.get(other) is None
+        assert store.glance(other) is None
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_glance_shows_what_moves(store: Store, clock: Clock, status: Status) -> None:
+    job_id = bring_to(store, status, error_timeout=2.5)
+    told = clock.now
+    clock.advance(7)
+    glance = store.glance(job_id)
+    assert dataclasses.asdict(glance) == {  # type: ignore[call-overload]
+        "status": status,
+        "attempt": 2,
+        "error_timeout": 2.5,
+        "updated_at": told,
+        "cancel_requested": False,
+        "read_at": clock.now,
+    }
+    assert glance.status is status  # type: ignore[union-attr]
+    assert glance.silent_for == 7  # type: ignore[union-attr]
+
+
+def test_find(store: Store) -> None:
+    by_status = {status: [bring_to(store, status, scope=scope) for scope in ("a", "b", "A")] for status in Status}
+    all_ids = sorted(itertools.chain(*by_status.values()), reverse=True)
+
+    def find(statuses: Any = None, scope: str | None = None, limit: int = 99, before: int | None = None) -> list[int]:
+        return [job.id for job in store.find(statuses, scope, limit, before)]
+
+    assert find() == all_ids
+    for status, job_ids in by_status.items():
+        assert find([status]) == job_ids[::-1]
+        assert find(iter([status]), scope="a") == [job_ids[0]]
+        assert find([status], scope="A") == [job_ids[2]]
+    assert find(Status) == all_ids
+    assert find([STARTED, FAILED], scope="b") == [by_status[FAILED][1], by_status[STARTED][1]]
+    assert find([]) == find(scope="") == find(scope="%") == find(before=min(all_ids)) == []
+    assert find(before=2**63 - 1) == all_ids
+
+
+def test_find_pages_on(store: Store) -> None:
+    job_ids = [add(store, scope="even" if number % 2 else "odd") for number in range(11)]
+    pages, before = [], None
+    while page := store.find(None, "odd", 2, before):
+        pages.append([job.id for job in page])
+        before = page[-1].id
+    assert [len(page) for page in pages] == [2, 2, 2]
+    assert list(itertools.chain(*pages)) == job_ids[::2][::-1]
+
+
+def test_found_records_are_whole(store: Store) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    assert store.find(None, None, 1, None) == [store.get(job_id)]
