@@ -6,14 +6,14 @@ Puts the rooms together and keeps no state of its own. Knows nothing of WSGI but
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .config import Config
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, threads_outlive_requests
 from .errors import LaunchError, StoreError
-from .job import JobRequest
+from .job import JobRequest, Move
 from .keyring import MONITOR, Keyring
 from .launcher import Busy, Launcher, SelfRequest
 from .monitor import Monitor
@@ -49,8 +49,8 @@ class Backend:
         return self.config.launcher or self.self_request
 
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
-        """Can threads of this process launch jobs?"""
-        return environ is None or self.dispatcher.choose_way(environ) == "thread"
+        """Can threads of this process launch jobs? They take up what no request does, whatever monitor= says."""
+        return environ is None or threads_outlive_requests(environ)
 
     def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
         """Send the monitor's request. Raises nothing: the record stands, and what fails here is tried again."""
@@ -63,6 +63,17 @@ class Backend:
             wait = self._give_up(launch, error, isinstance(error, Busy) and self.has_dispatcher(environ))
         if self.has_dispatcher(environ):
             self.dispatcher.look_after(wait)
+
+    def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, is_failed: bool) -> None:
+        """What these jobs were to follow has ended: launch them, or cancel them if it failed."""
+        for launch in launches:
+            try:
+                if is_failed:
+                    self.store.move(Move.CANCEL, launch.job_id, text="The request that started this job failed")
+                else:
+                    self.launch(launch, environ)
+            except StoreError as error:
+                log.error("Job %d, which was to follow a request, waits: %s", launch.job_id, error)
 
     def _give_up(self, launch: Launch, error: LaunchError, is_for_thread: bool) -> float:
         """Seconds until this process is to look for the job again. A thread of it has all the patience there is."""

@@ -100,10 +100,13 @@ class SelfRequest:
         self._proven = None
         raise _sum_up(failures)
 
-    def open(self, token: Token, request: JobRequest) -> Connection:
-        """Send the worker's request and keep its connection open. Raises LaunchError, also when no address is known."""
+    def open(self, token: Token, request: JobRequest, *, from_slot: bool = False) -> Connection:
+        """Send the worker's request and keep its connection open. Raises LaunchError, also when no address is known.
+
+        ``from_slot``: who calls holds a slot of the server, maybe its only one, and can't wait for an answer of it.
+        """
         try:
-            address = self._proven_address(token, request)
+            address = self._proven_address(token, request, from_slot)
             connection = self._connect(address, CONNECT_TIMEOUT)
             try:
                 while not connection.shake_hands(_WAIT_SLICE):
@@ -137,14 +140,14 @@ class SelfRequest:
         # Guesses are for where nothing is sure.
         return [address for address in candidates if address.is_sure] or candidates
 
-    def _proven_address(self, token: Token, request: JobRequest) -> Address:
+    def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
         failures: list[LaunchError] = []
         candidates = self._candidates(None)
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
         patience = _PROBE_PATIENCE if len(candidates) > 1 else float("inf")
         for address in candidates:
-            if address.is_sure or address == self._proven:
+            if address.is_sure or address == self._proven or (from_slot and len(candidates) == 1):
                 return address
             try:
                 self._probe(address, token, request, patience)

@@ -75,7 +75,7 @@ class Monitor:
             is_answered = connection.receive(self._config.close_delay)
             return self._judge(job, token, connection) if is_answered else Verdict.UNSEEN
 
-        return self._launch(job, wait_briefly)
+        return self._launch(job, wait_briefly, from_slot=True)
 
     def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, waited: float = 0) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
@@ -89,11 +89,11 @@ class Monitor:
         self._store.note_launch_failure(job_id, attempt, holder, text, wait)
         return wait
 
-    def _launch(self, job: Job, then: Callable[[Token, Connection], Verdict]) -> Verdict:
+    def _launch(self, job: Job, then: Callable[[Token, Connection], Verdict], *, from_slot: bool = False) -> Verdict:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
-            with self._launcher.open(token, request) as connection:
+            with self._launcher.open(token, request, from_slot=from_slot) as connection:
                 return then(token, connection)
         except SealError:
             log.error("Job %d is not launched: its sealed request does not open", job.id)

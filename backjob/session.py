@@ -5,16 +5,12 @@ Also the iterables that do something after a response's first chunk or at its en
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .backend import Backend, Launch
-from .errors import BackJobError, StoreError
-from .job import Move
+from .errors import BackJobError
 from .jobs import Jobs
-
-log = logging.getLogger("backjob")
 
 
 class RequestJobs(Jobs):
@@ -41,15 +37,9 @@ class RequestJobs(Jobs):
     def end(self, is_failed: bool = False) -> None:
         """The response has ended: launch what waited for it, or cancel that, once."""
         launches, self.waiting = self.waiting, ()
-        for launch in launches or ():
-            try:
-                if is_failed or getattr(self, "_status", "5")[:1] == "5":
-                    text = "The request that started this job failed"
-                    self._get_backend().store.move(Move.CANCEL, launch.job_id, text=text)
-                else:
-                    self._get_backend().launch(launch, self._environ)
-            except StoreError as error:
-                log.error("Job %d, which was to follow a response, waits: %s", launch.job_id, error)
+        if launches:
+            is_failed = is_failed or getattr(self, "_status", "5")[:1] == "5"
+            self._get_backend().launch_followers(launches, self._environ, is_failed)
 
     def _check_after_response(self) -> None:
         if self.waiting is not None and not self.waiting:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .backend import Backend
+from .backend import Backend, Launch
 from .errors import JobEnded, StoreError
 from .job import Job, JobRequest, Move, Status
 from .jobs import Jobs, parse_id
@@ -34,6 +34,8 @@ class CurrentJob(Jobs):
     __slots__ = (
         "_backend",
         "_ended",
+        "_followers",
+        "_is_completed",
         "_is_settled",
         "_job",
         "_last_write",
@@ -67,6 +69,8 @@ class CurrentJob(Jobs):
         self._last_write = -math.inf
         self._ended: str | None = None
         self._is_settled = False
+        self._is_completed = False
+        self._followers: list[Launch] = []
         self._timer: threading.Timer | None = None
         self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._take_output)
@@ -140,6 +144,13 @@ class CurrentJob(Jobs):
             self._response.forget()
             if self._timer is not None:
                 self._timer.cancel()
+            self._backend.launch_followers(self._followers, self._environ, is_failed=not self._is_completed)
+
+    def _check_after_response(self) -> None:
+        """A job's response is its outcome: what is to follow it waits for that."""
+
+    def _launch_after_response(self, launch: Launch) -> None:
+        self._followers.append(launch)
 
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
@@ -244,9 +255,11 @@ class CurrentJob(Jobs):
             job, end = self._job, time.monotonic() + self._backend.config.lease
             while True:
                 try:
-                    return self._backend.store.move(
+                    is_made = self._backend.store.move(
                         move, job.id, attempt=job.attempt, text=clean_text(text), progress=progress, delay=delay
                     )
+                    self._is_completed = is_made and move is Move.COMPLETE
+                    return is_made
                 except StoreError as error:
                     if time.monotonic() > end:
                         log.error("Job %d has ended, but its outcome can't be written: %s", job.id, error)

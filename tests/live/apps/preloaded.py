@@ -1,0 +1,5 @@
+"""The workshop, used while it is loaded: its engine has been connected before any fork."""
+
+from workshop import application
+
+assert application.jobs.find() == []

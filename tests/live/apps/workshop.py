@@ -1,0 +1,129 @@
+"""An app with pages that start jobs and tell how they stand, and with jobs whose runs the judge sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import judge
+import webob
+from webob.exc import HTTPBadRequest, HTTPNotFound
+
+from backjob import BackJob, JobNotFound, Status
+
+Answer = Callable[..., Iterable[bytes]]
+
+
+def home(request: webob.Request) -> Answer:
+    return webob.Response(text="A page.")
+
+
+def start(request: webob.Request) -> Answer:
+    """Start the job that the JSON body describes, as often as it says; tell the ids and how long the slowest took."""
+    options: dict[str, Any] = request.json_body
+    count = options.pop("count", 1)
+    ids, slowest = [], 0.0
+    for _ in range(count):
+        begin = time.monotonic()
+        try:
+            ids.append(request.environ["backjob"].start(**options))
+        except ValueError as error:
+            return HTTPBadRequest(str(error))
+        slowest = max(slowest, time.monotonic() - begin)
+    return webob.Response(json={"ids": ids, "seconds": slowest})
+
+
+def status(request: webob.Request) -> Answer:
+    try:
+        return webob.Response(json=request.environ["backjob"].status(request.GET["id"]).as_dict())
+    except JobNotFound as error:
+        return HTTPNotFound(str(error))
+
+
+def count_live(request: webob.Request) -> Answer:
+    """How many jobs have not ended, 1,000 at most."""
+    live = request.environ["backjob"].find(status=[Status.STARTED, Status.INPROGRESS], limit=1000)
+    return webob.Response(json=len(live))
+
+
+def list_databases(request: webob.Request) -> Answer:
+    """The SQLite files that this process has open."""
+    links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return webob.Response(json=[link for link in links if ".sqlite3" in link])
+
+
+def walk(request: webob.Request) -> Answer:
+    """The job of EBackJob's complete example; what it waits for are the gates that the test opens."""
+    job = request.environ["backjob"]
+    job.update(1)
+
+    def work() -> Iterable[bytes]:
+        with judge.run(request.environ):
+            yield f"Job started for {request.cookies.get('user', 'nobody')}.\n".encode()
+            judge.wait_for("gate-20")
+            job.update(20)
+            judge.wait_for("gate-40")
+            yield b"Job in progress.\n"
+            job.update(40)
+            judge.wait_for("gate-80")
+            job.update(80)
+            yield b"Job done.\n"
+
+    return webob.Response(app_iter=work(), content_type="text/plain", charset="utf-8")
+
+
+def echo(request: webob.Request) -> Answer:
+    """Write what the request looks like from here."""
+    with judge.run(request.environ):
+        seen = {
+            "method": request.method,
+            "path": request.script_name + request.path_info,
+            "query": request.query_string,
+            "body": request.body.decode(),
+            "headers": dict(request.headers),
+            "scheme": request.scheme,
+            "url": request.url,
+            "pid": os.getpid(),
+        }
+        return webob.Response(json=seen)
+
+
+def work(request: webob.Request) -> Answer:
+    """Be busy for a moment."""
+    with judge.run(request.environ):
+        time.sleep(float(request.GET.get("seconds", 0)))
+    return webob.Response(text="Worked.")
+
+
+def hang(request: webob.Request) -> Answer:
+    """Never end by itself, or only when the test opens the gate."""
+    with judge.run(request.environ):
+        judge.wait_for("gate-hang")
+    return webob.Response(text="Let go.")
+
+
+PAGES = {
+    "/": home,
+    "/start": start,
+    "/status": status,
+    "/live": count_live,
+    "/databases": list_databases,
+    "/walk": walk,
+    "/echo": echo,
+    "/work": work,
+    "/hang": hang,
+}
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    request = webob.Request(environ)
+    page = PAGES.get(request.path_info)
+    answer = page(request) if page else HTTPNotFound()
+    return answer(environ, start_response)
+
+
+application = BackJob(app, **json.loads(os.environ.get("WORKSHOP_OPTIONS", "{}")))

@@ -1,0 +1,300 @@
+"""Real web servers, one process group each: start, ask, stop. A server's log is shown when its test fails."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+import backjob
+from backjob import Status
+from support import wait_until
+
+PACKAGE = Path(backjob.__file__).resolve().parent
+APPS = Path(__file__).resolve().parent.parent / "live" / "apps"
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_STOP_TIMEOUT = 10.0
+_TROUBLE = "Traceback|Too many open files"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A server as somebody might run it. ``slots``: requests that it works on at once."""
+
+    name: str
+    slots: int
+    options: tuple[str, ...] = ()
+    transport: str = "tcp"
+    host: str = "127.0.0.1"
+
+    @property
+    def is_gunicorn(self) -> bool:
+        return self.name.startswith("gunicorn")
+
+    def over(self, transport: str) -> Setup:
+        """The same over "tcp", "unix" or "tls"."""
+        return replace(self, transport=transport)
+
+    def at(self, host: str) -> Setup:
+        """The same, bound to this address."""
+        return replace(self, host=host)
+
+    def with_options(self, *options: str) -> Setup:
+        return replace(self, options=(*self.options, *options))
+
+    def __str__(self) -> str:
+        where = self.host if self.transport == "tcp" else self.transport
+        return f"{self.name}-{self.slots}-{where}"
+
+
+def gunicorn(worker_class: str, workers: int = 1, threads: int = 1) -> Setup:
+    """gunicorn with so many workers of a class."""
+    options = ["--worker-class", worker_class, "--workers", str(workers)]
+    if worker_class == "gthread":
+        options += ["--threads", str(threads)]
+    slots = 1000 if worker_class == "gevent" else workers * threads
+    return Setup(f"gunicorn-{worker_class}", slots, tuple(options))
+
+
+SYNC = gunicorn("sync", workers=2)
+ONE_SYNC = gunicorn("sync")
+GTHREAD = gunicorn("gthread", threads=4)
+ONE_GTHREAD = gunicorn("gthread")
+GEVENT = gunicorn("gevent")
+WAITRESS = Setup("waitress", 4)
+WSGIREF = Setup("wsgiref", 1)
+WERKZEUG = Setup("werkzeug", 1)
+WERKZEUG_THREADS = Setup("werkzeug-threads", 1000)
+WERKZEUG_PROCESSES = Setup("werkzeug-processes", 4)
+
+EVERYWHERE = [
+    *(server.over(transport) for server in (SYNC, GTHREAD, GEVENT) for transport in ("tcp", "unix", "tls")),
+    *(WAITRESS, WSGIREF, WERKZEUG, WERKZEUG_THREADS, WERKZEUG_PROCESSES),
+]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate for the loopback, as files that a server reads, and the authority that signed it."""
+
+    authority: Path
+    chain: Path
+
+    @classmethod
+    def make(cls, directory: Path) -> Certificate:
+        made = cls(directory / "authority.pem", directory / "server.pem")
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(made.authority)
+        authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(made.chain)
+        return made
+
+
+@functools.lru_cache
+def _trusting(authority: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=authority)
+
+
+class Connection(http.client.HTTPConnection):
+    """http.client's connection to a TCP or unix address, TLS included."""
+
+    def __init__(self, address: tuple[str, int] | str, tls: ssl.SSLContext | None, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.address = address
+        self.tls = tls
+
+    def connect(self) -> None:
+        if isinstance(self.address, str):
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self.address)
+        else:
+            self.sock = socket.create_connection(self.address, self.timeout)
+        if self.tls:
+            self.sock = self.tls.wrap_socket(self.sock, server_hostname="127.0.0.1")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def json(self) -> Any:
+        assert self.status == 200, f"{self.status}: {self.body[:500]!r}"
+        return json.loads(self.body)
+
+
+@dataclass
+class Server:
+    """A running server, and the user who talks to it."""
+
+    setup: Setup
+    directory: Path
+    address: tuple[str, int] | str
+    process: subprocess.Popen[bytes]
+    tls: ssl.SSLContext | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """What each request has: cookies, Host."""
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 30
+    ) -> Answer:
+        """One request on a connection of its own. ``body`` goes as JSON, if it is not bytes."""
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        with contextlib.closing(Connection(self.address, self.tls, timeout)) as connection:
+            connection.request(method, path, body, {**self.headers, **(headers or {}), "Connection": "close"})
+            with connection.getresponse() as response:
+                return Answer(response.status, response.headers, response.read())
+
+    def start(self, target: str, headers: dict[str, str] | None = None, mount: str = "", **options: Any) -> int:
+        """Have the workshop start a job. Its id."""
+        return self.start_all(target, headers, mount, **options)["ids"][0]
+
+    def start_all(
+        self, target: str, headers: dict[str, str] | None = None, mount: str = "", **options: Any
+    ) -> dict[str, Any]:
+        """Have the workshop start ``count`` jobs. Their ids, and the seconds of the slowest start."""
+        return self.ask("POST", f"{mount}/start", {"target": target, **options}, headers).json()
+
+    def status(self, job_id: int, mount: str = "") -> dict[str, Any]:
+        """What a browser sees of a job."""
+        return self.ask("GET", f"{mount}/status?id={job_id}").json()
+
+    def end_of(self, job_id: int, seconds: float = 20, mount: str = "") -> dict[str, Any]:
+        """Wait until the job has ended: by default not so long that a lease of 30 s makes up for a lost launch."""
+        return wait_until(lambda: _ended(self.status(job_id, mount)), seconds)
+
+    def open_gate(self, name: str) -> None:
+        """Let a job that waits for this go on."""
+        (self.directory / name).touch()
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "server.log").read_text(errors="replace")
+
+    def runs(self) -> Counter[tuple[int, str]]:
+        """What the judge saw: how often each job has begun, and how often it came to its end."""
+        path = self.directory / "judge.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return Counter((int(job_id), what) for job_id, _, what in map(str.split, lines))
+
+    def assert_ran_once(self, job_ids: Sequence[int]) -> None:
+        """By the judge's file these jobs have run once, and to the end."""
+        runs = self.runs()
+        expected = {(job_id, what): 1 for job_id in job_ids for what in ("begin", "end")}
+        assert {run: runs[run] for run in expected} == expected
+
+    def stop(self) -> None:
+        """As an operator does."""
+        self.process.terminate()
+        self.process.wait(_STOP_TIMEOUT)
+
+
+def _ended(status: dict[str, Any]) -> dict[str, Any] | None:
+    return status if Status(status["status"]).is_final else None
+
+
+@contextlib.contextmanager
+def serve(
+    setup: Setup,
+    directory: Path,
+    app: str = "workshop:application",
+    certificate: Certificate | None = None,
+    *,
+    apps: Path = APPS,
+    most_files: int = 0,
+    is_trouble_expected: bool = False,
+    environ: dict[str, str] | None = None,
+    **options: Any,
+) -> Iterator[Server]:
+    """Run an app in a server until the block ends. ``options`` are those of the workshop's BackJob.
+
+    ``directory`` is the server's working directory, and holds all that it writes. The server inherits a socket that
+    listens already: there is no port to guess, and a request waits in its backlog while the server starts. A traceback
+    or a ResourceWarning in the log fails the test.
+    """
+    log = directory / "server.log"
+    with _listen(setup, directory) as listener, log.open("ab") as output:
+        command = _command(setup, listener.fileno(), app, apps, certificate)
+        if most_files:
+            command = ["sh", "-c", f'ulimit -n {most_files} && exec "$@"', "sh", *command]
+        own = {
+            # The very package that this process tests, installed or not.
+            "PYTHONPATH": os.pathsep.join([str(apps), str(PACKAGE.parent)]),
+            "PYTHONUNBUFFERED": "1",
+            "WORKSHOP_OPTIONS": json.dumps(options),
+        }
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=os.environ | own | (environ or {}),
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        name = listener.getsockname()
+    # "0.0.0.0" and "::" are at the loopback too.
+    address = name if isinstance(name, str) else (_LOOPBACK.get(name[0], name[0]), name[1])
+    tls = _trusting(certificate.authority) if certificate and setup.transport == "tls" else None
+    server = Server(setup, directory, address, process, tls)
+    try:
+        yield server
+    finally:
+        _end(process)
+        # pytest shows this only when the test fails.
+        print(f"--- log of {setup}\n{server.log}", file=sys.stderr)
+    if not is_trouble_expected:
+        # gunicorn leaves sockets of its own open; one to this server is one of backjob's.
+        pattern = rf"{_TROUBLE}|ResourceWarning: unclosed .*raddr={re.escape(repr(server.address))}"
+        assert not re.search(pattern, server.log), "there is trouble in the server's log"
+
+
+def _listen(setup: Setup, directory: Path) -> socket.socket:
+    if setup.transport == "unix":
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(directory / "socket"))
+        listener.listen()
+        return listener
+    is_ipv6 = ":" in setup.host
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+    return socket.create_server((setup.host, 0), family=family, dualstack_ipv6=setup.host == "::")
+
+
+def _command(setup: Setup, descriptor: int, app: str, apps: Path, certificate: Certificate | None) -> list[str]:
+    if not setup.is_gunicorn:
+        return [sys.executable, str(APPS / "inherited.py"), setup.name, str(descriptor), app, *setup.options]
+    options = ["--bind", f"fd://{descriptor}", "--graceful-timeout", "2", "--no-control-socket", *setup.options]
+    if setup.transport == "tls":
+        assert certificate
+        options += ["--certfile", str(certificate.chain), "--keyfile", str(certificate.chain)]
+    return [sys.executable, "-m", "gunicorn", *options, app]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop it, and whatever else is left of its group."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_TIMEOUT)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

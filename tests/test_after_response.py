@@ -1,0 +1,255 @@
+"""``after_response``: a job that follows the response of the request that started it, and its transaction."""
+
+import sys
+
+import pytest
+from support.served import call, make_environ, serve_site, wrap
+
+from backjob import BackJobError, Status
+
+TEXT = [("Content-Type", "text/plain")]
+
+
+class Response:
+    """An app's response, whose close() ends its transaction."""
+
+    def __init__(self, log, *chunks, error_in_close=None):
+        self.log = log
+        self.chunks = chunks
+        self.error_in_close = error_in_close
+
+    def __iter__(self):
+        for chunk in self.chunks:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            self.log.append("chunk")
+            yield chunk
+
+    def close(self):
+        self.log.append("close")
+        if self.error_in_close:
+            raise self.error_in_close
+
+
+@pytest.fixture
+def site(tmp_path):
+    with wrap(tmp_path) as site:
+        yield site
+
+
+def answer(site, make_response, status="200 OK", count=1):
+    """Ask a page that starts jobs for after its response. Its jobs, and in which order things happened."""
+    log, jobs = [], []
+
+    def launch(token, request, environ):
+        log.append(f"launch {token.job_id - jobs[0] + 1}")
+        return True
+
+    def app(environ, start_response):
+        jobs.extend(environ["backjob"].start(f"/job/{number}", after_response=True) for number in range(count))
+        start_response(status, TEXT)
+        return make_response(log)
+
+    site.launches.launch = launch
+    site.job = app
+    environ = make_environ("/page")
+    # A server: it reads the response, and closes it whatever happened.
+    try:
+        call(site.application, environ)
+    except BaseException as error:  # noqa: BLE001 - looked at below
+        log.append(type(error).__name__)
+    return log, [site.status(job_id) for job_id in jobs]
+
+
+def test_launched_when_all_is_over(site):
+    log, [status] = answer(site, lambda log: Response(log, b"a", b"b"))
+    assert log == ["chunk", "chunk", "close", "launch 1"]
+    assert status.status is Status.STARTED
+
+
+def test_several_follow_in_their_order(site):
+    log, statuses = answer(site, lambda log: Response(log, b"a"), count=3)
+    assert log == ["chunk", "close", "launch 1", "launch 2", "launch 3"]
+    assert {status.status for status in statuses} == {Status.STARTED}
+
+
+@pytest.mark.parametrize("chunks", [[], [b""], [b"a"]])
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "302 Found", "404 Not Found"])
+def test_follows_every_answer_that_is_none_of_a_broken_server(site, status, chunks):
+    log, [job] = answer(site, lambda log: list(chunks), status=status)
+    assert (log, job.status) == (["launch 1"], Status.STARTED)
+
+
+@pytest.mark.parametrize("status", ["500 Oops", "503 Service Unavailable", "599"])
+def test_cancelled_by_a_5xx(site, status):
+    log, jobs = answer(site, lambda log: Response(log, b"sorry"), status=status, count=2)
+    assert log == ["chunk", "close"]
+    assert [job.status for job in jobs] == [Status.CANCELLED, Status.CANCELLED]
+    assert "failed" in jobs[0].status_text
+
+
+def test_cancelled_by_a_5xx_that_comes_late(site):
+    """The status that counts is the last one: an app may replace it until output begins."""
+
+    def app(environ, start_response):
+        jobs.append(environ["backjob"].start("/job", after_response=True))
+        start_response("200 OK", TEXT)
+        try:
+            {}["k"]
+        except KeyError:
+            start_response("500 Oops", TEXT, sys.exc_info())
+        return [b"sorry"]
+
+    jobs = []
+    site.job = app
+    call(site.application, make_environ("/page"))
+    assert site.status(jobs[0]).status is Status.CANCELLED
+
+
+ERRORS = [RuntimeError("r"), SystemExit(1), KeyboardInterrupt()]
+
+
+def throw(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("where", "before"), [("call", []), ("iteration", ["chunk", "close"]), ("close", ["chunk", "close"])]
+)
+def test_cancelled_when_the_request_raises(site, error, where, before):
+    make = {
+        "call": lambda log: throw(error),
+        "iteration": lambda log: Response(log, b"a", error),
+        "close": lambda log: Response(log, b"a", error_in_close=error),
+    }[where]
+    log, [job] = answer(site, make)
+    assert log == [*before, type(error).__name__]
+    assert job.status is Status.CANCELLED
+
+
+def test_follows_a_response_whose_reader_left(site):
+    """The server closes early; the app has done its work all the same."""
+    log, jobs = [], []
+
+    def app(environ, start_response):
+        jobs.append(environ["backjob"].start("/job", after_response=True))
+        start_response("200 OK", TEXT)
+        return Response(log, b"a", b"b")
+
+    site.job = app
+    iterable = site.application(make_environ("/page"), lambda *args: None)
+    assert next(iter(iterable)) == b"a"
+    assert site.launches.tokens == []
+    iterable.close()
+    iterable.close()
+    assert log[:2] == ["chunk", "close"]
+    assert [token.job_id for token in site.launches.tokens] == jobs
+
+
+def test_never_read_at_all(site):
+    """As some servers do with HEAD."""
+    site.job = lambda environ, start_response: environ["backjob"].start("/job", after_response=True) and [b"a"]
+    iterable = site.application(make_environ("/page", "HEAD"), lambda *args: None)
+    iterable.close()
+    # No status was ever given: nobody knows whether that request went well.
+    assert site.application.jobs.find()[0].status is Status.CANCELLED
+
+
+def test_the_record_waits_with_its_response(site):
+    """Nobody else takes the job up while the response is being written."""
+
+    def app(environ, start_response):
+        job_id = environ["backjob"].start("/job", after_response=True)
+        store = site.backend.store
+        assert store.take_due(site.backend.keyring.key_ids, "somebody", 30) is None
+        seen.append(environ["backjob"].status(job_id).status)
+        start_response("200 OK", TEXT)
+        return []
+
+    seen = []
+    site.job = app
+    call(site.application, make_environ("/page"))
+    assert seen == [Status.STARTED]
+
+
+def test_too_late_inside_the_iterable(site):
+    def app(environ, start_response):
+        start_response("200 OK", TEXT)
+        yield b"a"
+        with pytest.raises(BackJobError, match="too late"):
+            environ["backjob"].start("/job", after_response=True)
+        yield b"b"
+
+    site.job = app
+    assert call(site.application, make_environ("/page")).body == b"ab"
+    assert site.application.jobs.find() == []
+
+
+def test_an_ordinary_start_is_not_held_back(site):
+    def app(environ, start_response):
+        environ["backjob"].start("/now")
+        assert len(site.launches.tokens) == 1
+        environ["backjob"].start("/later", after_response=True)
+        assert len(site.launches.tokens) == 1
+        start_response("200 OK", TEXT)
+        return []
+
+    site.job = app
+    call(site.application, make_environ("/page"))
+    assert [token.job_id for token in site.launches.tokens] == [1, 2]
+
+
+def test_unique_after_response_is_one_job(site):
+    def app(environ, start_response):
+        jobs.extend(environ["backjob"].start("/job", after_response=True, unique=True) for _ in range(3))
+        start_response("200 OK", TEXT)
+        return []
+
+    jobs = []
+    site.job = app
+    call(site.application, make_environ("/page"))
+    assert (len(set(jobs)), len(site.launches.tokens)) == (1, 1)
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "one-thread"])
+def test_on_a_server(tmp_path, threads):
+    """The job begins when the transaction of the request is over, and not before."""
+    log = []
+
+    def app(environ, start_response):
+        start_response("200 OK", TEXT)
+        if environ["backjob"].is_worker:
+            log.append("job")
+            return [b"done"]
+        jobs.append(environ["backjob"].start("/job", after_response=True))
+        return Response(log, b"page")
+
+    jobs = []
+    with serve_site(tmp_path, app, threads=threads) as site:
+        assert site.server.ask("/page").body == b"page"
+        assert site.wait_for_end(jobs[0]).status is Status.COMPLETED
+    assert log == ["chunk", "close", "job"]
+
+
+@pytest.mark.parametrize("outcome", ["completes", "raises", "answers 404", "fails", "redirects"])
+def test_a_job_may_have_followers_too(site, outcome):
+    """They are launched when it has completed, and cancelled when it has not."""
+
+    def job(environ, start_response):
+        jobs = environ["backjob"]
+        followers.append(jobs.start("/next", after_response=True))
+        assert jobs.status(followers[0]).status is Status.STARTED
+        if outcome == "raises":
+            raise ValueError("the job is wrong")
+        if outcome == "fails":
+            jobs.fail("No.")
+        start_response({"answers 404": "404 Not Found", "redirects": "302 Found"}.get(outcome, "200 OK"), TEXT)
+        return [b"done"]
+
+    followers = []
+    site.job = job
+    site.run("/job")
+    is_launched = outcome == "completes"
+    assert site.status(followers[0]).status is (Status.STARTED if is_launched else Status.CANCELLED)
+    assert [token.job_id for token in site.launches.tokens] == ([1, followers[0]] if is_launched else [1])

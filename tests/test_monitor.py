@@ -1,0 +1,425 @@
+"""The monitor: what it makes of every answer, before the claim and after it, and of a job that gives no sign.
+
+Between it and a real server stands a real proxy of the test's own, which lets the monitor's request pass and does with
+the worker's what the test says.
+"""
+
+import contextlib
+import re
+import socket
+import socketserver
+import threading
+import time
+
+import pytest
+from support import wait_until
+from support.served import PATIENCE, serve_site, wrap
+
+from backjob import JobEnded, Status
+
+TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Passes requests on to ``upstream``, a port, but the worker's to ``meet(client, request, proxy)``."""
+
+    request_queue_size = 64
+    daemon_threads = False
+    upstream = 0
+
+    def __init__(self, meet):
+        super().__init__(("127.0.0.1", 0), _Meeting)
+        self.meet = meet
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.workers = 0
+        """Worker requests that came by."""
+
+
+class _Meeting(socketserver.StreamRequestHandler):
+    def handle(self):
+        lines = list(iter(self.rfile.readline, b"\r\n"))
+        head = b"".join(lines)
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        request = head + b"\r\n" + self.rfile.read(int(length[1]) if length else 0)
+        if b"Backjob-Token: worker." in head:
+            self.server.workers += 1
+            self.server.meet(self.request, request, self.server)
+        else:
+            pass_on(self.request, request, self.server)
+
+
+def pass_on(client, request, proxy):
+    """What a proxy is for."""
+    with socket.create_connection(("127.0.0.1", proxy.upstream), timeout=PATIENCE) as server:
+        server.sendall(request)
+        while received := server.recv(65536):
+            client.sendall(received)
+
+
+def answer(raw):
+    """Answer the worker's request with these bytes; the app never sees it."""
+    return lambda client, request, proxy: client.sendall(raw)
+
+
+def answer_after(event, raw):
+    """Pass the worker's request on, but when this has happened answer with these bytes and hang up."""
+
+    def meet(client, request, proxy):
+        with socket.create_connection(("127.0.0.1", proxy.upstream), timeout=PATIENCE) as server:
+            server.sendall(request)
+            assert event.wait(PATIENCE)
+            client.sendall(raw)
+            client.shutdown(socket.SHUT_RDWR)
+            # The server itself notices nothing: it goes on, as behind nginx.
+            while server.recv(65536):
+                pass
+
+    return meet
+
+
+@contextlib.contextmanager
+def behind(meet, folder, job, **options):
+    """A Site on a server behind such a proxy."""
+    with Proxy(meet) as proxy:
+        loop = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
+        loop.start()
+        try:
+            with serve_site(folder, job, connect=proxy.url, **options) as site:
+                proxy.upstream = site.server.port
+                site.proxy = proxy
+                yield site
+        finally:
+            proxy.shutdown()
+            loop.join()
+
+
+def never(environ, start_response):
+    raise AssertionError("the job ran")
+
+
+def say_done(environ, start_response):
+    start_response("200 OK", TEXT)
+    return [b"done"]
+
+
+def http(status, *headers, body=b""):
+    """An answer of somebody else."""
+    lines = [f"HTTP/1.1 {status}", "Server: gate/1.0", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+LYING = "Backjob-Proof: " + "A" * 43
+
+
+def test_through_a_proxy_that_does_its_work(tmp_path):
+    with behind(pass_on, tmp_path, say_done) as site:
+        end = site.wait_for_end(site.start("/job", method="POST", data={"a": 1}))
+        assert (end.status, end.status_text, site.proxy.workers) == (Status.COMPLETED, "done", 1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (http("401 Unauthorized", 'WWW-Authenticate: Basic realm="x"'), ["401", "connect_headers", "gate/1.0"]),
+        (http("403 Forbidden"), ["403", "gate/1.0"]),
+        (http("302 Found", "Location: https://sso.example/login?next=canary"), ["302", "https://sso.example/login:"]),
+        (http("301 Moved Permanently", "Location: https://app.example/job"), ["301", "https://app.example/job"]),
+        (http("404 Not Found", body=b"<h1>no such page</h1>"), ["404", "connect="]),
+        (http("413 Content Too Large"), ["413", "client_max_body_size"]),
+        (http("414 URI Too Long"), ["414", "too long"]),
+        (http("431 Request Header Fields Too Large"), ["431", "connect_headers"]),
+        (http("200 OK", body=b"hello"), ["200", "another program", "connect="]),
+        (http("200 OK", LYING, body=b"ok\n"), ["200", "another program", "connect="]),
+        (http("409 Conflict", LYING), ["409", "connect="]),
+        (http("202 Accepted", LYING), ["202"]),
+        (b"\x15\x03\x03\x00\x02\x02\x46", ["TLS", "https://"]),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", ["HTTP"]),
+    ],
+    ids=lambda value: value[:16].decode("latin-1") if isinstance(value, bytes) else "",
+)
+def test_an_answer_before_the_claim_that_would_be_the_same_again(tmp_path, raw, words):
+    """The job fails, and its text says what was met, where, and what mends it."""
+    with behind(answer(raw), tmp_path, never) as site:
+        end = site.wait_for_end(site.start("/job"))
+        assert (end.status, site.proxy.workers) == (Status.FAILED, 1)
+        assert end.status_text.startswith("The job can't be launched: ")
+        assert [word for word in [*words, site.proxy.url] if word not in end.status_text] == []
+    assert "canary" not in end.status_text
+    assert "no such page" not in end.status_text
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (http("502 Bad Gateway"), "502"),
+        (http("503 Service Unavailable"), "503"),
+        (http("504 Gateway Timeout"), "504"),
+        (http("429 Too Many Requests"), "429"),
+        (b"", "closed the connection without"),
+    ],
+    ids=["502", "503", "504", "429", "EOF"],
+)
+def test_an_answer_that_may_be_another_one_later(tmp_path, raw, words):
+    """It is tried again until launch_timeout is over."""
+    with behind(answer(raw), tmp_path, never, launch_timeout=0.6) as site:
+        job_id = site.start("/job")
+        waiting = wait_until(lambda: site.status(job_id).status_text and site.status(job_id))
+        assert words in waiting.status_text
+        end = site.wait_for_end(job_id)
+        assert end.status is Status.FAILED
+        assert words in end.status_text
+        assert site.proxy.workers >= 2
+
+
+def test_a_gate_that_opens_lets_the_job_through(tmp_path):
+    """Once the backend is back, the job that waited runs, and nothing of its waiting is left in its text."""
+
+    def meet(client, request, proxy):
+        (pass_on if proxy.workers > 1 else answer(http("502 Bad Gateway")))(client, request, proxy)
+
+    with behind(meet, tmp_path, say_done) as site:
+        end = site.wait_for_end(site.start("/job"))
+        assert (end.status, end.status_text, end.attempt) == (Status.COMPLETED, "done", 1)
+        assert site.proxy.workers == 2
+
+
+def test_nobody_there_at_all(tmp_path, free_port):
+    with wrap(tmp_path, never, launcher=None, connect=f"http://127.0.0.1:{free_port}", launch_timeout=0.6) as site:
+        end = site.wait_for_end(site.application.jobs.start("/job"))
+    assert end.status is Status.FAILED
+    assert "can't be reached" in end.status_text
+    assert f"127.0.0.1:{free_port}" in end.status_text
+
+
+def test_a_password_for_the_gate_opens_it_and_stays_there(tmp_path):
+    """``connect_headers`` are for what stands in front: the app sees the user's own Authorization, or none."""
+
+    def gate(application):
+        def ask_for_password(environ, start_response):
+            if "HTTP_BACKJOB_TOKEN" in environ and environ.get("HTTP_AUTHORIZATION") != "Basic gate":
+                start_response("401 Unauthorized", TEXT)
+                return []
+            return application(environ, start_response)
+
+        return ask_for_password
+
+    def job(environ, start_response):
+        start_response("200 OK", TEXT)
+        return [str(environ.get("HTTP_AUTHORIZATION")).encode()]
+
+    with serve_site(tmp_path, job, front=gate, connect_headers={"Authorization": "Basic gate"}) as site:
+        assert site.wait_for_end(site.start("/job")).status_text == "None"
+        by = {"HTTP_AUTHORIZATION": "Bearer own"}
+        assert site.wait_for_end(site.start("/job", by=by)).status_text == "Bearer own"
+
+
+def test_without_that_password_it_says_what_is_asked_for(tmp_path):
+    def gate(application):
+        def refuse(environ, start_response):
+            if "HTTP_BACKJOB_TOKEN" not in environ:
+                return application(environ, start_response)
+            start_response("401 Unauthorized", TEXT)
+            return []
+
+        return refuse
+
+    with serve_site(tmp_path, never, front=gate) as site:
+        end = site.wait_for_end(site.start("/job"))
+    assert end.status is Status.FAILED
+    assert "connect_headers" in end.status_text
+
+
+# After the claim.
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"HTTP/1.1 200 O",
+        http("504 Gateway Timeout"),
+        http("502 Bad Gateway"),
+        http("401 Unauthorized"),
+        http("302 Found", "Location: /login"),
+        http("200 OK", LYING, body=b"ok\n"),
+        http("409 Conflict", LYING),
+    ],
+    ids=["EOF", "half-a-head", "504", "502", "401", "302", "200", "409"],
+)
+def test_no_answer_of_a_proxy_ends_a_job_that_runs(tmp_path, raw):
+    """nginx gives up after a minute, the app does not: the job goes on, is not launched again, and completes."""
+    claimed, looked = threading.Event(), threading.Event()
+    runs = []
+
+    def job(environ, start_response):
+        runs.append(environ["backjob"].attempt)
+        start_response("200 OK", TEXT)
+        environ["backjob"].update(30, "at work")
+        claimed.set()
+        assert looked.wait(PATIENCE)
+        environ["backjob"].update(60)
+        return [b"done"]
+
+    with behind(answer_after(claimed, raw), tmp_path, job) as site:
+        job_id = site.start("/job", retries=3)
+        assert claimed.wait(PATIENCE)
+        # Time for the monitor to see the answer, and to do what it would: another job comes and goes meanwhile.
+        site.proxy.meet, site.job = pass_on, say_done
+        assert site.wait_for_end(site.start("/other", delay=0.3)).status is Status.COMPLETED
+        status = site.status(job_id)
+        assert (status.status, status.status_text) == (Status.INPROGRESS, "at work")
+        looked.set()
+        end = site.wait_for_end(job_id)
+        assert (end.status, end.attempt, end.status_text) == (Status.COMPLETED, 1, "done")
+    assert runs == [1]
+
+
+# Signs of life.
+
+
+def silent_job(ended, text="begun"):
+    """A job that says so much and then nothing, until its record has ended."""
+
+    def job(environ, start_response):
+        jobs = environ["backjob"]
+        start_response("200 OK", TEXT)
+        jobs.write(text)
+        jobs.update(20)
+        wait_until(lambda: jobs.status(jobs.job_id).status.is_final)
+        try:
+            jobs.update(99, "late")
+        except JobEnded as error:
+            ended.append(str(error))
+            raise
+        return []
+
+    return job
+
+
+@pytest.mark.parametrize("monitor", ["thread", "request"])
+@pytest.mark.parametrize(("option", "of_start"), [(0.4, None), (60, 0.4), (0, 0.4)])
+def test_a_silent_job_times_out(tmp_path, monitor, option, of_start):
+    ended = []
+    with serve_site(tmp_path, silent_job(ended), error_timeout=option, monitor=monitor) as site:
+        # A job that fails so is not tried again.
+        end = site.wait_for_end(site.start("/job", error_timeout=of_start, retries=3))
+    assert (end.status, end.progress, end.attempt) == (Status.FAILED, 20, 1)
+    assert end.status_text.startswith("begun\njob timeout: ")
+    assert "0.4 s" in end.status_text
+    assert len(ended) == 1
+
+
+def test_a_silent_job_behind_a_proxy_that_hung_up_times_out_too(tmp_path):
+    claimed, ended = threading.Event(), []
+    run = silent_job(ended)
+
+    def job(environ, start_response):
+        claimed.set()
+        return run(environ, start_response)
+
+    with behind(answer_after(claimed, http("504 Gateway Timeout")), tmp_path, job, error_timeout=0.4) as site:
+        end = site.wait_for_end(site.start("/job"))
+    assert end.status is Status.FAILED
+    assert end.status_text.startswith("begun\njob timeout: ")
+
+
+def test_without_error_timeout_a_job_may_be_silent_for_ever(tmp_path):
+    """Beside it another one times out: it would have, too."""
+    go_on = threading.Event()
+
+    def job(environ, start_response):
+        if environ["PATH_INFO"] == "/silent":
+            start_response("200 OK", TEXT)
+            assert go_on.wait(PATIENCE)
+            return [b"after all"]
+        return silent_job([])(environ, start_response)
+
+    with serve_site(tmp_path, job, error_timeout=0) as site:
+        silent = site.start("/silent")
+        for _ in range(2):
+            assert "job timeout" in site.wait_for_end(site.start("/other", error_timeout=0.3)).status_text
+        assert site.status(silent).status is Status.INPROGRESS
+        go_on.set()
+        assert site.wait_for_end(silent).status_text == "after all"
+
+
+@pytest.mark.parametrize("sign", ["update", "output"])
+def test_every_sign_counts(tmp_path, sign):
+    """A job that runs for three times its error_timeout, with signs."""
+
+    def job(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        end = time.monotonic() + 1.8
+        while time.monotonic() < end:
+            threading.Event().wait(0.1)
+            environ["backjob"].update() if sign == "update" else write(b".")
+        return [b"done"]
+
+    with serve_site(tmp_path, job, error_timeout=0.6) as site:
+        assert site.wait_for_end(site.start("/job")).status is Status.COMPLETED
+
+
+# Where the monitor waits.
+
+
+@pytest.mark.parametrize("monitor", ["auto", "thread", "request", "leave"])
+def test_every_way_does_every_job(tmp_path, monitor):
+    with serve_site(tmp_path, say_done, monitor=monitor) as site:
+        jobs = [site.start(f"/job/{number}", delay=0.2 * (number % 2)) for number in range(8)]
+        ends = [site.wait_for_end(job_id) for job_id in jobs]
+    assert [(end.status, end.status_text) for end in ends] == [(Status.COMPLETED, "done")] * 8
+
+
+@pytest.mark.parametrize("monitor", ["auto", "thread", "leave"])
+def test_one_slot_is_enough(tmp_path, monitor):
+    """A server that does one thing at a time, and is asked for pages all the while."""
+    with serve_site(tmp_path, say_done, monitor=monitor, threads=False) as site:
+        jobs = site.within(lambda jobs: [jobs.start(f"/job/{number}") for number in range(8)])
+        for job_id in jobs:
+            assert site.server.ask("/page").body == b"done"
+            assert site.wait_for_end(job_id).status is Status.COMPLETED
+
+
+def test_no_more_run_at_once_than_may(tmp_path):
+    lock, running, most = threading.Lock(), [], []
+
+    def job(environ, start_response):
+        with lock:
+            running.append(1)
+            most.append(len(running))
+        # The next ones have their chance meanwhile.
+        threading.Event().wait(0.05)
+        with lock:
+            running.pop()
+        return say_done(environ, start_response)
+
+    with serve_site(tmp_path, job, max_running=2) as site:
+        jobs = [site.start(f"/job/{number}") for number in range(8)]
+        assert {site.wait_for_end(job_id).status for job_id in jobs} == {Status.COMPLETED}
+    assert max(most) == 2
+
+
+def test_a_job_that_was_cancelled_before_its_launch_is_not_launched(tmp_path):
+    with behind(pass_on, tmp_path, never) as site:
+        job_id = site.start("/job", delay=0.3)
+        site.application.jobs.cancel(job_id)
+        site.job = say_done
+        site.wait_for_end(site.start("/later", delay=0.5))
+        assert (site.status(job_id).status, site.proxy.workers) == (Status.CANCELLED, 1)
+
+
+def test_a_running_job_is_cancelled_from_another_request(tmp_path):
+    begun = threading.Event()
+
+    def job(environ, start_response):
+        start_response("200 OK", TEXT)
+        while True:
+            yield b"."
+            begun.set()
+            threading.Event().wait(0.02)
+
+    with serve_site(tmp_path, job) as site:
+        job_id = site.start("/job")
+        assert begun.wait(PATIENCE)
+        assert site.within(lambda jobs: jobs.cancel(job_id)) is True
+        assert site.wait_for_end(job_id).status is Status.CANCELLED
