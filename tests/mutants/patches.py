@@ -192,8 +192,8 @@ MUTANTS = [
     Mutant(
         "unique jobs are shared between users",
         "backjob/jobs.py",
-        "content_type, request.body, scope, user))",
-        "content_type, request.body, scope))",
+        "repr((site, what, scope, user))",
+        "repr((site, what, scope))",
         ("tests/test_identity.py",),
     ),
     Mutant(
