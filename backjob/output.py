@@ -90,8 +90,10 @@ class Output:
         return text
 
 
-def clean_text(text: str) -> str:
-    """The text as every database can keep it: no NUL and no lone surrogates."""
+def clean_text(text: object) -> str:
+    """The text as every database can keep it: no NUL and no lone surrogates. Of anything but text, its str()."""
+    if not isinstance(text, str):
+        text = str(text)
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

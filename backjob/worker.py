@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -133,7 +134,7 @@ class CurrentJob(Jobs):
                 self._settle_failure("JobEnded was raised by the app itself")
         except Exception as error:
             log.exception("Job %(job)d, attempt %(attempt)d, raised an exception", where)
-            self._settle_failure(f"{type(error).__name__}: {error}")
+            self._settle_failure(_describe(error))
         except BaseException as error:
             log.exception("Job %(job)d, attempt %(attempt)d, was stopped", where)
             self._settle_failure(_explain_stop(error))
@@ -247,16 +248,16 @@ class CurrentJob(Jobs):
         with self._lock:
             if self._is_settled or self._ended is not None:
                 return False
-            self._is_settled = True
             if text is None:
                 self._response.finish()
-                text = self._shown_text()
+            text = self._shown_text() if text is None else clean_text(text)
+            self._is_settled = True
             progress = round(self._progress) if progress is None else progress
             job, end = self._job, time.monotonic() + self._backend.config.lease
             while True:
                 try:
                     is_made = self._backend.store.move(
-                        move, job.id, attempt=job.attempt, text=clean_text(text), progress=progress, delay=delay
+                        move, job.id, attempt=job.attempt, text=text, progress=progress, delay=delay
                     )
                     self._is_completed = is_made and move is Move.COMPLETE
                     return is_made
@@ -267,8 +268,15 @@ class CurrentJob(Jobs):
                     time.sleep(_QUIET)
 
 
+def _describe(error: BaseException) -> str:
+    """Type and message, also where the message can't be made."""
+    lines = traceback.format_exception_only(type(error), error)
+    first = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
+    return first.strip().removeprefix(f"{type(error).__module__}.")
+
+
 def _explain_stop(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    text = _describe(error)
     if isinstance(error, SystemExit):
         text += " (the server stopped the job: with gunicorn's sync workers raise timeout=, or use gthread workers)"
     return text

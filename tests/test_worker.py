@@ -875,3 +875,24 @@ def test_a_wrong_length_on_the_wire_does_no_harm(site, length):
     environ = make_environ("/job", "POST", b"a=1", CONTENT_LENGTH=length)
     reply = site.send(site.token(job_id), "/job", **{key: environ.get(key) for key in ("CONTENT_LENGTH", "wsgi.input")})
     assert (reply.code, site.status(job_id).status) == (200, Status.COMPLETED)
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "text"),
+    [
+        (lambda jobs: jobs.finish(42), Status.COMPLETED, "42"),
+        (lambda jobs: jobs.fail(ValueError("no figures")), Status.FAILED, "no figures"),
+        (lambda jobs: jobs.update(5, 7), Status.COMPLETED, "7"),
+        (lambda jobs: jobs.finish(Unspeakable()), Status.FAILED, "ZeroDivisionError"),
+        (lambda jobs: (_ for _ in ()).throw(Unspeakable()), Status.FAILED, "Unspeakable: <exception str() failed>"),
+    ],
+    ids=["finish a number", "fail an exception", "update a number", "finish what has no text", "raise what has no text"],
+)
+def test_what_is_no_text_ends_the_job_all_the_same(site, end, status, text):
+    ended = act(site, end)
+    assert (ended.status, ended.status_text) == (status, text)
