@@ -6,6 +6,7 @@ An error's docstring is its default message, so the class says once what went wr
 from __future__ import annotations
 
 import inspect
+import traceback
 
 
 class BackJobError(Exception):
@@ -60,3 +61,18 @@ class JobEnded(BaseException):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of any exception, also where the message can't be made."""
+    lines = traceback.format_exception_only(type(error), error)
+    first = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
+    return first.strip().removeprefix(f"{type(error).__module__}.")
+
+
+def explain_stop(error: BaseException) -> str:
+    """The same for what stops a server's worker, with the setting that is behind it."""
+    text = describe(error)
+    if isinstance(error, SystemExit):
+        text += " (the server stopped the job: with gunicorn's sync workers raise timeout=, or use gthread workers)"
+    return text

@@ -17,7 +17,7 @@ from .backend import Backend, Launch
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
-from .output import clean_text
+from .output import clean_text, cut_text
 from .request import make_request, name_user
 
 _MAX_ID = 2**63 - 1
@@ -75,6 +75,11 @@ class Jobs:
         """
         backend = self._get_backend()
         _check_number("delay", delay, _LONGEST_DELAY)
+        flags = {"as_user": as_user, "unique": unique, "after_response": after_response}
+        flags |= {} if redirect_ok is None else {"redirect_ok": redirect_ok}
+        for name, value in flags.items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False")
         if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**31:
             raise ValueError("retries must be a whole number of at least 0")
         if error_timeout is not None:
@@ -171,6 +176,8 @@ class Jobs:
         """Jobs in one of these statuses and of this scope, the newest first; ``before`` an id, to page on."""
         if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 1000:
             raise ValueError("limit must be a whole number from 1 to 1000")
+        if isinstance(status, str):
+            raise ValueError("status must be a Status, its number, or a list of such")  # noqa: TRY004 - as a wrong number
         statuses = [status] if isinstance(status, int) else status
         wanted = [Status(each) for each in statuses] if statuses is not None else None
         cursor = parse_id(before) if before is not None else None
@@ -186,7 +193,7 @@ class Jobs:
 
     def write(self, text: str) -> int:
         """Add to the output of this job. Outside of a job it does nothing."""
-        return len(text)
+        return len(check_text(text))
 
     def flush(self) -> None:
         """For ``print(…, file=…, flush=True)``."""
@@ -204,8 +211,9 @@ class Jobs:
 
     def _end(self, move: Move, job_id: int | str, text: str | None, progress: int | None = None) -> None:
         status = self.status(job_id)
-        text = clean_text(text) if text is not None else None
-        self._get_backend().store.move(move, status.id, text=text, progress=progress)
+        backend = self._get_backend()
+        text = cut_text(text, backend.config.max_output) if text is not None else None
+        backend.store.move(move, status.id, text=text, progress=progress)
 
     def _unique_keys(self, backend: Backend, request: JobRequest, scope: str, as_user: bool) -> list[str]:
         user = name_user(self._environ, request, backend.config) if as_user else ""
@@ -230,6 +238,13 @@ def parse_id(job_id: int | str) -> int | None:
     if isinstance(job_id, bool) or not isinstance(job_id, int) or not 0 < job_id <= _MAX_ID:
         return None
     return job_id
+
+
+def check_text(text: str) -> str:
+    """The argument of write(). Raises TypeError for what is no text, in a job and outside."""
+    if not isinstance(text, str):
+        raise TypeError(f"write() takes a str, not {type(text).__name__}")
+    return text
 
 
 def _check_number(name: str, value: object, most: float) -> None:

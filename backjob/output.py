@@ -99,6 +99,16 @@ def clean_text(text: object) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def cut_text(text: object, limit: int) -> str:
+    """At most so many bytes of UTF-8 of a text, cut at a whole character, and a line that tells of the rest."""
+    text = clean_text(text)
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return text
+    kept = encoded[:limit].decode(errors="ignore")
+    return append_line(kept, f"[{len(encoded) - len(kept.encode())} more bytes of text were cut]")
+
+
 def append_line(text: str, line: str) -> str:
     """The line below the text."""
     return f"{text}{_line_break(text)}{line}"

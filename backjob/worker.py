@@ -10,21 +10,22 @@ import logging
 import math
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .backend import Backend, Launch
-from .errors import JobEnded, StoreError
+from .errors import JobEnded, StoreError, describe, explain_stop
 from .job import Job, JobRequest, Move, Status
-from .jobs import Jobs, parse_id
+from .jobs import Jobs, check_text, parse_id
 from .monitor import backoff
-from .output import Output, append_line, clean_text
+from .output import Output, append_line, clean_text, cut_text
 from .request import restore_environ
 from .response import Response
 
 log = logging.getLogger("backjob")
 
+_LONGEST_REASON = 4096
+"""Bytes of a failure's reason: an exception's message may hold anything, and is not to push the output out."""
 _QUIET = 0.2
 """Seconds between two writes of output that comes without an update()."""
 
@@ -35,6 +36,7 @@ class CurrentJob(Jobs):
     __slots__ = (
         "_backend",
         "_ended",
+        "_failure",
         "_followers",
         "_is_completed",
         "_is_settled",
@@ -69,6 +71,7 @@ class CurrentJob(Jobs):
         self._text_size = 0
         self._last_write = -math.inf
         self._ended: str | None = None
+        self._failure: str | None = None
         self._is_settled = False
         self._is_completed = False
         self._followers: list[Launch] = []
@@ -85,7 +88,8 @@ class CurrentJob(Jobs):
             if progress is not None:
                 self._progress = max(self._progress, _clamp(progress))
             if text is not None:
-                self._text, self._text_size = clean_text(text), self._output.size
+                limit = self._backend.config.max_output
+                self._text, self._text_size = cut_text(text, limit), self._output.size
             self._give_sign()
 
     def increment_progress(self, n: float, text: str | None = None) -> None:
@@ -95,10 +99,8 @@ class CurrentJob(Jobs):
 
     def write(self, text: str) -> int:
         """Add to the job's output; ``print(…, file=environ["backjob"])`` works."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() takes a str, not {type(text).__name__}")
         with self._lock:
-            self._output.write_text(text)
+            self._output.write_text(check_text(text))
             self._take_output()
         return len(text)
 
@@ -110,6 +112,7 @@ class CurrentJob(Jobs):
         with self._lock:
             self._check_live()
             if not self._is_settled:
+                text = cut_text(text, self._backend.config.max_output) if text is not None else None
                 self._settle(Move.COMPLETE, text, progress=100)
 
     def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
@@ -119,9 +122,12 @@ class CurrentJob(Jobs):
             return
         with self._lock:
             self._check_live()
-            if not self._is_settled:
-                self._settle_failure(text, retry)
-            self._ended = self._ended or "This job has failed: fail() was called"
+            if self._may_retry(retry):
+                # The next attempt must not begin before this one's code has ended: run() makes the move.
+                self._failure = text
+            else:
+                self._settle_failure(text, retry=False)
+            self._ended = "This job has failed: fail() was called"
             raise JobEnded(self._ended)
 
     def run(self, app: Callable[..., Iterable[bytes]]) -> None:
@@ -130,17 +136,19 @@ class CurrentJob(Jobs):
         try:
             self._response.take(app, self._environ)
         except JobEnded:
-            if not self._is_settled and self._ended is None:
-                self._settle_failure("JobEnded was raised by the app itself")
+            self._settle_failure(self._failure if self._ended else "JobEnded was raised by the app itself")
         except Exception as error:
             log.exception("Job %(job)d, attempt %(attempt)d, raised an exception", where)
-            self._settle_failure(_describe(error))
+            self._settle_failure(self._failure if self._ended else describe(error))
         except BaseException as error:
             log.exception("Job %(job)d, attempt %(attempt)d, was stopped", where)
-            self._settle_failure(_explain_stop(error))
+            self._settle_failure(explain_stop(error))
             raise
         else:
-            self._settle_response()
+            if self._ended:
+                self._settle_failure(self._failure)
+            else:
+                self._settle_response()
         finally:
             self._response.forget()
             if self._timer is not None:
@@ -197,6 +205,7 @@ class CurrentJob(Jobs):
             if store.touch(job.id, job.attempt, round(self._progress), self._shown_text(), self._backend.config.lease):
                 return
             self._ended = self._why_ended()
+            self._is_settled = True
         except StoreError as error:
             log.warning("Job %d goes on, its update waits: %s", job.id, error)
             return
@@ -216,7 +225,6 @@ class CurrentJob(Jobs):
         if glance.status is Status.INPROGRESS and glance.cancel_requested:
             text, progress = self._shown_text(), round(self._progress)
             store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
-            self._is_settled = True
             return "This job was cancelled"
         return f"This job has ended: it is {glance.status.name}"
 
@@ -229,28 +237,37 @@ class CurrentJob(Jobs):
     def _settle_failure(self, reason: str | None, retry: bool = True) -> None:
         with self._lock:
             shown = self._shown_text()
-            text = append_line(shown, clean_text(reason)) if reason else shown
+            text = append_line(shown, cut_text(reason, _LONGEST_REASON)) if reason else shown
             job = self._job
-            if retry and job.attempt <= job.retries:
+            if self._may_retry(retry):
                 delay = backoff(2.0 ** (job.attempt - 1))
                 if self._settle(Move.RETRY, text, progress=0, delay=delay):
                     self._backend.dispatcher.look_after(delay)
                     return
+                # It was to be cancelled meanwhile, or is not ours any more: then this changes nothing either.
                 self._is_settled = False
-                glance = self._backend.store.glance(job.id)
-                if glance is not None and glance.cancel_requested:
-                    self._settle(Move.CANCEL, text)
-                    return
+                self._settle(Move.CANCEL if self._is_to_be_cancelled() else Move.FAIL, text)
+                return
             self._settle(Move.FAIL, text)
+
+    def _may_retry(self, retry: bool) -> bool:
+        return retry and not self._is_settled and self._job.attempt <= self._job.retries
+
+    def _is_to_be_cancelled(self) -> bool:
+        try:
+            glance = self._backend.store.glance(self._job.id)
+        except StoreError:
+            return False
+        return glance is not None and glance.cancel_requested
 
     def _settle(self, move: Move, text: str | None, *, progress: int | None = None, delay: float = 0) -> bool:
         """Write the outcome once. While the store is away, try again for as long as the lease lets."""
         with self._lock:
-            if self._is_settled or self._ended is not None:
+            if self._is_settled:
                 return False
             if text is None:
                 self._response.finish()
-            text = self._shown_text() if text is None else clean_text(text)
+            text = self._shown_text() if text is None else text
             self._is_settled = True
             progress = round(self._progress) if progress is None else progress
             job, end = self._job, time.monotonic() + self._backend.config.lease
@@ -266,20 +283,6 @@ class CurrentJob(Jobs):
                         log.error("Job %d has ended, but its outcome can't be written: %s", job.id, error)
                         return False
                     time.sleep(_QUIET)
-
-
-def _describe(error: BaseException) -> str:
-    """Type and message, also where the message can't be made."""
-    lines = traceback.format_exception_only(type(error), error)
-    first = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
-    return first.strip().removeprefix(f"{type(error).__module__}.")
-
-
-def _explain_stop(error: BaseException) -> str:
-    text = _describe(error)
-    if isinstance(error, SystemExit):
-        text += " (the server stopped the job: with gunicorn's sync workers raise timeout=, or use gthread workers)"
-    return text
 
 
 def _number(value: float) -> float:

@@ -1,4 +1,4 @@
-"""A whole app: sign in, start a job, watch it run. Serve it with ``gunicorn --threads 4 progress:application``.
+"""A whole app: sign in, start a job, watch it run. Serve it with ``gunicorn --threads 8 progress:application``.
 
 The job runs as the user who started it: it is an ordinary request of this app, and its cookie tells who asked. Nobody
 else can look at it, because the user's name is the job's scope.

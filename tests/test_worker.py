@@ -891,8 +891,47 @@ class Unspeakable(Exception):
         (lambda jobs: jobs.finish(Unspeakable()), Status.FAILED, "ZeroDivisionError"),
         (lambda jobs: (_ for _ in ()).throw(Unspeakable()), Status.FAILED, "Unspeakable: <exception str() failed>"),
     ],
-    ids=["finish a number", "fail an exception", "update a number", "finish what has no text", "raise what has no text"],
+    ids=["finish", "fail", "update", "finish without text", "raise without text"],
 )
 def test_what_is_no_text_ends_the_job_all_the_same(site, end, status, text):
     ended = act(site, end)
     assert (ended.status, ended.status_text) == (status, text)
+
+
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_a_retry_waits_until_the_old_code_has_ended(site, is_swallowed):
+    def app(environ, start_response):
+        jobs = environ["backjob"]
+        start_response("200 OK", TEXT)
+        with contextlib.suppress(JobEnded) if is_swallowed else contextlib.nullcontext():
+            try:
+                jobs.fail("Once more.")
+            finally:
+                seen.append(jobs.status(jobs.job_id))
+        return []
+
+    seen = []
+    site.job = app
+    job_id = site.start("/job", retries=1)
+    site.work(job_id)
+    after = site.status(job_id)
+    assert (seen[0].status, seen[0].attempt) == (Status.INPROGRESS, 1)
+    assert (after.status, after.attempt, after.status_text) == (Status.STARTED, 2, "Once more.")
+    site.work(job_id)
+    assert (seen[1].status, site.status(job_id).status) == (Status.FAILED, Status.FAILED)
+
+
+def test_no_text_is_longer_than_max_output(tmp_path):
+    def raise_much():
+        raise ValueError("y" * 100_000)
+
+    with wrap(tmp_path, max_output=1000) as site:
+        for action, begin in [
+            (lambda jobs: jobs.update(5, "z" * 10_000), "z" * 1000),
+            (lambda jobs: jobs.finish("ü" * 10_000), "ü" * 500),
+            (lambda jobs: [jobs.write("o" * 10_000), raise_much()], "o" * 1000),
+        ]:
+            text = act(site, action).status_text
+            assert text.startswith(f"{begin}\n[")
+            assert "more bytes of" in text
+            assert len(text) < 6000
