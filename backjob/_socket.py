@@ -124,11 +124,10 @@ class Answer:
             del self.raw[:head_end]
             return True
         self.status = status
-        length = _CONTENT_LENGTH.search(self.raw, 0, head_end)
-        if self._is_head or status in (204, 304):
-            self._end = head_end
-        elif length:
-            self._end = head_end + int(length[1])
+        lengths = set(_CONTENT_LENGTH.findall(self.raw, 0, head_end))
+        # Every answer of ours has one length, and all that counts stands in its head: for another's no body is awaited.
+        has_body = len(lengths) == 1 and not self._is_head and status not in (204, 304)
+        self._end = head_end + (int(lengths.pop()) if has_body else 0)
         return False
 
     def header(self, name: str) -> str:
@@ -237,6 +236,12 @@ def _connect_unix(sock: socket.socket, path: str, timeout: float) -> None:
 def _wrap(sock: socket.socket, address: Address, ca_file: str | None) -> ssl.SSLSocket:
     context = _tls_context(address.is_verified, ca_file)
     return context.wrap_socket(sock, server_hostname=address.host or None, do_handshake_on_connect=False)
+
+
+def check_ca_file(path: str) -> None:
+    """Raises OSError or ValueError when there are no certificates in this file."""
+    if not path or not _tls_context(True, path).get_ca_certs():
+        raise ValueError("there is no certificate of an authority in it")
 
 
 @functools.lru_cache

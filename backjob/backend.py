@@ -22,6 +22,12 @@ from .store import Store
 log = logging.getLogger("backjob")
 
 
+RESPONSE_HOLDER = "response-"
+"""How the holder of a job begins that waits for the end of a response."""
+RESPONSE_HOLD = 10 * 365 * 86400.0
+"""Seconds of that hold: should the process die within the request, the job is never wanted."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """A job that was just recorded, held under ``nonce``, and is to be launched for the first time."""
@@ -71,6 +77,7 @@ class Backend:
                 if is_failed:
                     self.store.move(Move.CANCEL, launch.job_id, text="The request that started this job failed")
                 else:
+                    self.store.hold(launch.job_id, 1, launch.nonce, launch.nonce, self.config.lease)
                     self.launch(launch, environ)
             except StoreError as error:
                 log.error("Job %d, which was to follow a request, waits: %s", launch.job_id, error)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
-from ._socket import check_header, is_header_value
+from ._socket import check_ca_file, check_header, is_header_value
 from .address import Address, parse_connect
 from .errors import ConfigError
 from .keyring import check_keys
@@ -164,13 +163,8 @@ class Config:
         """Whatever goes into a self-request's head: it stays one line each, and the whole well under 2 kB."""
         if not is_header_value(self.user_agent) or not 0 < len(self.user_agent) <= 200:
             _refuse("user_agent", "must be 1-200 printable ASCII characters")
-        if self.ca_file is not None and not (isinstance(self.ca_file, str) and os.path.isfile(self.ca_file)):
-            _refuse("ca_file", f"{self.ca_file!r} is not a file")
-        try:
-            if self.connect is not None:
-                parse_connect(self.connect)
-        except (ValueError, TypeError, AttributeError) as error:
-            _refuse("connect", f"is wrong: {error}")
+        self._check_with("ca_file", check_ca_file)
+        self._check_with("connect", parse_connect)
         if not isinstance(self.forward_headers, (list, tuple)):
             _refuse("forward_headers", "must be a list of header names")
         if not isinstance(self.connect_headers, Mapping):
@@ -186,6 +180,16 @@ class Config:
             _refuse("connect_headers", f"can't have {own[0]}: backjob writes that header itself")
         if sum(len(name) + len(value) + 4 for name, value in lines) > 1024:
             _refuse("connect_headers", "must be at most 1024 bytes: some servers drop a head over 4096")
+
+    def _check_with(self, name: str, check: Callable[[str], object]) -> None:
+        value = getattr(self, name)
+        if value is not None and not isinstance(value, str):
+            _refuse(name, "must be a str")
+        try:
+            if value is not None:
+                check(value)
+        except (OSError, ValueError) as error:
+            _refuse(name, f"is wrong: {error}")
 
     def _check_text(self, name: str, pattern: str, allowed: str) -> None:
         value = getattr(self, name)

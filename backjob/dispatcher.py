@@ -57,10 +57,11 @@ class Dispatcher:
         self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
 
     def close(self) -> None:
-        """Look for nothing more. Jobs that have a place are watched to their end."""
+        """Look for nothing more, and wait a moment for threads that are about to end. A watch goes on to its end."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._threads, timeout=1.0)
 
     def choose_way(self, environ: Mapping[str, Any]) -> str:
         """Where a monitor waits on this server: "thread", "request" or "leave"."""
@@ -68,7 +69,7 @@ class Dispatcher:
             return self._config.monitor
         return "thread" if threads_outlive_requests(environ) else "leave"
 
-    def accept(self, job: Job, nonce: str, way: str) -> Callable[[], None] | None:
+    def accept(self, job: Job, nonce: str, way: str, has_threads: bool) -> Callable[[], None] | None:
         """Take over what start() holds. None when it holds it no more: this launch was taken over before.
 
         Else what is to be done once the answer is out: until then the job would only be in the way of it.
@@ -76,17 +77,19 @@ class Dispatcher:
         if way == "thread":
             has_place = job.due_in <= 0 and self._take_place()
         else:
-            has_place = way == "request" or self._store.count_held() <= LEFT_UNCLAIMED
+            has_place = way == "request" or job.due_in > 0 or self._store.count_launched() < LEFT_UNCLAIMED
         holder = self._monitor.owner if has_place else None
         is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease)
-        if way != "thread":
-            return functools.partial(self._run_here, job.id, way) if is_taken else None
-        if has_place and not is_taken:
-            self._leave_queue()
-            self._give_place_back()
         if not is_taken:
+            if has_place and way == "thread":
+                self._leave_queue()
+                self._give_place_back()
             return None
-        return functools.partial(self._hand_over, job) if has_place else functools.partial(self.look_after, job.due_in)
+        if not has_place:
+            return functools.partial(self.look_after, job.due_in) if has_threads else _nothing
+        if way == "thread":
+            return functools.partial(self._hand_over, job)
+        return functools.partial(self._run_here, job.id, way)
 
     def _hand_over(self, job: Job) -> None:
         with self._changed:
@@ -151,8 +154,11 @@ class Dispatcher:
         """With the lock held: see that there is a thread for each place that is taken, and one to look for rows."""
         self._changed.notify()
         if not self._is_closed and self._threads < min(self._places, self._taken + (self._look_at < _NEVER)):
-            self._threads += 1
-            threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
+                self._threads += 1
+            except RuntimeError as error:  # the job stays where it is, for the next one who comes by here
+                log.warning("Jobs wait, there is no thread for them: %s", error)
 
     def _work(self) -> None:
         try:
@@ -172,6 +178,7 @@ class Dispatcher:
         finally:
             with self._changed:
                 self._threads -= 1
+                self._changed.notify_all()
 
     def _next(self) -> Job | None:
         """Wait for a job that is handed over, or (None) for the time to look for one. Its place is taken either way."""

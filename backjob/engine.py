@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect
+from sqlalchemy import Connection, Engine, Executable, StaticPool, Table, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from . import schema
 from .errors import ConfigError, StoreError
@@ -23,6 +32,10 @@ from .forks import call_before_fork, call_in_child
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for another process's write on SQLite."""
+
+
+_SQLITE_WAIT = 0.02
+Result = TypeVar("Result")
 
 
 class Conflict(StoreError):
@@ -39,7 +52,7 @@ class Database:
         self._lock = threading.Lock()
         self._is_ours = isinstance(database, str)
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
-        self._engine = _make_engine(database) if isinstance(database, str) else database
+        self._engine = _make_engine(database) if isinstance(database, str) else _check_engine(database)
         self._autocommit = self._engine if self._is_ours else _bare_engine(self._engine)
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         # No connection is shared over a fork. On SQLite none may even be open: its locks belong to the process, and a
@@ -72,8 +85,18 @@ class Database:
         with as_store_errors():
             if not self._is_ready:
                 self._prepare()
-            with self._open() as connection:
-                yield connection
+            try:
+                with self._open() as connection:
+                    yield connection
+            except (OperationalError, ProgrammingError) as error:
+                if isinstance(error, ProgrammingError) or "no such table" in str(error.orig):
+                    self._is_ready = False  # the table may be gone: the next use looks
+                raise
+
+    def write(self, statement: Executable, values: dict[str, Any]) -> int:
+        """Run a single statement and tell how many rows it changed. Raises StoreError."""
+        with self.connect() as connection:
+            return wait_while_locked(lambda: connection.execute(statement, values).rowcount)
 
     def _open(self) -> Connection:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
@@ -90,17 +113,21 @@ class Database:
         return _begin_immediate(connection) if self._is_sqlite else _begin_read_committed(connection)
 
     def _prepare(self) -> None:
-        with self._lock:
+        if not self._lock.acquire(timeout=BUSY_TIMEOUT):  # the one before has been waiting for as long
+            raise StoreError("The job database does not answer")
+        try:
             if self._is_ready:
                 return
             if self._is_sqlite and self._is_ours:
                 self._make_sqlite_file()
             with self._open() as connection:
                 if self._is_sqlite and self._is_ours:
-                    _switch_to_wal(connection)
+                    wait_while_locked(lambda: connection.exec_driver_sql("PRAGMA journal_mode=WAL").close())
                 with self._begin(connection):
                     self._prepare_table(connection)
             self._is_ready = True
+        finally:
+            self._lock.release()
 
     def _make_sqlite_file(self) -> None:
         """With mode 0600 from its first moment on; SQLite gives its WAL the same."""
@@ -144,6 +171,13 @@ def _first_line(error: DBAPIError) -> str:
     return f"{type(error.orig).__name__}: {lines[0] if lines else ''}"
 
 
+def _check_engine(engine: Engine) -> Engine:
+    is_in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
+    if is_in_memory and not isinstance(engine.pool, StaticPool):
+        raise ConfigError("database is an Engine in memory of which each thread sees another one: name a file")
+    return engine
+
+
 def _bare_engine(engine: Engine) -> Engine:
     """A user's engine with its connections and options, but without its listeners, which may begin transactions."""
     bare = Engine(
@@ -177,7 +211,7 @@ def _make_sqlite_engine(url: URL) -> Engine:
     if not name or name == ":memory:" or name.startswith("file:"):
         raise ConfigError("database must name an SQLite file: one in memory is not seen by other processes")
     url = url.set(database=os.path.abspath(name))
-    connect_args = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+    connect_args = {"timeout": _SQLITE_WAIT, "check_same_thread": False}
     engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",
@@ -197,23 +231,25 @@ def _make_sqlite_engine(url: URL) -> Engine:
     return engine
 
 
-def _switch_to_wal(connection: Connection) -> None:
-    """Once per file. SQLite does not wait for the lock that this needs: of racing processes all but one try again."""
+def wait_while_locked(write: Callable[[], Result]) -> Result:
+    """Try again while somebody else writes to the SQLite file, for BUSY_TIMEOUT.
+
+    SQLite's own wait is short here: it would stop every greenlet of a gevent process.
+    """
     end = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL").close()
-            return
-        except DBAPIError as error:
+            return write()
+        except OperationalError as error:
             if "locked" not in str(error.orig) or time.monotonic() > end:
                 raise
-            time.sleep(0.01)
+            time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - spreads those who wait
 
 
 @contextlib.contextmanager
 def _begin_immediate(connection: Connection) -> Iterator[None]:
     """A write transaction from its first moment on: SQLite refuses one that begins as a reader and turns writer."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    wait_while_locked(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     try:
         yield
         connection.exec_driver_sql("COMMIT")

@@ -62,6 +62,15 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 """For each status, the statuses that may follow it."""
 
 
+def draw_diagram() -> str:
+    """The states and moves as a Mermaid diagram: docs/life-cycle.md holds what this gives."""
+    arrows = [
+        f"{source.name} --> {move.target.name}: {move.name.lower()}" for move in Move for source in sorted(move.sources)
+    ]
+    ends = [f"{status.name} --> [*]" for status in sorted(FINAL)]
+    return "\n    ".join(["stateDiagram-v2", f"[*] --> {Status.STARTED.name}", *arrows, *ends])
+
+
 @dataclass(frozen=True)
 class JobRequest:
     """The request that a job will be: everything that the app is to see of it. Sealed in the record.

@@ -13,7 +13,7 @@ from typing import Any
 
 from webob.request import BaseRequest
 
-from .backend import Backend, Launch
+from .backend import RESPONSE_HOLD, RESPONSE_HOLDER, Backend, Launch
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
@@ -23,8 +23,6 @@ from .request import make_request, name_user
 _MAX_ID = 2**63 - 1
 _MAX_SCOPE = 255
 _LONGEST_DELAY = 3650 * 86400
-_RESPONSE_HOLD = 86400.0
-"""Seconds that a job may wait for the end of the response that it is to follow."""
 
 
 class Jobs:
@@ -62,13 +60,14 @@ class Jobs:
         """Run a URL of this app in the background and return the job's id; by then its record is committed.
 
         ``target`` is what a browser would ask for: a path of this app, SCRIPT_NAME included, with or without a query;
-        or a ``webob.Request``. ``params`` are added to the query, ``data`` becomes an url-encoded body: mappings, lists
-        of pairs, MultiDicts, with lists for several values. ``method`` is any token of RFC 9110 but CONNECT.
-        ``scope`` is free text (up to 255 characters) that limits where the job applies. ``as_user=False`` takes
-        no cookie and no credential along. ``delay``: seconds until it may run. ``retries``: how often it may run again
-        after a failure. ``unique``: an unfinished job of the same request, scope and user is returned instead of
-        a second one. ``after_response``: launched when this request's response has ended, cancelled when the request
-        raises or answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options.
+        or a ``webob.Request``, of which the path counts and not the host. ``params`` are added to the query, ``data``
+        becomes an url-encoded body: mappings, lists of pairs, MultiDicts, with lists for several values. ``method`` is
+        any token of RFC 9110 but CONNECT. ``scope`` is free text (up to 255 characters) that limits where the job
+        applies. ``as_user=False`` takes no cookie and no credential along. ``delay``: seconds until it may run.
+        ``retries``: how often it may run again after a failure. ``unique``: an unfinished job of the same request,
+        scope and user is returned instead of a second one, also if it waits for another request's response.
+        ``after_response``: launched when this request's response has ended, cancelled when the request raises or
+        answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options.
 
         Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
         known, StoreError when the record can't be written. When it raises, there is no job.
@@ -99,7 +98,7 @@ class Jobs:
         backend.launcher.check(self._environ)
         if after_response:
             self._check_after_response()
-        nonce, uid = new_nonce(), uuid.uuid4().hex
+        nonce, uid = (RESPONSE_HOLDER if after_response else "") + new_nonce(), uuid.uuid4().hex
         # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
         waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
         unique_keys = self._unique_keys(backend, request, scope, as_user) if unique else []
@@ -113,7 +112,7 @@ class Jobs:
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
             unique_key=unique_keys[0] if unique_keys else None,
             held_by=None if waits else nonce,
-            hold=_RESPONSE_HOLD if after_response else backend.config.lease,
+            hold=RESPONSE_HOLD if after_response else backend.config.lease,
         )
         sealed = b""
 

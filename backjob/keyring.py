@@ -154,11 +154,16 @@ def read_or_make_key_file(path: Path) -> str:
 def check_keys(keys: object, source: str) -> list[str]:
     """The keys as a list. Raises ConfigError, which names the source and never the key."""
     listed = [keys] if isinstance(keys, str) else list(keys) if isinstance(keys, (list, tuple)) else []
-    if not listed or not all(isinstance(key, str) and len(key) >= MIN_KEY_LENGTH for key in listed):
+    if not listed or not all(_is_key(key) for key in listed):
         raise ConfigError(
             f"{source} must be a str of {MIN_KEY_LENGTH} or more characters, or a list of such, newest first"
         )
     return listed
+
+
+def _is_key(key: object) -> bool:
+    # A lone surrogate is no text that could be encoded.
+    return isinstance(key, str) and len(key) >= MIN_KEY_LENGTH and not any("\ud800" <= each <= "\udfff" for each in key)
 
 
 def _make_key_file(path: Path) -> None:

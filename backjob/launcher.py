@@ -232,14 +232,17 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 def explain(answer: Answer, address: Address) -> LaunchError:
     """What an answer that is not ours means, and what setting mends it."""
     if answer.status is None:
+        if len(answer.raw) > Answer.LIMIT:
+            return LaunchError(f"{address} answers without an end: set connect=", is_final=True)
         if not answer.raw or answer.raw.startswith(b"HTTP/1."):
-            return LaunchError(f"{address} closed the connection without a whole answer")
+            hint = "" if answer.raw or address.tls else ': does it speak TLS? Then set connect="https://…"'
+            return LaunchError(f"{address} closed the connection without a whole answer{hint}")
         remedy = 'it speaks TLS: set connect="https://…"' if answer.raw[:1] == b"\x15" else "set connect="
         return LaunchError(f"{address} does not answer in HTTP: {remedy}", is_final=True)
     server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
     status = answer.status
     if 300 <= status < 400:
-        location = re.sub(r"[^\x21-\x7e]", "", answer.header("Location")).partition("?")[0][:200]
+        location = re.sub(r"[^\x21-\x7e]|//[^/]*@", "", answer.header("Location")).partition("?")[0][:200]
         remedy = f"it redirects to {location or 'elsewhere'}: set connect= to the address where the app itself answers"
     elif status < 300:
         remedy = (

@@ -140,7 +140,8 @@ class BackJob:
     ) -> Iterable[bytes]:
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
-        go_on = backend.dispatcher.accept(job, token.nonce, backend.dispatcher.choose_way(environ))
+        way, has_threads = backend.dispatcher.choose_way(environ), backend.has_dispatcher(environ)
+        go_on = backend.dispatcher.accept(job, token.nonce, way, has_threads)
         if go_on is None:
             return respond("409 Conflict", token.prove("refused"))
         return AfterFirstChunk(respond("202 Accepted", token.prove("monitor")), go_on)

@@ -21,7 +21,7 @@ from .job import Job, Move, Status
 from .keyring import WORKER, Keyring, SealError, Token, new_nonce
 from .launcher import SelfRequest, is_proof
 from .output import append_line
-from .statements import Glance
+from .statements import PROCESS, Glance
 from .store import Store
 
 log = logging.getLogger("backjob")
@@ -52,7 +52,7 @@ class Monitor:
         self._keyring = keyring
         self._store = store
         self._launcher = launcher
-        self.owner = f"{os.getpid()}-{new_nonce()}"
+        self.owner = f"{PROCESS}{os.getpid()}-{new_nonce()}"
         """This process in the records: a host name or a pid alone would come again."""
 
     def run(self, job: Job, on_claim: Callable[[], None]) -> Verdict:

@@ -14,6 +14,9 @@ from sqlalchemy import Table, Update, bindparam, case, func, insert, null, or_, 
 
 from .job import Job, Move, Status
 
+PROCESS = "process-"
+"""How the holder of a job begins that is a process, and not a launch."""
+
 
 @dataclass(frozen=True)
 class Glance:
@@ -55,7 +58,13 @@ class Statements:
 
         is_free = or_(columns.held_until.is_(None), columns.held_until <= now)
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
-        self.count_held = select(func.count()).where(columns.status == int(Status.STARTED), columns.held_until > now)
+        self.count_launched = select(func.count()).where(
+            columns.status == int(Status.STARTED),
+            columns.held_until > now,
+            columns.due_at <= now,
+            columns.launch_failed_at.is_(None),
+            columns.held_by.startswith(PROCESS),
+        )
         order = (columns.priority.desc(), columns.due_at, columns.id)
         self.due = select(columns.id, columns.attempt).where(waits, columns.due_at <= now, is_free)
         self.due = self.due.order_by(*order).limit(8)

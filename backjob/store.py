@@ -51,8 +51,8 @@ class Store(Protocol):
     def count(self, status: Status) -> int:
         """How many jobs are in this status."""
 
-    def count_held(self) -> int:
-        """How many jobs are held and not claimed."""
+    def count_launched(self) -> int:
+        """How many worker requests wait for a slot."""
 
     def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
         """The one compare-and-set that lets an attempt run; not while ``max_running`` (if any) jobs run."""
@@ -180,8 +180,8 @@ class SQLStore:
     def count(self, status: Status) -> int:
         return int(self._scalar(self._statements.count, in_status=int(status)))
 
-    def count_held(self) -> int:
-        return int(self._scalar(self._statements.count_held, now=self._now()))
+    def count_launched(self) -> int:
+        return int(self._scalar(self._statements.count_launched, now=self._now()))
 
     def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
         now = self._now()
@@ -234,8 +234,7 @@ class SQLStore:
         return self._write(statement, values)
 
     def _write(self, statement: Update, values: dict[str, Any]) -> bool:
-        with self._database.connect() as connection:
-            return connection.execute(statement, values).rowcount == 1
+        return self._database.write(statement, values) == 1
 
     def _scalar(self, statement: Select[Any], **values: Any) -> Any:
         with self._database.connect() as connection:

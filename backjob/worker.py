@@ -171,9 +171,7 @@ class CurrentJob(Jobs):
             self._settle(Move.COMPLETE, None, progress=100)
         else:
             location = self._response.headers.get("location", "nowhere").partition("?")[0]
-            reason = (
-                "mostly a login page: the job did not run as this user. For a redirect after work: redirect_ok=True"
-            )
+            reason = "mostly a login page: the job did not run. For a redirect after its work: redirect_ok=True"
             self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}")
 
     def _take_output(self) -> None:
@@ -186,7 +184,10 @@ class CurrentJob(Jobs):
                 # What comes last before a long silence is to be seen too.
                 self._timer = threading.Timer(wait, self._show_output)
                 self._timer.daemon = True
-                self._timer.start()
+                try:
+                    self._timer.start()
+                except RuntimeError:  # no more threads here: the next output or update() shows it
+                    self._timer = None
 
     def _show_output(self) -> None:
         with self._lock:
@@ -236,6 +237,8 @@ class CurrentJob(Jobs):
 
     def _settle_failure(self, reason: str | None, retry: bool = True) -> None:
         with self._lock:
+            if self._is_settled:
+                return
             shown = self._shown_text()
             text = append_line(shown, cut_text(reason, _LONGEST_REASON)) if reason else shown
             job = self._job

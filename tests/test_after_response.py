@@ -1,5 +1,7 @@
 """``after_response``: a job that follows the response of the request that started it, and its transaction."""
 
+import os
+import signal
 import sys
 
 import pytest
@@ -253,3 +255,36 @@ def test_a_job_may_have_followers_too(site, outcome):
     is_launched = outcome == "completes"
     assert site.status(followers[0]).status is (Status.STARTED if is_launched else Status.CANCELLED)
     assert [token.job_id for token in site.launches.tokens] == ([1, followers[0]] if is_launched else [1])
+
+
+def test_a_job_that_was_finished_keeps_its_followers(site):
+    """What goes wrong after finish() is the log's business."""
+
+    def job(environ, start_response):
+        jobs = environ["backjob"]
+        followers.append(jobs.start("/next", after_response=True))
+        jobs.finish("Done.")
+        raise ValueError("too late")
+
+    followers = []
+    site.job = job
+    assert site.run("/job", retries=1).status is Status.COMPLETED
+    assert [token.job_id for token in site.launches.tokens] == [1, followers[0]]
+
+
+def test_a_request_that_died_launches_nothing(site):
+    """Its process is killed within it: nobody ends the response, and the job is never taken up."""
+
+    def app(environ, start_response):
+        environ["backjob"].start("/job", after_response=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    site.job = app
+    child = os.fork()
+    if not child:
+        call(site.application, make_environ("/page"))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    store, keyring = site.backend.store, site.backend.keyring
+    assert site.row(1).status is Status.STARTED
+    assert store.take_due(keyring.key_ids, "another process", 30) is None
+    assert store.seconds_to_next(keyring.key_ids) > 365 * 86400

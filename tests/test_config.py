@@ -35,7 +35,7 @@ WRONG: dict[str, list[Any]] = {
     "backlog_days": NO_NUMBERS,
     "all_backlog_days": NO_NUMBERS,
     "connect": ["", "localhost:80", "ftp://a", f"http://u:{CANARY}@a", "http://a..b", 7, b"http://a"],
-    "ca_file": ["", "/nonexistent.pem", "/", 7, []],
+    "ca_file": ["", "/nonexistent.pem", "/", "/dev/null", 7, []],
     "connect_headers": [
         None,
         "A: b",
@@ -196,7 +196,7 @@ class TestMiddleware:
 
     def test_a_key_is_asked_for_where_no_file_can_keep_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("BACKJOB_KEY", raising=False)
-        engine = sqlalchemy.create_engine("sqlite://")
+        engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.StaticPool)
         with pytest.raises(ConfigError, match="key"):
             BackJob(app, database=engine)
         monkeypatch.setenv("BACKJOB_KEY", CANARY)
@@ -205,6 +205,12 @@ class TestMiddleware:
         assert CANARY not in str(caught.value)
         monkeypatch.setenv("BACKJOB_KEY", KEY)
         BackJob(app, database=engine)
+        engine.dispose()
+
+    def test_an_engine_in_memory_is_refused_where_threads_see_different_ones(self) -> None:
+        engine = sqlalchemy.create_engine("sqlite://")
+        with pytest.raises(ConfigError, match="database is an Engine in memory"):
+            BackJob(app, database=engine, key=KEY)
         engine.dispose()
 
     def test_construction_touches_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

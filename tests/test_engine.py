@@ -15,6 +15,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
-from support.records import KEY_IDS, TABLE, add, new_job, read_rows, record, seal
+from support.records import KEY_IDS, TABLE, add, new_job, open_sqlite_store, read_rows, record, seal
 
 import backjob.engine
 from backjob.engine import Database
@@ -119,7 +120,7 @@ def live_a_life(store: SQLStore, **changes: Any) -> int:
     assert job is not None
     assert store.note_launch_failure(job.id, job.attempt, "holder", "not yet", 0)
     assert store.hold(job.id, job.attempt, "holder", None, 0)
-    assert store.count_held() <= store.count(Status.STARTED)
+    assert store.count_launched() <= store.count(Status.STARTED)
     assert store.seconds_to_next(KEY_IDS) == 0
     assert store.claim(job_id, 1, "run", 30, 0)
     assert store.touch(job_id, 1, 50, "half", 30)
@@ -399,7 +400,7 @@ def all_calls(store: SQLStore, words: str) -> dict[str, Callable[[], object]]:
         "take_due": lambda: store.take_due([words], words, 30),
         "seconds_to_next": lambda: store.seconds_to_next([words]),
         "count": lambda: store.count(Status.STARTED),
-        "count_held": store.count_held,
+        "count_launched": store.count_launched,
         "claim": lambda: store.claim(1, 1, words, 30, 0),
         "claim if few": lambda: store.claim(1, 1, words, 30, 9),
         "touch": lambda: store.touch(1, 1, 50, words, 30),
@@ -690,3 +691,32 @@ def test_rows_survive_a_fork_and_a_parent_that_closes(file: Path, kind: str) -> 
     """SQLite's locks are the process's: with a connection taken over, what a child wrote would be lost."""
     assert run_alone(fork_and_close, kind, file) == [0]
     assert [row["scope"] for row in read_rows(file)] == [f"writer {number}" for number in range(5)]
+
+
+def test_a_table_that_is_dropped_is_made_again(tmp_path):
+    with open_sqlite_store(tmp_path) as store:
+        job_id = add(store)
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as somebody:
+            somebody.execute(f"DROP TABLE {TABLE}")
+        with pytest.raises(StoreError, match="no such table"):
+            store.get(job_id)
+        assert store.get(add(store)) is not None
+
+
+def test_a_lock_lets_other_greenlets_go_on(tmp_path):
+    """While somebody else writes, a write waits in Python, where gevent switches, and not inside of SQLite."""
+    with open_sqlite_store(tmp_path) as store:
+        job_id = add(store)
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)) as somebody:
+            somebody.execute("BEGIN IMMEDIATE")
+            refused = []
+
+            @event.listens_for(store._database._engine, "handle_error")
+            def give_way(context: Any) -> None:
+                refused.append(time.monotonic())
+                if len(refused) == 3:
+                    somebody.execute("ROLLBACK")
+
+            assert store.move(Move.CANCEL, job_id)
+        assert len(refused) == 3
+        assert refused[-1] - refused[0] < backjob.engine.BUSY_TIMEOUT / 10

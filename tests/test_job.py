@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.records import new_job
 
-from backjob.job import FINAL, LIVE, TRANSITIONS, Job, JobRequest, JobStatus, Move, Status
+from backjob.job import FINAL, LIVE, TRANSITIONS, Job, JobRequest, JobStatus, Move, Status, draw_diagram
 
 NOW = datetime(2031, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
 CANARY = "canary-of-a-user"
@@ -125,3 +126,8 @@ def test_no_repr_shows_what_a_user_sent() -> None:
     for shown in (repr(request), str(request), repr(new), repr(job), f"{[request, new, job]}"):
         assert CANARY not in shown
     assert "POST /report" in repr(request)
+
+
+def test_the_diagram_in_the_docs_is_made_from_the_moves() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "life-cycle.md").read_text()
+    assert f"```mermaid\n{draw_diagram()}\n```\n" in page

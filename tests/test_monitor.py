@@ -380,6 +380,15 @@ def test_one_slot_is_enough(tmp_path, monitor):
             assert site.wait_for_end(job_id).status is Status.COMPLETED
 
 
+def test_jobs_that_are_not_due_hold_up_no_others(tmp_path):
+    """In the way in which nobody watches: what waits for its time does not count as waiting for a slot."""
+    with serve_site(tmp_path, say_done, monitor="leave") as site:
+        delayed = [site.start("/later", delay=2) for _ in range(6)]
+        assert site.wait_for_end(site.start("/now")).status is Status.COMPLETED
+        assert {site.status(job_id).status for job_id in delayed} == {Status.STARTED}
+        assert {site.wait_for_end(job_id).status for job_id in delayed} == {Status.COMPLETED}
+
+
 def test_no_more_run_at_once_than_may(tmp_path):
     lock, running, most = threading.Lock(), [], []
 

@@ -28,6 +28,7 @@ from support.records import (
 
 from backjob.errors import StoreError
 from backjob.job import Move, Status
+from backjob.statements import PROCESS
 from backjob.store import Store
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
@@ -508,9 +509,21 @@ def test_counts(store: Store, clock: Clock) -> None:
     add(store)
     add(store, held_by="nonce", hold=60)
     assert store.count(STARTED) == 3
-    assert store.count_held() == 2
-    clock.advance(30)
-    assert store.count_held() == 1
+
+
+def test_counts_what_waits_for_a_slot(store: Store, clock: Clock) -> None:
+    """A worker's request was sent: by a process that still vouches for it, and not before the job was due."""
+    launched = add(store, held_by=f"{PROCESS}1", hold=60)
+    for others in ({}, {"held_by": "nonce", "hold": 60}, {"held_by": f"{PROCESS}1", "hold": 60, "delay": 90}):
+        add(store, **others)
+    refused = add(store, held_by=f"{PROCESS}2", hold=60)
+    assert store.count_launched() == 2
+    store.note_launch_failure(refused, 1, f"{PROCESS}2", "It did not get through.", 60)
+    assert store.count_launched() == 1
+    clock.advance(61)
+    assert store.count_launched() == 0
+    assert store.hold(launched, 1, None, f"{PROCESS}3", 60)
+    assert store.count_launched() == 1
 
 
 # --- A job that runs -----------------------------------------------------------------------------------------------

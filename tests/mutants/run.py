@@ -17,7 +17,7 @@ from pathlib import Path
 from patches import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("backjob", "tests", "examples", "setup.cfg", "pyproject.toml")
+COPIED = ("backjob", "docs", "examples", "tests", "setup.cfg", "pyproject.toml")
 TESTS_FAILED = 1  # pytest's exit code
 AT_ONCE = int(os.environ.get("MUTANTS_AT_ONCE", "2"))
 LONGEST = 300
