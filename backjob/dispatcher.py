@@ -98,24 +98,30 @@ class Dispatcher:
 
     def _run_here(self, job_id: int, way: str) -> None:
         """In this very request: wait for the job's time, launch it, and watch it ("request") or leave ("leave")."""
-        job = self._store.get(job_id)
-        if job is not None and job.due_in > 0 and job.held_by == self._monitor.owner:
-            threading.Event().wait(job.due_in)
+
+        def wait_for_time() -> Job | None:
             job = self._store.get(job_id)
-        if job is not None and job.held_by == self._monitor.owner:
-            self._run_in_request(job, way)
+            if job is not None and job.due_in > 0 and job.held_by == self._monitor.owner:
+                threading.Event().wait(job.due_in)
+                job = self._store.get(job_id)
+            return job if job is not None and job.held_by == self._monitor.owner else None
+
+        self._run_in_request(wait_for_time, way)
 
     def take_up_here(self, way: str) -> None:
         """Where no thread looks for the rows that wait: launch the next one, now that a job has ended."""
-        job = self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease)
-        if job is not None:
-            self._run_in_request(job, way)
+        take_due = functools.partial(self._store.take_due, self._keyring.key_ids, self._monitor.owner)
+        self._run_in_request(functools.partial(take_due, self._config.lease), way)
 
-    def _run_in_request(self, job: Job, way: str) -> None:
-        if way == "request":
-            self._monitor.run(job, _nothing)
-        else:
-            self._monitor.leave(job)
+    def _run_in_request(self, find: Callable[[], Job | None], way: str) -> None:
+        try:
+            job = find()
+            if job is not None and way == "request":
+                self._monitor.run(job, _nothing)
+            elif job is not None:
+                self._monitor.leave(job)
+        except StoreError as error:
+            log.warning("Jobs wait for their database: %s", error)
 
     def look_after(self, seconds: float) -> None:
         """Look for rows that wait so many seconds from now, or later as soon as there is a place."""
