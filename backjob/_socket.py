@@ -198,7 +198,7 @@ class Connection:
 
 def _connect(address: Address, timeout: float) -> socket.socket:
     if not address.unix:
-        sock = socket.create_connection((address.host, address.port), timeout=timeout)
+        sock = _connect_tcp(address, timeout)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # No answer may take hours, for a job takes as long as it takes: keep-alive notices a host that vanished.
@@ -214,6 +214,23 @@ def _connect(address: Address, timeout: float) -> socket.socket:
     try:
         sock.settimeout(timeout)
         _connect_unix(sock, address.unix, timeout)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect_tcp(address: Address, timeout: float) -> socket.socket:
+    """To a number at once: a name look-up costs as much as the connection, and under gevent a thread."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        socket.inet_pton(family, address.host)
+    except OSError:
+        return socket.create_connection((address.host, address.port), timeout=timeout)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect((address.host, address.port))
     except BaseException:
         sock.close()
         raise
