@@ -197,44 +197,40 @@ class Connection:
 
 
 def _connect(address: Address, timeout: float) -> socket.socket:
-    if not address.unix:
-        sock = _connect_tcp(address, timeout)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # No answer may take hours, for a job takes as long as it takes: keep-alive notices a host that vanished.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3)):
-                if hasattr(socket, option):
-                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    family = _family(address)
+    if family is None:
+        sock = socket.create_connection((address.host, address.port), timeout=timeout)
+    else:
+        sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
-        _connect_unix(sock, address.unix, timeout)
+        if address.unix:
+            _connect_unix(sock, address.unix, timeout)
+            return sock
+        if family is not None:
+            sock.connect((address.host, address.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # No answer may take hours, for a job takes as long as it takes: keep-alive notices a host that vanished.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _connect_tcp(address: Address, timeout: float) -> socket.socket:
-    """To a number at once: a name look-up costs as much as the connection, and under gevent a thread."""
+def _family(address: Address) -> int | None:
+    """None for a name. A number needs no look-up, which costs as much as the connection, and under gevent a thread."""
+    if address.unix:
+        return socket.AF_UNIX
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         socket.inet_pton(family, address.host)
     except OSError:
-        return socket.create_connection((address.host, address.port), timeout=timeout)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        sock.connect((address.host, address.port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return None
+    return family
 
 
 def _connect_unix(sock: socket.socket, path: str, timeout: float) -> None:

@@ -1,7 +1,7 @@
 """Where am I: the app's own address, from what the server says of itself and never from what a client can send.
 
-DESIGN of the order: ``connect=``, the accepted connection's own socket, then this process's listening sockets. Opens
-no connection and sends nothing.
+The order: ``connect=``, the accepted connection's own socket, then this process's listening sockets. Opens no
+connection and sends nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Address:
     """One place where the app may listen: TCP (``host``, ``port``) or a unix socket (``unix``), plain or TLS.
 
     ``is_verified`` asks for a certificate that fits the host; otherwise the proof alone stands for the peer.
-    ``is_sure`` tells an address that was set or that a request came in by from one of several listeners.
+    ``is_sure``: it was set, or a request came in by it; a listening socket is a guess until it has proved itself.
     """
 
     host: str = ""

@@ -21,7 +21,6 @@ from .store import Store
 
 log = logging.getLogger("backjob")
 
-
 RESPONSE_HOLDER = "response-"
 """How the holder of a job begins that waits for the end of a response."""
 RESPONSE_HOLD = 10 * 365 * 86400.0

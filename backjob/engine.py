@@ -32,8 +32,6 @@ from .forks import call_before_fork, call_in_child
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for another process's write on SQLite."""
-
-
 _SQLITE_WAIT = 0.02
 Result = TypeVar("Result")
 
@@ -220,7 +218,6 @@ def _make_sqlite_engine(url: URL) -> Engine:
         pool_timeout=10,
         pool_reset_on_return=None,  # nothing to roll back: each transaction ends where it begins
     )
-
     engine.dialect.create_connect_args(url)  # raises for options in the URL that can't be read
 
     @event.listens_for(engine, "connect")

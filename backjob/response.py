@@ -37,6 +37,7 @@ class Response:
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], None]:
+        """What the app calls (PEP 3333). With ``exc_info`` it may replace a status before the first output."""
         if exc_info:
             try:
                 if self._has_body:
@@ -53,6 +54,7 @@ class Response:
         return self.write
 
     def write(self, chunk: bytes) -> None:
+        """Take a piece of the body, from the iterable or from the app's call of what start_response() gave."""
         if not isinstance(chunk, bytes):
             raise TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}")
         if not chunk:
@@ -64,6 +66,7 @@ class Response:
         self._on_output()
 
     def finish(self) -> None:
+        """No more output comes."""
         self._output.finish()
 
     def forget(self) -> None:
