@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "forks", "job", "keyring", "address", "_socket", "config"),
+    *("errors", "forks", "job", "keyring", "address", "_socket", "diagnosis", "config"),
     *("schema", "engine", "statements", "store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
     *("jobs", "session", "worker", "middleware", "__init__"),
