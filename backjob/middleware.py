@@ -125,7 +125,7 @@ class BackJob:
                 return respond("200 OK", token.prove("here"))
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
-                return respond("410 Gone", token.prove("refused"))
+                return respond("410 Gone", token.prove("unknown"))
             if token.kind == MONITOR:
                 return self._monitor(backend, job, token, environ, respond)
             return self._work(backend, job, token, environ, respond)
