@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from backjob.config import make_config
 from backjob.job import JobRequest
-from backjob.request import FORM, encode_form, make_request, mount_target, name_user, restore_environ
+from backjob.request import FORM, encode_form, find_mount, make_request, mount_target, name_user, restore_environ
 
 CONFIG = make_config({})
 CANARY = "canary-4711"
@@ -40,6 +40,41 @@ def make(
     target: Any = "/a", params: Any = None, *, environ: dict[str, Any] | None = None, **options: Any
 ) -> JobRequest:
     return make_request(environ_of(SCRIPT_NAME="") if environ is None else environ, CONFIG, target, params, **options)
+
+
+class TestMount:
+    @pytest.mark.parametrize(
+        ("came_with", "script_name", "path_info", "mount"),
+        [
+            pytest.param("/start", "", "/start", "", id="nothing was changed"),
+            pytest.param("/start", "/app", "/start", "/app", id="a mount around"),
+            pytest.param("/sub/start", "/sub", "/start", "", id="a mount within"),
+            pytest.param("/sub/start", "/app/sub", "/start", "/app", id="a mount around and one within"),
+            pytest.param("/sub", "/sub", "/", "", id="the root of a mount within"),
+            pytest.param("/sub/", "/sub", "", "", id="the same, and its slash was taken away"),
+            pytest.param("/start", "/tool", "/start", "/tool", id="a proxy's prefix"),
+            pytest.param("/", "/tool", "/", "/tool", id="the root behind a proxy's prefix"),
+            pytest.param("", "/tool", "", "/tool", id="no path at all behind a proxy's prefix"),
+            pytest.param("/sub/start", "/tool/sub", "/start", "/tool", id="a proxy's prefix and a mount within"),
+            pytest.param("/de/start", "", "/start", "", id="a part of the path was taken away"),
+            pytest.param("/de/start", "/app", "/start", "/app", id="the same in a mount"),
+        ],
+    )
+    def test_what_an_app_within_changes_is_seen_through(
+        self, came_with: str, script_name: str, path_info: str, mount: str
+    ) -> None:
+        assert find_mount({"SCRIPT_NAME": script_name, "PATH_INFO": path_info}, came_with) == mount
+
+    def test_an_environ_need_not_have_them(self) -> None:
+        """PEP 3333: what is empty may be missing."""
+        assert find_mount({}, "") == ""
+
+    def test_it_decides_what_is_of_this_app(self) -> None:
+        within = environ_of(SCRIPT_NAME="/app/sub", PATH_INFO="/start")
+        request = make_request(within, CONFIG, "/app/other", mount="/app")
+        assert (request.script_name, request.path_info) == ("/app", "/other")
+        with pytest.raises(ValueError, match="mounted at '/app'"):
+            make_request(within, CONFIG, "/elsewhere", mount="/app")
 
 
 class TestTarget:
