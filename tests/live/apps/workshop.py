@@ -77,16 +77,20 @@ def walk(request: webob.Request) -> Answer:
 
 
 def echo(request: webob.Request) -> Answer:
-    """Write what the request looks like from here."""
+    """Write what the request looks like from here, after a moment."""
     with judge.run(request.environ):
+        time.sleep(float(request.GET.get("seconds", 0)))
         seen = {
             "method": request.method,
+            "mount": request.script_name,
             "path": request.script_name + request.path_info,
             "query": request.query_string,
             "body": request.body.decode(),
             "headers": dict(request.headers),
             "scheme": request.scheme,
             "url": request.url,
+            "client": request.remote_addr,
+            "is_worker": request.environ["backjob"].is_worker,
             "pid": os.getpid(),
         }
         return webob.Response(json=seen)
@@ -97,6 +101,14 @@ def work(request: webob.Request) -> Answer:
     with judge.run(request.environ):
         time.sleep(float(request.GET.get("seconds", 0)))
     return webob.Response(text="Worked.")
+
+
+def stumble(request: webob.Request) -> Answer:
+    """Fail at the first attempt."""
+    with judge.run(request.environ):
+        if request.environ["backjob"].attempt == 1:
+            raise RuntimeError("the first attempt fails")
+    return echo(request)
 
 
 def hang(request: webob.Request) -> Answer:
@@ -115,6 +127,7 @@ PAGES = {
     "/walk": walk,
     "/echo": echo,
     "/work": work,
+    "/stumble": stumble,
     "/hang": hang,
 }
 
