@@ -15,7 +15,7 @@ from .errors import LaunchError
 _REMEDIES = {
     401: "a password is asked for there: set connect_headers={'Authorization': …}, or let the app's own address pass",
     403: "access is refused there: let the app's own address pass, or give all processes the same key",
-    410: "it does not know this job: give it the same database and table_name, or set connect= to the app's own address",
+    410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
     413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
     414: "the job's target is too long for it",
     431: "the request's head is too large for it: shorten user_agent or connect_headers",

@@ -11,7 +11,7 @@ from typing import Any
 
 import judge
 import webob
-from webob.exc import HTTPBadRequest, HTTPNotFound
+from webob.exc import HTTPBadRequest, HTTPNotFound, HTTPServiceUnavailable
 
 from backjob import BackJob, JobNotFound, Status
 
@@ -105,9 +105,10 @@ def work(request: webob.Request) -> Answer:
 
 def stumble(request: webob.Request) -> Answer:
     """Fail at the first attempt."""
-    with judge.run(request.environ):
-        if request.environ["backjob"].attempt == 1:
-            raise RuntimeError("the first attempt fails")
+    job = request.environ["backjob"]
+    if job.attempt == 1:
+        judge.note(job.job_id, job.attempt, "begin")
+        return HTTPServiceUnavailable("The first attempt fails.")
     return echo(request)
 
 
