@@ -22,6 +22,8 @@ FORM = "application/x-www-form-urlencoded"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
 _SHORT_PATH = 200
+_OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
+"""What of X-Forwarded-… tells where the site is, and nothing of who asked."""
 _OF_THE_WIRE = frozenset(
     {"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
     | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
@@ -68,7 +70,7 @@ def make_request(
         query_string=target.partition("?")[2],
         body=body,
         content_type=content_type if is_header_value(content_type) else "",
-        headers=_take_host(environ, config),
+        headers=_take_site(environ, config),
         scheme=environ["wsgi.url_scheme"] if environ else "https" if config.address and config.address.tls else "http",
         redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
     )
@@ -111,7 +113,7 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
         environ["HTTPS"] = "on"
     if request.method not in _SAFE_METHODS and "HTTP_HOST" in environ:
         # Frameworks check the origin of unsafe requests over https; this one comes from the app itself.
-        environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}"
+        environ["HTTP_ORIGIN"] = _find_origin(environ)
     if request.remote_addr is not None:
         environ["REMOTE_ADDR"] = request.remote_addr
     if request.remote_user is not None:
@@ -213,9 +215,21 @@ def mount_target(request: JobRequest) -> str:
     return _quote_path(request.script_name) + "/"
 
 
-def _take_host(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
-    host = (environ or {}).get("HTTP_HOST") or (config.address.authority if config.address else "")
-    return {"HTTP_HOST": host} if host else {}
+def _take_site(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
+    """Where the site is, for people: an anonymous job needs to know that too."""
+    environ = environ or {}
+    host = environ.get("HTTP_HOST") or (config.address.authority if config.address else "")
+    keys = {f"HTTP_X_FORWARDED_{name.upper()}" for name in _OF_THE_SITE}.intersection(config.forward_keys)
+    return {key: value for key, value in (("HTTP_HOST", host), *((key, environ.get(key)) for key in keys)) if value}
+
+
+def _find_origin(environ: Mapping[str, Any]) -> str:
+    """The site's origin as a browser sees it, also where only the app knows whether to believe the proxy."""
+    scheme, host = (
+        environ.get(f"HTTP_X_FORWARDED_{name}", "").partition(",")[0].strip() or otherwise
+        for name, otherwise in (("PROTO", environ["wsgi.url_scheme"]), ("HOST", environ["HTTP_HOST"]))
+    )
+    return f"{scheme}://{host}"
 
 
 def wire_host(request: JobRequest, otherwise: str) -> str:

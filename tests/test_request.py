@@ -427,6 +427,34 @@ class TestRestore:
         assert "wire" not in str([restored.get(key) for key in HOSTILE])
         assert not {"wsgi.file_wrapper", "AUTH_TYPE", "REMOTE_IDENT", "REMOTE_HOST"} & restored.keys()
 
+    @pytest.mark.parametrize(
+        ("forwarded", "origin"),
+        [
+            ({}, "http://people.test"),
+            ({"HTTP_X_FORWARDED_PROTO": "https"}, "https://people.test"),
+            ({"HTTP_X_FORWARDED_PROTO": "https, http"}, "https://people.test"),
+            ({"HTTP_X_FORWARDED_HOST": "outside.test, inside.test"}, "http://outside.test"),
+            ({"HTTP_X_FORWARDED_PROTO": ""}, "http://people.test"),
+        ],
+    )
+    @pytest.mark.parametrize("as_user", [True, False])
+    def test_the_origin_is_that_of_a_browser_before_a_proxy(
+        self, forwarded: dict[str, str], origin: str, as_user: bool
+    ) -> None:
+        """Also where the server does not believe the proxy, and only the app does."""
+        request = make(environ=environ_of(**forwarded), method="POST", as_user=as_user)
+        restored = self.restore(request)
+        assert restored["HTTP_ORIGIN"] == origin
+        assert restored["wsgi.url_scheme"] == "http"
+
+    def test_an_anonymous_job_knows_where_the_site_is(self) -> None:
+        site = {f"HTTP_X_FORWARDED_{name}": name.lower() for name in ("HOST", "PORT", "PREFIX", "PROTO")}
+        who = {"HTTP_X_FORWARDED_FOR": CANARY, "HTTP_FORWARDED": CANARY, "HTTP_X_REAL_IP": CANARY}
+        request = make(environ=environ_of(**site, **who), as_user=False)
+        assert request.headers == {"HTTP_HOST": "people.test", **site}
+        nothing = make_config({"forward_headers": ()})
+        assert make_request(environ_of(**site), nothing, "/a", as_user=False).headers == {"HTTP_HOST": "people.test"}
+
     def test_an_anonymous_job_has_no_identity_of_the_wires_either(self) -> None:
         restored = self.restore(make(environ=environ_of(REMOTE_USER="ann", **USER), as_user=False))
         assert {key for key in restored if key.startswith("HTTP_")} == {"HTTP_HOST", "HTTP_USER_AGENT"}
