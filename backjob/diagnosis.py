@@ -38,7 +38,11 @@ def explain(answer: Answer, address: Address) -> LaunchError:
     status = answer.status
     if 300 <= status < 400:
         location = re.sub(r"[^\x21-\x7e]|//[^/]*@", "", answer.header("Location")).partition("?")[0][:200]
-        remedy = f"it redirects to {location or 'elsewhere'}: set connect= to the address where the app itself answers"
+        if location.startswith("https:") and not address.tls:
+            cure = "wrap what does that in BackJob, or set connect_headers={'X-Forwarded-Proto': 'https'}"
+        else:
+            cure = "set connect= to the address where the app itself answers"
+        remedy = f"it redirects to {location or 'elsewhere'}: {cure}"
     elif status < 300:
         remedy = (
             "another program, or this app with another key or without BackJob: set connect= to the app's own address"

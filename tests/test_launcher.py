@@ -146,8 +146,11 @@ NOT_OURS: list[Any] = [
     pytest.param(
         answer(refusal("302 Found", "Location: https://a.test/login?next=secret")),
         True,
-        ["302", "thing/1.0", "https://a.test/login"],
-        id="302",
+        ["302", "thing/1.0", "https://a.test/login", "wrap what does that in BackJob", "X-Forwarded-Proto"],
+        id="302 to https",
+    ),
+    pytest.param(
+        answer(refusal("301 Moved", "Location: http://a.test/")), True, ["301", "connect="], id="301 to another host"
     ),
     pytest.param(answer(refusal("301 Moved")), True, ["301", "elsewhere"], id="301 to nowhere"),
     pytest.param(answer(refusal("403 Forbidden")), True, ["403", "thing/1.0", "key"], id="403"),
