@@ -12,8 +12,8 @@ from support.servers import Setup
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "deployments.md"
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_THEIR_APP = "from mysite import app"
-_OUR_APP = "from workshop import app"
+_THEIR_SITE = "from mysite import"
+_OUR_SITE = "from fronts import"
 
 
 def read_blocks() -> dict[tuple[str, str], list[str]]:
@@ -37,15 +37,15 @@ def recipe(section: str, language: str, changes: Mapping[str, str] | None = None
 
 def write_app(directory: Path, text: str, name: str = "deployed") -> str:
     """Write a Python block as a module of the server's. What a server loads: ``deployed:application``."""
-    assert _THEIR_APP in text
-    (directory / f"{name}.py").write_text(text.replace(_THEIR_APP, _OUR_APP))
+    assert _THEIR_SITE in text
+    (directory / f"{name}.py").write_text(text.replace(_THEIR_SITE, _OUR_SITE))
     return f"{name}:application"
 
 
 def read_gunicorn(line: str) -> Setup:
     """A gunicorn command as a set-up, which has places of its own instead of ``--bind``."""
-    program, *words, _ = shlex.split(line)
-    assert program == "gunicorn"
+    words = shlex.split(line)[:-1]
+    del words[: words.index("gunicorn") + 1]
     at = words.index("--bind")
     options = (*words[:at], *words[at + 2 :])
     workers, threads = (int(_value(options, name)) for name in ("--workers", "--threads"))

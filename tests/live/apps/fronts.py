@@ -1,4 +1,4 @@
-"""The workshop behind and in front of other middleware: what a proxy says, redirects, mounts, another BackJob."""
+"""What the recipes of docs/deployments.md have around BackJob and within it. ``app`` is the workshop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.middleware.proxy_fix import ProxyFix
 from workshop import app
 
 from backjob import BackJob
@@ -17,11 +16,7 @@ from backjob import BackJob
 WSGIApp = Callable[..., Iterable[bytes]]
 
 OPTIONS = json.loads(os.environ.get("WORKSHOP_OPTIONS", "{}"))
-
-
-def trust_proxy(wrapped: WSGIApp) -> WSGIApp:
-    """Believe the proxy about client, scheme, host and prefix."""
-    return ProxyFix(wrapped, x_for=1, x_proto=1, x_host=1, x_prefix=1)
+shop = app
 
 
 def insist_on_https(wrapped: WSGIApp) -> WSGIApp:
@@ -37,15 +32,6 @@ def insist_on_https(wrapped: WSGIApp) -> WSGIApp:
     return call
 
 
-def mount(**apps: WSGIApp) -> WSGIApp:
-    """Each app under its name."""
-    return DispatcherMiddleware(NotFound(), {f"/{name}": each for name, each in apps.items()})
-
-
-proxy_around = trust_proxy(BackJob(app, **OPTIONS))
-proxy_within = BackJob(trust_proxy(app), **OPTIONS)
-https_around = insist_on_https(BackJob(app, **OPTIONS))
-https_within = BackJob(insist_on_https(app), **OPTIONS)
-mounts_within = BackJob(mount(first=app, second=app), **OPTIONS)
-mounts_around = mount(first=BackJob(app, **OPTIONS), second=BackJob(app, **OPTIONS))
-nested = BackJob(mount(outer=app, inner=BackJob(app, **OPTIONS)), **OPTIONS)
+https_around = insist_on_https(BackJob(app))
+two = DispatcherMiddleware(NotFound(), {"/first": BackJob(app, **OPTIONS), "/second": BackJob(app, **OPTIONS)})
+nested = BackJob(DispatcherMiddleware(app, {"/inner": BackJob(app)}))
