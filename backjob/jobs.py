@@ -99,6 +99,7 @@ class Jobs:
             mount=find_mount(self._environ, self._path_info) if self._environ is not None else None,
         )
         backend.launcher.check(self._environ)
+        request = backend.self_request.note_origin(request, self._environ)
         if after_response:
             self._check_after_response()
         nonce, uid = (RESPONSE_HOLDER if after_response else "") + new_nonce(), uuid.uuid4().hex
