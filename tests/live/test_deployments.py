@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,12 @@ from support.servers import GTHREAD, ONE_GTHREAD, Server
 
 from backjob import Status
 
-from .conftest import Reserve, Serve
+from .conftest import Reserve, Serve, ran_in
 
 pytestmark = pytest.mark.live
 
 POOL = "Jobs in a pool of their own"
 WEB, JOBS = (read_gunicorn(line) for line in recipe(POOL, "console").splitlines())
-
-
-def ran_in(server: Server, end: dict[str, Any]) -> bool:
-    """Did this /echo run in a process of this server?"""
-    pid = json.loads(end["status_text"])["pid"]
-    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    return int(parent) == server.process.pid
 
 
 @dataclass
