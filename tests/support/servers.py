@@ -24,6 +24,7 @@ import trustme
 import backjob
 from backjob import Status
 from support import wait_until
+from support.places import Place, make_place
 
 PACKAGE = Path(backjob.__file__).resolve().parent
 APPS = Path(__file__).resolve().parent.parent / "live" / "apps"
@@ -223,17 +224,19 @@ def serve(
     most_files: int = 0,
     is_trouble_expected: bool = False,
     environ: dict[str, str] | None = None,
+    place: Place | None = None,
     **options: Any,
 ) -> Iterator[Server]:
     """Run an app in a server until the block ends. ``options`` are those of the workshop's BackJob.
 
     ``directory`` is the server's working directory, and holds all that it writes. The server inherits a socket that
-    listens already: there is no port to guess, and a request waits in its backlog while the server starts. A traceback
-    or a ResourceWarning in the log fails the test.
+    listens already, that of ``place`` if there is one: there is no port to guess, and a request waits in its backlog
+    while the server starts. A traceback or a ResourceWarning in the log fails the test.
     """
     log = directory / "server.log"
-    with _listen(setup, directory) as listener, log.open("ab") as output:
-        command = _command(setup, listener.fileno(), app, apps, certificate)
+    place = place or _make_place(setup, directory)
+    with place.handing_over() as descriptor, log.open("ab") as output:
+        command = _command(setup, descriptor, app, apps, certificate)
         if most_files:
             command = ["sh", "-c", f'ulimit -n {most_files} && exec "$@"', "sh", *command]
         own = {
@@ -246,15 +249,16 @@ def serve(
             command,
             cwd=directory,
             env=os.environ | own | (environ or {}),
-            pass_fds=[listener.fileno()],
+            pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        name = listener.getsockname()
     # "0.0.0.0" and "::" are at the loopback too.
-    address = name if isinstance(name, str) else (_LOOPBACK.get(name[0], name[0]), name[1])
+    address = place.address
+    if not isinstance(address, str):
+        address = (_LOOPBACK.get(address[0], address[0]), address[1])
     tls = _trusting(certificate.authority) if certificate and setup.transport == "tls" else None
     server = Server(setup, directory, address, process, tls)
     try:
@@ -269,15 +273,8 @@ def serve(
         assert not re.search(pattern, server.log), "there is trouble in the server's log"
 
 
-def _listen(setup: Setup, directory: Path) -> socket.socket:
-    if setup.transport == "unix":
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(directory / "socket"))
-        listener.listen()
-        return listener
-    is_ipv6 = ":" in setup.host
-    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
-    return socket.create_server((setup.host, 0), family=family, dualstack_ipv6=setup.host == "::")
+def _make_place(setup: Setup, directory: Path) -> Place:
+    return make_place(directory / "socket" if setup.transport == "unix" else setup.host)
 
 
 def _command(setup: Setup, descriptor: int, app: str, apps: Path, certificate: Certificate | None) -> list[str]:
