@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import socket
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,11 +30,12 @@ from support.libraries import (
     hypercorn,
     pserve,
     uvicorn,
-    waitress,
 )
 from support.nginx import nginx
 from support.places import reserve
 from support.servers import (
+    ONE_WAITRESS,
+    WAITRESS,
     WERKZEUG,
     WERKZEUG_PROCESSES,
     WERKZEUG_THREADS,
@@ -45,6 +46,7 @@ from support.servers import (
     gunicorn,
     serve,
 )
+from support.servers_page import Finding, read_names, record
 from support.uwsgi import uwsgi
 
 from backjob import BackJob, Status
@@ -61,8 +63,12 @@ class Entry:
     setup: Setup
     front: str = ""
 
+    @property
+    def products(self) -> tuple[str, ...]:
+        return (*self.setup.products, "nginx-light") if self.front else self.setup.products
+
     def __str__(self) -> str:
-        return f"nginx-{self.front.removesuffix('_pass')}-{self.setup}" if self.front else str(self.setup)
+        return f"nginx-{self.setup}" if self.front else str(self.setup)
 
 
 def everywhere(*setups: Setup) -> list[Setup]:
@@ -74,43 +80,51 @@ def everywhere(*setups: Setup) -> list[Setup]:
 SYNC = [gunicorn("sync"), gunicorn("sync", workers=2)]
 GTHREAD = [gunicorn("gthread"), gunicorn("gthread", threads=4)]
 GEVENT = [gunicorn("gevent")]
-UWSGI_HTTP = [
+GUNICORN = [
+    *everywhere(*SYNC, *GTHREAD, *GEVENT),
+    *(setup.with_options("--preload").named("preload") for setup in (*SYNC, *GTHREAD, *GEVENT)),
+    GTHREAD[1].at("::"),
+]
+PYTHON = [
+    *(waitress.over(transport) for waitress in (ONE_WAITRESS, WAITRESS) for transport in ("tcp", "unix")),
+    *(WAITRESS.at("0.0.0.0"), WAITRESS.at("::1")),
+    *(pserve("waitress", 1), pserve("waitress", 4), pserve("gunicorn", 2)),
+    *(WERKZEUG, WERKZEUG.at("0.0.0.0"), WERKZEUG_THREADS, WERKZEUG_PROCESSES, FLASK, ONE_FLASK),
+    *(WSGIREF, WSGIREF.at("0.0.0.0"), BOTTLE, DJANGO, ONE_DJANGO, DJANGO_RELOADER),
+    *(cheroot(1), cheroot(4), cheroot(4).over("unix"), cheroot(4).over("tls")),
+    *(GEVENT_PYWSGI, GEVENT_PYWSGI.over("tls")),
+    *(granian(1), granian(4), granian(4).over("unix"), granian(2, workers=2)),
+    *(hypercorn(1), hypercorn(2), hypercorn(1).over("unix"), hypercorn(1).over("tls")),
+    *(uvicorn(1), uvicorn(4), uvicorn(4).over("unix"), uvicorn(4).over("tls")),
+]
+UWSGI_THREADS = uwsgi("http-socket", "--threads", "4", slots=4, kind="threads")
+UWSGI = [
     uwsgi("http-socket"),
-    uwsgi("http-socket", "--enable-threads", name="enable-threads"),
-    uwsgi("http-socket", "--master", "--processes", "2", slots=2, name="processes"),
-    uwsgi("http-socket", "--master", "--threads", "4", slots=4, name="threads"),
-    uwsgi("http", "--master"),
-    uwsgi("http", "--master", "--threads", "4", slots=4, name="threads"),
+    uwsgi("http-socket", "--processes", "2", slots=2, kind="processes"),
+    *(UWSGI_THREADS, UWSGI_THREADS.at("0.0.0.0"), UWSGI_THREADS.at("::1"), UWSGI_THREADS.over("unix")),
+    uwsgi("http"),
+    uwsgi("http", "--threads", "4", slots=4, kind="threads"),
+    uwsgi("http-socket", is_debian=True),
+    uwsgi("http-socket", "--processes", "2", slots=2, kind="processes", is_debian=True),
+    uwsgi("http-socket", "--enable-threads", kind="enable-threads", is_debian=True),
+    uwsgi("http-socket", "--threads", "4", slots=4, kind="threads", is_debian=True),
+    uwsgi("http", is_debian=True),
 ]
-UWSGI_SOCKET = [
-    uwsgi("socket", "--master"),
-    uwsgi("socket", "--master", "--processes", "2", "--threads", "2", slots=4, name="threads"),
+APACHE = [
+    *(embedded(1), embedded(4), embedded(1, threads=4)),
+    *(daemon(1), daemon(4), daemon(2, processes=2), daemon(4).at("0.0.0.0"), daemon(4).over("tls")),
+    *(express(1), express(4)),
 ]
+UWSGI_PASS = [
+    uwsgi("socket"),
+    uwsgi("socket", "--processes", "2", "--threads", "2", slots=4, kind="threads"),
+    uwsgi("socket", is_debian=True),
+]
+PROXY_PASS = [setup.over(transport) for setup in (SYNC[0], GTHREAD[1]) for transport in ("tcp", "unix")]
 MATRIX = [
-    *map(
-        Entry,
-        [
-            *everywhere(*SYNC, *GTHREAD, *GEVENT),
-            *(setup.with_options("--preload").named("preload") for setup in (*SYNC, *GTHREAD, *GEVENT)),
-            *(waitress(threads).over(transport) for threads in (1, 4) for transport in ("tcp", "unix")),
-            *(pserve("waitress", 1), pserve("waitress", 4), pserve("gunicorn", 2)),
-            *(WSGIREF, WERKZEUG, WERKZEUG_THREADS, WERKZEUG_PROCESSES, FLASK, ONE_FLASK, BOTTLE),
-            *(DJANGO, ONE_DJANGO, DJANGO_RELOADER),
-            *(cheroot(1), cheroot(4), cheroot(4).over("unix"), cheroot(4).over("tls")),
-            *(GEVENT_PYWSGI, GEVENT_PYWSGI.over("tls")),
-            *UWSGI_HTTP,
-            *(embedded(1), embedded(4), daemon(1), daemon(4), daemon(4).over("tls"), express(1), express(4)),
-            *(granian(1), granian(4), granian(2, workers=2), hypercorn(1), hypercorn(2), hypercorn(1).over("tls")),
-            *(uvicorn(1), uvicorn(4), uvicorn(4).over("unix"), uvicorn(4).over("tls")),
-        ],
-    ),
-    *(Entry(setup.over(transport), "uwsgi_pass") for setup in UWSGI_SOCKET for transport in ("tcp", "unix")),
-    *(
-        Entry(setup.over(transport), "proxy_pass")
-        for setup in (gunicorn("sync"), gunicorn("gthread", threads=4))
-        for transport in ("tcp", "unix")
-    ),
-    *(Entry(waitress(threads), "proxy_pass") for threads in (1, 4)),
+    *map(Entry, [*GUNICORN, *PYTHON, *UWSGI, *APACHE]),
+    *(Entry(setup.over(transport), "uwsgi_pass") for setup in UWSGI_PASS for transport in ("tcp", "unix")),
+    *(Entry(setup, "proxy_pass") for setup in (*PROXY_PASS, ONE_WAITRESS, WAITRESS)),
 ]
 
 _SERVER = """
@@ -158,6 +172,8 @@ def records_of(server: Server) -> Iterator[BackJob]:
 
 @pytest.mark.parametrize("entry", MATRIX, ids=str)
 def test_server(entry: Entry, tmp_path: Path, certificate: Certificate) -> None:
+    if ":" in entry.setup.host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
     with run(entry, tmp_path, certificate) as server:
         walk_through(server)
         start_by_form(server)
@@ -223,14 +239,18 @@ def time_starts(server: Server, entry: Entry) -> None:
         assert server.end_of(answers[-1]["ids"][0])["status"] == Status.COMPLETED
     seconds = [answer["seconds"][0] for answer in answers]
     assert max(seconds) < 1.0
-    told = {
-        "entry": str(entry),
-        "slots": server.setup.slots,
-        "found": answers[-1]["found"],
-        "way": answers[-1]["way"],
-        "start_ms": round(statistics.median(seconds) * 1000, 1),
-    }
-    print(json.dumps(told))
-    if path := os.environ.get("MATRIX_RECORD"):
-        with open(path, "a") as record:
-            record.write(json.dumps(told) + "\n")
+    way = answers[-1]
+    record(Finding(str(entry), entry.setup.slots, entry.products, way["found"], statistics.median(seconds), way["way"]))
+
+
+def test_the_page_has_each_of_these_servers() -> None:
+    """``make servers`` was run since the matrix last changed."""
+    assert read_names() == [str(entry) for entry in MATRIX]
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

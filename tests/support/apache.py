@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from support import needs
@@ -81,7 +82,7 @@ def _run_apache(site: Site) -> list[str]:
             mpm=mpm,
             modules=_MODULES,
             wsgi=wsgi,
-            where=f"{site.host}:{site.port}",
+            where=site.place.authority,
             tls=_TLS.format(modules=_MODULES, certificate=site.certificate) if site.certificate else "",
             prefix=sys.prefix,
             options="\n".join(options),
@@ -90,17 +91,26 @@ def _run_apache(site: Site) -> list[str]:
     return _run_as_somebody(program, "-D", "FOREGROUND", "-f", str(config))
 
 
-def embedded(processes: int) -> Setup:
-    """In Apache's own processes, of which each serves one request at a time."""
-    workers = f"StartServers {processes}", f"ServerLimit {processes}", f"MaxRequestWorkers {processes}"
-    options = "prefork", *workers
-    return Setup("mod_wsgi-embedded", processes, options, command=_run_apache, is_inheriting=False)
+def _apache(name: str, slots: int, *options: str, command: Callable[[Site], list[str]] = _run_apache) -> Setup:
+    products = "mod_wsgi", "apache2"
+    return Setup(f"mod_wsgi-{name}", slots, options, command=command, is_inheriting=False, products=products)
 
 
-def daemon(threads: int) -> Setup:
-    """In a process of the app's own."""
-    options = "event", f"WSGIDaemonProcess site processes=1 threads={threads}", "WSGIProcessGroup site"
-    return Setup("mod_wsgi-daemon", threads, options, command=_run_apache, is_inheriting=False)
+def embedded(processes: int, threads: int = 1) -> Setup:
+    """In Apache's own processes, of one thread each or of several."""
+    slots = processes * threads
+    limits = [f"StartServers {processes}", f"ServerLimit {processes}", f"MaxRequestWorkers {slots}"]
+    if threads == 1:
+        return _apache("embedded-prefork", slots, "prefork", *limits)
+    limits += [f"ThreadsPerChild {threads}", f"MinSpareThreads {threads}", f"MaxSpareThreads {slots}"]
+    return _apache("embedded-event", slots, "event", *limits)
+
+
+def daemon(threads: int, processes: int = 1) -> Setup:
+    """In processes of the app's own."""
+    group = f"WSGIDaemonProcess site processes={processes} threads={threads}"
+    name = "daemon" if processes == 1 else f"daemon-{processes}-processes"
+    return _apache(name, processes * threads, "event", group, "WSGIProcessGroup site")
 
 
 def _run_express(site: Site) -> list[str]:
@@ -111,5 +121,4 @@ def _run_express(site: Site) -> list[str]:
 
 
 def express(threads: int) -> Setup:
-    options = "--processes", "1", "--threads", str(threads)
-    return Setup("mod_wsgi-express", threads, options, command=_run_express, is_inheriting=False)
+    return _apache("express", threads, "--processes", "1", "--threads", str(threads), command=_run_express)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from support import needs
 from support.servers import APPS, MANY, Setup, Site
+
+Command = Callable[[Site], list[str]]
 
 _TRACEBACK = r"Traceback \(most recent call last\):\n(?: .*\n)+"
 # Under Python's development mode it tells of each client that left before its answer, or spoke HTTP to a TLS port.
 _CHEROOT_NOISE = _TRACEBACK + r"OSError: \[Errno 9\] Bad file descriptor"
 _GEVENT_NOISE = _TRACEBACK + r"ssl\.SSLError: \[SSL: HTTP_REQUEST\]"
-
-
-def waitress(threads: int) -> Setup:
-    return Setup("waitress", threads, (f"threads={threads}",))
 
 
 def _run_library(site: Site) -> list[str]:
@@ -24,13 +23,18 @@ def _run_library(site: Site) -> list[str]:
     return [sys.executable, str(APPS / "bound.py"), site.setup.name, where, site.app, *site.setup.options, *tls]
 
 
+def _bound(name: str, slots: int, *options: str, command: Command, products: tuple[str, ...], **more: str) -> Setup:
+    """A server that binds by itself."""
+    return Setup(name, slots, options, command=command, is_inheriting=False, products=products, **more)
+
+
 def cheroot(threads: int) -> Setup:
-    options = (f"threads={threads}",)
-    return Setup("cheroot", threads, options, command=_run_library, is_inheriting=False, noise=_CHEROOT_NOISE)
+    option = f"threads={threads}"
+    return _bound("cheroot", threads, option, command=_run_library, products=("cheroot",), noise=_CHEROOT_NOISE)
 
 
-GEVENT_PYWSGI = Setup("gevent", MANY, command=_run_library, is_inheriting=False, noise=_GEVENT_NOISE)
-BOTTLE = Setup("bottle", 1, command=_run_library, is_inheriting=False, app="bottle_site:application")
+GEVENT_PYWSGI = _bound("gevent", MANY, command=_run_library, products=("gevent",), noise=_GEVENT_NOISE)
+BOTTLE = _bound("bottle", 1, command=_run_library, products=("bottle",), app="bottle_site:application")
 
 
 def _run_pserve(site: Site) -> list[str]:
@@ -40,8 +44,10 @@ def _run_pserve(site: Site) -> list[str]:
 
 def pserve(server: str, slots: int) -> Setup:
     """``server`` names a [server:…] section of the ini file."""
-    options = "--server-name", f"{server}-{slots}"
-    return Setup(f"pserve-{server}", slots, options, command=_run_pserve, is_inheriting=False)
+    section = f"{server}-{slots}"
+    return _bound(
+        f"pserve-{server}", slots, "--server-name", section, command=_run_pserve, products=("pyramid", server)
+    )
 
 
 def _run_flask(site: Site) -> list[str]:
@@ -49,8 +55,12 @@ def _run_flask(site: Site) -> list[str]:
     return [needs.script("flask"), "--app", site.app.partition(":")[0], "run", *options]
 
 
-FLASK = Setup("flask-run", MANY, command=_run_flask, is_inheriting=False, app="flask_site:app")
-ONE_FLASK = Setup("flask-run", 1, ("--without-threads",), command=_run_flask, is_inheriting=False, app="flask_site:app")
+def _flask(slots: int, *options: str) -> Setup:
+    return _bound("flask-run", slots, *options, command=_run_flask, products=("Flask",), app="flask_site:app")
+
+
+FLASK = _flask(MANY)
+ONE_FLASK = _flask(1, "--without-threads")
 
 
 def _run_django(site: Site) -> list[str]:
@@ -60,7 +70,7 @@ def _run_django(site: Site) -> list[str]:
 
 
 def _django(name: str, slots: int, *options: str) -> Setup:
-    return Setup(name, slots, options, command=_run_django, is_inheriting=False)
+    return _bound(name, slots, *options, command=_run_django, products=("Django",))
 
 
 DJANGO = _django("django-runserver", MANY, "--noreload")
@@ -75,7 +85,8 @@ def _run_granian(site: Site) -> list[str]:
 
 def granian(threads: int, workers: int = 1) -> Setup:
     options = "--workers", str(workers), "--blocking-threads", str(threads)
-    return Setup("granian", workers * threads, options, command=_run_granian, is_inheriting=False)
+    name = "granian" if workers == 1 else f"granian-{workers}-workers"
+    return _bound(name, workers * threads, *options, command=_run_granian, products=("granian",))
 
 
 def _run_hypercorn(site: Site) -> list[str]:
@@ -84,7 +95,8 @@ def _run_hypercorn(site: Site) -> list[str]:
 
 
 def hypercorn(workers: int) -> Setup:
-    return Setup("hypercorn", MANY, ("--workers", str(workers)), command=_run_hypercorn, is_inheriting=False)
+    name = "hypercorn" if workers == 1 else f"hypercorn-{workers}-workers"
+    return _bound(name, MANY, "--workers", str(workers), command=_run_hypercorn, products=("Hypercorn",))
 
 
 def _run_uvicorn(site: Site) -> list[str]:
@@ -96,4 +108,4 @@ def _run_uvicorn(site: Site) -> list[str]:
 
 def uvicorn(threads: int) -> Setup:
     app = f"asgi_site:on_{threads}"
-    return Setup("uvicorn-a2wsgi", threads, command=_run_uvicorn, is_inheriting=False, app=app)
+    return _bound("uvicorn-a2wsgi", threads, command=_run_uvicorn, products=("uvicorn", "a2wsgi"), app=app)

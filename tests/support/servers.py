@@ -108,6 +108,8 @@ class Setup:
     is_inheriting: bool = True
     """Does it take a socket that listens already, or bind one by itself?"""
     app: str = "workshop:application"
+    products: tuple[str, ...] = ()
+    """What it is made of: Python distributions, Debian packages."""
     noise: str = ""
     """A pattern of what its log has in it though nothing is wrong."""
 
@@ -127,7 +129,7 @@ class Setup:
         return replace(self, options=(*self.options, *options))
 
     def __str__(self) -> str:
-        where = self.host if self.transport == "tcp" else self.transport
+        where = self.transport if self.host == "127.0.0.1" else self.host
         return f"{self.name}-{'many' if self.slots == MANY else self.slots}-{where}"
 
 
@@ -137,7 +139,7 @@ def gunicorn(worker_class: str, workers: int = 1, threads: int = 1) -> Setup:
     if worker_class == "gthread":
         options += ["--threads", str(threads)]
     slots = MANY if worker_class == "gevent" else workers * threads
-    return Setup(f"gunicorn-{worker_class}", slots, tuple(options), command=_run_gunicorn)
+    return Setup(f"gunicorn-{worker_class}", slots, tuple(options), command=_run_gunicorn, products=("gunicorn",))
 
 
 SYNC = gunicorn("sync", workers=2)
@@ -145,11 +147,12 @@ ONE_SYNC = gunicorn("sync")
 GTHREAD = gunicorn("gthread", threads=4)
 ONE_GTHREAD = gunicorn("gthread")
 GEVENT = gunicorn("gevent")
-WAITRESS = Setup("waitress", 4, ("threads=4",))
-WSGIREF = Setup("wsgiref", 1)
-WERKZEUG = Setup("werkzeug", 1)
-WERKZEUG_THREADS = Setup("werkzeug", MANY, ("threaded=1",))
-WERKZEUG_PROCESSES = Setup("werkzeug", 4, ("processes=4",))
+ONE_WAITRESS = Setup("waitress", 1, ("threads=1",), products=("waitress",))
+WAITRESS = Setup("waitress", 4, ("threads=4",), products=("waitress",))
+WSGIREF = Setup("wsgiref", 1, products=("python",))
+WERKZEUG = Setup("werkzeug", 1, products=("Werkzeug",))
+WERKZEUG_THREADS = Setup("werkzeug", MANY, ("threaded=1",), products=("Werkzeug",))
+WERKZEUG_PROCESSES = Setup("werkzeug-processes", 4, ("processes=4",), products=("Werkzeug",))
 
 EVERYWHERE = [
     *(server.over(transport) for server in (SYNC, GTHREAD, GEVENT) for transport in ("tcp", "unix", "tls")),

@@ -41,7 +41,12 @@ def serve_waitress(app: Callable, listener: socket.socket, threads: int) -> None
     waitress.serve(app, sockets=[listener], threads=threads)
 
 
-SERVERS = {"wsgiref": serve_wsgiref, "werkzeug": serve_werkzeug, "waitress": serve_waitress}
+SERVERS = {
+    "wsgiref": serve_wsgiref,
+    "werkzeug": serve_werkzeug,
+    "werkzeug-processes": serve_werkzeug,
+    "waitress": serve_waitress,
+}
 
 if __name__ == "__main__":
     name, descriptor, where, *options = sys.argv[1:]
