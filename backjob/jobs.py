@@ -96,6 +96,7 @@ class Jobs:
             redirect_ok=redirect_ok,
         )
         backend.launcher.check(self._environ)
+        request = backend.self_request.note_origin(request, self._environ)
         if after_response:
             self._check_after_response()
         nonce, uid = (RESPONSE_HOLDER if after_response else "") + new_nonce(), uuid.uuid4().hex

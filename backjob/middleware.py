@@ -7,10 +7,12 @@ has it. Everything else costs one look-up and one small object.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from .backend import Backend
@@ -51,6 +53,7 @@ class BackJob:
         self._app = app
         self.config = make_config(options)
         self._key = self.config.environ_key
+        self._name = _name_caller(app)
         self._database = self._make_database()
         self._get_keys = _find_keys(self.config, self._database)
         self._lock = threading.Lock()
@@ -108,7 +111,7 @@ class BackJob:
         config = self.config
         keyring = Keyring(self._get_keys())
         store = SQLStore(self._database)
-        self_request = SelfRequest(config, keyring)
+        self_request = SelfRequest(config, keyring, self._name)
         monitor = Monitor(config, keyring, store, self_request)
         dispatcher = Dispatcher(config, keyring, store, monitor)
         return Backend(config, keyring, store, self_request, monitor, dispatcher)
@@ -179,6 +182,19 @@ def _find_keys(config: Config, database: Database) -> Callable[[], list[str]]:
         raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
     path = database.file.with_name(database.file.name + ".key")
     return lambda: [read_or_make_key_file(path)]
+
+
+def _name_caller(app: WSGIApp) -> str:
+    """What tells this app from others, in every process and after every restart: who wrapped it, and what it is."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    where = frame.f_globals if frame is not None else {}
+    module = getattr(where.get("__spec__"), "name", None) or where.get("__name__", "")
+    if module == "__main__":
+        module = Path(where.get("__file__") or "").stem
+    what = app if hasattr(app, "__qualname__") else type(app)
+    return f"{module} {what.__module__}.{what.__qualname__}"
 
 
 def _respond(

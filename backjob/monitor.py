@@ -93,7 +93,8 @@ class Monitor:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
-            with self._launcher.open(token, request, from_slot=from_slot) as connection:
+            failed_for = job.launch_failed_for
+            with self._launcher.open(token, request, from_slot=from_slot, failed_for=failed_for) as connection:
                 return then(token, connection)
         except SealError:
             log.error("Job %d is not launched: its sealed request does not open", job.id)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from support.peers import Authority, has_ipv6
 
-from backjob.address import Address, discover, parse_connect
+from backjob.address import Address, parse_connect
+from backjob.discovery import discover
 
 # Under these, a process's own descriptors don't speak HTTP: what is left comes from the environ alone.
 NO_DESCRIPTORS = {"mod_wsgi.version": (4, 9, 4)}

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "forks", "job", "keyring", "address", "_socket", "diagnosis", "config"),
+    *("errors", "forks", "job", "keyring", "address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
     *("schema", "engine", "statements", "store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
     *("jobs", "session", "worker", "middleware", "__init__"),
@@ -23,7 +23,7 @@ HOMES = {
     "sqlalchemy": {"schema", "engine", "statements", "store"},
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
-    "socket": {"_socket", "address"},
+    "socket": {"_socket", "discovery"},
     "ssl": {"_socket"},
 }
 """Where what is not ours is at home. What is not of the standard library has a home or does not come in."""
