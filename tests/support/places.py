@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +41,17 @@ class Place:
             self.socket.listen(128)
             yield self.socket.fileno()
 
+    @contextlib.contextmanager
+    def lending(self) -> Iterator[int]:
+        """The descriptor for a program that is started in the block and binds by itself; until it listens, who connects
+        is refused. As long as it has this descriptor nobody else gets the port, and Linux lets it bind there, for both
+        sockets say SO_REUSEADDR and this one never listens.
+        """
+        with self.socket:
+            if isinstance(self.address, str):
+                os.unlink(self.address)  # nobody else comes to this directory
+            yield self.socket.fileno()
+
 
 def make_place(where: str | Path = "127.0.0.1") -> Place:
     """A free port of a host, or a unix socket at a Path. Who makes it hands it over, or closes its socket."""
@@ -47,6 +59,7 @@ def make_place(where: str | Path = "127.0.0.1") -> Place:
     family = socket.AF_UNIX if is_unix else socket.AF_INET6 if ":" in str(where) else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(str(where) if is_unix else (where, 0))
         name = sock.getsockname()
     except BaseException:

@@ -23,18 +23,26 @@ def home(request: webob.Request) -> Answer:
 
 
 def start(request: webob.Request) -> Answer:
-    """Start the job that the JSON body describes, as often as it says; tell the ids and how long the slowest took."""
+    """Start the job that the JSON body describes, as often as it says; tell the ids and how long each start took."""
     options: dict[str, Any] = request.json_body
     count = options.pop("count", 1)
-    ids, slowest = [], 0.0
+    ids, seconds = [], []
     for _ in range(count):
         begin = time.monotonic()
         try:
             ids.append(request.environ["backjob"].start(**options))
         except ValueError as error:
             return HTTPBadRequest(str(error))
-        slowest = max(slowest, time.monotonic() - begin)
-    return webob.Response(json={"ids": ids, "seconds": slowest})
+        seconds.append(time.monotonic() - begin)
+    return webob.Response(json={"ids": ids, "seconds": seconds, **describe_way(request)})
+
+
+def describe_way(request: webob.Request) -> dict[str, str]:
+    """How this process finds itself, and where it watches jobs."""
+    backend = request.environ["backjob"]._get_backend()
+    known = backend.self_request
+    address = known._proven or next(iter(known._known), None)
+    return {"found": address.found if address else "", "way": backend.dispatcher.choose_way(request.environ)}
 
 
 def status(request: webob.Request) -> Answer:
@@ -138,6 +146,11 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     page = PAGES.get(request.path_info)
     answer = page(request) if page else HTTPNotFound()
     return answer(environ, start_response)
+
+
+def make_app(global_config: dict[str, str], **settings: str) -> Callable[..., Iterable[bytes]]:
+    """A ``paste.app_factory``: the pages alone."""
+    return app
 
 
 application = BackJob(app, **json.loads(os.environ.get("WORKSHOP_OPTIONS", "{}")))
