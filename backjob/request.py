@@ -197,6 +197,12 @@ def mount_target(request: JobRequest) -> str:
     return _quote_path(request.script_name) + "/"
 
 
+def mount_request(environ: Mapping[str, Any] | None, config: Config) -> JobRequest:
+    """A request to where the app is mounted, with nothing of a user in it; outside of a request to the root."""
+    script_name = environ.get("SCRIPT_NAME", "") if environ else ""
+    return JobRequest("POST", "/", script_name=script_name, path_info="/", headers=_take_host(environ, config))
+
+
 def _take_host(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
     host = (environ or {}).get("HTTP_HOST") or (config.address.authority if config.address else "")
     return {"HTTP_HOST": host} if host else {}
