@@ -14,8 +14,8 @@ from .address import Address
 from .errors import LaunchError
 
 SIGNATURE = "backjob: "
-"""How our middleware's short answers begin, with a proof or without. It is no secret that it is there: whoever sends any
-token sees that. It is no proof either: only words depend on it."""
+"""How our middleware's short answers begin, with a proof or without. That it is there is no secret: whoever sends any
+token sees it. It proves nothing either: only words depend on it."""
 
 _REMEDIES = {
     400: "it does not take the request: does something there allow certain hosts only?",
@@ -95,8 +95,8 @@ def explain_failure(error: OSError, address: Address) -> LaunchError:
 def explain_silence(address: Address, seconds: float) -> Silence:
     """What it means that a connection was taken, and no answer came for so long."""
     return Silence(
-        f"{address} is busy: it takes a request and does not answer within {seconds:.1f} s. All its slots are taken, or "
-        f"it is no web server: then {_correct(address)}"
+        f"{address} is busy: it takes a request and does not answer within {seconds:.1f} s. All its slots are taken, "
+        f"or it is no web server: then {_correct(address)}"
     )
 
 
