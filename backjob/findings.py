@@ -120,8 +120,9 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
-        own = {"is_ok": self.is_ok, "address": self.address, "round_trip": self.round_trip}
-        fields = {**own, **dataclasses.asdict(self)}
+        problem = dataclasses.asdict(self.problem) if self.problem else None
+        own = {"is_ok": self.is_ok, "problem": problem, "address": self.address, "round_trip": self.round_trip}
+        fields: dict[str, Any] = {**own, **dataclasses.asdict(self)}
         if self.server is not None:
             fields["server"]["slots"] = self.server.slots
         return fields
@@ -131,7 +132,8 @@ class Check:
         lines = [f"backjob {__version__}: {verdict}"]
         lines += [f"problem  {problem}" for problem in self.problems]
         lines += [f"warning  {warning}" for warning in self.warnings]
-        lines += [f"address  {trial}" for trial in self.tried]
+        # Where none answered, the problem says why each did not.
+        lines += [f"address  {trial}" for trial in self.tried if self.address]
         lines += [f"server   {self.server}"] if self.server else []
         lines += [f"monitor  {self.monitor}"] if self.monitor else []
         lines += [f"key      {self.key} ({self.keys})", f"store    {self.store}", f"cache    {self.cache or 'none'}"]

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,9 +231,9 @@ def test_uwsgi(
         needs.miss("there is no uwsgi beside this Python: tests/machine/install brings it")
     where = ["--http-socket", f"127.0.0.1:{free_port}", "--module", "workshop:application", "--master", "--die-on-term"]
     where += ["--virtualenv", sys.prefix]
-    with process(tmp_path, free_port, str(program), *where, *options):
-        with script(tmp_path, f"http://127.0.0.1:{free_port}") as application:
-            found = application.check()
+    running = process(tmp_path, free_port, str(program), *where, *options)
+    with running, script(tmp_path, f"http://127.0.0.1:{free_port}") as application:
+        found = application.check()
     assert found.problem is None, str(found)
     assert found.server is not None
     assert found.server.software.startswith("uWSGI/2")
@@ -245,9 +244,9 @@ def test_uwsgi(
 def test_cheroot(tmp_path: Path, free_port: int) -> None:
     needs.package("cheroot")
     command = [sys.executable, "-m", "cheroot", "--bind", f"127.0.0.1:{free_port}", "--threads", "12"]
-    with process(tmp_path, free_port, *command, "workshop:application"):
-        with script(tmp_path, f"http://127.0.0.1:{free_port}") as application:
-            found = application.check()
+    running = process(tmp_path, free_port, *command, "workshop:application")
+    with running, script(tmp_path, f"http://127.0.0.1:{free_port}") as application:
+        found = application.check()
     assert found.problem is None, str(found)
     assert found.warnings == ()
     assert found.server is not None
