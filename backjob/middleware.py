@@ -16,14 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from .backend import Backend
+from .check import Deployment, prove_facts
 from .config import Config, make_config, read_settings
+from .diagnosis import SIGNATURE
 from .dispatcher import Dispatcher
 from .engine import Database
 from .errors import ConfigError, KeyringError, StoreError
+from .findings import Check
 from .forks import call_in_child
 from .job import Job, Status
 from .jobs import Jobs
-from .keyring import MONITOR, PROBE, Keyring, SealError, Token, TokenError, check_keys, read_or_make_key_file
+from .keyring import (
+    CHECK,
+    MONITOR,
+    PROBE,
+    Keyring,
+    KeySource,
+    SealError,
+    Token,
+    TokenError,
+    check_keys,
+    read_or_make_key_file,
+)
 from .launcher import PROOF_HEADER, TOKEN_HEADER, SelfRequest
 from .monitor import Monitor
 from .schema import build_table
@@ -55,7 +69,7 @@ class BackJob:
         self._key = self.config.environ_key
         self._name = _name_caller(app)
         self._database = self._make_database()
-        self._get_keys = _find_keys(self.config, self._database)
+        self._keys = _find_keys(self.config, self._database)
         self._lock = threading.Lock()
         self._backend: Backend | None = None
         call_in_child(self._begin_anew)
@@ -85,6 +99,14 @@ class BackJob:
             return iterable
         return AfterResponse(iterable, session.end)
 
+    def check(self, environ: Mapping[str, Any] | None = None) -> Check:
+        """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.
+
+        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before.
+        Raises nothing for what it finds: the record says what is wrong, and what mends it.
+        """
+        return self._get_deployment().check(environ)
+
     def close(self) -> None:
         """Stop looking for jobs that wait, and close the connections that are not in use. A later call begins anew."""
         with self._lock:
@@ -111,12 +133,16 @@ class BackJob:
 
     def _make_backend(self) -> Backend:
         config = self.config
-        keyring = Keyring(self._get_keys())
+        keyring = Keyring(self._keys.read())
         store = SQLStore(self._database)
         self_request = SelfRequest(config, keyring, self._name)
         monitor = Monitor(config, keyring, store, self_request)
         dispatcher = Dispatcher(config, keyring, store, monitor)
         return Backend(config, keyring, store, self_request, monitor, dispatcher)
+
+    def _get_deployment(self) -> Deployment:
+        database = self._database
+        return Deployment(self.config, self._keys, database.place, database.file, self._find_backend)
 
     # Requests with a token.
 
@@ -128,6 +154,9 @@ class BackJob:
             backend.self_request.learn(environ)
             if token.kind == PROBE:
                 return respond("200 OK", token.prove("here"))
+            if token.kind == CHECK:
+                facts = self._get_deployment().answer(environ, start_response)
+                return respond("200 OK", prove_facts(token, facts), facts)
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
                 return respond("410 Gone", token.prove("unknown"))
@@ -173,18 +202,18 @@ class BackJob:
         return respond("200 OK", token.prove("ended"))
 
 
-def _find_keys(config: Config, database: Database) -> Callable[[], list[str]]:
+def _find_keys(config: Config, database: Database) -> KeySource:
     """Where the keys come from. Raises ConfigError when there is no such place; a key file is read at first use."""
     if config.key is not None:
         keys = check_keys(config.key, "key")
-        return lambda: keys
+        return KeySource("key=", lambda: keys)
     if os.environ.get("BACKJOB_KEY"):
         keys = check_keys(os.environ["BACKJOB_KEY"].split(), "$BACKJOB_KEY")
-        return lambda: keys
+        return KeySource("$BACKJOB_KEY", lambda: keys)
     if database.file is None:
         raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
     path = database.file.with_name(database.file.name + ".key")
-    return lambda: [read_or_make_key_file(path)]
+    return KeySource(f"key file {path}", lambda: [read_or_make_key_file(path)])
 
 
 def _name_caller(app: WSGIApp) -> str:
@@ -201,10 +230,10 @@ def _name_caller(app: WSGIApp) -> str:
 
 
 def _respond(
-    environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = ""
+    environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = "", text: str = ""
 ) -> list[bytes]:
-    """One of our own answers: fixed, of known length, never kept or held back by a proxy."""
-    body = status.partition(" ")[2].lower().encode() + b"\n"
+    """One of our own answers: of known length, never kept or held back by a proxy. The text is ASCII."""
+    body = (text or f"{SIGNATURE}{status.partition(' ')[2].lower()}\n").encode("ascii")
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(body))),
