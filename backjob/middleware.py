@@ -11,9 +11,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
+from . import cache, cache_store
 from .backend import Backend
+from .cache import CachedStore
+from .cache_store import CacheStore, warn_of_loss
+from .cells import Cells, open_cells
 from .config import Config, make_config, read_settings
 from .dispatcher import Dispatcher
 from .engine import Database
@@ -26,7 +30,7 @@ from .launcher import PROOF_HEADER, TOKEN_HEADER, SelfRequest
 from .monitor import Monitor
 from .schema import build_table
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
-from .store import SQLStore
+from .store import SQLStore, Store
 from .worker import CurrentJob
 
 log = logging.getLogger("backjob")
@@ -52,6 +56,9 @@ class BackJob:
         self.config = make_config(options)
         self._key = self.config.environ_key
         self._database = self._make_database()
+        self._cells = self._make_cells()
+        if self._cells is not None and self._database is None:
+            warn_of_loss(self._cells)
         self._get_keys = _find_keys(self.config, self._database)
         self._lock = threading.Lock()
         self._backend: Backend | None = None
@@ -86,16 +93,26 @@ class BackJob:
             backend, self._backend = self._backend, None
         if backend is not None:
             backend.dispatcher.close()
-        self._database.dispose()
+        for connections in (self._database, self._cells):
+            if connections is not None:
+                connections.dispose()
 
-    def _make_database(self) -> Database:
+    def _make_database(self) -> Database | None:
         config = self.config
+        if config.database is None:
+            return None
         return Database(config.database, build_table(config.table_name), config.create_table)
+
+    def _make_cells(self) -> Cells | None:
+        if self.config.cache is None:
+            return None
+        return open_cells(self.config.cache, cache_store.LONGEST_CALL if self._database is None else cache.LONGEST_CALL)
 
     def _begin_anew(self) -> None:
         """In a child of a fork: its parent's threads are not there, and locks are made after gevent's patches."""
         self._lock = threading.Lock()
         self._database = self._make_database()
+        self._cells = self._make_cells()
         self._backend = None
 
     def _get_backend(self) -> Backend:
@@ -107,11 +124,21 @@ class BackJob:
     def _make_backend(self) -> Backend:
         config = self.config
         keyring = Keyring(self._get_keys())
-        store = SQLStore(self._database)
+        store = self._make_store(keyring)
         self_request = SelfRequest(config, keyring)
         monitor = Monitor(config, keyring, store, self_request)
         dispatcher = Dispatcher(config, keyring, store, monitor)
         return Backend(config, keyring, store, self_request, monitor, dispatcher)
+
+    def _make_store(self, keyring: Keyring) -> Store:
+        config = self.config
+        if self._cells is None:
+            return SQLStore(cast(Database, self._database))  # Config wants one of the two
+        if self._database is not None:
+            return CachedStore(self._database, self._cells, keyring, config.cache_prefix)
+        keep_completed, keep_ended = config.backlog_days * 86400, config.all_backlog_days * 86400
+        prefix = f"{config.cache_prefix}{config.table_name}-"
+        return CacheStore(self._cells, prefix, keep_completed=keep_completed, keep_ended=keep_ended)
 
     # Requests with a token.
 
@@ -167,7 +194,7 @@ class BackJob:
         return respond("200 OK", token.prove("ended"))
 
 
-def _find_keys(config: Config, database: Database) -> Callable[[], list[str]]:
+def _find_keys(config: Config, database: Database | None) -> Callable[[], list[str]]:
     """Where the keys come from. Raises ConfigError when there is no such place; a key file is read at first use."""
     if config.key is not None:
         keys = check_keys(config.key, "key")
@@ -175,7 +202,7 @@ def _find_keys(config: Config, database: Database) -> Callable[[], list[str]]:
     if os.environ.get("BACKJOB_KEY"):
         keys = check_keys(os.environ["BACKJOB_KEY"].split(), "$BACKJOB_KEY")
         return lambda: keys
-    if database.file is None:
+    if database is None or database.file is None:
         raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
     path = database.file.with_name(database.file.name + ".key")
     return lambda: [read_or_make_key_file(path)]

@@ -12,8 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "forks", "job", "keyring", "address", "_socket", "diagnosis", "config"),
+    *("errors", "forks", "bounded_calls", "cells", "job", "keyring", "address", "_socket", "diagnosis", "config"),
     *("schema", "engine", "statements", "store"),
+    *("cache", "changes", "cache_index", "cache_list", "cache_store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
     *("jobs", "session", "worker", "middleware", "__init__"),
 )
