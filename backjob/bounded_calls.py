@@ -34,12 +34,14 @@ class _Call:
         self.is_done.set()
 
     def take_result(self) -> Any:
+        # The error's traceback knows frames that know this call: what is in a cycle keeps its connection open.
+        error, self._error = self._error, None
         try:
-            if self._error is not None:
-                raise self._error
+            if error is not None:
+                raise error
             return self._value
         finally:
-            del self  # the error's traceback knows this frame: a cycle, which would keep connections
+            del error
 
 
 class BoundedCalls:

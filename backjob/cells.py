@@ -6,6 +6,7 @@ are looked at by their attributes: dogpile.cache need not be installed.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -21,6 +22,7 @@ Change = Callable[[bytes | None], bytes | None]
 Result = TypeVar("Result")
 
 _TRIES = 200
+_TAG = 8
 _REGION = ("get", "set", "delete", "configure")
 _LONGEST_RELATIVE = 30 * 86400
 """Seconds; memcached takes a longer expiry for a time of its clock."""
@@ -136,10 +138,16 @@ class Cells:
 
 
 class _SharedCells(Cells):
-    """Those of a server, changed by its own compare-and-set: a lock there would need a time-out, which is no fence."""
+    """Those of a server, changed by its own compare-and-set: a lock there would need a time-out, which is no fence.
+
+    Each value that is set begins with a tag of its own: no two writers ever set the same.
+    """
 
     is_shared = True
     can_expire = True
+
+    def _read(self, key: str) -> bytes | None:
+        return _untag(self._get(key)[0])
 
     def _change(self, key: str, change: Change, expire: int) -> None:
         tried = None
@@ -147,15 +155,18 @@ class _SharedCells(Cells):
             old, token = self._get(key)
             if tried is not None and old == tried:
                 return  # it was set, and only the answer lost
-            tried = change(old)
-            if tried is None or self._set(key, tried, token, expire):
+            new = change(_untag(old))
+            if new is None:
+                return
+            tried = os.urandom(_TAG) + new
+            if self._set(key, tried, token, expire):
                 return
             if turn > 1:
                 time.sleep(random.uniform(0, 0.001) * min(turn, 20))  # noqa: S311 - spreads those who race
         raise StoreError("The cache can't be changed: others do so all the time")
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
-        """The value, and what tells this value from a later one."""
+        """The value with its tag, and what tells it from a later one."""
         raise NotImplementedError
 
     def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
@@ -173,14 +184,11 @@ class RedisCells(_SharedCells):
     return 1
     """
 
-    def _read(self, key: str) -> bytes | None:
-        return _as_bytes(self._client.get(key))
-
     def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [_as_bytes(value) for value in self._client.mget(keys)]
+        return [_untag(_as_bytes(value)) for value in self._client.mget(keys)]
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
-        value = self._read(key)
+        value = _as_bytes(self._client.get(key))
         return value, value
 
     def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
@@ -196,12 +204,9 @@ class RedisCells(_SharedCells):
 class MemcachedCells(_SharedCells):
     """Those of memcached. Its clients belong to a thread each: ours, which are other ones in each child of a fork."""
 
-    def _read(self, key: str) -> bytes | None:
-        return _as_bytes(self._client.get(key))
-
     def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         values = self._client.get_multi(keys)
-        return [_as_bytes(values.get(key)) for key in keys]
+        return [_untag(_as_bytes(values.get(key))) for key in keys]
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
         answer = self._client.gets(key)
@@ -239,3 +244,7 @@ class MemcachedCells(_SharedCells):
 def _as_bytes(value: Any) -> bytes | None:
     """What a backend gives, or None where it has nothing; what is not of our making is no bytes, or no JSON of ours."""
     return value if isinstance(value, bytes) else None
+
+
+def _untag(value: bytes | None) -> bytes | None:
+    return value[_TAG:] if value is not None else None

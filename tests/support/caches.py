@@ -16,11 +16,15 @@ from typing import Any
 
 from dogpile.cache import CacheRegion, make_region
 
+from backjob.cache import CachedStore
 from backjob.cache_store import CacheStore
 from backjob.cells import Cells, open_cells
+from backjob.engine import Database
+from backjob.keyring import Keyring
+from backjob.schema import build_table
 
 from . import needs, wait_until
-from .records import Clock
+from .records import TABLE, Clock
 
 PATIENT = 30.0
 """Seconds that a call may take where its length is not what is tested: the machine may be busy."""
@@ -60,10 +64,19 @@ class CacheServer:
     def frozen(self) -> Iterator[None]:
         """It takes connections and answers nothing."""
         self.process.send_signal(signal.SIGSTOP)
+        wait_until(self._is_stopped)
         try:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
+
+    def _is_stopped(self) -> bool:
+        states = [path.read_text().rpartition(")")[2].split()[0] for path in self._tasks.glob("*/stat")]
+        return set(states) == {"T"}
+
+    @property
+    def _tasks(self) -> Path:
+        return Path("/proc", str(self.process.pid), "task")
 
     def empty(self) -> None:
         """Everything in it is gone."""
@@ -124,11 +137,25 @@ def region_of(server: CacheServer) -> Iterator[CacheRegion]:
         close_region(region)
 
 
+@contextlib.contextmanager
+def empty_region(kind: str) -> Iterator[CacheRegion]:
+    """A region with nothing in it: "redis", "memcached" or "memory"."""
+    if kind == "memory":
+        yield make_memory_region()
+        return
+    server = shared_server(kind)
+    server.empty()
+    with region_of(server) as region:
+        yield region
+
+
 def close_region(region: Any) -> None:
     """What an application does at its end with a region of its own."""
     backend = region.actual_backend
     if hasattr(backend, "writer_client"):
         backend.writer_client.close()
+    elif hasattr(type(backend), "client"):
+        backend.client.disconnect_all()
 
 
 @contextlib.contextmanager
@@ -147,15 +174,23 @@ def open_cache_store(kind: str) -> Callable[[Path, Clock], contextlib.AbstractCo
     @contextlib.contextmanager
     def open_store(folder: Path, clock: Clock) -> Iterator[CacheStore]:
         with contextlib.ExitStack() as stack:
-            if kind == "memory":
-                region = make_memory_region()
-            else:
-                server = shared_server(kind)
-                server.empty()
-                region = stack.enter_context(region_of(server))
-            cells = stack.enter_context(opened(region))
+            cells = stack.enter_context(opened(stack.enter_context(empty_region(kind))))
             yield CacheStore(cells, f"{folder.name}-", now=clock)
 
     return open_store
 
 
+
+
+def open_cached_store(kind: str) -> Callable[[Path, Clock], contextlib.AbstractContextManager[CachedStore]]:
+    """How to open a store on SQLite with an empty cache in front: "redis", "memcached" or "memory"."""
+
+    @contextlib.contextmanager
+    def open_store(folder: Path, clock: Clock) -> Iterator[CachedStore]:
+        with contextlib.ExitStack() as stack:
+            cells = stack.enter_context(opened(stack.enter_context(empty_region(kind))))
+            database = Database(f"sqlite:///{folder / 'jobs.sqlite3'}", build_table(TABLE), True)
+            stack.callback(database.dispose)
+            yield CachedStore(database, cells, Keyring(["a key for the entries in a cache" * 2]), "backjob-", clock)
+
+    return open_store
