@@ -15,7 +15,8 @@ import pytest
 from support import wait_until
 from support.places import Place
 from support.recipes import recipe, write_app
-from support.servers import GTHREAD, Server
+from support.servers import GTHREAD, Server, Setup
+from support.uwsgi import uwsgi
 
 from backjob import Status
 
@@ -24,6 +25,7 @@ from .conftest import Reserve, RunNginx, Serve
 pytestmark = pytest.mark.live
 
 BEHIND = "Behind nginx"
+UWSGI_PASS = "Behind nginx that speaks uwsgi"
 TWO = "Two servers behind one nginx"
 PASSWORD = "A password in front"
 NASTY = "proxy_next_upstream error timeout http_502 http_504 non_idempotent"
@@ -90,6 +92,33 @@ def test_a_job_that_nginx_gave_up_on_is_still_watched(
     server.open_gate("gate-hang")
     wait_until(lambda: server.runs()[job_id, "end"])
     server.assert_ran_once([job_id])
+
+
+UWSGI = [
+    uwsgi("socket", "--threads", "4", slots=4, kind="threads"),
+    uwsgi("socket", "--processes", "3", slots=3, kind="processes"),
+]
+
+
+@pytest.mark.parametrize("way", ["found", "told", "through"])
+@pytest.mark.parametrize("setup", UWSGI, ids=str)
+def test_a_time_out_of_nginx_that_speaks_uwsgi_ends_no_job(
+    run_server: Serve, run_nginx: RunNginx, front: Place, places: list[Place], setup: Setup, way: str
+) -> None:
+    connect = {
+        "found": {},
+        "told": {"connect": f"uwsgi://{places[0].authority}"},
+        "through": {"connect": front.connect},
+    }
+    server = run_server(setup, place=places[0], **connect[way])
+    parameters = {"include uwsgi_params": "include /etc/nginx/uwsgi_params", "_timeout 60s": "_timeout 1s"}
+    proxy = run_nginx(recipe(UWSGI_PASS, "nginx", {**at_places(front, places[0]), **parameters}), front)
+    site = through(front, server)
+    wait_until(lambda: site.ask("GET", "/").status == 200)  # uWSGI binds by itself
+    ids = [site.start("/work?seconds=2.5", method=method) for method in ("GET", "POST")]
+    assert_completed(site, ids)
+    given_up = [request for request in proxy.requests if "/work?seconds=2.5 504" in request]
+    assert len(given_up) == (2 if way == "through" else 0)
 
 
 def test_a_form_that_is_too_large_for_nginx(

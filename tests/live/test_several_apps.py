@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import wait_until
-from support.servers import GTHREAD, ONE_SYNC, SYNC, Server
+from support.recipes import recipe, write_app
+from support.servers import GTHREAD, ONE_SYNC, SYNC, Server, Setup
 
 from backjob import Status
 
@@ -15,6 +19,9 @@ from .conftest import Serve, ran_in
 
 pytestmark = pytest.mark.live
 
+RunApp = Callable[..., Server]
+
+SEVERAL = "Several apps"
 APP = """
 from workshop import app as workshop
 
@@ -30,10 +37,10 @@ application = BackJob(app{options})
 
 
 @pytest.fixture
-def run_app(run_server: Serve, tmp_path: Path):
+def run_app(run_server: Serve, tmp_path: Path) -> RunApp:
     """Run an app of this name, with these options as they stand in its module, in the test's one directory."""
 
-    def run(name: str, setup=GTHREAD, **options: str) -> Server:
+    def run(name: str, setup: Setup = GTHREAD, **options: str) -> Server:
         (tmp_path / f"{name}.py").write_text(
             APP.format(options="".join(f", {key}={value!r}" for key, value in options.items()))
         )
@@ -63,7 +70,7 @@ def assert_own(server: Server, job_ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("setup", [GTHREAD, ONE_SYNC, SYNC], ids=str)
-def test_two_apps_with_no_option_in_one_directory(run_app, setup) -> None:
+def test_two_apps_with_no_option_in_one_directory(run_app: RunApp, setup: Setup) -> None:
     """They share the database, the table and the key, and see each other's waiting rows."""
     first, second = run_app("first", setup), run_app("second", setup)
     started = [(server, start_load(server)) for server in (first, second) * 2]
@@ -71,45 +78,54 @@ def test_two_apps_with_no_option_in_one_directory(run_app, setup) -> None:
         assert_own(server, job_ids)
 
 
-def test_two_apps_with_a_table_each(run_app, tmp_path) -> None:
-    first, second = run_app("first", table_name="first_job"), run_app("second", table_name="second_job")
-    started = start_load(first), start_load(second)
-    assert started[0] == started[1]  # both tables count from 1
-    for server, job_ids in zip((first, second), started, strict=True):
+def test_two_apps_with_a_table_each(run_server: Serve, run_app: RunApp, tmp_path: Path) -> None:
+    """Both tables count from 1, and neither app sees the other's."""
+    own = write_app(tmp_path, recipe(SEVERAL, "python", number=2))
+    servers = run_app("first"), run_server(GTHREAD, app=own)
+    started = [(server, start_load(server)) for server in servers]
+    assert started[0][1] == started[1][1]
+    for server, job_ids in started:
         for job_id in job_ids:
             end = server.end_of(job_id, 30)
             assert end["status"] == Status.COMPLETED, end["status_text"]
             assert ran_in(server, end)
 
 
-def test_rows_of_another_key_are_left_alone(run_app) -> None:
+def test_rows_of_another_key_are_left_alone(run_app: RunApp) -> None:
     first, second = run_app("first", key="1" * 32), run_app("second", key="2" * 32)
-    ids = start_load(first), start_load(second)
-    for server, job_ids in zip((first, second), ids, strict=True):
+    for server, job_ids in [(server, start_load(server)) for server in (first, second)]:
         assert_own(server, job_ids)
-    # A number of the other's is in the table, but it can't be ended... nor started anew
-    waiting = first.start("/echo", delay=1.5)
+    waiting = first.start("/echo", delay=1)
     first.stop()
-    busy = second.start_all("/echo?seconds=0.5", count=8)["ids"]
-    assert_own(second, busy)
-    assert second.status(waiting)["status"] == Status.STARTED
+    # By the time that these have ended it is due, and second has looked for such rows several times.
+    assert_own(second, second.start_all("/echo?seconds=0.5", count=16)["ids"])
+    with contextlib.closing(sqlite3.connect(second.directory / "backjob.sqlite3")) as rows:
+        look = "SELECT status, attempt, status_text FROM background_job WHERE id = ?"
+        assert rows.execute(look, (waiting,)).fetchone() == (Status.STARTED, 1, "")
+    assert not second.runs()[waiting, "begin"]
+    # Its own app takes it up as soon as it is there again, and looks.
+    again = run_app("first", key="1" * 32)
+    again.end_of(again.start("/echo"))
+    assert_own(again, [waiting])
 
 
-def test_two_backjobs_in_one_process(run_server: Serve) -> None:
-    server = run_server(GTHREAD, app="fronts:two")
-    mounts = ("/first", "/second")
+def test_two_backjobs_in_one_process(run_server: Serve, tmp_path: Path) -> None:
+    server = run_server(GTHREAD, app=write_app(tmp_path, recipe(SEVERAL, "python")))
+    mounts = ("", "/shop")
     ids = {mount: server.start_all(f"{mount}/echo?seconds=0.1", mount=mount, count=8)["ids"] for mount in mounts}
     for mount in mounts:
         ids[mount] += server.start_all(f"{mount}/stumble", mount=mount, count=2, retries=1)["ids"]
         ids[mount] += server.start_all(f"{mount}/echo", mount=mount, count=2, delay=1)["ids"]
-    assert len(set(ids["/first"] + ids["/second"])) == 24
+    assert len(set(ids[""] + ids["/shop"])) == 24
     for mount, other in (mounts, mounts[::-1]):
         for job_id in ids[mount]:
             end = server.end_of(job_id, mount=mount)
             assert end["status"] == Status.COMPLETED, end["status_text"]
             assert json.loads(end["status_text"])["mount"] == mount
-            # One table: only a scope keeps their jobs apart.
             assert server.status(job_id, mount=other) == end
+    outside = server.ask("POST", "/shop/start", {"target": "/echo"})
+    assert outside.status == 400
+    assert b"mounted at '/shop'" in outside.body
 
 
 def test_two_backjobs_in_one_process_keep_one_limit(run_server: Serve) -> None:
