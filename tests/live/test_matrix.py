@@ -217,7 +217,8 @@ def start_by_form(server: Server) -> None:
     assert (seen["method"], seen["path"], seen["query"]) == ("POST", "/echo", "page=1&q=%C3%A4+b")
     assert seen["body"] == "id=5&name=Zo%C3%AB+%26+%C5%81ucja+%3D+100+%25&tag=a&tag=b"
     assert {name: seen["headers"][name] for name in user} == user
-    assert seen["headers"]["Host"] == EVIL_HOST
+    # Debian's nginx leaves the port out for uwsgi_pass.
+    assert seen["headers"]["Host"] in (EVIL_HOST, EVIL_HOST.partition(":")[0])
     assert not any("backjob" in name.lower() for name in seen["headers"])
     assert seen["scheme"] == ("https" if server.tls else "http")
     server.assert_ran_once([job_id])
