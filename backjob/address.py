@@ -43,7 +43,8 @@ class Address:
         if self.unix:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        is_default = not self.uwsgi and self.port == (443 if self.tls else 80)
+        return host if is_default else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         scheme = "uwsgi" if self.uwsgi else "https" if self.tls else "http"

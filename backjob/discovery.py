@@ -17,6 +17,7 @@ from typing import Any
 from .address import Address, parse_connect
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+_SCHEME_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL")
 _UWSGI_HTTP = ("http-socket", "http11-socket", "https-socket", "http", "https")
 """uWSGI's options for addresses that speak HTTP: those of its workers come before those of its router."""
 
@@ -45,14 +46,14 @@ def _candidates(environ: Mapping[str, Any]) -> Iterator[Address]:
 def _both_schemes(addresses: Iterable[Address], environ: Mapping[str, Any]) -> Iterator[Address]:
     """Such an address does not show whether it speaks TLS.
 
-    The scheme may come from a client's header on some servers, so it only adds a second try at the same place; first
-    comes TLS where the server itself says that this request came by it.
+    The scheme may come from a client's header on some servers, so it only adds a second try at the same place. TLS
+    comes first where nothing but the server can have said "https": to some of them a plain request is an error to log.
     """
     addresses = [replace(address, is_sure=False) for address in addresses]
     over_tls = [replace(address, tls=True) for address in addresses]
     if environ.get("wsgi.url_scheme") != "https":
         yield from addresses
-    elif str(environ.get("HTTPS", "")).lower() in ("on", "1"):
+    elif not any(name in environ for name in _SCHEME_HEADERS):
         yield from (*over_tls, *addresses)
     else:
         yield from (*addresses, *over_tls)
@@ -92,10 +93,13 @@ def _of_uwsgi() -> Iterator[Address]:
 
 def _of_uwsgi_option(option: str, text: str) -> Iterator[Address]:
     host, _, port = text.rpartition(":")
-    host = _LOOPBACK.get(host.strip("[]"), host)
+    bare = host.strip("[]")
+    host = _LOOPBACK.get(bare, bare)
     scheme = option.partition("-")[0].replace("http11", "http")
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        address = parse_connect(f"unix:{text}" if text.startswith(("/", "@")) else f"{scheme}://{host}:{port}")
+        is_path = text.startswith(("/", "@"))
+        address = parse_connect(f"unix:{text}" if is_path else f"{scheme}://{authority}" if port else "")
     except ValueError:
         return  # "=0" is a shared socket, and a name without a slash a file where uWSGI was started
     yield replace(address, found=f"uwsgi.opt[{option!r}]", is_sure=False, is_verified=False)

@@ -30,6 +30,7 @@ _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
 _WAIT_SLICE = 10.0
 _PROBE_PATIENCE = 2.0
+_MOST_SENT = 64
 
 OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409, 410}}
 """What our own middleware may answer to a request of ours, and with which status."""
@@ -59,6 +60,7 @@ class SelfRequest:
         self._known: list[Address] = []
         self._proven: Address | None = None
         self._elsewhere: set[Address] = set()
+        self._sent: dict[str, Address] = {}
         self._patience = config.close_delay
         self._unanswered = 0
         self._last_unanswered = 0.0
@@ -73,6 +75,10 @@ class SelfRequest:
         self._candidates(environ)
         if environ is not None:
             self.learn(environ)
+
+    def note_arrival(self, nonce: str) -> None:
+        """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
+        self._proven = self._sent.pop(nonce, self._proven)
 
     def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
         """The request with what is to be known should another process launch it: whose job it is, and where from."""
@@ -93,6 +99,7 @@ class SelfRequest:
         for address in self._candidates(environ):
             try:
                 with self._connect(address, end - time.monotonic()) as connection:
+                    self._keep_sent(token.nonce, address)
                     self._send_monitor(connection, token, request, address)
                     if not self._is_complete(connection, self._patience):
                         # Its only slot may be busy with this very request: what was sent is in its backlog.
@@ -141,6 +148,11 @@ class SelfRequest:
         """This answer to the worker's request is not our worker's: say why, and have the address prove itself anew."""
         self._forget_proofs()
         return explain(connection.answer, connection.address)
+
+    def _keep_sent(self, nonce: str, address: Address) -> None:
+        while len(self._sent) >= _MOST_SENT:
+            self._sent.pop(next(iter(self._sent)), None)
+        self._sent[nonce] = address
 
     def _forget_proofs(self) -> None:
         self._proven = None

@@ -141,6 +141,7 @@ class BackJob:
     def _monitor(
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
+        backend.self_request.note_arrival(token.nonce)
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
         way, has_threads = backend.dispatcher.choose_way(environ), backend.has_dispatcher(environ)

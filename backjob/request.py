@@ -108,11 +108,33 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
     if request.method not in _SAFE_METHODS and "HTTP_HOST" in environ:
         # Frameworks check the origin of unsafe requests over https; this one comes from the app itself.
         environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}"
+    if isinstance(server.get("asgi.scope"), Mapping):
+        environ["asgi.scope"] = _restore_scope(server["asgi.scope"], environ, request)
     if request.remote_addr is not None:
         environ["REMOTE_ADDR"] = request.remote_addr
     if request.remote_user is not None:
         environ["REMOTE_USER"] = request.remote_user
     return environ
+
+
+def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request: JobRequest) -> dict[str, Any]:
+    """What a bridge from ASGI shows of the request that came in, as the job's request would have been there."""
+    headers = {key.removeprefix("HTTP_"): value for key, value in environ.items() if key.startswith("HTTP_")}
+    headers |= {key: environ[key] for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if key in environ}
+    path = unquote_to_bytes(request.path)
+    return {
+        **scope,
+        "method": request.method,
+        "scheme": request.scheme,
+        "root_path": environ["SCRIPT_NAME"],
+        "path": path.decode("utf-8", "replace"),
+        "raw_path": request.path.encode("ascii"),
+        "query_string": request.query_string.encode("latin-1"),
+        "headers": [
+            (key.replace("_", "-").lower().encode("latin-1"), value.encode("latin-1", "replace"))
+            for key, value in headers.items()
+        ],
+    }
 
 
 def name_user(environ: Mapping[str, Any] | None, request: JobRequest, config: Config) -> str:
