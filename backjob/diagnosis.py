@@ -15,6 +15,7 @@ from .errors import LaunchError
 _REMEDIES = {
     401: "a password is asked for there: set connect_headers={'Authorization': …}, or let the app's own address pass",
     403: "access is refused there: let the app's own address pass, or give all processes the same key",
+    410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
     413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
     414: "the job's target is too long for it",
     431: "the request's head is too large for it: shorten user_agent or connect_headers",
@@ -37,7 +38,11 @@ def explain(answer: Answer, address: Address) -> LaunchError:
     status = answer.status
     if 300 <= status < 400:
         location = re.sub(r"[^\x21-\x7e]|//[^/]*@", "", answer.header("Location")).partition("?")[0][:200]
-        remedy = f"it redirects to {location or 'elsewhere'}: set connect= to the address where the app itself answers"
+        if location.startswith("https:") and not address.tls:
+            cure = "wrap what does that in BackJob, or set connect_headers={'X-Forwarded-Proto': 'https'}"
+        else:
+            cure = "set connect= to the address where the app itself answers"
+        remedy = f"it redirects to {location or 'elsewhere'}: {cure}"
     elif status < 300:
         remedy = (
             "another program, or this app with another key or without BackJob: set connect= to the app's own address"

@@ -32,7 +32,7 @@ _WAIT_SLICE = 10.0
 _PROBE_PATIENCE = 2.0
 _MOST_SENT = 64
 
-OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409, 410}}
+OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409}, "unknown": {410}}
 """What our own middleware may answer to a request of ours, and with which status."""
 
 

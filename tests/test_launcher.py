@@ -105,9 +105,8 @@ class TestAcknowledged:
         with Peer(answer_byte_by_byte) as peer:
             assert launch(self_request(peer.address)) is True
 
-    @pytest.mark.parametrize("status", ["409 Conflict", "410 Gone"])
-    def test_a_launch_that_a_proxy_sent_twice_was_taken_over_before(self, status: str) -> None:
-        with Peer(prove(KEYRING, status, "refused")) as peer:
+    def test_a_launch_that_a_proxy_sent_twice_was_taken_over_before(self) -> None:
+        with Peer(prove(KEYRING, "409 Conflict", "refused")) as peer:
             assert launch(self_request(peer.address)) is True
 
     def test_the_address_that_proved_itself_is_kept(self) -> None:
@@ -149,12 +148,16 @@ NOT_OURS: list[Any] = [
     pytest.param(prove(KEYRING, "202 Accepted", "ended"), True, ["202"], id="proof of something else"),
     pytest.param(prove(KEYRING, "200 OK", "monitor"), True, ["200"], id="proof with another status"),
     pytest.param(prove(KEYRING, "200 OK", "refused"), True, ["200"], id="refusal with another status"),
+    pytest.param(prove(KEYRING, "410 Gone", "unknown"), True, ["410", "table_name", "connect="], id="another table"),
     pytest.param(answer(refusal("401 Unauthorized")), True, ["401", "thing/1.0", "connect_headers"], id="401"),
     pytest.param(
         answer(refusal("302 Found", "Location: https://a.test/login?next=secret")),
         True,
-        ["302", "thing/1.0", "https://a.test/login"],
-        id="302",
+        ["302", "thing/1.0", "https://a.test/login", "wrap what does that in BackJob", "X-Forwarded-Proto"],
+        id="302 to https",
+    ),
+    pytest.param(
+        answer(refusal("301 Moved", "Location: http://a.test/")), True, ["301", "connect="], id="301 to another host"
     ),
     pytest.param(answer(refusal("301 Moved")), True, ["301", "elsewhere"], id="301 to nowhere"),
     pytest.param(answer(refusal("403 Forbidden")), True, ["403", "thing/1.0", "key"], id="403"),

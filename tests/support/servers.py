@@ -50,6 +50,10 @@ class Certificate:
         authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(made.chain)
         return made
 
+    def trusting(self) -> ssl.SSLContext:
+        """What a client needs that believes this authority and no other."""
+        return _trusting(self.authority)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -335,7 +339,7 @@ def serve(
     address = place.address
     if not isinstance(address, str):
         address = (_LOOPBACK.get(address[0], address[0]), address[1])
-    tls = _trusting(certificate.authority) if certificate and setup.transport == "tls" else None
+    tls = certificate.trusting() if certificate and setup.transport == "tls" else None
     server = Server(setup, directory, address, process, tls)
     try:
         yield server

@@ -11,7 +11,7 @@ from typing import Any
 
 import judge
 import webob
-from webob.exc import HTTPBadRequest, HTTPNotFound
+from webob.exc import HTTPBadRequest, HTTPNotFound, HTTPServiceUnavailable
 
 from backjob import BackJob, JobNotFound, Status
 
@@ -85,16 +85,20 @@ def walk(request: webob.Request) -> Answer:
 
 
 def echo(request: webob.Request) -> Answer:
-    """Write what the request looks like from here."""
+    """Write what the request looks like from here, after a moment."""
     with judge.run(request.environ):
+        time.sleep(float(request.GET.get("seconds", 0)))
         seen = {
             "method": request.method,
+            "mount": request.script_name,
             "path": request.script_name + request.path_info,
             "query": request.query_string,
             "body": request.body.decode(),
             "headers": dict(request.headers),
             "scheme": request.scheme,
             "url": request.url,
+            "client": request.remote_addr,
+            "is_worker": request.environ["backjob"].is_worker,
             "pid": os.getpid(),
         }
         return webob.Response(json=seen)
@@ -105,6 +109,15 @@ def work(request: webob.Request) -> Answer:
     with judge.run(request.environ):
         time.sleep(float(request.GET.get("seconds", 0)))
     return webob.Response(text="Worked.")
+
+
+def stumble(request: webob.Request) -> Answer:
+    """Fail at the first attempt."""
+    job = request.environ["backjob"]
+    if job.attempt == 1:
+        judge.note(job.job_id, job.attempt, "begin")
+        return HTTPServiceUnavailable("The first attempt fails.")
+    return echo(request)
 
 
 def hang(request: webob.Request) -> Answer:
@@ -123,6 +136,7 @@ PAGES = {
     "/walk": walk,
     "/echo": echo,
     "/work": work,
+    "/stumble": stumble,
     "/hang": hang,
 }
 
