@@ -82,7 +82,7 @@ def _name_version(product: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         query = ["dpkg-query", "--show", "--showformat", "${source:Upstream-Version}", product]
         version = subprocess.run(query, capture_output=True, check=True, text=True).stdout
-        return f"{product} {version}, Debian's"
+        return f"{product} {version}"
 
 
 if __name__ == "__main__":
