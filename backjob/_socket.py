@@ -141,6 +141,11 @@ class Answer:
         except http.client.HTTPException:
             return ""
 
+    @property
+    def body(self) -> bytes:
+        """The body of a complete answer with one length."""
+        return bytes(self.raw).partition(b"\r\n\r\n")[2]
+
 
 class Connection:
     """One exchange: connect, shake hands, send, receive. Every step raises OSError (TimeoutError among them)."""

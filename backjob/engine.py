@@ -61,10 +61,23 @@ class Database:
             call_in_child(self._forget)
 
     @property
+    def url(self) -> URL:
+        """Where it is."""
+        return self._engine.url
+
+    @property
     def file(self) -> Path | None:
         """The file of an SQLite database; None for any other."""
         name = self._engine.url.database
         return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
+    @property
+    def place(self) -> str:
+        """Which table in which database this is, for people: no user and no password."""
+        url = self._engine.url
+        where = f"SQLite file {self.file}" if self.file else f"{url.get_backend_name()} database {url.database or ''}"
+        host = f" at {url.host}:{url.port or 'its usual port'}" if url.host else ""
+        return f"{where.rstrip()}{host}, table {self.table.name}"
 
     def dispose(self) -> None:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ._socket import Answer, Connection, build_request
 from .address import Address, read_origin, write_origin
 from .config import Config
-from .diagnosis import explain, explain_failure, sum_up
+from .diagnosis import explain, explain_failure, explain_silence, sum_up
 from .discovery import discover
 from .errors import AddressError, LaunchError
 from .job import JobRequest
@@ -72,7 +72,7 @@ class SelfRequest:
 
     def check(self, environ: Mapping[str, Any] | None) -> None:
         """Raise AddressError when the own address is not known."""
-        self._candidates(environ)
+        self.candidates(environ)
         if environ is not None:
             self.learn(environ)
 
@@ -84,7 +84,7 @@ class SelfRequest:
         """The request with what is to be known should another process launch it: whose job it is, and where from."""
         address = ""
         with contextlib.suppress(AddressError):
-            address = write_origin(self._candidates(environ)[0])
+            address = write_origin(self.candidates(environ)[0])
         return replace(request, app=self._app, address=address)
 
     @property
@@ -96,7 +96,7 @@ class SelfRequest:
         """Send the monitor's request and leave: read its answer if it comes within close_delay, close in any case."""
         failures: list[LaunchError] = []
         end = time.monotonic() + _PAGE_CONNECT_TIMEOUT
-        for address in self._candidates(environ):
+        for address in self.candidates(environ):
             try:
                 with self._connect(address, end - time.monotonic()) as connection:
                     self._keep_sent(token.nonce, address)
@@ -158,7 +158,8 @@ class SelfRequest:
         self._proven = None
         self._elsewhere.clear()
 
-    def _candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
+    def candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
+        """The addresses that a launch from here would try. Raises AddressError when none is known."""
         if self._config.address:
             return [self._config.address]
         if self._proven:
@@ -189,7 +190,7 @@ class SelfRequest:
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
         failures: list[LaunchError] = []
-        candidates = self._candidates(None)
+        candidates = self.candidates(None)
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
         patience = _PROBE_PATIENCE if len(candidates) > 1 else float("inf")
         for address in candidates:
@@ -199,8 +200,6 @@ class SelfRequest:
                 self._probe(address, token, request, patience)
             except LaunchError as error:
                 failures.append(error)
-            except OSError as error:
-                failures.append(explain_failure(error, address))
             else:
                 self._proven = address
                 return address
@@ -209,18 +208,28 @@ class SelfRequest:
     def _probe(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
         """Ask whether this is our own server. Raises LaunchError when it is not, or does not say."""
         probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+        answer = self.ask(address, probe, request, patience)
+        if not is_proof(answer, probe, "here"):
+            raise explain(answer, address)
+
+    def ask(self, address: Address, token: Token, request: JobRequest, patience: float) -> Answer:
+        """What this address answers to the mount's request with this token. Raises LaunchError for no whole answer.
+
+        ``patience``: seconds after which no answer comes.
+        """
         end = time.monotonic() + patience
-        with self._connect(address, CONNECT_TIMEOUT) as connection:
-            while not connection.shake_hands(min(patience, _WAIT_SLICE)):
-                if time.monotonic() >= end:
-                    raise Busy
-            wire = self._build(probe, request, address, "POST", mount_target(request))
-            connection.send(wire, CONNECT_TIMEOUT)
-            while not connection.receive(min(patience, _WAIT_SLICE)):
-                if time.monotonic() >= end:
-                    raise LaunchError(f"{address} takes a request and does not answer: set connect=")
-            if not is_proof(connection.answer, probe, "here"):
-                raise explain(connection.answer, address)
+        try:
+            with self._connect(address, min(patience, CONNECT_TIMEOUT)) as connection:
+                while not connection.shake_hands(min(end - time.monotonic(), _WAIT_SLICE)):
+                    if time.monotonic() >= end:
+                        raise explain_silence(address, patience)
+                connection.send(self._build(token, request, address, "POST", mount_target(request)), CONNECT_TIMEOUT)
+                while not connection.receive(min(end - time.monotonic(), _WAIT_SLICE)):
+                    if time.monotonic() >= end:
+                        raise explain_silence(address, patience)
+                return connection.answer
+        except OSError as error:
+            raise explain_failure(error, address) from error
 
     def _connect(self, address: Address, timeout: float) -> Connection:
         return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file)

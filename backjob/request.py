@@ -237,6 +237,12 @@ def mount_target(request: JobRequest) -> str:
     return _quote_path(request.script_name) + "/"
 
 
+def mount_request(environ: Mapping[str, Any] | None, config: Config) -> JobRequest:
+    """A request to where the app is mounted, with nothing of a user in it; outside of a request to the root."""
+    script_name = environ.get("SCRIPT_NAME", "") if environ else ""
+    return JobRequest("POST", "/", script_name=script_name, path_info="/", headers=_take_site(environ, config))
+
+
 def _take_site(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
     """Where the site is, for people: an anonymous job needs to know that too."""
     environ = environ or {}

@@ -12,10 +12,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "forks", "job", "keyring", "address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
+    *("errors", "forks", "bounded_calls", "cells", "job", "keyring"),
+    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
     *("schema", "engine", "statements", "store"),
+    *("cache", "changes", "cache_index", "cache_list", "cache_store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
-    *("jobs", "session", "worker", "middleware", "__init__"),
+    *("server_facts", "findings", "check"),
+    *("assembly", "jobs", "session", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 

@@ -168,7 +168,7 @@ def test_works_with_no_option_at_all(tmp_path, monkeypatch):
         assert set(files) >= {"backjob.sqlite3", "backjob.sqlite3.key"}
         assert set(files.values()) == {0o600}
     finally:
-        dispatcher = application._backend.dispatcher
+        dispatcher = application._assembly._backend.dispatcher
         wait_until(lambda: not dispatcher._taken)
         application.close()
 

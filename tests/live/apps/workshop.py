@@ -64,6 +64,13 @@ def list_databases(request: webob.Request) -> Answer:
     return webob.Response(json=[link for link in links if ".sqlite3" in link])
 
 
+def check(request: webob.Request) -> Answer:
+    """What the application finds when it is checked from within this request, and how long that takes."""
+    begin = time.monotonic()
+    found = application.check(request.environ)
+    return webob.Response(json={**found.as_dict(), "took": time.monotonic() - begin, "text": str(found)})
+
+
 def walk(request: webob.Request) -> Answer:
     """The job of EBackJob's complete example; what it waits for are the gates that the test opens."""
     job = request.environ["backjob"]
@@ -133,6 +140,7 @@ PAGES = {
     "/status": status,
     "/live": count_live,
     "/databases": list_databases,
+    "/check": check,
     "/walk": walk,
     "/echo": echo,
     "/work": work,
