@@ -55,12 +55,13 @@ def _run_flask(site: Site) -> list[str]:
     return [needs.script("flask"), "--app", site.app.partition(":")[0], "run", *options]
 
 
-def _flask(slots: int, *options: str) -> Setup:
-    return _bound("flask-run", slots, *options, command=_run_flask, products=("Flask",), app="flask_site:app")
+def _flask(name: str, slots: int, *options: str) -> Setup:
+    return _bound(name, slots, *options, command=_run_flask, products=("Flask",), app="flask_site:app")
 
 
-FLASK = _flask(MANY)
-ONE_FLASK = _flask(1, "--without-threads")
+FLASK = _flask("flask-run", MANY)
+ONE_FLASK = _flask("flask-run", 1, "--without-threads")
+FLASK_DEBUG = _flask("flask-run-debug", MANY, "--debug")
 
 
 def _run_django(site: Site) -> list[str]:
