@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 from support import wait_until
-from support.apache import daemon, embedded, express
+from support.apache import daemon, embedded, express, passenger
 from support.libraries import (
+    BJOERN,
     BOTTLE,
     DJANGO,
     DJANGO_RELOADER,
@@ -93,7 +94,7 @@ PYTHON = [
     *(WAITRESS.at("0.0.0.0"), WAITRESS.at("::1")),
     *(pserve("waitress", 1), pserve("waitress", 4), pserve("gunicorn", 2)),
     *(WERKZEUG, WERKZEUG.at("0.0.0.0"), WERKZEUG_THREADS, WERKZEUG_PROCESSES, FLASK, ONE_FLASK, FLASK_DEBUG),
-    *(WSGIREF, WSGIREF.at("0.0.0.0"), BOTTLE, DJANGO, ONE_DJANGO, DJANGO_RELOADER),
+    *(WSGIREF, WSGIREF.at("0.0.0.0"), BJOERN, BOTTLE, DJANGO, ONE_DJANGO, DJANGO_RELOADER),
     *(cheroot(1), cheroot(4), cheroot(4).over("unix"), cheroot(4).over("tls")),
     *(GEVENT_PYWSGI, GEVENT_PYWSGI.over("tls")),
     *(granian(1), granian(4), granian(4).over("unix"), granian(2, workers=2)),
@@ -116,7 +117,7 @@ UWSGI = [
 APACHE = [
     *(embedded(1), embedded(4), embedded(1, threads=4)),
     *(daemon(1), daemon(4), daemon(2, processes=2), daemon(4).at("0.0.0.0"), daemon(4).over("tls")),
-    *(express(1), express(4)),
+    *(express(1), express(4), passenger(1), passenger(4)),
 ]
 UWSGI_PASS = [
     uwsgi("socket"),

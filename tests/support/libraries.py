@@ -34,6 +34,7 @@ def cheroot(threads: int) -> Setup:
 
 
 GEVENT_PYWSGI = _bound("gevent", MANY, command=_run_library, products=("gevent",), noise=_GEVENT_NOISE)
+BJOERN = _bound("bjoern", 1, command=_run_library, products=("bjoern",))
 BOTTLE = _bound("bottle", 1, command=_run_library, products=("bottle",), app="bottle_site:application")
 
 
