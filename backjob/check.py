@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .findings import CacheFacts, Check, Finding, Reply, StoreFacts, Trial, find
 from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
 from .request import mount_request
+from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
 from .store import Store
 
@@ -40,6 +41,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 class Deployment:
     """What one application is made of, as far as a check asks it. ``place`` and ``file`` are its database's."""
 
+    app: Callable[..., Iterable[bytes]]
     config: Config
     keys: KeySource
     place: str
@@ -48,6 +50,7 @@ class Deployment:
 
     def check(self, environ: Mapping[str, Any] | None) -> Check:
         """Try the way that a job's requests take from here. Raises nothing for what it meets: the record has it."""
+        end_if_second_visit(environ)
         here, cache = StoreFacts(self.place), describe_cache(self.config.cache)
         try:
             count = len(self.keys.read())
@@ -60,7 +63,8 @@ class Deployment:
             # Nobody answered, but this request came from the very server that was asked.
             reply = self._reply(backend, here, environ)
         problems = [*([problem] if problem else []), *find_problems(here, reply)]
-        warnings = find_warnings(self.config, self.keys.name, here, cache, reply)
+        is_waiting = environ is not None and self._does_second_visit_wait(environ)
+        warnings = find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
 
@@ -69,6 +73,10 @@ class Deployment:
         backend = self.find_backend()
         reply = self._reply(backend, self._ask_store(backend.store), environ, start_response)
         return json.dumps(dataclasses.asdict(reply))
+
+    def _does_second_visit_wait(self, environ: Mapping[str, Any]) -> bool:
+        jobs = environ.get(self.config.environ_key)
+        return can_visit(environ, jobs) and does_second_visit_wait(self.app, environ)
 
     def _reply(
         self,

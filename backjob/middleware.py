@@ -97,7 +97,9 @@ class BackJob:
     def check(self, environ: Mapping[str, Any] | None = None) -> Check:
         """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.
 
-        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before.
+        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before. If
+        that request is a GET with a cookie, the app is asked for its page once more, up to this call, to see whether
+        sessions lock.
         Raises nothing for what it finds: the record says what is wrong, and what mends it.
         """
         return self._get_deployment().check(environ)
@@ -137,7 +139,7 @@ class BackJob:
 
     def _get_deployment(self) -> Deployment:
         database = self._database
-        return Deployment(self.config, self._keys, database.place, database.file, self._find_backend)
+        return Deployment(self._app, self.config, self._keys, database.place, database.file, self._find_backend)
 
     # Requests with a token.
 

@@ -15,7 +15,7 @@ ORDER = (
     *("errors", "forks", "job", "keyring", "address", "_socket", "diagnosis", "config"),
     *("schema", "engine", "statements", "store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
-    *("server_facts", "findings", "check"),
+    *("server_facts", "findings", "second_visit", "check"),
     *("jobs", "session", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
