@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .address import Address
 from .backend import Backend
@@ -25,6 +25,8 @@ from .request import mount_request
 from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
 from .store import Store
+
+Facts = TypeVar("Facts", ServerFacts, StoreFacts)
 
 PATIENCE = 2.0
 """Seconds for which an answer is waited for in all. Who calls may hold the only slot of the server."""
@@ -91,7 +93,7 @@ class Deployment:
     def _ask_store(self, store: Store) -> StoreFacts:
         file_system = find_network_file_system(self.file) if self.file else ""
         try:
-            store.request_cancel(_NO_JOB)  # the first one may make the table
+            store.get(_NO_JOB)  # the first use may make the table
             begin = time.perf_counter()
             store.request_cancel(_NO_JOB)  # a write that changes nothing: only reading would be no proof
         except StoreError as error:
@@ -108,8 +110,6 @@ def _try_addresses(
     except AddressError as error:
         otherwise = "Or call check() in a request, with its environ" if environ is None else ""
         return (), None, Finding("no-address", str(error), otherwise)
-    if environ is not None:
-        backend.self_request.learn(environ)
     request = mount_request(environ, backend.config)
     trials: list[Trial] = []
     failures: list[LaunchError] = []
@@ -140,8 +140,13 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
     if answer.status != 200 or prove_facts(token, text).encode() not in answer.raw:
         raise explain(answer, address)
     fields = json.loads(text)
-    server, store = ServerFacts(**fields["server"]), StoreFacts(**fields["store"])
+    server, store = _read(ServerFacts, fields["server"]), _read(StoreFacts, fields["store"])
     return Reply(fields["version"], server, fields["monitor"], store)
+
+
+def _read(kind: type[Facts], fields: Mapping[str, Any]) -> Facts:
+    """Another version of backjob may tell more than this one knows."""
+    return kind(**{field.name: fields[field.name] for field in dataclasses.fields(kind) if field.name in fields})
 
 
 def prove_facts(token: Token, facts: str) -> str:

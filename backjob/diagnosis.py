@@ -38,7 +38,7 @@ _OWN_REMEDIES = {
     403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file)",
     503: "BackJob is there, but its job database or its key can't be used: its log says why",
 }
-_LOGIN = re.compile(r"log-?in|sign-?in|auth|sso|saml", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<![a-z])(?:(log|sign)[-_]?in|o?auth(orize|enticate)?|sso|saml)(?![a-z])", re.IGNORECASE)
 _PLAIN_TO_TLS = (b"HTTPS port", b"SSL-enabled server port")
 """What nginx and Apache say of it, in an answer of status 400."""
 _TLS_TO_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})

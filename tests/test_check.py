@@ -24,11 +24,21 @@ import pytest
 from dogpile.cache import make_region
 from sqlalchemy import create_engine as make_engine
 from support import wait_until
-from support.peers import Authority, Call, Peer, Script, answer, answer_and_reset, answer_and_stay, full_backlog
+from support.peers import (
+    Authority,
+    Call,
+    Peer,
+    Script,
+    answer,
+    answer_and_reset,
+    answer_and_stay,
+    full_backlog,
+    read_header,
+)
 from support.served import KEY, Site, call, make_environ, serve_site, wrap
 
 from backjob import BackJob, Check, Status
-from backjob.check import PATIENCE, describe_cache, find_network_file_system
+from backjob.check import PATIENCE, describe_cache, find_network_file_system, prove_facts
 from backjob.config import Config, __version__, make_config
 from backjob.errors import LaunchError
 from backjob.findings import CacheFacts, Finding, Reply, StoreFacts, Trial, find_warnings
@@ -218,6 +228,10 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     "to a login": (
         answered(http("302 F", "Location: https://me:secret@sso.test/login?next=secret")),
         ["302", "https:sso.test/login: it looks like a login"],
+    ),
+    "to what is no login": (
+        answered(http("302 F", "Location: /author/blogindex")),
+        ["302", "/author/blogindex: correct"],
     ),
     "to another host": (answered(http("307 F", "Location: http://b.test/")), ["307", "b.test/: that is another host"]),
     "to another path": (answered(http("308 F", "Location: /en/")), ["308", "redirects to /en/: correct connect="]),
@@ -471,6 +485,19 @@ class TestProof:
         assert found.problem is not None
         assert "another program" in found.problem.text
         assert found.server is None
+
+    def test_another_version_may_tell_more(self, tmp_path: Path) -> None:
+        def tell(call: Call) -> None:
+            token = Keyring([KEY]).verify(read_header(call.read_request(), "Backjob-Token"))
+            server, store = {"software": "x/1", "color": "red"}, {"place": "far away", "size": 5}
+            facts = json.dumps({"version": "9.9", "server": server, "store": store, "monitor": "thread", "more": 1})
+            call.send(http("200 OK", f"Backjob-Proof: {prove_facts(token, facts)}", body=facts))
+
+        with Peer(tell) as peer, script(tmp_path, str(peer.address)) as application:
+            found = application.check()
+        assert found.is_ok
+        assert found.server == ServerFacts("x/1")
+        assert [warning.name for warning in found.warnings] == ["version", "other-store"]
 
     @pytest.mark.parametrize("kind", ["monitor", "worker", "probe"])
     def test_facts_are_for_a_check_alone(self, tmp_path: Path, kind: str) -> None:
@@ -727,6 +754,7 @@ class TestSession:
 
         with wrap(tmp_path, job) as site:
             job_id = site.start("/job", by={"HTTP_COOKIE": "id=1"})
+            site.application._app = job  # the app itself: a second visit would come this far
             site.work(job_id, **{"wsgi.multithread": True})
             assert site.status(job_id).status is Status.COMPLETED
         assert begun == ["begin"]
