@@ -17,7 +17,7 @@ ORDER = (
     *("schema", "engine", "statements", "store"),
     *("cache", "changes", "cache_index", "cache_list", "cache_store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
-    *("server_facts", "findings", "check"),
+    *("server_facts", "findings", "second_visit", "check"),
     *("assembly", "jobs", "session", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
