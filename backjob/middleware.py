@@ -26,7 +26,7 @@ from .launcher import PROOF_HEADER, TOKEN_HEADER, SelfRequest
 from .monitor import Monitor
 from .schema import build_table
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
-from .store import SQLStore
+from .sqlstore import SQLStore
 from .worker import CurrentJob
 
 log = logging.getLogger("backjob")

@@ -33,7 +33,7 @@ from backjob.engine import Database
 from backjob.errors import ConfigError, StoreError
 from backjob.job import Move, Status
 from backjob.schema import build_table
-from backjob.store import SQLStore
+from backjob.sqlstore import SQLStore
 
 CANARY = "canary-of-a-user"
 

@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
     *("errors", "forks", "job", "keyring", "address", "_socket", "diagnosis", "config"),
-    *("schema", "engine", "statements", "store"),
+    *("schema", "faults", "engines", "engine", "clock", "statements", "store", "sqlstore"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
     *("jobs", "session", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
 HOMES = {
-    "sqlalchemy": {"schema", "engine", "statements", "store"},
+    "sqlalchemy": {"schema", "faults", "engines", "engine", "clock", "statements", "sqlstore"},
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
     "socket": {"_socket", "address"},

@@ -17,11 +17,13 @@ import pytest
 from support.records import (
     FINAL_MOVES,
     KEY_IDS,
+    SERVERS,
     Clock,
+    Databases,
     add,
     bring_to,
     new_job,
-    open_sqlite_store,
+    open_store,
     record,
     seal,
 )
@@ -32,8 +34,7 @@ from backjob.statements import PROCESS
 from backjob.store import Store
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
-STORES: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {"sqlite": open_sqlite_store}
-"""How to open each store in a folder of its own."""
+STORES = ("sqlite", *SERVERS)
 
 
 @pytest.fixture
@@ -42,8 +43,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with STORES[request.param](tmp_path, clock) as opened:
+def store(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    with open_store(databases.url(request.param, tmp_path), clock) as opened:
         yield opened
 
 
