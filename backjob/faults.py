@@ -34,6 +34,10 @@ class Conflict(StoreError):
     """The record breaks a constraint of the table."""
 
 
+class Duplicate(Conflict):
+    """Another record has what only one may have."""
+
+
 class Unreachable(StoreError):
     """There is no connection to the job database, so nothing was asked of it."""
 
@@ -48,10 +52,11 @@ def as_store_errors() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        raise Conflict(f"The job database refuses the record: {_first_line(error)}") from None
+        kind = Duplicate if _is_duplicate(error) else Conflict
+        raise kind(f"The job database refuses the record: {_first_line(error)}") from None
     except DBAPIError as error:
-        kind = AnswerLost if is_cut_off(error) else StoreError
-        raise kind(f"The job database can't be used: {_first_line(error)}") from None
+        lost_or_not = AnswerLost if is_cut_off(error) else StoreError
+        raise lost_or_not(f"The job database can't be used: {_first_line(error)}") from None
     except SQLAlchemyError as error:
         reason = str(error).partition("\n")[0]  # the statement comes below
         raise StoreError(f"The job database can't be used: {type(error).__name__}: {reason}") from None
@@ -69,6 +74,11 @@ def as_unreachable() -> Iterator[None]:
         raise Unreachable(str(error)) from None
 
 
+def _is_duplicate(error: DBAPIError) -> bool:
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return sqlstate == "23505" or _number(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)
+
+
 def is_cut_off(error: DBAPIError) -> bool:
     """Did the connection break, so that nobody knows what became of the statement?"""
     return error.connection_invalidated or _number(error) in _CUT_OFF
@@ -76,7 +86,7 @@ def is_cut_off(error: DBAPIError) -> bool:
 
 def has_given_way(error: DBAPIError) -> bool:
     """Has it changed nothing because another one was writing?"""
-    if getattr(error.orig, "sqlite_errorname", None) or type(error.orig).__module__ == "sqlite3":
+    if type(error.orig).__module__ == "sqlite3":
         return "locked" in str(error.orig)
     return getattr(error.orig, "sqlstate", None) in _GAVE_WAY or _number(error) in _MYSQL_GAVE_WAY
 

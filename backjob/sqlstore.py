@@ -5,6 +5,8 @@ What the answer to a write does not tell, or nobody heard, the row tells. Decide
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,11 +16,12 @@ from sqlalchemy import Connection, Row, Select, Update
 from .clock import choose_clock
 from .engine import Database
 from .errors import StoreError
-from .faults import AnswerLost, Conflict, Unreachable
+from .faults import AnswerLost, Duplicate, Unreachable
 from .job import Job, Move, NewJob, Status
 from .statements import Glance, Statements
 
-_TRIES = 5
+_TRIES = 50
+_PAUSE = 0.02
 _STATUSES = {int(status): status for status in Status}
 
 
@@ -76,10 +79,11 @@ class SQLStore:
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._database.transact(insert)
-            except Conflict:
+            except Duplicate:
                 # Another one was first with this unique key: take that one's job, if it still lives.
                 if not unique_keys or not tries_left:
                     raise
+                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - spreads those who wait
         raise AssertionError("unreachable")
 
     def _fit(self, sealed: bytes) -> bytes:

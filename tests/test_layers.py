@@ -162,7 +162,7 @@ def test_a_missing_docstring_is_found(tmp_path: Path) -> None:
 def test_what_is_allowed_is_no_breach(tmp_path: Path) -> None:
     package = tmp_path / "backjob"
     package.mkdir()
-    (package / "store.py").write_text(
+    (package / "sqlstore.py").write_text(
         '"""Keeps jobs."""\nimport os.path\nfrom sqlalchemy import Row\nfrom . import schema\nfrom .job import Job\n'
     )
     (package / "__init__.py").write_text('"""Public names."""\nfrom .middleware import BackJob\n')

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,18 +17,21 @@ from support.records import (
     FINAL_MOVES,
     KEY_IDS,
     SERVERS,
+    TABLE,
     Clock,
-    Databases,
     add,
     bring_to,
     new_job,
-    open_store,
     record,
     seal,
 )
+from support.services import new_database
 
+from backjob.engine import Database
 from backjob.errors import StoreError
 from backjob.job import Move, Status
+from backjob.schema import build_table
+from backjob.sqlstore import SQLStore
 from backjob.statements import PROCESS
 from backjob.store import Store
 
@@ -42,10 +44,26 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with open_store(databases.url(request.param, tmp_path), clock) as opened:
-        yield opened
+@pytest.fixture(scope="module", params=STORES)
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with contextlib.ExitStack() as stack:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'jobs.sqlite3'}"
+        else:
+            url = stack.enter_context(new_database(request.param)).render_as_string(hide_password=False)
+        database = Database(url, build_table(TABLE), True)
+        stack.callback(database.dispose)
+        with database.connect(), database.connect():  # from here on there are as many as the tests use at once
+            pass
+        yield database
+
+
+@pytest.fixture
+def store(database: Database, clock: Clock) -> Iterator[Store]:
+    with database.connect() as connection:
+        connection.execute(database.table.delete())
+    yield SQLStore(database, clock)
+    assert database._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 def unchanged(store: Store, job_id: int) -> contextlib.AbstractContextManager[None]:
