@@ -25,7 +25,8 @@ from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
 from .monitor import Monitor
 from .schema import build_table
-from .store import SQLStore, Store
+from .sqlstore import SQLStore
+from .store import Store
 
 WSGIApp = Callable[..., Iterable[bytes]]
 
