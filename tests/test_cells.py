@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -290,6 +294,24 @@ def test_a_region_that_does_not_tell_whether_it_keeps_a_value() -> None:
     arguments = {"url": "127.0.0.1", "default_noreply": True}
     with pytest.raises(ConfigError, match="default_noreply"):
         check_region(make_region().configure("dogpile.cache.pymemcache", arguments=arguments))
+
+
+def test_what_the_docs_show_can_be_made() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "caching.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {"app": app, "secret": KEY}
+    for block in blocks:
+        exec(compile(block, "docs/caching.md", "exec"), names)
+        check_region(names["region"])
+        if application := names.pop("application", None):
+            assert application.config.cache is names["region"]
+            application.close()
+
+
+def test_backjob_can_be_imported_without_dogpile() -> None:
+    script = "import sys; sys.modules['dogpile'] = sys.modules['dogpile.cache'] = None; import backjob; print(backjob)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
 
 
 def test_no_database_needs_a_cache() -> None:
