@@ -125,7 +125,7 @@ class Database:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
             self._autocommit = bare_engine(self._engine)
         with as_unreachable():
-            return self._autocommit.connect()
+            return try_again(self._autocommit.connect)  # an SQLite file is locked while another process turns WAL on
 
     def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         def transact_once() -> Result:
