@@ -150,9 +150,9 @@ NOT_OURS: list[Any] = [
     pytest.param(prove(KEYRING, "410 Gone", "unknown"), True, ["410", "table_name", "connect="], id="another table"),
     pytest.param(answer(refusal("401 Unauthorized")), True, ["401", "thing/1.0", "connect_headers"], id="401"),
     pytest.param(
-        answer(refusal("302 Found", "Location: https://a.test/login?next=secret")),
+        answer(refusal("302 Found", "Location: https://a.test/mount/?next=secret")),
         True,
-        ["302", "thing/1.0", "https://a.test/login", "wrap what does that in BackJob", "X-Forwarded-Proto"],
+        ["302", "thing/1.0", "https://a.test/mount/", "wrap it in BackJob", "X-Forwarded-Proto"],
         id="302 to https",
     ),
     pytest.param(
