@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from support import wait_until
@@ -284,6 +285,12 @@ def time_starts(server: Server, entry: Entry) -> None:
     assert max(seconds) < 1.0
     way = answers[-1]
     record(Finding(str(entry), entry.setup.slots, entry.products, way["found"], statistics.median(seconds), way["way"]))
+
+
+def test_passenger_has_to_be_told_where_it_is_reached(tmp_path: Path) -> None:
+    with serve(replace(passenger(1), needs_connect=False), tmp_path, is_trouble_expected=True) as server:
+        assert server.ask("POST", "/start", {"target": "/work"}).status == 502
+        wait_until(lambda: "AddressError: The app's own address is not known here. Set connect=" in server.log)
 
 
 def test_the_page_has_each_of_these_servers() -> None:
