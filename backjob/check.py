@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .address import Address
 from .backend import Backend
@@ -22,8 +22,11 @@ from .findings import CacheFacts, Check, Finding, Reply, StoreFacts, Trial, find
 from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
 from .request import mount_request
+from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
 from .store import Store
+
+Facts = TypeVar("Facts", ServerFacts, StoreFacts)
 
 PATIENCE = 2.0
 """Seconds for which an answer is waited for in all. Who calls may hold the only slot of the server."""
@@ -40,6 +43,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 class Deployment:
     """What one application is made of, as far as a check asks it. ``place`` and ``file`` are its database's."""
 
+    app: Callable[..., Iterable[bytes]]
     config: Config
     keys: KeySource
     place: str
@@ -48,6 +52,7 @@ class Deployment:
 
     def check(self, environ: Mapping[str, Any] | None) -> Check:
         """Try the way that a job's requests take from here. Raises nothing for what it meets: the record has it."""
+        end_if_second_visit(environ)
         here, cache = StoreFacts(self.place), describe_cache(self.config.cache)
         try:
             count = len(self.keys.read())
@@ -60,7 +65,8 @@ class Deployment:
             # Nobody answered, but this request came from the very server that was asked.
             reply = self._reply(backend, here, environ)
         problems = [*([problem] if problem else []), *find_problems(here, reply)]
-        warnings = find_warnings(self.config, self.keys.name, here, cache, reply)
+        is_waiting = environ is not None and self._does_second_visit_wait(environ)
+        warnings = find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
 
@@ -69,6 +75,10 @@ class Deployment:
         backend = self.find_backend()
         reply = self._reply(backend, self._ask_store(backend.store), environ, start_response)
         return json.dumps(dataclasses.asdict(reply))
+
+    def _does_second_visit_wait(self, environ: Mapping[str, Any]) -> bool:
+        jobs = environ.get(self.config.environ_key)
+        return can_visit(environ, jobs) and does_second_visit_wait(self.app, environ)
 
     def _reply(
         self,
@@ -83,7 +93,7 @@ class Deployment:
     def _ask_store(self, store: Store) -> StoreFacts:
         file_system = find_network_file_system(self.file) if self.file else ""
         try:
-            store.request_cancel(_NO_JOB)  # the first one may make the table
+            store.get(_NO_JOB)  # the first use may make the table
             begin = time.perf_counter()
             store.request_cancel(_NO_JOB)  # a write that changes nothing: only reading would be no proof
         except StoreError as error:
@@ -100,8 +110,6 @@ def _try_addresses(
     except AddressError as error:
         otherwise = "Or call check() in a request, with its environ" if environ is None else ""
         return (), None, Finding("no-address", str(error), otherwise)
-    if environ is not None:
-        backend.self_request.learn(environ)
     request = mount_request(environ, backend.config)
     trials: list[Trial] = []
     failures: list[LaunchError] = []
@@ -132,8 +140,13 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
     if answer.status != 200 or prove_facts(token, text).encode() not in answer.raw:
         raise explain(answer, address)
     fields = json.loads(text)
-    server, store = ServerFacts(**fields["server"]), StoreFacts(**fields["store"])
+    server, store = _read(ServerFacts, fields["server"]), _read(StoreFacts, fields["store"])
     return Reply(fields["version"], server, fields["monitor"], store)
+
+
+def _read(kind: type[Facts], fields: Mapping[str, Any]) -> Facts:
+    """Another version of backjob may tell more than this one knows."""
+    return kind(**{field.name: fields[field.name] for field in dataclasses.fields(kind) if field.name in fields})
 
 
 def prove_facts(token: Token, facts: str) -> str:

@@ -39,7 +39,7 @@ _OWN_REMEDIES = {
     410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
     503: "BackJob is there, but its job database or its key can't be used: its log says why",
 }
-_LOGIN = re.compile(r"log-?in|sign-?in|auth|sso|saml", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<![a-z])(?:(log|sign)[-_]?in|o?auth(orize|enticate)?|sso|saml)(?![a-z])", re.IGNORECASE)
 _PLAIN_TO_TLS = (b"HTTPS port", b"SSL-enabled server port")
 """What nginx and Apache say of it, in an answer of status 400."""
 _TLS_TO_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})

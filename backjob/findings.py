@@ -157,7 +157,12 @@ def find_problems(here: StoreFacts, reply: Reply | None) -> Iterator[Finding]:
 
 
 def find_warnings(
-    config: Config, key: str, here: StoreFacts, cache: CacheFacts | None, reply: Reply | None
+    config: Config,
+    key: str,
+    here: StoreFacts,
+    cache: CacheFacts | None,
+    reply: Reply | None,
+    does_second_visit_wait: bool = False,
 ) -> Iterator[Finding]:
     """What works and may surprise. Each is something that was really seen."""
     yield from _of_options(config)
@@ -175,6 +180,13 @@ def find_warnings(
     if is_spread and key.startswith("key file"):
         text = f"The key is kept in a file of this host ({key}): another host makes one of its own"
         yield Finding("key-file", text, "If there are several hosts, set key= or $BACKJOB_KEY to the same on each")
+    if does_second_visit_wait:
+        text = "A second request of the same visitor does not come as far as this one while this one is open"
+        yield Finding(
+            "session-lock",
+            text,
+            "If its session locks, so that jobs and pages wait for one another, use one that does not",
+        )
     if reply is not None:
         yield from _of_reply(config, here, reply)
         if cache is not None and not cache.is_shared and reply.server.has_processes:

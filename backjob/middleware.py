@@ -56,7 +56,7 @@ class BackJob:
         self._app = app
         self.config = make_config(options)
         self._key = self.config.environ_key
-        self._assembly = Assembly(self.config, _name_caller(app))
+        self._assembly = Assembly(app, self.config, _name_caller(app))
         # Looked up once: an ordinary request is counted in fractions of a microsecond.
         self._find_backend = self._assembly.get_backend
         self.jobs = Jobs(self._find_backend)
@@ -87,7 +87,9 @@ class BackJob:
     def check(self, environ: Mapping[str, Any] | None = None) -> Check:
         """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.
 
-        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before.
+        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before. If
+        that request is a GET with a cookie, the app is asked for its page once more, up to this call, to see whether
+        sessions lock.
         Raises nothing for what it finds: the record says what is wrong, and what mends it.
         """
         return self._assembly.deployment.check(environ)

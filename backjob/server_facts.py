@@ -101,12 +101,17 @@ def _uwsgi(environ: Mapping[str, Any]) -> Found:
 
 def _mod_wsgi(environ: Mapping[str, Any]) -> Found:
     mod_wsgi = sys.modules.get("mod_wsgi")
-    if mod_wsgi is not None and "mod_wsgi.version" in environ:
-        number = ".".join(str(part) for part in environ["mod_wsgi.version"])
-        yield "software", f"mod_wsgi/{number} in {environ.get('SERVER_SOFTWARE') or 'Apache'}"
-        yield "worker", "daemon processes" if environ.get("mod_wsgi.process_group") else "embedded"
-        yield "processes", getattr(mod_wsgi, "maximum_processes", None)
-        yield "slots_each", getattr(mod_wsgi, "threads_per_process", None)
+    if mod_wsgi is None or "mod_wsgi.version" not in environ:
+        return
+    name = environ.get("SERVER_SOFTWARE") or "Apache"
+    if "mod_wsgi" not in name:  # Apache's ServerTokens may keep it short
+        yield "software", f"{name} mod_wsgi/{'.'.join(str(part) for part in environ['mod_wsgi.version'])}"
+    yield "slots_each", mod_wsgi.threads_per_process
+    if environ.get("mod_wsgi.process_group"):
+        yield "worker", "daemon processes"
+        yield "processes", mod_wsgi.maximum_processes
+    else:  # Apache's own processes, of which it makes as many as it needs
+        yield "worker", "embedded"
 
 
 def _cheroot(environ: Mapping[str, Any]) -> Found:

@@ -9,8 +9,10 @@ import logging
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,18 +23,29 @@ from wsgiref.simple_server import WSGIServer, make_server
 import pytest
 from dogpile.cache import make_region
 from sqlalchemy import create_engine as make_engine
-from support.peers import Authority, Call, Peer, Script, answer, answer_and_reset, answer_and_stay, full_backlog
-from support.served import KEY, Site, make_environ, serve_site, wrap
+from support import wait_until
+from support.peers import (
+    Authority,
+    Call,
+    Peer,
+    Script,
+    answer,
+    answer_and_reset,
+    answer_and_stay,
+    full_backlog,
+    read_header,
+)
+from support.served import KEY, Site, call, make_environ, serve_site, wrap
 
-from backjob import BackJob
-from backjob.check import PATIENCE, describe_cache, find_network_file_system
+from backjob import BackJob, Check, Status
+from backjob.check import PATIENCE, describe_cache, find_network_file_system, prove_facts
 from backjob.config import Config, __version__, make_config
 from backjob.errors import LaunchError
 from backjob.findings import CacheFacts, Finding, Reply, StoreFacts, Trial, find_warnings
 from backjob.job import JobRequest
 from backjob.keyring import MONITOR, Keyring
 from backjob.launcher import SelfRequest
-from backjob.server_facts import ServerFacts
+from backjob.server_facts import ServerFacts, look_at_server
 
 OTHER_KEY = "somebody else's key, of which nobody here knows"
 CANARIES = {
@@ -42,6 +55,7 @@ CANARIES = {
     "QUERY_STRING": "q=CanaryQuery",
     "REMOTE_USER": "CanaryUser",
 }
+VISITOR = {"HTTP_COOKIE": "id=CanaryCookie", "wsgi.multithread": True}
 AT_ONCE = 1.0
 """Seconds within which all is told that waits for nothing, on a busy machine too."""
 
@@ -214,6 +228,10 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     "to a login": (
         answered(http("302 F", "Location: https://me:secret@sso.test/login?next=secret")),
         ["302", "https:sso.test/login: it looks like a login"],
+    ),
+    "to what is no login": (
+        answered(http("302 F", "Location: /author/blogindex")),
+        ["302", "/author/blogindex: correct"],
     ),
     "to another host": (answered(http("307 F", "Location: http://b.test/")), ["307", "b.test/: that is another host"]),
     "to another path": (answered(http("308 F", "Location: /en/")), ["308", "redirects to /en/: correct connect="]),
@@ -468,6 +486,19 @@ class TestProof:
         assert "another program" in found.problem.text
         assert found.server is None
 
+    def test_another_version_may_tell_more(self, tmp_path: Path) -> None:
+        def tell(call: Call) -> None:
+            token = Keyring([KEY]).verify(read_header(call.read_request(), "Backjob-Token"))
+            server, store = {"software": "x/1", "color": "red"}, {"place": "far away", "size": 5}
+            facts = json.dumps({"version": "9.9", "server": server, "store": store, "monitor": "thread", "more": 1})
+            call.send(http("200 OK", f"Backjob-Proof: {prove_facts(token, facts)}", body=facts))
+
+        with Peer(tell) as peer, script(tmp_path, str(peer.address)) as application:
+            found = application.check()
+        assert found.is_ok
+        assert found.server == ServerFacts("x/1")
+        assert [warning.name for warning in found.warnings] == ["version", "other-store"]
+
     @pytest.mark.parametrize("kind", ["monitor", "worker", "probe"])
     def test_facts_are_for_a_check_alone(self, tmp_path: Path, kind: str) -> None:
         with wrap(tmp_path) as site:
@@ -541,6 +572,37 @@ def test_a_server_of_pythons_own(tmp_path: Path, is_threaded: bool) -> None:
     assert found.server is not None
     expected = ("a thread for each request", None) if is_threaded else ("one at a time", 1)
     assert (found.server.worker, found.server.slots) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"mod_wsgi.process_group": "jobs"}, ("Apache mod_wsgi/4.9.4", "daemon processes", 6)),
+        ({"mod_wsgi.process_group": ""}, ("Apache mod_wsgi/4.9.4", "embedded", None)),
+        (
+            {"SERVER_SOFTWARE": "Apache/2.4 (Debian) mod_wsgi/4.9.4"},
+            ("Apache/2.4 (Debian) mod_wsgi/4.9.4", "embedded", None),
+        ),
+        ({"mod_wsgi.version": None}, ("Apache", "", None)),
+    ],
+)
+def test_mod_wsgi(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, Any], expected: tuple[str, str, int | None]
+) -> None:
+    """Its module, which is there within Apache only, and its environ, as they were seen there."""
+    module = types.ModuleType("mod_wsgi")
+    module.__dict__.update(maximum_processes=2, threads_per_process=3)
+    monkeypatch.setitem(sys.modules, "mod_wsgi", module)
+    seen = {"SERVER_SOFTWARE": "Apache", "mod_wsgi.version": (4, 9, 4), "wsgi.multiprocess": True, **environ}
+    facts = look_at_server({key: value for key, value in seen.items() if value is not None})
+    assert (facts.software, facts.worker, facts.slots) == expected
+
+
+def test_what_a_server_says_of_itself_is_harmless() -> None:
+    facts = look_at_server({"SERVER_SOFTWARE": "a\x1b[2Jb\n" + "x" * 500})
+    assert facts.software.startswith("a[2Jbxxx")
+    assert len(facts.software) == 80
+    assert look_at_server({"SERVER_SOFTWARE": None}) == ServerFacts()
 
 
 class TestWarnings:
@@ -624,6 +686,78 @@ class TestWarnings:
         assert self.warn(error_timeout=0) == ["error-timeout"]
         assert self.warn(lease=600) == ["lease"]
         assert self.warn(lease=599) == []
+
+
+class TestSession:
+    """An app whose sessions lock for the length of a request, by visitor."""
+
+    @contextlib.contextmanager
+    def app(self, folder: Path, *, does_lock: bool = True) -> Iterator[tuple[BackJob, list[Check], list[str]]]:
+        locks: dict[str, threading.Lock] = {}
+        found: list[Check] = []
+        steps: list[str] = []
+
+        def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            steps.append("begin")
+            visitor = environ.get("HTTP_COOKIE", "")
+            with locks.setdefault(visitor, threading.Lock()) if does_lock else contextlib.nullcontext():
+                assert "app.session" not in environ  # else it is the first one's own
+                environ["app.session"] = steps.append("session")
+                found.append(application.check(environ))
+                steps.append("end")
+            start_response("200 OK", [])
+            return []
+
+        with Peer(answer(http("401 Unauthorized"))) as peer:
+            options = {"key": KEY, "database": f"sqlite:///{folder}/jobs.sqlite3", "connect": str(peer.address)}
+            application = BackJob(page, **options)
+            yield application, found, steps
+            wait_until(lambda: not any(each.name == "backjob-second-visit" for each in threading.enumerate()))
+            application.close()
+
+    def test_one_that_locks(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with self.app(tmp_path) as (application, found, steps):
+            call(application, make_environ("/page", **VISITOR))
+            assert "session-lock" in [warning.name for warning in found[0].warnings]
+        # The second visitor goes as far as the first one had come, and no further.
+        assert steps == ["begin", "session", "begin", "end", "session"]
+        assert len(found) == 1
+        assert "Canary" not in f"{found}{found[0]}{caplog.text}"
+
+    def test_one_that_does_not(self, tmp_path: Path) -> None:
+        with self.app(tmp_path, does_lock=False) as (application, found, steps):
+            call(application, make_environ("/page", **VISITOR))
+        assert steps == ["begin", "session", "begin", "session", "end"]
+        assert [warning.name for warning in found[0].warnings] == []
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"REQUEST_METHOD": "POST"},
+            {"HTTP_COOKIE": None},
+            {"wsgi.multithread": False},
+        ],
+    )
+    def test_where_it_is_not_asked(self, tmp_path: Path, other: dict[str, Any]) -> None:
+        with self.app(tmp_path) as (application, _found, steps):
+            call(application, make_environ("/page", **{**VISITOR, **other}))
+        assert steps == ["begin", "session", "end"]
+
+    def test_a_job_runs_once(self, tmp_path: Path) -> None:
+        begun: list[str] = []
+
+        def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            begun.append("begin")
+            site.application.check(environ)
+            start_response("200 OK", [])
+            return []
+
+        with wrap(tmp_path, job) as site:
+            job_id = site.start("/job", by={"HTTP_COOKIE": "id=1"})
+            site.application._app = job  # the app itself: a second visit would come this far
+            site.work(job_id, **{"wsgi.multithread": True})
+            assert site.status(job_id).status is Status.COMPLETED
+        assert begun == ["begin"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -65,10 +66,16 @@ def list_databases(request: webob.Request) -> Answer:
 
 
 def check(request: webob.Request) -> Answer:
-    """What the application finds when it is checked from within this request, and how long that takes."""
+    """What the application finds when it is checked from within this request, and how long that takes.
+
+    With ``lock`` the visitor has a session that is locked as long as the request lasts.
+    """
     begin = time.monotonic()
-    found = application.check(request.environ)
-    return webob.Response(json={**found.as_dict(), "took": time.monotonic() - begin, "text": str(found)})
+    with open("session.lock", "w") as session:
+        if "lock" in request.GET:
+            fcntl.flock(session, fcntl.LOCK_EX)
+        found = application.check(request.environ)
+    return webob.Response(json={**found.as_dict(), "took": time.monotonic() - begin})
 
 
 def walk(request: webob.Request) -> Answer:
