@@ -222,6 +222,7 @@ def test_server(entry: Entry, ahead: Ahead) -> None:
         start_by_form(server)
         start_six_at_once(server)
         time_starts(server, entry)
+        check(server)
 
 
 def walk_through(server: Server) -> None:
@@ -285,6 +286,16 @@ def time_starts(server: Server, entry: Entry) -> None:
     assert max(seconds) < 1.0
     way = answers[-1]
     record(Finding(str(entry), entry.setup.slots, entry.products, way["found"], statistics.median(seconds), way["way"]))
+
+
+def check(server: Server) -> None:
+    """From within a request the app can tell that all is well, and how many slots there are if the server says it."""
+    if server.setup.slots == 1 or server.setup.app != Setup.app:
+        return
+    found = server.ask("GET", "/check").json()
+    print(found)
+    assert found["is_ok"], found["problem"]
+    assert found["server"]["slots"] in (None, server.setup.slots)
 
 
 def test_passenger_has_to_be_told_where_it_is_reached(tmp_path: Path) -> None:
