@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, Table, false, func, inspect, literal_column, select, text
+from sqlalchemy import Connection, Engine, Executable, Pool, Table, false, func, inspect, literal_column, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
@@ -46,11 +46,11 @@ class Database:
         self._is_sqlite = self.kind == "sqlite"
         self._is_mysql = self.kind in ("mysql", "mariadb")
         self._packet_size: int | None = None
+        self._inherited: Pool | None = None
         # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
         call_before_fork(self._close_idle)
-        if not self._is_sqlite:
-            call_in_child(self._forget)
+        call_in_child(self._forget)
 
     @property
     def url(self) -> URL:
@@ -90,6 +90,9 @@ class Database:
         self._engine.dispose()
 
     def _forget(self) -> None:
+        if self._is_sqlite:
+            # Where nothing could be closed before the fork, nothing may be closed now: the locks are the parent's.
+            self._inherited = self._engine.pool
         self._engine.dispose(close=False)
 
     @contextlib.contextmanager

@@ -223,7 +223,7 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     "504": (answered(http("504 Late")), ["504", "gave up", "slots are busy"]),
     "to https": (
         answered(http("301 M", "Location: https://app.test/x?a=secret")),
-        ["app.test/x: it wants https"],
+        ["app.test/x: wrap it in BackJob"],
     ),
     "to a login": (
         answered(http("302 F", "Location: https://me:secret@sso.test/login?next=secret")),
