@@ -61,6 +61,11 @@ class Database:
             call_in_child(self._forget)
 
     @property
+    def url(self) -> URL:
+        """Where it is."""
+        return self._engine.url
+
+    @property
     def file(self) -> Path | None:
         """The file of an SQLite database; None for any other."""
         name = self._engine.url.database

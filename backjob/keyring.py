@@ -139,6 +139,10 @@ class Keyring:
         """A digest of the message per key, newest first, that tells nothing of it to those without the key."""
         return [_mac(subkeys.digest, message) for subkeys in self._subkeys]
 
+    def is_digest(self, text: str, message: str) -> bool:
+        """Is this the message's digest under one of the keys?"""
+        return any(hmac.compare_digest(text.encode(), digest.encode()) for digest in self.digest(message))
+
 
 def new_nonce() -> str:
     """Twelve characters that nobody can guess: what tells one launch from another."""

@@ -5,14 +5,17 @@ Knows addresses, tokens and the raw socket. Decides nothing about a job: it says
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ._socket import Answer, Connection, build_request
-from .address import Address, discover
+from .address import Address, read_origin, write_origin
 from .config import Config
 from .diagnosis import explain, explain_failure, explain_silence, sum_up
+from .discovery import discover
 from .errors import AddressError, LaunchError
 from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
@@ -27,8 +30,9 @@ _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
 _WAIT_SLICE = 10.0
 _PROBE_PATIENCE = 2.0
+_MOST_SENT = 64
 
-OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409, 410}}
+OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409}, "unknown": {410}}
 """What our own middleware may answer to a request of ours, and with which status."""
 
 
@@ -47,13 +51,16 @@ class Launcher(Protocol):
 
 
 class SelfRequest:
-    """The Launcher that writes requests to the app's own address."""
+    """The Launcher that writes requests to the app's own address. ``app`` tells apps apart that share their jobs."""
 
-    def __init__(self, config: Config, keyring: Keyring) -> None:
+    def __init__(self, config: Config, keyring: Keyring, app: str = "") -> None:
         self._config = config
         self._keyring = keyring
+        self._app = app
         self._known: list[Address] = []
         self._proven: Address | None = None
+        self._elsewhere: set[Address] = set()
+        self._sent: dict[str, Address] = {}
         self._patience = config.close_delay
         self._unanswered = 0
         self._last_unanswered = 0.0
@@ -69,6 +76,17 @@ class SelfRequest:
         if environ is not None:
             self.learn(environ)
 
+    def note_arrival(self, nonce: str) -> None:
+        """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
+        self._proven = self._sent.pop(nonce, self._proven)
+
+    def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
+        """The request with what is to be known should another process launch it: whose job it is, and where from."""
+        address = ""
+        with contextlib.suppress(AddressError):
+            address = write_origin(self.candidates(environ)[0])
+        return replace(request, app=self._app, address=address)
+
     @property
     def is_crowded(self) -> bool:
         """Do so many launches lie in the server's backlog just now that one more would only be in people's way?"""
@@ -81,6 +99,7 @@ class SelfRequest:
         for address in self.candidates(environ):
             try:
                 with self._connect(address, end - time.monotonic()) as connection:
+                    self._keep_sent(token.nonce, address)
                     self._send_monitor(connection, token, request, address)
                     if not self._is_complete(connection, self._patience):
                         # Its only slot may be busy with this very request: what was sent is in its backlog.
@@ -99,13 +118,15 @@ class SelfRequest:
         self._proven = None
         raise sum_up(failures)
 
-    def open(self, token: Token, request: JobRequest, *, from_slot: bool = False) -> Connection:
+    def open(self, token: Token, request: JobRequest, *, from_slot: bool = False, failed_for: float = 0) -> Connection:
         """Send the worker's request and keep its connection open. Raises LaunchError, also when no address is known.
 
         ``from_slot``: who calls holds a slot of the server, maybe its only one, and can't wait for an answer of it.
+        ``failed_for``: seconds since this job's first launch that did not get through.
         """
         try:
-            address = self._proven_address(token, request, from_slot)
+            home = self._home_elsewhere(token, request, from_slot, failed_for)
+            address = home or self._proven_address(token, request, from_slot)
             connection = self._connect(address, CONNECT_TIMEOUT)
             try:
                 while not connection.shake_hands(_WAIT_SLICE):
@@ -120,13 +141,22 @@ class SelfRequest:
         except AddressError as error:
             raise LaunchError(str(error)) from error
         except OSError as error:
-            self._proven = None
+            self._forget_proofs()
             raise explain_failure(error, address) from error
 
     def doubt(self, connection: Connection) -> LaunchError:
         """This answer to the worker's request is not our worker's: say why, and have the address prove itself anew."""
-        self._proven = None
+        self._forget_proofs()
         return explain(connection.answer, connection.address)
+
+    def _keep_sent(self, nonce: str, address: Address) -> None:
+        while len(self._sent) >= _MOST_SENT:
+            self._sent.pop(next(iter(self._sent)), None)
+        self._sent[nonce] = address
+
+    def _forget_proofs(self) -> None:
+        self._proven = None
+        self._elsewhere.clear()
 
     def candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
         """The addresses that a launch from here would try. Raises AddressError when none is known."""
@@ -137,8 +167,25 @@ class SelfRequest:
         candidates = discover(environ) if environ is not None else self._known
         if not candidates:
             raise AddressError
-        # Guesses are for where nothing is sure.
-        return [address for address in candidates if address.is_sure] or candidates
+        return candidates
+
+    def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool, failed_for: float) -> Address | None:
+        """Where the job of another app that shares our jobs is at home; None when it is our own, or homeless by now.
+
+        Its own app gets half of launch_timeout to come back there: only after that this one takes it for its own.
+        """
+        if request.app == self._app or not request.address or failed_for >= self._config.launch_timeout / 2:
+            return None
+        address = read_origin(request.address)
+        if address in self._elsewhere:
+            return address
+        try:
+            self._probe(address, token, request, _PROBE_PATIENCE if from_slot else self._config.launch_timeout)
+        except (LaunchError, OSError) as error:
+            failure = error if isinstance(error, LaunchError) else explain_failure(error, address)
+            raise LaunchError(f"The app that started this job is to be asked: {failure}") from None
+        self._elsewhere.add(address)
+        return address
 
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
@@ -215,7 +262,8 @@ class SelfRequest:
             target,
             host=wire_host(request, address.authority),
             user_agent=self._config.user_agent,
-            headers={**self._config.connect_headers, TOKEN_HEADER: token.text},
+            # What opens the own door is nobody else's business.
+            headers={**({} if address.is_recorded else self._config.connect_headers), TOKEN_HEADER: token.text},
             body=body,
             content_type=content_type,
         )

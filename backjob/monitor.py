@@ -80,8 +80,9 @@ class Monitor:
     def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, waited: float = 0) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
         if error.is_final or waited >= self._config.launch_timeout:
-            log.error("Job %d can't be launched: %s", job_id, error)
-            self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}")
+            # A launch that came twice finds its job ended: that is nobody's failure.
+            if self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}"):
+                log.error("Job %d can't be launched: %s", job_id, error)
             return 0.0
         wait = backoff(waited)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error)
@@ -93,7 +94,8 @@ class Monitor:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
-            with self._launcher.open(token, request, from_slot=from_slot) as connection:
+            failed_for = job.launch_failed_for
+            with self._launcher.open(token, request, from_slot=from_slot, failed_for=failed_for) as connection:
                 return then(token, connection)
         except SealError:
             log.error("Job %d is not launched: its sealed request does not open", job.id)

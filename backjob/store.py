@@ -14,7 +14,7 @@ from sqlalchemy import Row, Select, Update
 
 from .engine import Conflict, Database
 from .errors import StoreError
-from .job import Job, Move, NewJob, Status
+from .job import Job, JobStatus, Move, NewJob, Status
 from .statements import Glance, Statements
 
 _TRIES = 5
@@ -29,6 +29,9 @@ class Store(Protocol):
 
     def get(self, job_id: int) -> Job | None:
         """One record."""
+
+    def status(self, job_id: int) -> JobStatus | None:
+        """What people see of one record: up to a second old, so nothing is decided by it."""
 
     def glance(self, job_id: int) -> Glance | None:
         """The moving part of one record."""
@@ -132,6 +135,10 @@ class SQLStore:
         with self._database.connect() as connection:
             row = connection.execute(self._statements.get, {"job_id": job_id}).first()
         return _as_job(row, self._now()) if row is not None else None
+
+    def status(self, job_id: int) -> JobStatus | None:
+        job = self.get(job_id)
+        return job.as_status() if job is not None else None
 
     def glance(self, job_id: int) -> Glance | None:
         with self._database.connect() as connection:

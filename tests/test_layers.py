@@ -12,11 +12,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "forks", "job", "keyring", "address", "_socket", "diagnosis", "config"),
+    *("errors", "forks", "bounded_calls", "cells", "job", "keyring"),
+    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
     *("schema", "engine", "statements", "store"),
+    *("cache", "changes", "cache_index", "cache_list", "cache_store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
     *("server_facts", "findings", "second_visit", "check"),
-    *("jobs", "session", "worker", "middleware", "__init__"),
+    *("assembly", "jobs", "session", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
@@ -24,7 +26,7 @@ HOMES = {
     "sqlalchemy": {"schema", "engine", "statements", "store"},
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
-    "socket": {"_socket", "address"},
+    "socket": {"_socket", "discovery"},
     "ssl": {"_socket"},
 }
 """Where what is not ours is at home. What is not of the standard library has a home or does not come in."""

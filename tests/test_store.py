@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.caches import open_cache_store, open_cached_store
 from support.records import (
     FINAL_MOVES,
     KEY_IDS,
@@ -32,7 +33,11 @@ from backjob.statements import PROCESS
 from backjob.store import Store
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
-STORES: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {"sqlite": open_sqlite_store}
+STORES: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {
+    "sqlite": open_sqlite_store,
+    **{f"{kind} alone": open_cache_store(kind) for kind in ("memory", "redis", "memcached")},
+    "sqlite behind redis": open_cached_store("redis"),
+}
 """How to open each store in a folder of its own."""
 
 

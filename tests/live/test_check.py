@@ -227,8 +227,8 @@ def ask(port: int, path: str) -> bytes:
     ("options", "worker", "processes", "slots_each", "monitor"),
     [
         (["--processes", "2", "--threads", "3"], "threads", 2, 3, "thread"),
-        (["--processes", "2"], "one at a time", 2, 1, "leave"),
-        ([], "one at a time", 1, 1, "leave"),
+        (["--processes", "2", "--enable-threads"], "one at a time", 2, 1, "thread"),
+        (["--enable-threads"], "one at a time", 1, 1, "thread"),
     ],
 )
 def test_uwsgi(

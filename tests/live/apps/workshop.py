@@ -12,7 +12,7 @@ from typing import Any
 
 import judge
 import webob
-from webob.exc import HTTPBadRequest, HTTPNotFound
+from webob.exc import HTTPBadRequest, HTTPNotFound, HTTPServiceUnavailable
 
 from backjob import BackJob, JobNotFound, Status
 
@@ -24,18 +24,26 @@ def home(request: webob.Request) -> Answer:
 
 
 def start(request: webob.Request) -> Answer:
-    """Start the job that the JSON body describes, as often as it says; tell the ids and how long the slowest took."""
+    """Start the job that the JSON body describes, as often as it says; tell the ids and how long each start took."""
     options: dict[str, Any] = request.json_body
     count = options.pop("count", 1)
-    ids, slowest = [], 0.0
+    ids, seconds = [], []
     for _ in range(count):
         begin = time.monotonic()
         try:
             ids.append(request.environ["backjob"].start(**options))
         except ValueError as error:
             return HTTPBadRequest(str(error))
-        slowest = max(slowest, time.monotonic() - begin)
-    return webob.Response(json={"ids": ids, "seconds": slowest})
+        seconds.append(time.monotonic() - begin)
+    return webob.Response(json={"ids": ids, "seconds": seconds, **describe_way(request)})
+
+
+def describe_way(request: webob.Request) -> dict[str, str]:
+    """How this process finds itself, and where it watches jobs."""
+    backend = request.environ["backjob"]._get_backend()
+    known = backend.self_request
+    address = known._proven or next(iter(known._known), None)
+    return {"found": address.found if address else "", "way": backend.dispatcher.choose_way(request.environ)}
 
 
 def status(request: webob.Request) -> Answer:
@@ -91,16 +99,20 @@ def walk(request: webob.Request) -> Answer:
 
 
 def echo(request: webob.Request) -> Answer:
-    """Write what the request looks like from here."""
+    """Write what the request looks like from here, after a moment."""
     with judge.run(request.environ):
+        time.sleep(float(request.GET.get("seconds", 0)))
         seen = {
             "method": request.method,
+            "mount": request.script_name,
             "path": request.script_name + request.path_info,
             "query": request.query_string,
             "body": request.body.decode(),
             "headers": dict(request.headers),
             "scheme": request.scheme,
             "url": request.url,
+            "client": request.remote_addr,
+            "is_worker": request.environ["backjob"].is_worker,
             "pid": os.getpid(),
         }
         return webob.Response(json=seen)
@@ -111,6 +123,15 @@ def work(request: webob.Request) -> Answer:
     with judge.run(request.environ):
         time.sleep(float(request.GET.get("seconds", 0)))
     return webob.Response(text="Worked.")
+
+
+def stumble(request: webob.Request) -> Answer:
+    """Fail at the first attempt."""
+    job = request.environ["backjob"]
+    if job.attempt == 1:
+        judge.note(job.job_id, job.attempt, "begin")
+        return HTTPServiceUnavailable("The first attempt fails.")
+    return echo(request)
 
 
 def hang(request: webob.Request) -> Answer:
@@ -130,6 +151,7 @@ PAGES = {
     "/walk": walk,
     "/echo": echo,
     "/work": work,
+    "/stumble": stumble,
     "/hang": hang,
 }
 
@@ -139,6 +161,11 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     page = PAGES.get(request.path_info)
     answer = page(request) if page else HTTPNotFound()
     return answer(environ, start_response)
+
+
+def make_app(global_config: dict[str, str], **settings: str) -> Callable[..., Iterable[bytes]]:
+    """A ``paste.app_factory``: the pages alone."""
+    return app
 
 
 application = BackJob(app, **json.loads(os.environ.get("WORKSHOP_OPTIONS", "{}")))
