@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from . import cache, cache_store
@@ -24,15 +25,19 @@ from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
 from .monitor import Monitor
 from .schema import build_table
-from .store import SQLStore, Store
+from .sqlstore import SQLStore
+from .store import Store
+
+WSGIApp = Callable[..., Iterable[bytes]]
 
 
 class Assembly:
-    """What an application is made of. ``app`` is its name among others that share its jobs. Raises ConfigError."""
+    """What an application is made of. ``name`` tells it from others that share its jobs. Raises ConfigError."""
 
-    def __init__(self, config: Config, app: str) -> None:
-        self._config = config
+    def __init__(self, app: WSGIApp, config: Config, name: str) -> None:
         self._app = app
+        self._config = config
+        self._name = name
         self._begin_anew()
         self._keys = _find_keys(config, self._database)
         if self._cells is not None and self._database is None:
@@ -56,11 +61,10 @@ class Assembly:
     @property
     def deployment(self) -> Deployment:
         """The same, as a check asks it."""
-        if self._database is not None:
-            place, file = self._database.place, self._database.file
-        else:
-            place, file = f"the cache alone, prefix {self._config.cache_prefix}, {self._config.table_name}", None
-        return Deployment(self._config, self._keys, place, file, self._cells, self.get_backend)
+        database = self._database
+        place = database.place if database is not None else "none but the cache"
+        file = database.file if database is not None else None
+        return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
 
     def close(self) -> None:
         """Stop looking for jobs that wait, and close the connections that are not in use."""
@@ -76,7 +80,7 @@ class Assembly:
         config = self._config
         keyring = Keyring(self._keys.read())
         store = self._make_store(keyring)
-        self_request = SelfRequest(config, keyring, self._app)
+        self_request = SelfRequest(config, keyring, self._name)
         monitor = Monitor(config, keyring, store, self_request)
         dispatcher = Dispatcher(config, keyring, store, monitor)
         return Backend(config, keyring, store, self_request, monitor, dispatcher)

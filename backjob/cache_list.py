@@ -152,9 +152,10 @@ class JobList:
 
     def _change_list(self, make: Callable[[Index], object]) -> None:
         def change(value: bytes | None) -> bytes | None:
-            before, after = Index.decode(value), Index.decode(value)
-            make(after)
-            return after.encode() if after != before else None
+            index = Index.decode(value)
+            make(index)
+            new = index.encode()
+            return new if new != value else None
 
         self._cells.change(self._index_key, change)
 

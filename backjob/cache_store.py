@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 
@@ -22,7 +24,7 @@ log = logging.getLogger("backjob")
 
 LONGEST_CALL = 2.0
 """Seconds that anybody waits for the cache."""
-_TRIES = 20
+_TRIES = 50
 _AT_ONCE = 16
 """Records that one look reads."""
 
@@ -62,7 +64,9 @@ class CacheStore:
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
         if new.retries < 0:
             raise StoreError("The job cache refuses the record: retries must be at least 0")
-        for _ in range(_TRIES):
+        for turn in range(_TRIES):
+            if turn > 1:
+                time.sleep(random.uniform(0, 0.02))  # noqa: S311 - spreads those who race for one unique key
             index = self._jobs.read()
             found = index.find(new.uid, unique_keys)
             if found is None:

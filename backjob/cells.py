@@ -233,8 +233,8 @@ class MemcachedCells(_SharedCells):
 
     def _set_up(self, client: Any) -> None:
         """dogpile gives pymemcache's HashClient no time-out; and for a second after a failure it says of every key that
-        there is none. Without a second try it says that the server is down."""
-        client.retry_attempts, client.dead_timeout = 0, 1
+        there is none. This way it says what is wrong, and connects anew with the next call."""
+        client.retry_attempts, client.dead_timeout = 0, 0
         bounds = {"connect_timeout": self._seconds, "timeout": self._seconds}
         client.default_kwargs.update(bounds)
         for each in client.clients.values():

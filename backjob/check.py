@@ -44,6 +44,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 class Deployment:
     """What one application is made of, as far as a check asks it. ``place`` and ``file`` are its database's."""
 
+    app: Callable[..., Iterable[bytes]]
     config: Config
     keys: KeySource
     place: str
@@ -51,7 +52,7 @@ class Deployment:
     cells: Cells | None
     find_backend: Callable[[], Backend]
 
-    def check(self, environ: Mapping[str, Any] | None, app: Callable[..., Iterable[bytes]]) -> Check:
+    def check(self, environ: Mapping[str, Any] | None) -> Check:
         """Try the way that a job's requests take from here. Raises nothing for what it meets: the record has it."""
         end_if_second_visit(environ)
         here, cache = StoreFacts(self.place), ask_cache(self.cells, self.config.cache_prefix)
@@ -66,7 +67,7 @@ class Deployment:
             # Nobody answered, but this request came from the very server that was asked.
             reply = self._reply(backend, here, environ)
         problems = [*([problem] if problem else []), *find_problems(self.config, here, cache, reply)]
-        is_waiting = environ is not None and self._does_second_visit_wait(environ, app)
+        is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
@@ -77,9 +78,9 @@ class Deployment:
         reply = self._reply(backend, self._ask_store(backend.store), environ, start_response)
         return json.dumps(dataclasses.asdict(reply))
 
-    def _does_second_visit_wait(self, environ: Mapping[str, Any], app: Callable[..., Iterable[bytes]]) -> bool:
+    def _does_second_visit_wait(self, environ: Mapping[str, Any]) -> bool:
         jobs = environ.get(self.config.environ_key)
-        return can_visit(environ, jobs) and does_second_visit_wait(app, environ)
+        return can_visit(environ, jobs) and does_second_visit_wait(self.app, environ)
 
     def _reply(
         self,

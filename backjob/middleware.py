@@ -56,7 +56,7 @@ class BackJob:
         self._app = app
         self.config = make_config(options)
         self._key = self.config.environ_key
-        self._assembly = Assembly(self.config, _name_caller(app))
+        self._assembly = Assembly(app, self.config, _name_caller(app))
         # Looked up once: an ordinary request is counted in fractions of a microsecond.
         self._find_backend = self._assembly.get_backend
         self.jobs = Jobs(self._find_backend)
@@ -92,7 +92,7 @@ class BackJob:
         sessions lock.
         Raises nothing for what it finds: the record says what is wrong, and what mends it.
         """
-        return self._assembly.deployment.check(environ, self._app)
+        return self._assembly.deployment.check(environ)
 
     def close(self) -> None:
         """Stop looking for jobs that wait, and close the connections that are not in use. A later call begins anew."""

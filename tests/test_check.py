@@ -754,7 +754,7 @@ class TestSession:
 
         with wrap(tmp_path, job) as site:
             job_id = site.start("/job", by={"HTTP_COOKIE": "id=1"})
-            site.application._app = job  # the app itself: a second visit would come this far
+            site.application._assembly._app = job  # the app itself: a second visit would come this far
             site.work(job_id, **{"wsgi.multithread": True})
             assert site.status(job_id).status is Status.COMPLETED
         assert begun == ["begin"]

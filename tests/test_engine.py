@@ -28,12 +28,12 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from support.records import KEY_IDS, TABLE, add, new_job, open_sqlite_store, read_rows, record, seal
 
-import backjob.engine
+import backjob.faults
 from backjob.engine import Database
 from backjob.errors import ConfigError, StoreError
 from backjob.job import Move, Status
 from backjob.schema import build_table
-from backjob.store import SQLStore
+from backjob.sqlstore import SQLStore
 
 CANARY = "canary-of-a-user"
 
@@ -294,7 +294,7 @@ def test_our_own_files_have_a_wal(open_database: Callable[..., Database], file: 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backjob.engine, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(backjob.faults, "BUSY_TIMEOUT", 0.1)
 
 
 def test_a_file_that_can_not_be_made(open_store: Callable[..., SQLStore], tmp_path: Path) -> None:
@@ -719,4 +719,4 @@ def test_a_lock_lets_other_greenlets_go_on(tmp_path):
 
             assert store.move(Move.CANCEL, job_id)
         assert len(refused) == 3
-        assert refused[-1] - refused[0] < backjob.engine.BUSY_TIMEOUT / 10
+        assert refused[-1] - refused[0] < backjob.faults.BUSY_TIMEOUT / 10

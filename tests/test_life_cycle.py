@@ -22,7 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from support.records import Clock, new_job, open_sqlite_store, seal
 
 from backjob.job import Job, Move, Status
-from backjob.store import SQLStore
+from backjob.sqlstore import SQLStore
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
 ENDS = {Move.COMPLETE: ({INPROGRESS}, COMPLETED)}

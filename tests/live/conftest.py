@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,10 @@ def run_nginx(tmp_path: Path) -> Iterator[RunNginx]:
     """Run an nginx until the test ends: ``run_nginx(http, place, …)`` as ``support.nginx.nginx()``."""
     with contextlib.ExitStack() as stack:
         yield lambda http, *places: stack.enter_context(nginx(tmp_path / "nginx", http, *places))
+
+
+def ran_in(server: Server, end: dict[str, Any]) -> bool:
+    """Did this /echo run in a process of this server?"""
+    pid = json.loads(end["status_text"])["pid"]
+    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    return int(parent) == server.process.pid

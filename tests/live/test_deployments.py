@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import wait_until
 from support.places import Place
 from support.recipes import read_gunicorn, recipe, write_app
-from support.servers import GTHREAD, ONE_GTHREAD, Server
+from support.servers import GTHREAD, ONE_GTHREAD, Certificate, Server, Setup
 
 from backjob import Status
 
-from .conftest import Reserve, Serve
+from .conftest import Reserve, Serve, ran_in
 
 pytestmark = pytest.mark.live
 
 POOL = "Jobs in a pool of their own"
 WEB, JOBS = (read_gunicorn(line) for line in recipe(POOL, "console").splitlines())
-
-
-def ran_in(server: Server, end: dict[str, Any]) -> bool:
-    """Did this /echo run in a process of this server?"""
-    pid = json.loads(end["status_text"])["pid"]
-    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    return int(parent) == server.process.pid
 
 
 @dataclass
@@ -36,20 +27,26 @@ class Deployment:
 
     run_server: Serve
     pool: Place
+    transport: str
     app: str
 
-    def run_web(self, setup: Any = WEB) -> Server:
+    def run_web(self, setup: Setup = WEB) -> Server:
         return self.run_server(setup, app=self.app)
 
     def run_pool(self) -> Server:
-        return self.run_server(JOBS, app=self.app, place=self.pool)
+        return self.run_server(JOBS.over(self.transport), app=self.app, place=self.pool)
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def deployment(request: pytest.FixtureRequest, run_server: Serve, reserved: Reserve, tmp_path: Path) -> Deployment:
-    pool = reserved() if request.param == "tcp" else reserved(tmp_path / "pool.sock")
-    app = write_app(tmp_path, recipe(POOL, "python", {"http://127.0.0.1:8001": pool.connect}))
-    return Deployment(run_server, pool, app)
+@pytest.fixture(params=["tcp", "unix", "tls"])
+def deployment(
+    request: pytest.FixtureRequest, run_server: Serve, reserved: Reserve, tmp_path: Path, certificate: Certificate
+) -> Deployment:
+    pool = reserved(tmp_path / "pool.sock") if request.param == "unix" else reserved()
+    connect = f'"{pool.connect}"'
+    if request.param == "tls":
+        connect = f'"https://{pool.authority}", ca_file="{certificate.authority}"'
+    app = write_app(tmp_path, recipe(POOL, "python", {'"http://127.0.0.1:8001"': connect}))
+    return Deployment(run_server, pool, request.param, app)
 
 
 def test_every_job_runs_in_the_pool(deployment: Deployment) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.places import Place
 from support.recipes import read_gunicorn, recipe, write_app
-from support.servers import GTHREAD, Certificate, Server
+from support.servers import GTHREAD, Certificate, Server, Setup
 
 from backjob import Status
 
@@ -102,7 +102,7 @@ def over_tls(server: Server, front: Place, certificate: Certificate) -> Server:
     ("setup", "scheme"), [(GTHREAD, "https"), (UNTRUSTING, "http")], ids=["trusting", "untrusting"]
 )
 def test_https_outside(
-    run_server: Serve, front: Place, place: Place, certificate: Certificate, setup: Any, scheme: str, as_user: bool
+    run_server: Serve, front: Place, place: Place, certificate: Certificate, setup: Setup, scheme: str, as_user: bool
 ) -> None:
     site = over_tls(run_server(setup, place=place), front, certificate)
     site.headers["Host"] = "mysite.example"
@@ -112,6 +112,24 @@ def test_https_outside(
         # An app that asks the proxy's header itself, such as Django with SECURE_PROXY_SSL_HEADER, is told as well.
         assert seen["headers"]["X-Forwarded-Proto"] == "https"
         assert seen["headers"].get("Origin") == (None if method == "GET" else "https://mysite.example")
+
+
+@pytest.mark.usefixtures("behind_tls")
+@pytest.mark.parametrize("setup", [GTHREAD, UNTRUSTING], ids=["trusting", "untrusting"])
+def test_a_framework_that_checks_origin_and_token(
+    run_server: Serve, front: Place, place: Place, certificate: Certificate, setup: Setup
+) -> None:
+    """A form and the job that it starts are let in, and none of them without its token."""
+    site = over_tls(run_server(setup, app="guarded_site:application", place=place), front, certificate)
+    given = site.ask("GET", "/token")
+    cookie, token = given.headers["Set-Cookie"].partition(";")[0], given.json()["token"]
+    site.headers.update({"Cookie": cookie, "X-CSRFToken": token, "Origin": "https://localhost"})
+    for method, query in [("POST", ""), ("GET", ""), ("GET", "?anonymous")]:
+        end = site.end_of(site.ask(method, f"/start{query}").json()["ids"][0])
+        assert (end["status"], end["status_text"]) == (Status.COMPLETED, '{"secure": true}')
+    end = site.end_of(site.ask("POST", "/start?anonymous").json()["ids"][0])
+    assert end["status"] == Status.FAILED
+    assert "HTTP 403 Forbidden" in end["status_text"]
 
 
 @pytest.mark.usefixtures("behind_tls")
@@ -135,8 +153,8 @@ def test_what_insists_on_https_and_sends_self_requests_there_too(
     site = over_tls(run_server(GTHREAD, app="fronts:https_around", place=place), front, certificate)
     end = site.end_of(site.start("/echo"))
     assert end["status"] == Status.FAILED
-    assert "answered 301 (Server: gunicorn): it redirects to https://" in end["status_text"]
-    assert "wrap what does that in BackJob" in end["status_text"]
+    assert "answered 301 (Server: gunicorn): something before BackJob redirects to https://" in end["status_text"]
+    assert "wrap it in BackJob" in end["status_text"]
     assert "connect_headers={'X-Forwarded-Proto': 'https'}" in end["status_text"]
 
 

@@ -15,7 +15,8 @@ import pytest
 from support import wait_until
 from support.places import Place
 from support.recipes import recipe, write_app
-from support.servers import GTHREAD, Server
+from support.servers import GTHREAD, Server, Setup
+from support.uwsgi import uwsgi
 
 from backjob import Status
 
@@ -24,6 +25,7 @@ from .conftest import Reserve, RunNginx, Serve
 pytestmark = pytest.mark.live
 
 BEHIND = "Behind nginx"
+UWSGI_PASS = "Behind nginx that speaks uwsgi"
 TWO = "Two servers behind one nginx"
 PASSWORD = "A password in front"
 NASTY = "proxy_next_upstream error timeout http_502 http_504 non_idempotent"
@@ -44,6 +46,7 @@ def places(reserved: Reserve) -> list[Place]:
 
 def through(front: Place, server: Server) -> Server:
     """The server as people see it, through nginx."""
+    server.ask("GET", "/")  # it has begun to serve: nginx has less patience than that may take
     return replace(server, address=front.address)
 
 
@@ -68,12 +71,12 @@ def test_a_time_out_of_nginx_ends_no_job(
     if goes_through:
         app = write_app(tmp_path, recipe(BEHIND, "python", {AT_NGINX: front.connect}))
     server = run_server(GTHREAD, app=app, place=places[0])
-    proxy = run_nginx(recipe(BEHIND, "nginx", {**at_places(front, places[0]), "_timeout 60s": "_timeout 1s"}), front)
+    proxy = run_nginx(recipe(BEHIND, "nginx", {**at_places(front, places[0]), "_timeout 60s": "_timeout 2s"}), front)
     site = through(front, server)
-    ids = [site.start("/work?seconds=3", method=method) for method in ("GET", "POST")]
+    ids = [site.start("/work?seconds=4", method=method) for method in ("GET", "POST")]
     ids.append(site.start("/echo", data={"a": "ä" * 1000}, method="PUT"))
-    assert_completed(site, ids)
-    given_up = [request for request in proxy.requests if "/work?seconds=3 504" in request]
+    assert_completed(server, ids)
+    given_up = [request for request in proxy.requests if "/work?seconds=4 504" in request]
     assert len(given_up) == (2 if goes_through else 0)
 
 
@@ -82,7 +85,7 @@ def test_a_job_that_nginx_gave_up_on_is_still_watched(
 ) -> None:
     """It gives no sign any more: its error_timeout counts, and nginx's does not."""
     server = run_server(GTHREAD, place=places[0], connect=front.connect, error_timeout=3)
-    run_nginx(recipe(BEHIND, "nginx", {**at_places(front, places[0]), "_timeout 60s": "_timeout 1s"}), front)
+    run_nginx(recipe(BEHIND, "nginx", {**at_places(front, places[0]), "_timeout 60s": "_timeout 2s"}), front)
     job_id = server.start("/hang")
     end = server.end_of(job_id)
     assert (end["status"], end["attempt"]) == (Status.FAILED, 1)
@@ -90,6 +93,33 @@ def test_a_job_that_nginx_gave_up_on_is_still_watched(
     server.open_gate("gate-hang")
     wait_until(lambda: server.runs()[job_id, "end"])
     server.assert_ran_once([job_id])
+
+
+UWSGI = [
+    uwsgi("socket", "--threads", "4", slots=4, kind="threads"),
+    uwsgi("socket", "--processes", "3", slots=3, kind="processes"),
+]
+
+
+@pytest.mark.parametrize("way", ["found", "told", "through"])
+@pytest.mark.parametrize("setup", UWSGI, ids=str)
+def test_a_time_out_of_nginx_that_speaks_uwsgi_ends_no_job(
+    run_server: Serve, run_nginx: RunNginx, front: Place, places: list[Place], setup: Setup, way: str
+) -> None:
+    connect = {
+        "found": {},
+        "told": {"connect": f"uwsgi://{places[0].authority}"},
+        "through": {"connect": front.connect},
+    }
+    server = run_server(setup, place=places[0], **connect[way])
+    parameters = {"include uwsgi_params": "include /etc/nginx/uwsgi_params", "_timeout 60s": "_timeout 2s"}
+    proxy = run_nginx(recipe(UWSGI_PASS, "nginx", {**at_places(front, places[0]), **parameters}), front)
+    site = replace(server, address=front.address)
+    wait_until(lambda: site.ask("GET", "/").status == 200)  # uWSGI binds by itself, and speaks no HTTP
+    ids = [site.start("/work?seconds=4", method=method) for method in ("GET", "POST")]
+    assert_completed(site, ids)
+    given_up = [request for request in proxy.requests if "/work?seconds=4 504" in request]
+    assert len(given_up) == (2 if way == "through" else 0)
 
 
 def test_a_form_that_is_too_large_for_nginx(
@@ -109,9 +139,9 @@ def test_a_form_that_is_too_large_for_nginx(
 def two_upstreams(request: pytest.FixtureRequest, front: Place, places: list[Place]) -> str:
     """The recipe, also with an nginx that sends everything again and soon sends nothing to whom it gave up on."""
     header = "proxy_set_header Host $host;"
-    changes = {header: f"{header} proxy_read_timeout 1s;"}
+    changes = {header: f"{header} proxy_read_timeout 2s;"}
     if request.param == "nasty":
-        changes = {header: f"{header} proxy_read_timeout 1s; {NASTY};", " max_fails=0": ""}
+        changes = {header: f"{header} proxy_read_timeout 2s; {NASTY};", " max_fails=0": ""}
     return recipe(TWO, "nginx", {**at_places(front, *places), **changes})
 
 
@@ -130,8 +160,8 @@ def test_what_nginx_sends_again_runs_once(
         app = write_app(tmp_path, recipe(TWO, "python", {AT_NGINX: front.connect}))
     servers = [run_server(GTHREAD, app=app, place=place) for place in places]
     proxy = run_nginx(two_upstreams, front)
-    site = through(front, servers[0])
-    ids = [site.start("/work?seconds=2.5", method=method) for method in ("GET", "POST", "CHICKEN", "PUT")]
+    site, _ = (through(front, server) for server in servers)
+    ids = [site.start("/work?seconds=4", method=method) for method in ("GET", "POST", "CHICKEN", "PUT")]
     assert_completed(servers[0], ids)
     sent_again = [request for request in proxy.requests if "/work" in request and ", " in request]
     assert bool(sent_again) is goes_through
@@ -144,7 +174,7 @@ def test_a_server_that_is_killed_while_jobs_are_started(
     options = {"connect": front.connect, "lease": 3, "is_trouble_expected": True}
     doomed, other = (run_server(GTHREAD, place=place, **options) for place in places)
     run_nginx(two_upstreams, front)
-    doomed.ask("GET", "/")  # its process is there
+    doomed.ask("GET", "/")  # it has begun to serve, and has its process
     (doomed_pid,) = Path(f"/proc/{doomed.process.pid}/task/{doomed.process.pid}/children").read_text().split()
     site = through(front, other)
     accepted: list[int] = []

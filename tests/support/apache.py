@@ -22,9 +22,12 @@ ErrorLog /proc/self/fd/2
 LogLevel warn
 LoadModule mpm_{mpm}_module {modules}/mod_mpm_{mpm}.so
 LoadModule authz_core_module {modules}/mod_authz_core.so
-LoadModule wsgi_module {wsgi}
 Listen {where}
 {tls}
+{options}
+"""
+_WSGI = """\
+LoadModule wsgi_module {wsgi}
 WSGIPythonHome {prefix}
 WSGIApplicationGroup %{{GLOBAL}}
 WSGIPassAuthorization On
@@ -33,6 +36,23 @@ WSGIScriptAlias / {directory}/site.wsgi
     Require all granted
 </Directory>
 {options}
+"""
+_PASSENGER = """\
+LoadModule passenger_module {modules}/mod_passenger.so
+PassengerRoot /usr/lib/ruby/vendor_ruby/phusion_passenger/locations.ini
+PassengerInstanceRegistryDir {directory}
+PassengerDataBufferDir {directory}
+PassengerUserSwitching Off
+PassengerPython {python}
+PassengerAppRoot {directory}
+PassengerAppType wsgi
+PassengerStartupFile site.wsgi
+PassengerMinInstances {processes}
+PassengerMaxPoolSize {processes}
+DocumentRoot {directory}/public
+<Directory {directory}/public>
+    Require all granted
+</Directory>
 """
 _TLS = """\
 LoadModule ssl_module {modules}/mod_ssl.so
@@ -69,29 +89,44 @@ def _write_script(site: Site) -> Path:
     return script
 
 
-def _run_apache(site: Site) -> list[str]:
+def _run_apache(site: Site, mpm: str, options: str) -> list[str]:
     program = needs.program("apache2")
-    express = needs.script("mod_wsgi-express")
-    wsgi = subprocess.run([express, "module-location"], capture_output=True, check=True, text=True).stdout.strip()
     _write_script(site)
-    mpm, *options = site.setup.options
     config = site.directory / "apache.conf"
     config.write_text(
         _CONFIG.format(
             directory=site.directory,
             mpm=mpm,
             modules=_MODULES,
-            wsgi=wsgi,
             where=site.place.authority,
             tls=_TLS.format(modules=_MODULES, certificate=site.certificate) if site.certificate else "",
-            prefix=sys.prefix,
-            options="\n".join(options),
+            options=options,
         )
     )
     return _run_as_somebody(program, "-D", "FOREGROUND", "-f", str(config))
 
 
-def _apache(name: str, slots: int, *options: str, command: Callable[[Site], list[str]] = _run_apache) -> Setup:
+def _run_mod_wsgi(site: Site) -> list[str]:
+    express = needs.script("mod_wsgi-express")
+    wsgi = subprocess.run([express, "module-location"], capture_output=True, check=True, text=True).stdout.strip()
+    mpm, *options = site.setup.options
+    named = _WSGI.format(wsgi=wsgi, prefix=sys.prefix, directory=site.directory, options="\n".join(options))
+    return _run_apache(site, mpm, named)
+
+
+def _run_passenger(site: Site) -> list[str]:
+    if not (_MODULES / "mod_passenger.so").exists():
+        needs.miss("there is no Passenger: tests/machine/install brings it")
+    if sys.version_info >= (3, 12):
+        needs.miss("Debian's Passenger imports imp, which Python 3.12 has no more")
+    (site.directory / "public").mkdir(exist_ok=True)
+    options = _PASSENGER.format(
+        directory=site.directory, modules=_MODULES, python=sys.executable, processes=site.setup.slots
+    )
+    return _run_apache(site, "event", options)
+
+
+def _apache(name: str, slots: int, *options: str, command: Callable[[Site], list[str]] = _run_mod_wsgi) -> Setup:
     products = "mod_wsgi", "apache2"
     return Setup(f"mod_wsgi-{name}", slots, options, command=command, is_inheriting=False, products=products)
 
@@ -122,3 +157,11 @@ def _run_express(site: Site) -> list[str]:
 
 def express(threads: int) -> Setup:
     return _apache("express", threads, "--processes", "1", "--threads", str(threads), command=_run_express)
+
+
+def passenger(processes: int) -> Setup:
+    """Without paying for more, each process of the app serves one request at a time."""
+    products = "passenger", "apache2"
+    return Setup(
+        "passenger", processes, command=_run_passenger, is_inheriting=False, needs_connect=True, products=products
+    )

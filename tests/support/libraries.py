@@ -34,6 +34,7 @@ def cheroot(threads: int) -> Setup:
 
 
 GEVENT_PYWSGI = _bound("gevent", MANY, command=_run_library, products=("gevent",), noise=_GEVENT_NOISE)
+BJOERN = _bound("bjoern", 1, command=_run_library, products=("bjoern",))
 BOTTLE = _bound("bottle", 1, command=_run_library, products=("bottle",), app="bottle_site:application")
 
 
@@ -55,12 +56,13 @@ def _run_flask(site: Site) -> list[str]:
     return [needs.script("flask"), "--app", site.app.partition(":")[0], "run", *options]
 
 
-def _flask(slots: int, *options: str) -> Setup:
-    return _bound("flask-run", slots, *options, command=_run_flask, products=("Flask",), app="flask_site:app")
+def _flask(name: str, slots: int, *options: str) -> Setup:
+    return _bound(name, slots, *options, command=_run_flask, products=("Flask",), app="flask_site:app")
 
 
-FLASK = _flask(MANY)
-ONE_FLASK = _flask(1, "--without-threads")
+FLASK = _flask("flask-run", MANY)
+ONE_FLASK = _flask("flask-run", 1, "--without-threads")
+FLASK_DEBUG = _flask("flask-run-debug", MANY, "--debug")
 
 
 def _run_django(site: Site) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from support.servers import Setup
+from support.servers import GTHREAD, Setup
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "deployments.md"
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -49,7 +50,7 @@ def read_gunicorn(line: str) -> Setup:
     at = words.index("--bind")
     options = (*words[:at], *words[at + 2 :])
     workers, threads = (int(_value(options, name)) for name in ("--workers", "--threads"))
-    return Setup("gunicorn", workers * threads, options)
+    return replace(GTHREAD, name="gunicorn", slots=workers * threads, options=options)
 
 
 def _value(options: tuple[str, ...], name: str) -> str:

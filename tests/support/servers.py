@@ -112,6 +112,8 @@ class Setup:
     is_inheriting: bool = True
     """Does it take a socket that listens already, or bind one by itself?"""
     app: str = "workshop:application"
+    needs_connect: bool = False
+    """Does nothing of it tell the app where it is reached?"""
     products: tuple[str, ...] = ()
     """What it is made of: Python distributions, Debian packages."""
     noise: str = ""
@@ -311,8 +313,10 @@ def serve(
     while the server starts. One that binds by itself gets a port that is kept for it, and the first request waits until
     it listens. A traceback or a ResourceWarning in the log fails the test.
     """
-    log_file = directory / "server.log"
     place = place or _make_place(setup, directory)
+    if setup.needs_connect:
+        options = {"connect": place.connect, **options}
+    log_file = directory / "server.log"
     chain = certificate.chain if certificate and setup.transport == "tls" else None
     giving = place.handing_over() if setup.is_inheriting else place.lending()
     with giving as descriptor, log_file.open("ab") as output:

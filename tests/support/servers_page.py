@@ -17,6 +17,8 @@ from pathlib import Path
 from support.servers import MANY
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "servers.md"
+IS_RECORDED = "MATRIX_RECORD" in os.environ
+"""Is this the run of ``make servers``? Then nothing else is to run beside what is measured."""
 _BEGIN, _END = "<!-- what make servers has found -->\n", "<!-- end -->\n"
 _HEAD = """\
 | Server | Version | Slots | Its address | start() | Jobs are watched |
@@ -44,8 +46,8 @@ def record(finding: Finding) -> None:
     """Append it to the file of $MATRIX_RECORD, if there is one."""
     line = json.dumps(asdict(finding))
     print(line)
-    if path := os.environ.get("MATRIX_RECORD"):
-        with open(path, "a") as lines:
+    if IS_RECORDED:
+        with open(os.environ["MATRIX_RECORD"], "a") as lines:
             lines.write(f"{line}\n")
 
 
@@ -82,7 +84,7 @@ def _name_version(product: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         query = ["dpkg-query", "--show", "--showformat", "${source:Upstream-Version}", product]
         version = subprocess.run(query, capture_output=True, check=True, text=True).stdout
-        return f"{product} {version}, Debian's"
+        return f"{product} {version}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ def serve_bottle(app: Callable[..., Any], where: Where) -> None:
     bottle.run(app, host=host, port=port)
 
 
+def serve_bjoern(app: Callable[..., Any], where: Where) -> None:
+    import bjoern
+
+    host, port = where
+    bjoern.run(app, host, port)
+
+
 def serve_cheroot(app: Callable[..., Any], where: Where, threads: str, certificate: str = "") -> None:
     from cheroot import wsgi
     from cheroot.ssl.builtin import BuiltinSSLAdapter
@@ -38,7 +45,7 @@ def serve_gevent(app: Callable[..., Any], where: Where, certificate: str = "") -
     WSGIServer(where, app, **tls).serve_forever()
 
 
-SERVERS = {"bottle": serve_bottle, "cheroot": serve_cheroot, "gevent": serve_gevent}
+SERVERS = {"bottle": serve_bottle, "bjoern": serve_bjoern, "cheroot": serve_cheroot, "gevent": serve_gevent}
 
 
 def main(name: str, where: str, app: str, *options: str) -> None:
