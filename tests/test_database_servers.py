@@ -319,9 +319,6 @@ def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: 
         job_id = add(store)
         with session(url) as other, ThreadPoolExecutor(1) as pool:
             other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
-            refused: list[str] = []
-            event.listen(engine, "handle_error", lambda context: refused.append(context.original_exception.sqlstate))
-            store._database._autocommit.dispatch._update(engine.dispatch)
             claim = pool.submit(store.claim, job_id, 1, "run", 30, 0)
             wait_until(lambda: is_waiting(url))
             other.commit()
@@ -468,6 +465,25 @@ class _Disposed:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def test_a_users_engine_without_pre_ping_finds_a_restarted_server(url: URL) -> None:
+    with own_engine(url, pool_size=3) as engine:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        job_id = add(store)
+        for call in (
+            lambda: store.get(job_id),
+            lambda: store.claim(job_id, 1, "run", 30, 2),
+            lambda: store.touch(job_id, 1, 50, "on", 30),
+            lambda: store.seconds_to_next(["key"]) is None,
+            lambda: add(store),
+        ):
+            with contextlib.ExitStack() as stack:
+                for _ in range(3):
+                    stack.enter_context(engine.connect())
+            end_all_sessions(url)
+            assert call()
+        assert len(rows(url)) == 2
 
 
 def test_the_lock_of_limits_is_given_back_whatever_happens(store: SQLStore, url: URL) -> None:
@@ -656,23 +672,30 @@ def test_a_host_whose_clock_is_wrong_writes_and_compares_the_same_times(store: S
 
 _FORK = """
 import os, sys
-from support.records import add, live_a_life, open_store
+from backjob.job import Move
+from support.records import add, open_store
+
+def write_jobs(store):
+    for _ in range(5):
+        job_id = add(store)
+        assert store.claim(job_id, 1, "run", 30, 99)
+        assert store.touch(job_id, 1, 50, "half", 30)
+        assert store.move(Move.COMPLETE, job_id, attempt=1)
+
 with open_store(sys.argv[1]) as store:
-    live_a_life(store)
+    write_jobs(store)
     children = []
     for _ in range(3):
         child = os.fork()
         if not child:
             code = 1
             try:
-                for _ in range(5):
-                    live_a_life(store)
+                write_jobs(store)
                 code = 0
             finally:
                 os._exit(code)
         children.append(child)
-    for _ in range(5):
-        live_a_life(store)
+    write_jobs(store)
     sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """
 
@@ -681,4 +704,4 @@ def test_children_of_a_fork_have_connections_of_their_own(url: URL) -> None:
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(["tests", "."])}
     command = [sys.executable, "-c", _FORK, url.render_as_string(hide_password=False)]
     subprocess.run(command, env=environ, timeout=60, check=True)
-    assert [row["status"] for row in rows(url)] == [Status.COMPLETED] * 21
+    assert [row["status"] for row in rows(url)] == [Status.COMPLETED] * 25
