@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support import wait_until
 from support.records import SERVERS, open_store
-from support.servers import Server, gunicorn
+from support.servers import GEVENT, Server, gunicorn
 from support.services import new_database
 
 from backjob import Status
@@ -44,6 +44,29 @@ def test_two_processes_share_a_database(run_server: Serve, name: str) -> None:
         told = server.end_of(server.start("/nowhere", retries=1))
         assert (told["status"], told["attempt"]) == (Status.FAILED, 2)
         assert "404" in told["status_text"]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_an_engine_that_was_used_before_the_fork(run_server: Serve, name: str) -> None:
+    """gunicorn --preload: the app has asked for jobs while it was loaded, then two workers are forked."""
+    with new_database(name) as url:
+        shown = url.render_as_string(hide_password=False)
+        setup = TWO_PROCESSES.with_options("--preload")
+        server = run_server(setup, app="preloaded:application", database=shown, key=KEY)
+        job_ids = [server.start("/echo") for _ in range(8)]
+        assert {server.end_of(job_id)["status"] for job_id in job_ids} == {Status.COMPLETED}
+        server.assert_ran_once(job_ids)
+
+
+@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+def test_greenlets_share_a_database(run_server: Serve, name: str) -> None:
+    """More of them at once than the pool has connections."""
+    with new_database(name) as url:
+        shown = url.render_as_string(hide_password=False)
+        server = run_server(GEVENT, database=shown, key=KEY, max_running=0)
+        job_ids = server.start_all("/work?seconds=0.2", count=30)["ids"]
+        assert {server.end_of(job_id)["status"] for job_id in job_ids} == {Status.COMPLETED}
+        server.assert_ran_once(job_ids)
 
 
 def most_at_once(server: Server) -> int:
