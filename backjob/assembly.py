@@ -20,7 +20,7 @@ from .config import Config
 from .dispatcher import Dispatcher
 from .engine import Database
 from .errors import ConfigError
-from .forks import call_in_child
+from .forks import call_in_child, notice_fork
 from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
 from .monitor import Monitor
@@ -53,6 +53,7 @@ class Assembly:
 
     def get_backend(self) -> Backend:
         """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
+        notice_fork()
         if self._backend is None:
             with self._lock:
                 self._backend = self._backend or self._make_backend()

@@ -172,6 +172,11 @@ class Job:
         return max(0.0, (self.due_at - self.read_at).total_seconds())
 
     @property
+    def overdue_for(self) -> float:
+        """Seconds since it was due, seen from when it was read; 0 until it is."""
+        return max(0.0, (self.read_at - self.due_at).total_seconds())
+
+    @property
     def launch_failed_for(self) -> float:
         """Seconds since its first launch that did not get through; 0 when there was none."""
         return (self.read_at - self.launch_failed_at).total_seconds() if self.launch_failed_at else 0.0

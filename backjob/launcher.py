@@ -40,6 +40,10 @@ class Busy(LaunchError):
     """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy."""
 
 
+class NotHome(LaunchError):
+    """The app that started this job does not answer where it did, and in another one it would be another job."""
+
+
 class Launcher(Protocol):
     """What start() needs: can a job be launched from here, and launch it."""
 
@@ -118,14 +122,13 @@ class SelfRequest:
         self._proven = None
         raise sum_up(failures)
 
-    def open(self, token: Token, request: JobRequest, *, from_slot: bool = False, failed_for: float = 0) -> Connection:
+    def open(self, token: Token, request: JobRequest, *, from_slot: bool = False) -> Connection:
         """Send the worker's request and keep its connection open. Raises LaunchError, also when no address is known.
 
         ``from_slot``: who calls holds a slot of the server, maybe its only one, and can't wait for an answer of it.
-        ``failed_for``: seconds since this job's first launch that did not get through.
         """
         try:
-            home = self._home_elsewhere(token, request, from_slot, failed_for)
+            home = self._home_elsewhere(token, request, from_slot)
             address = home or self._proven_address(token, request, from_slot)
             connection = self._connect(address, CONNECT_TIMEOUT)
             try:
@@ -169,12 +172,9 @@ class SelfRequest:
             raise AddressError
         return candidates
 
-    def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool, failed_for: float) -> Address | None:
-        """Where the job of another app that shares our jobs is at home; None when it is our own, or homeless by now.
-
-        Its own app gets half of launch_timeout to come back there: only after that this one takes it for its own.
-        """
-        if request.app == self._app or not request.address or failed_for >= self._config.launch_timeout / 2:
+    def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
+        """Where the job of another app that shares our jobs is at home; None when it is our own. Raises NotHome."""
+        if request.app == self._app or not request.address:
             return None
         address = read_origin(request.address)
         if address in self._elsewhere:
@@ -183,7 +183,7 @@ class SelfRequest:
             self._probe(address, token, request, _PROBE_PATIENCE if from_slot else self._config.launch_timeout)
         except (LaunchError, OSError) as error:
             failure = error if isinstance(error, LaunchError) else explain_failure(error, address)
-            raise LaunchError(f"The app that started this job is to be asked: {failure}") from None
+            raise NotHome(f"the app that started this job does not answer: {failure}") from None
         self._elsewhere.add(address)
         return address
 

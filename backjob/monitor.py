@@ -19,7 +19,7 @@ from .config import Config
 from .errors import LaunchError, StoreError
 from .job import Job, Move, Status
 from .keyring import WORKER, Keyring, SealError, Token, new_nonce
-from .launcher import SelfRequest, is_proof
+from .launcher import NotHome, SelfRequest, is_proof
 from .output import append_line
 from .statements import PROCESS, Glance
 from .store import Store
@@ -28,6 +28,10 @@ log = logging.getLogger("backjob")
 
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
+_ABSENCE = 10.0
+"""Seconds until another app's job is tried again after that app did not answer."""
+_LONGEST_ABSENCE = 86400.0
+"""Seconds after which it does not come back."""
 
 
 class Verdict(Enum):
@@ -94,15 +98,25 @@ class Monitor:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
-            failed_for = job.launch_failed_for
-            with self._launcher.open(token, request, from_slot=from_slot, failed_for=failed_for) as connection:
+            with self._launcher.open(token, request, from_slot=from_slot) as connection:
                 return then(token, connection)
         except SealError:
             log.error("Job %d is not launched: its sealed request does not open", job.id)
             self._store.move(Move.FAIL, job.id, attempt=job.attempt, text="The record was changed: it does not open.")
+        except NotHome as error:
+            self._leave_to_its_app(job, error)
         except LaunchError as error:
             self.refuse(job.id, job.attempt, self.owner, error, job.launch_failed_for)
         return Verdict.REFUSED
+
+    def _leave_to_its_app(self, job: Job, error: LaunchError) -> None:
+        """Its own app launches it by itself once it is back, wherever that is then."""
+        if job.overdue_for > _LONGEST_ABSENCE:
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True))
+            return
+        log.info("Job %d waits: %s", job.id, error)
+        wait = _ABSENCE * random.uniform(0.5, 1.5)  # noqa: S311 - spreads the load, hides nothing
+        self._store.hold(job.id, job.attempt, self.owner, self.owner, wait)
 
     def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None]) -> None:
         """Wait for the answer. Until the claim vouch for the job, from then on see that it gives signs."""

@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from support import wait_until
@@ -221,6 +222,7 @@ def test_server(entry: Entry, ahead: Ahead) -> None:
         start_by_form(server)
         start_six_at_once(server)
         time_starts(server, entry)
+        check(server)
 
 
 def walk_through(server: Server) -> None:
@@ -284,6 +286,22 @@ def time_starts(server: Server, entry: Entry) -> None:
     assert max(seconds) < 1.0
     way = answers[-1]
     record(Finding(str(entry), entry.setup.slots, entry.products, way["found"], statistics.median(seconds), way["way"]))
+
+
+def check(server: Server) -> None:
+    """From within a request the app can tell that all is well, and how many slots there are if the server says it."""
+    if server.setup.slots == 1 or server.setup.app != Setup.app:
+        return
+    found = server.ask("GET", "/check").json()
+    print(found)
+    assert found["is_ok"], found["problem"]
+    assert found["server"]["slots"] in (None, server.setup.slots)
+
+
+def test_passenger_has_to_be_told_where_it_is_reached(tmp_path: Path) -> None:
+    with serve(replace(passenger(1), needs_connect=False), tmp_path, is_trouble_expected=True) as server:
+        assert server.ask("POST", "/start", {"target": "/work"}).status == 502
+        wait_until(lambda: "AddressError: The app's own address is not known here. Set connect=" in server.log)
 
 
 def test_the_page_has_each_of_these_servers() -> None:

@@ -109,6 +109,21 @@ def test_rows_of_another_key_are_left_alone(run_app: RunApp) -> None:
     assert_own(again, [waiting])
 
 
+def test_jobs_of_an_app_that_is_down_wait_for_it(run_app: RunApp) -> None:
+    """The other one finds them, and asks where they are at home: with a user's cookie nobody tries his luck."""
+    first, second = run_app("first"), run_app("second")
+    waiting = first.start("/echo", delay=1)
+    first.stop()
+    assert_own(second, second.start_all("/echo?seconds=0.5", count=16)["ids"])
+    with contextlib.closing(sqlite3.connect(second.directory / "backjob.sqlite3")) as rows:
+        look = "SELECT held_by LIKE 'process-%' FROM background_job WHERE id = ?"
+        wait_until(lambda: rows.execute(look, (waiting,)).fetchone()[0])
+    assert second.status(waiting)["status"] == Status.STARTED
+    again = run_app("first")  # at another address
+    again.end_of(again.start("/echo"))
+    assert_own(again, [waiting])
+
+
 def test_two_backjobs_in_one_process(run_server: Serve, tmp_path: Path) -> None:
     server = run_server(GTHREAD, app=write_app(tmp_path, recipe(SEVERAL, "python")))
     mounts = ("", "/shop")

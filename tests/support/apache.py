@@ -60,12 +60,9 @@ SSLEngine on
 SSLCertificateFile {certificate}
 SSLCertificateKeyFile {certificate}
 """
-# Apache's working directory is nobody's: an app that names files as the workshop does goes to its own.
 _SCRIPT = """\
-import os
 import sys
 
-os.chdir({directory!r})
 sys.path[:0] = {path!r}
 from {module} import {attribute} as application
 """
@@ -85,7 +82,7 @@ def _write_script(site: Site) -> Path:
     module, _, attribute = site.app.partition(":")
     path = [str(site.apps), str(PACKAGE.parent)]
     script = site.directory / "site.wsgi"
-    script.write_text(_SCRIPT.format(directory=str(site.directory), path=path, module=module, attribute=attribute))
+    script.write_text(_SCRIPT.format(path=path, module=module, attribute=attribute))
     return script
 
 
@@ -110,7 +107,8 @@ def _run_mod_wsgi(site: Site) -> list[str]:
     express = needs.script("mod_wsgi-express")
     wsgi = subprocess.run([express, "module-location"], capture_output=True, check=True, text=True).stdout.strip()
     mpm, *options = site.setup.options
-    named = _WSGI.format(wsgi=wsgi, prefix=sys.prefix, directory=site.directory, options="\n".join(options))
+    more = "\n".join(options).format(directory=site.directory)
+    named = _WSGI.format(wsgi=wsgi, prefix=sys.prefix, directory=site.directory, options=more)
     return _run_apache(site, mpm, named)
 
 
@@ -143,7 +141,7 @@ def embedded(processes: int, threads: int = 1) -> Setup:
 
 def daemon(threads: int, processes: int = 1) -> Setup:
     """In processes of the app's own."""
-    group = f"WSGIDaemonProcess site processes={processes} threads={threads}"
+    group = f"WSGIDaemonProcess site processes={processes} threads={threads} home={{directory}}"
     name = "daemon" if processes == 1 else f"daemon-{processes}-processes"
     return _apache(name, processes * threads, "event", group, "WSGIProcessGroup site")
 

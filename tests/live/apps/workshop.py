@@ -41,9 +41,8 @@ def start(request: webob.Request) -> Answer:
 def describe_way(request: webob.Request) -> dict[str, str]:
     """How this process finds itself, and where it watches jobs."""
     backend = request.environ["backjob"]._get_backend()
-    known = backend.self_request
-    address = known._proven or next(iter(known._known), None)
-    return {"found": address.found if address else "", "way": backend.dispatcher.choose_way(request.environ)}
+    address, *_ = backend.self_request.candidates(request.environ)
+    return {"found": address.found, "way": backend.dispatcher.choose_way(request.environ)}
 
 
 def status(request: webob.Request) -> Answer:
