@@ -259,4 +259,25 @@ MUTANTS = [
         "",
         ("tests/test_check.py",),
     ),
+    Mutant(
+        "what an app within has mounted is taken for the mount",
+        "backjob/request.py",
+        "return path.removesuffix(path_info) if path.endswith(path_info) else script_name",
+        "return script_name",
+        ("tests/test_request.py",),
+    ),
+    Mutant(
+        "a BackJob within another does not step aside",
+        "backjob/middleware.py",
+        "if self._key in environ and isinstance(environ[self._key], Jobs):",
+        "if False:",
+        ("tests/test_middleware.py",),
+    ),
+    Mutant(
+        "the origin is not the one that a browser sees",
+        "backjob/request.py",
+        'environ["HTTP_ORIGIN"] = _find_origin(environ)',
+        """environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}\"""",
+        ("tests/test_request.py",),
+    ),
 ]
