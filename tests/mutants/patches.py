@@ -260,6 +260,7 @@ MUTANTS = [
         ("tests/test_check.py",),
     ),
     Mutant(
+<<<<<<< HEAD
         "another app's job is launched at the own address",
         "backjob/launcher.py",
         "if request.app == self._app or not request.address:",
@@ -342,5 +343,26 @@ MUTANTS = [
         "return bool(self._client.cas(key, new, token, until))",
         "return bool(self._client.set(key, new, until))",
         ("tests/test_cells.py",),
+=======
+        "what an app within has mounted is taken for the mount",
+        "backjob/request.py",
+        "return path.removesuffix(path_info) if path.endswith(path_info) else script_name",
+        "return script_name",
+        ("tests/test_request.py",),
+    ),
+    Mutant(
+        "a BackJob within another does not step aside",
+        "backjob/middleware.py",
+        "if self._key in environ and isinstance(environ[self._key], Jobs):",
+        "if False:",
+        ("tests/test_middleware.py",),
+    ),
+    Mutant(
+        "the origin is not the one that a browser sees",
+        "backjob/request.py",
+        'environ["HTTP_ORIGIN"] = _find_origin(environ)',
+        """environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}\"""",
+        ("tests/test_request.py",),
+>>>>>>> deploy
     ),
 ]
