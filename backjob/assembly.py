@@ -65,7 +65,7 @@ class Assembly:
         database = self._database
         place = database.place if database is not None else "none but the cache"
         file = database.file if database is not None else None
-        return Deployment(self._app, self._config, self._keys, place, file, self.get_backend)
+        return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
 
     def close(self) -> None:
         """Stop looking for jobs that wait, and close the connections that are not in use."""

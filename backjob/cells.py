@@ -163,7 +163,7 @@ class _SharedCells(Cells):
                 return
             if turn > 1:
                 time.sleep(random.uniform(0, 0.001) * min(turn, 20))  # noqa: S311 - spreads those who race
-        raise StoreError("The cache can't be changed: others do so all the time")
+        raise StoreError("The cache takes no change: others are always quicker, or its client hides that it is away")
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
         """The value with its tag, and what tells it from a later one."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from .address import Address
 from .backend import Backend
+from .cells import Cells
 from .config import Config, __version__
 from .diagnosis import Silence, explain, sum_up
 from .errors import AddressError, KeyringError, LaunchError, StoreError
@@ -48,12 +49,13 @@ class Deployment:
     keys: KeySource
     place: str
     file: Path | None
+    cells: Cells | None
     find_backend: Callable[[], Backend]
 
     def check(self, environ: Mapping[str, Any] | None) -> Check:
         """Try the way that a job's requests take from here. Raises nothing for what it meets: the record has it."""
         end_if_second_visit(environ)
-        here, cache = StoreFacts(self.place), describe_cache(self.config.cache)
+        here, cache = StoreFacts(self.place), ask_cache(self.cells, self.config.cache_prefix)
         try:
             count = len(self.keys.read())
             backend = self.find_backend()
@@ -64,7 +66,7 @@ class Deployment:
         if reply is None and environ is not None and self.config.address is None:
             # Nobody answered, but this request came from the very server that was asked.
             reply = self._reply(backend, here, environ)
-        problems = [*([problem] if problem else []), *find_problems(here, reply)]
+        problems = [*([problem] if problem else []), *find_problems(self.config, here, cache, reply)]
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
@@ -154,12 +156,16 @@ def prove_facts(token: Token, facts: str) -> str:
     return token.prove(f"facts {facts}")
 
 
-def describe_cache(region: Any) -> CacheFacts | None:
-    """What this dogpile.cache region keeps its values in, without asking it."""
-    if region is None:
+def ask_cache(cells: Cells | None, prefix: str) -> CacheFacts | None:
+    """What the cache is, and how it answers a question for a key that nobody sets."""
+    if cells is None:
         return None
-    backend = type(region.actual_backend)
-    return CacheFacts(backend.__name__, not backend.__module__.endswith((".memory", ".null")))
+    begin = time.perf_counter()
+    try:
+        cells.read(f"{prefix}check")
+    except StoreError as error:
+        return CacheFacts(cells.backend_name, cells.is_shared, error=str(error))
+    return CacheFacts(cells.backend_name, cells.is_shared, time.perf_counter() - begin)
 
 
 def find_network_file_system(file: Path, mounts: Path = _MOUNTS) -> str:

@@ -23,6 +23,7 @@ _REMEDIES = {
     403: "access is refused there: let the app's own address pass, or give all processes the same key",
     404: "no BackJob answers there: another app, this one under another path, or connect= leads elsewhere",
     405: "no BackJob answers there: another app, or something before BackJob that takes no POST",
+    410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
     413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
     414: "the job's target is too long for it",
     429: "it limits how many requests come: let the app's own address pass",
@@ -36,7 +37,6 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be others a moment later."""
 _OWN_REMEDIES = {
     403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file)",
-    410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
     503: "BackJob is there, but its job database or its key can't be used: its log says why",
 }
 _LOGIN = re.compile(r"(?<![a-z])(?:(log|sign)[-_]?in|o?auth(orize|enticate)?|sso|saml)(?![a-z])", re.IGNORECASE)
@@ -44,6 +44,7 @@ _PLAIN_TO_TLS = (b"HTTPS port", b"SSL-enabled server port")
 """What nginx and Apache say of it, in an answer of status 400."""
 _TLS_TO_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 _SPEAKS_TLS = 'it speaks TLS: set connect="https://…"'
+_BRING_HTTPS = "wrap what does that in BackJob, or set connect_headers={'X-Forwarded-Proto': 'https'}"
 _CERTIFICATE_REMEDIES = {
     9: "is this host's clock right?",
     10: "it has expired, renew it",
@@ -128,14 +129,12 @@ def _explain_redirect(location: str, address: Address) -> str:
     """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
     place = re.sub(r"[^\x21-\x7e]|//[^/]*@", "", location).partition("?")[0][:200]
     around = f"{_correct(address)} to the address where the app itself answers"
-    where = f"something before BackJob redirects to {place or 'elsewhere'}"
-    if _LOGIN.search(place):
-        return f"{where}: it looks like a login, {around}"
+    hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:
-        return f"{where}: wrap it in BackJob, or set connect_headers={{'X-Forwarded-Proto': 'https'}}"
-    if _host_of(place) not in ("", address.host, "localhost"):
-        return f"{where}: that is another host, {around}"
-    return f"{where}: {around}"
+        hints += ["it wants https", _BRING_HTTPS]
+    elif not hints and _host_of(place) not in ("", address.host, "localhost"):
+        hints = ["that is another host"]
+    return f"something before BackJob redirects to {place or 'elsewhere'}: {', '.join([*hints, around])}"
 
 
 def _host_of(place: str) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,18 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAl
 from . import schema
 from .engines import bare_engine, check_engine, make_engine
 from .errors import StoreError
-from .faults import BUSY_TIMEOUT, Result, as_store_errors, as_unreachable, try_again
+from .faults import BUSY_TIMEOUT, AnswerLost, Result, as_store_errors, as_unreachable, try_again
 from .forks import call_before_fork, call_in_child
 
 _ROOM = 65536
 """Bytes of a packet to MySQL that are kept for the rest of the statement."""
+# On SQLite a write transaction from its first moment on: it refuses one that begins as a reader and turns writer.
+_BEGIN = {
+    "sqlite": ("BEGIN IMMEDIATE",),
+    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
+    "mysql": ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION"),
+}
+_BEGIN["mariadb"] = _BEGIN["mysql"]
 _PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
 
 
@@ -114,6 +121,17 @@ class Database:
         with self.connect() as connection:
             return try_again(lambda: connection.execute(statement, values).rowcount)
 
+    def read(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
+        """Run a query, again if the connection turns out to be gone, and give all that it finds. Raises StoreError."""
+        try:
+            return self._read_once(query, values)
+        except AnswerLost:
+            return self._read_once(query, values)
+
+    def _read_once(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
+        with self.connect() as connection:
+            return connection.execute(query, values).all()
+
     def transact(self, work: Callable[[Connection], Result]) -> Result:
         """Do this in a short transaction, from its start again when it gives way to another. Raises StoreError."""
         with self.connect() as connection:
@@ -128,11 +146,18 @@ class Database:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
             self._autocommit = bare_engine(self._engine)
         with as_unreachable():
-            return try_again(self._autocommit.connect)  # an SQLite file is locked while another process turns WAL on
+            try:
+                return try_again(self._autocommit.connect)  # an SQLite file is locked while another one turns WAL on
+            except self._engine.dialect.loaded_dbapi.Error:
+                # SQLAlchemy could not make this connection commit by itself: the server has dropped it meanwhile, and
+                # so, it seems, all that a user's engine keeps without pool_pre_ping.
+                self._engine.dispose()
+                self._autocommit = bare_engine(self._engine)
+                return self._autocommit.connect()
 
     def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         def transact_once() -> Result:
-            with _begin_immediate(connection) if self._is_sqlite else _begin_read_committed(connection):
+            with _begin(connection, self.kind):
                 return work(connection)
 
         return transact_once() if self._is_sqlite else try_again(transact_once)
@@ -202,9 +227,9 @@ class Database:
 
 
 @contextlib.contextmanager
-def _begin_immediate(connection: Connection) -> Iterator[None]:
-    """A write transaction from its first moment on: SQLite refuses one that begins as a reader and turns writer."""
-    try_again(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+def _begin(connection: Connection, kind: str) -> Iterator[None]:
+    # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
+    try_again(lambda: _run_each(connection, _BEGIN[kind]))
     try:
         yield
         connection.exec_driver_sql("COMMIT")
@@ -214,11 +239,9 @@ def _begin_immediate(connection: Connection) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _begin_read_committed(connection: Connection) -> Iterator[None]:
-    connection.rollback()  # of nothing: to SQLAlchemy, statements that committed by themselves are a transaction too
-    with connection.execution_options(isolation_level="READ COMMITTED").begin():
-        yield
+def _run_each(connection: Connection, statements: tuple[str, ...]) -> None:
+    for statement in statements:
+        connection.exec_driver_sql(statement)
 
 
 def _with_named_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:

@@ -62,13 +62,16 @@ class StoreFacts:
 
 @dataclass(frozen=True)
 class CacheFacts:
-    """The cache: what it is, and whether all processes see the same one."""
+    """The cache: what it is, whether all processes see the same one, and the seconds of a read or why it can't be."""
 
     kind: str
     is_shared: bool
+    seconds: float | None = None
+    error: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}, {'shared' if self.is_shared else 'one for each process'}"
+        whose = "shared" if self.is_shared else "one for each process"
+        return f"{self.kind}, {whose}: {self.error or f'answers in {(self.seconds or 0) * 1000:.1f} ms'}"
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Check:
         return "\n".join(lines)
 
 
-def find_problems(here: StoreFacts, reply: Reply | None) -> Iterator[Finding]:
+def find_problems(config: Config, here: StoreFacts, cache: CacheFacts | None, reply: Reply | None) -> Iterator[Finding]:
     """Why jobs will not work although there is a key, and whatever the address."""
     if here.error:
         yield Finding("store", here.error)
@@ -148,6 +151,9 @@ def find_problems(here: StoreFacts, reply: Reply | None) -> Iterator[Finding]:
         return
     if reply.store.error and not here.error:
         yield Finding("store", f"The process that answers can't use its job database: {reply.store.error}")
+    if config.database is None and cache is not None and not cache.is_shared and reply.server.has_processes:
+        text = f"Jobs are kept in a cache ({cache.kind}) that each process has for itself, and the server has several"
+        yield Finding("cache", text, "Set database=, or cache= to a region that all share, such as Redis or memcached")
     if reply.monitor == "request" and reply.server.slots == 1:
         yield Finding(
             "monitor",
@@ -180,6 +186,9 @@ def find_warnings(
     if is_spread and key.startswith("key file"):
         text = f"The key is kept in a file of this host ({key}): another host makes one of its own"
         yield Finding("key-file", text, "If there are several hosts, set key= or $BACKJOB_KEY to the same on each")
+    if cache is not None and cache.error and config.database is not None:
+        text = f"The cache is away, every question for a job goes to the database. {cache.error}"
+        yield Finding("cache", text, "Start it, or correct cache=")
     if does_second_visit_wait:
         text = "A second request of the same visitor does not come as far as this one while this one is open"
         yield Finding(
@@ -189,7 +198,8 @@ def find_warnings(
         )
     if reply is not None:
         yield from _of_reply(config, here, reply)
-        if cache is not None and not cache.is_shared and reply.server.has_processes:
+        has_several = config.database is not None and reply.server.has_processes
+        if cache is not None and not cache.is_shared and has_several:
             text = f"The cache ({cache.kind}) is one for each process, and the server has several"
             yield Finding("memory-cache", text, "Set cache= to a region that all share, such as Redis or memcached")
 

@@ -102,18 +102,16 @@ class SQLStore:
         return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore")
 
     def get(self, job_id: int) -> Job | None:
-        with self._database.connect() as connection:
-            row = connection.execute(self._statements.get, {"job_id": job_id}).first()
-        return _as_job(row, self._now()) if row is not None else None
+        rows = self._database.read(self._statements.get, {"job_id": job_id})
+        return _as_job(rows[0], self._now()) if rows else None
 
     def status(self, job_id: int) -> JobStatus | None:
         job = self.get(job_id)
         return job.as_status() if job is not None else None
 
     def glance(self, job_id: int) -> Glance | None:
-        with self._database.connect() as connection:
-            row = connection.execute(self._statements.glance, {"job_id": job_id}).first()
-        return Glance(*(_STATUSES[row[0]], *tuple(row)[1:], self._now())) if row is not None else None
+        rows = self._database.read(self._statements.glance, {"job_id": job_id})
+        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:], self._now())) if rows else None
 
     def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
         columns = self._database.table.c
@@ -124,8 +122,7 @@ class SQLStore:
             query = query.where(columns.scope == scope)
         if before is not None:
             query = query.where(columns.id < before)
-        with self._database.connect() as connection:
-            rows = connection.execute(query).all()
+        rows = self._database.read(query, {})
         now = self._now()
         return [_as_job(row, now) for row in rows]
 
@@ -146,10 +143,8 @@ class SQLStore:
         return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
 
     def take_due(self, key_ids: Sequence[str], holder: str, seconds: float) -> Job | None:
-        now = self._now()
-        with self._database.connect() as connection:
-            rows = connection.execute(self._statements.due, {"key_ids": list(key_ids), "now": now}).all()
-        for job_id, attempt in rows:
+        values = {"key_ids": list(key_ids), "now": self._now()}
+        for job_id, attempt in self._database.read(self._statements.due, values):
             if self.hold(job_id, attempt, None, holder, seconds):
                 return self.get(job_id)
         return None
@@ -196,7 +191,7 @@ class SQLStore:
             "now": now,
             "until": now + timedelta(seconds=lease),
         }
-        marks = {"status": Status.INPROGRESS, "attempt": attempt, "progress": progress, "updated_at": now}
+        marks = {"status": Status.INPROGRESS, "attempt": attempt, "updated_at": now, "cancel_requested": False}
         return self._write(self._statements.touch, values, marks, may_change_nothing=True)
 
     def request_cancel(self, job_id: int) -> bool:
@@ -253,8 +248,8 @@ class SQLStore:
         return job is not None and all(getattr(job, name) == value for name, value in marks.items())
 
     def _scalar(self, statement: Select[Any], **values: Any) -> Any:
-        with self._database.connect() as connection:
-            return connection.scalar(statement, values)
+        rows = self._database.read(statement, values)
+        return rows[0][0] if rows else None
 
 
 def _as_job(row: Row[Any], read_at: datetime) -> Job:

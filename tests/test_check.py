@@ -38,10 +38,10 @@ from support.peers import (
 from support.served import KEY, Site, call, make_environ, serve_site, wrap
 
 from backjob import BackJob, Check, Status
-from backjob.check import PATIENCE, describe_cache, find_network_file_system, prove_facts
+from backjob.check import PATIENCE, find_network_file_system, prove_facts
 from backjob.config import Config, __version__, make_config
 from backjob.errors import LaunchError
-from backjob.findings import CacheFacts, Finding, Reply, StoreFacts, Trial, find_warnings
+from backjob.findings import CacheFacts, Finding, Reply, StoreFacts, Trial, find_problems, find_warnings
 from backjob.job import JobRequest
 from backjob.keyring import MONITOR, Keyring
 from backjob.launcher import SelfRequest
@@ -223,11 +223,11 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     "504": (answered(http("504 Late")), ["504", "gave up", "slots are busy"]),
     "to https": (
         answered(http("301 M", "Location: https://app.test/x?a=secret")),
-        ["app.test/x: wrap it in BackJob"],
+        ["app.test/x: it wants https", "X-Forwarded-Proto", "correct connect="],
     ),
     "to a login": (
-        answered(http("302 F", "Location: https://me:secret@sso.test/login?next=secret")),
-        ["302", "https:sso.test/login: it looks like a login"],
+        answered(http("302 F", "Location: http://me:secret@sso.test/login?next=secret")),
+        ["302", "http:sso.test/login: it looks like a login"],
     ),
     "to what is no login": (
         answered(http("302 F", "Location: /author/blogindex")),
@@ -754,25 +754,60 @@ class TestSession:
 
         with wrap(tmp_path, job) as site:
             job_id = site.start("/job", by={"HTTP_COOKIE": "id=1"})
-            site.application._app = job  # the app itself: a second visit would come this far
+            site.application._assembly._app = job  # the app itself: a second visit would come this far
             site.work(job_id, **{"wsgi.multithread": True})
             assert site.status(job_id).status is Status.COMPLETED
         assert begun == ["begin"]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "is_shared"),
-    [
-        ("dogpile.cache.memory", {}, False),
-        ("dogpile.cache.memory_pickle", {}, False),
-        ("dogpile.cache.null", {}, False),
-        ("dogpile.cache.redis", {"host": "127.0.0.1"}, True),
-        ("dogpile.cache.pymemcache", {"url": "127.0.0.1"}, True),
-    ],
-)
-def test_kinds_of_cache(name: str, arguments: dict[str, Any], is_shared: bool) -> None:
-    facts = describe_cache(make_region().configure(name, arguments=arguments))
-    assert facts is not None
-    assert facts.is_shared is is_shared
-    assert facts.kind.endswith("Backend")
-    assert describe_cache(None) is None
+class TestCache:
+    NOBODY = "127.0.0.1:1"
+
+    @pytest.mark.parametrize("name", ["memory", "memory_pickle", "null"])
+    def test_one_for_each_process(self, tmp_path: Path, name: str) -> None:
+        with serve_site(tmp_path, cache=make_region().configure(f"dogpile.cache.{name}")) as site:
+            found = site.application.check(make_environ(SERVER_PORT=str(site.server.port)))
+        assert found.is_ok
+        assert found.warnings == ()  # the server has one process
+        assert found.cache is not None
+        assert (found.cache.is_shared, found.cache.error) == (False, "")
+        assert found.cache.kind.endswith("Backend")
+        assert found.cache.seconds is not None
+        assert f"cache    {found.cache.kind}, one for each process: answers in " in str(found)
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("redis", {"url": f"redis://:CanaryPassword@{NOBODY}/0"}),
+            ("pymemcache", {"url": NOBODY}),
+        ],
+    )
+    def test_it_is_away(self, tmp_path: Path, name: str, arguments: dict[str, Any]) -> None:
+        """That makes jobs slower, and is no problem."""
+        region = make_region().configure(f"dogpile.cache.{name}", arguments=arguments)
+        with serve_site(tmp_path, cache=region) as site:
+            found = site.application.check(make_environ(SERVER_PORT=str(site.server.port)))
+        assert found.is_ok
+        assert [warning.name for warning in found.warnings] == ["cache"]
+        assert found.cache is not None
+        assert (found.cache.is_shared, found.cache.seconds) == (True, None)
+        assert "refused" in found.cache.error
+        assert found.cache.error in str(found.warnings[0])
+        assert "Canary" not in repr(found) + str(found)
+
+    def test_it_is_away_and_there_is_nothing_else(self, tmp_path: Path) -> None:
+        region = make_region().configure("dogpile.cache.redis", arguments={"host": "127.0.0.1", "port": 1})
+        with script(tmp_path, "http://127.0.0.1:1", cache=region, database=None) as application:
+            found = application.check()
+        assert [problem.name for problem in found.problems] == ["not-reached", "store"]
+        assert "cache" in found.store.error
+        assert found.warnings == ()
+
+    def test_nothing_but_one_for_each_of_several_processes(self) -> None:
+        cache, here = CacheFacts("MemoryBackend", False), StoreFacts("the cache")
+        config = make_config({"database": None, "key": KEY, "cache": make_region().configure("dogpile.cache.memory")})
+        for several in (True, False):
+            reply = Reply(__version__, ServerFacts(has_processes=several), "thread", here)
+            problems = [problem.name for problem in find_problems(config, here, cache, reply)]
+            assert problems == (["cache"] if several else [])
+            assert list(find_warnings(config, "key=", here, cache, reply)) == []

@@ -152,7 +152,7 @@ NOT_OURS: list[Any] = [
     pytest.param(
         answer(refusal("302 Found", "Location: https://a.test/mount/?next=secret")),
         True,
-        ["302", "thing/1.0", "https://a.test/mount/", "wrap it in BackJob", "X-Forwarded-Proto"],
+        ["302", "thing/1.0", "https://a.test/mount/", "it wants https", "X-Forwarded-Proto"],
         id="302 to https",
     ),
     pytest.param(

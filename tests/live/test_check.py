@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import needs, wait_until
+from support import wait_until
+from support.apache import daemon, embedded
+from support.libraries import (
+    BOTTLE,
+    DJANGO,
+    FLASK,
+    GEVENT_PYWSGI,
+    ONE_DJANGO,
+    ONE_FLASK,
+    cheroot,
+    granian,
+    hypercorn,
+    pserve,
+    uvicorn,
+)
 from support.servers import (
-    APPS,
     GEVENT,
     GTHREAD,
     ONE_GTHREAD,
@@ -28,6 +38,7 @@ from support.servers import (
     Setup,
     gunicorn,
 )
+from support.uwsgi import uwsgi
 
 from backjob import BackJob, Check
 from backjob.check import PATIENCE
@@ -38,7 +49,6 @@ pytestmark = pytest.mark.live
 
 MANY_THREADS = gunicorn("gthread", workers=2, threads=10)
 SLOW_GEVENT = GEVENT.with_options("--worker-connections", "50")
-UNBOUND = "a thread for each request"
 CANARIES = {"Cookie": "session=canary-cookie", "Authorization": "Bearer canary-credential", "X-CSRF-Token": "canary-t"}
 
 
@@ -56,43 +66,81 @@ def script(folder: Path, connect: str | None = None, **options: Any) -> Iterator
 
 def check_from_outside(server: Server, **options: Any) -> Check:
     where = f"unix:{server.address}" if isinstance(server.address, str) else "http://{}:{}".format(*server.address)
-    server.ask("GET", "/live")  # the server has made its key
+    server.ask("GET", "/live")  # the server is up, and has made its key
     with script(server.directory, where, **options) as application:
         return application.check()
 
 
-# Server, software, worker, processes, slots of each, how a request's own server is found, monitor way.
+ONE = "one at a time"
+EACH = "a thread for each request"
+# Server, its software, worker, processes, slots of each, and where it watches jobs.
 SERVERS = [
-    (SYNC, "gunicorn/", "sync", 2, 1, "gunicorn.socket", "thread"),
-    (SYNC.over("unix"), "gunicorn/", "sync", 2, 1, "gunicorn.socket", "thread"),
-    (GTHREAD, "gunicorn/", "gthread", 1, 4, "gunicorn.socket", "thread"),
-    (MANY_THREADS.over("tls"), "gunicorn/", "gthread", 2, 10, "gunicorn.socket", "thread"),
-    (GEVENT, "gunicorn/", "gevent", 1, 1000, "gunicorn.socket", "thread"),
-    (SLOW_GEVENT, "gunicorn/", "gevent", 1, 50, "gunicorn.socket", "thread"),
-    (WAITRESS, "waitress/3", "threads", 1, 4, "waitress.client_disconnected", "thread"),
-    (WERKZEUG_THREADS, "Werkzeug/", UNBOUND, None, None, "werkzeug.socket", "thread"),
-    (WERKZEUG_PROCESSES, "Werkzeug/", "a process for each request", None, None, "werkzeug.socket", "leave"),
+    (ONE_SYNC, "gunicorn/", "sync", 1, 1, "thread"),
+    (SYNC.over("unix"), "gunicorn/", "sync", 2, 1, "thread"),
+    (ONE_GTHREAD, "gunicorn/", "gthread", 1, 1, "thread"),
+    (MANY_THREADS, "gunicorn/", "gthread", 2, 10, "thread"),
+    (GEVENT, "gunicorn/", "gevent", 1, 1000, "thread"),
+    (SLOW_GEVENT, "gunicorn/", "gevent", 1, 50, "thread"),
+    (WAITRESS, "waitress/3", "threads", 1, 4, "thread"),
+    (pserve("waitress", 4), "waitress/3", "threads", 1, 4, "thread"),
+    (pserve("gunicorn", 2), "gunicorn/", "sync", 2, 1, "thread"),
+    (WSGIREF, "WSGIServer/", ONE, 1, 1, "thread"),
+    (BOTTLE, "WSGIServer/", ONE, 1, 1, "thread"),
+    (DJANGO, "WSGIServer/", EACH, None, None, "thread"),
+    (ONE_DJANGO, "WSGIServer/", ONE, 1, 1, "thread"),
+    (WERKZEUG, "Werkzeug/", ONE, 1, 1, "thread"),
+    (WERKZEUG_THREADS, "Werkzeug/", EACH, None, None, "thread"),
+    (WERKZEUG_PROCESSES, "Werkzeug/", "a process for each request", None, None, "leave"),
+    (FLASK, "Werkzeug/", EACH, None, None, "thread"),
+    (ONE_FLASK, "Werkzeug/", ONE, 1, 1, "thread"),
+    (cheroot(12), "Cheroot/", "threads", 1, 12, "thread"),
+    (uwsgi("http-socket"), "uWSGI/2", ONE, 1, 1, "thread"),
+    (uwsgi("http-socket", "--processes", "2", "--threads", "3"), "uWSGI/2", "threads", 2, 3, "thread"),
+    (uwsgi("http", "--processes", "2"), "uWSGI/2", ONE, 2, 1, "thread"),
+    (uwsgi("http-socket", is_debian=True), "uWSGI/2.0.21", ONE, 1, 1, "leave"),
+    (daemon(3, processes=2), "Apache/", "daemon processes", 2, 3, "thread"),
+    (embedded(1, threads=4), "Apache/", "embedded", None, 4, "thread"),
+    # These tell a request nothing of their slots.
+    (GEVENT_PYWSGI, "gevent/", "", None, None, "thread"),
+    (granian(4), "Granian", "", None, None, "thread"),
+    (hypercorn(1), "a server that does not say its name", "", None, None, "thread"),
+    (uvicorn(4), "a server that does not say its name", "", None, None, "thread"),
 ]
-ONE_SLOT = [
-    (ONE_SYNC, "gunicorn/", "sync", "thread"),
-    (ONE_GTHREAD, "gunicorn/", "gthread", "thread"),
-    (WSGIREF, "WSGIServer/", "one at a time", "thread"),
-    (WERKZEUG, "Werkzeug/", "one at a time", "thread"),
+# Servers whose request tells where it came in.
+TELLING = [
+    (GTHREAD, "gunicorn.socket"),
+    (SYNC.over("unix"), "gunicorn.socket"),
+    (GTHREAD.over("tls"), "gunicorn.socket"),
+    (GEVENT, "gunicorn.socket"),
+    (WAITRESS, "waitress.client_disconnected"),
+    (WERKZEUG_THREADS, "werkzeug.socket"),
+    (WERKZEUG_PROCESSES, "werkzeug.socket"),
 ]
+ONE_SLOT = [ONE_SYNC, ONE_GTHREAD, WSGIREF, WERKZEUG]
 
 
 @pytest.mark.parametrize("case", SERVERS, ids=lambda case: str(case[0]))
-def test_within_a_request(run_server: Serve, case: tuple[Any, ...]) -> None:
-    setup, software, worker, processes, slots_each, found, monitor = case
+def test_what_a_server_tells(run_server: Serve, case: tuple[Any, ...]) -> None:
+    """Asked by a script, over connect=: all that is told comes from the process that answers."""
+    setup, software, worker, processes, slots_each, monitor = case
+    found = check_from_outside(run_server(setup))
+    assert found.problem is None, str(found)
+    assert found.server is not None
+    assert found.server.software.startswith(software)
+    told = found.server.worker, found.server.processes, found.server.slots_each, found.monitor
+    assert told == (worker, processes, slots_each, monitor)
+    assert found.tried[0].found == "connect="
+    names = [warning.name for warning in found.warnings]
+    assert ("one-slot" in names) is (processes == slots_each == 1)
+    assert ("worker-timeout" in names) is (worker == "sync")
+
+
+@pytest.mark.parametrize(("setup", "found"), TELLING, ids=str)
+def test_within_a_request(run_server: Serve, setup: Setup, found: str) -> None:
     server = run_server(setup)
     seen = server.ask("GET", "/check", headers=CANARIES).json()
     assert seen["problems"] == []
     assert seen["is_ok"] is True
-    facts = seen["server"]
-    assert facts["software"].startswith(software)
-    assert (facts["worker"], facts["processes"], facts["slots_each"]) == (worker, processes, slots_each)
-    assert facts["slots"] == (processes * slots_each if processes else None)
-    assert seen["monitor"] == monitor
     (trial,) = seen["tried"]
     assert (trial["found"], trial["error"], trial["address"]) == (found, "", seen["address"])
     assert 0 < seen["round_trip"] < PATIENCE
@@ -121,23 +169,9 @@ def test_warnings(run_server: Serve, setup: Setup, names: list[str]) -> None:
     assert all(warning["text"] and warning["remedy"] for warning in seen["warnings"])
 
 
-@pytest.mark.parametrize("case", ONE_SLOT, ids=lambda case: str(case[0]))
-def test_one_slot_from_outside(run_server: Serve, case: tuple[Any, ...]) -> None:
-    setup, software, worker, monitor = case
-    found = check_from_outside(run_server(setup))
-    assert found.problem is None, str(found)
-    assert found.server is not None
-    assert found.server.software.startswith(software)
-    assert (found.server.worker, found.server.slots, found.monitor) == (worker, 1, monitor)
-    assert found.tried[0].found == "connect="
-    names = ["one-slot", *(["worker-timeout"] if setup is ONE_SYNC else [])]
-    assert [warning.name for warning in found.warnings] == names
-
-
-@pytest.mark.parametrize("case", ONE_SLOT, ids=lambda case: str(case[0]))
-def test_one_slot_from_within(run_server: Serve, case: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("setup", ONE_SLOT, ids=str)
+def test_one_slot_from_within(run_server: Serve, setup: Setup) -> None:
     """The only slot is busy with the very request that asks: no answer comes, and that is said in words of its own."""
-    setup = case[0]
     server = run_server(setup)
     seen = server.ask("GET", "/check").json()
     assert [problem["name"] for problem in seen["problems"]] == ["busy"]
@@ -194,69 +228,3 @@ def test_a_mount_is_found_in_the_environ(run_server: Serve) -> None:
     assert found.problem is not None
     assert "answered 404" in found.problem.text
     assert "under another path" in found.problem.text
-
-
-@contextlib.contextmanager
-def process(folder: Path, port: int, *command: str) -> Iterator[None]:
-    """A server that binds a port by itself, until the block ends."""
-    log = (folder / "server.log").open("wb")
-    with log, subprocess.Popen(command, cwd=folder, env={"PYTHONPATH": str(APPS)}, stdout=log, stderr=log) as running:
-        try:
-            wait_until(lambda: is_up(port))
-            yield
-        finally:
-            running.kill()
-            running.wait()
-            print((folder / "server.log").read_text())
-
-
-def is_up(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        return ask(port, "/live") == b"0"
-    return False
-
-
-def ask(port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    with contextlib.closing(connection):
-        connection.request("GET", path)
-        return connection.getresponse().read()
-
-
-@pytest.mark.parametrize(
-    ("options", "worker", "processes", "slots_each", "monitor"),
-    [
-        (["--processes", "2", "--threads", "3"], "threads", 2, 3, "thread"),
-        (["--processes", "2"], "one at a time", 2, 1, "leave"),
-        ([], "one at a time", 1, 1, "leave"),
-    ],
-)
-def test_uwsgi(
-    tmp_path: Path, free_port: int, options: list[str], worker: str, processes: int, slots_each: int, monitor: str
-) -> None:
-    program = Path(sys.executable).with_name("uwsgi")
-    if not program.exists():
-        needs.miss("there is no uwsgi beside this Python: tests/machine/install brings it")
-    where = ["--http-socket", f"127.0.0.1:{free_port}", "--module", "workshop:application", "--master", "--die-on-term"]
-    where += ["--virtualenv", sys.prefix]
-    running = process(tmp_path, free_port, str(program), *where, *options)
-    with running, script(tmp_path, f"http://127.0.0.1:{free_port}") as application:
-        found = application.check()
-    assert found.problem is None, str(found)
-    assert found.server is not None
-    assert found.server.software.startswith("uWSGI/2")
-    facts = (found.server.worker, found.server.processes, found.server.slots_each, found.monitor)
-    assert facts == (worker, processes, slots_each, monitor)
-
-
-def test_cheroot(tmp_path: Path, free_port: int) -> None:
-    needs.package("cheroot")
-    command = [sys.executable, "-m", "cheroot", "--bind", f"127.0.0.1:{free_port}", "--threads", "12"]
-    running = process(tmp_path, free_port, *command, "workshop:application")
-    with running, script(tmp_path, f"http://127.0.0.1:{free_port}") as application:
-        found = application.check()
-    assert found.problem is None, str(found)
-    assert found.warnings == ()
-    assert found.server is not None
-    assert found.server.software.startswith("Cheroot/")
-    assert (found.server.worker, found.server.processes, found.server.slots_each) == ("threads", 1, 12)

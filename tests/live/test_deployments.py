@@ -95,6 +95,15 @@ def test_jobs_wait_for_a_pool_that_is_down(deployment: Deployment) -> None:
     web.assert_ran_once(ids)
 
 
+def test_a_pool_that_does_not_come_up(run_server: Serve, reserved: Reserve) -> None:
+    pool = reserved()
+    web = run_server(GTHREAD, connect=pool.connect, launch_timeout=1)
+    end = web.end_of(web.start("/echo"))
+    assert end["status"] == Status.FAILED
+    assert end["status_text"].startswith(f"The job can't be launched: {pool.connect} can't be reached")
+    assert not web.runs()
+
+
 def test_pool_that_is_told_nothing_finds_itself(run_server: Serve, reserved: Reserve) -> None:
     place = reserved()
     pool, web = run_server(GTHREAD, place=place), run_server(GTHREAD, connect=place.connect)

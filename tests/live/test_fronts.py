@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.apache import express
 from support.places import Place
 from support.recipes import read_gunicorn, recipe, write_app
 from support.servers import GTHREAD, Certificate, Server, Setup
+from support.uwsgi import uwsgi
 
 from backjob import Status
 
@@ -163,6 +166,21 @@ def test_server_that_is_told_its_mount(run_server: Serve) -> None:
     setup = read_gunicorn(command)
     assert command.startswith("SCRIPT_NAME=/app ")
     server = run_server(setup, environ={"SCRIPT_NAME": "/app"})
+    for method in ("GET", "POST"):
+        seen = see(server, "/app/echo?q=1", "/app", method=method)
+        assert (seen["mount"], seen["path"], seen["query"]) == ("/app", "/app/echo", "q=1")
+
+
+UWSGI_MOUNT = shlex.split(recipe(MOUNT, "console", {"deploy:application": WORKSHOP}, number=2))
+MOUNTED = [
+    uwsgi("http-socket", *UWSGI_MOUNT[UWSGI_MOUNT.index("--threads") :], slots=4, kind="mount"),
+    express(4).with_options("--mount-point", "/app").named("mount"),
+]
+
+
+@pytest.mark.parametrize("setup", MOUNTED, ids=str)
+def test_server_that_mounts_the_app(run_server: Serve, setup: Setup) -> None:
+    server = run_server(setup)
     for method in ("GET", "POST"):
         seen = see(server, "/app/echo?q=1", "/app", method=method)
         assert (seen["mount"], seen["path"], seen["query"]) == ("/app", "/app/echo", "q=1")
