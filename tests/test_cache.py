@@ -206,6 +206,27 @@ def test_a_slow_look_at_the_database_counts_as_age(deployment: Deployment, clock
     assert not second.is_status_kept(job_id)
 
 
+def test_a_slow_look_at_the_clock_counts_as_well(deployment: Deployment, clock: Clock) -> None:
+    """The database told its time at the begin of the look, may be: since then it has gone on."""
+    first, second = deployment.processes(2)
+    job_id = begin(first, clock)
+    first.status(job_id)
+    second.after_look = lambda: clock.advance(0.6)
+    second.status(add(second))
+    clock.advance(0.5)
+    assert not second.is_status_kept(job_id)
+
+
+def test_a_look_at_the_clock_counts_for_a_minute(deployment: Deployment, clock: Clock) -> None:
+    """Clocks drift."""
+    (process,) = deployment.processes(1)
+    job_id = bring_to(process, Status.COMPLETED)
+    clock.advance(60)
+    assert process.is_status_kept(job_id)
+    clock.advance(MOMENT)
+    assert not process.is_status_kept(job_id)
+
+
 def test_a_process_that_does_not_know_the_time_looks_for_itself(deployment: Deployment, clock: Clock) -> None:
     (first,) = deployment.processes(1)
     job_id = bring_to(first, Status.INPROGRESS)
@@ -249,6 +270,7 @@ def test_a_deleted_record_is_missed_after_a_while(deployment: Deployment, clock:
         connection.execute(f"DELETE FROM {TABLE} WHERE id = {job_id}")
     assert process.status(job_id) is not None
     clock.advance(FINAL_FOR)
+    process.status(add(process))
     assert process.status(job_id) is None
 
 
