@@ -22,7 +22,7 @@ from .engine import Database
 from .errors import StoreError
 from .job import JobStatus, Move, Status
 from .keyring import Keyring
-from .store import SQLStore
+from .sqlstore import SQLStore
 
 log = logging.getLogger("backjob")
 

@@ -1,43 +1,39 @@
-"""The database engine: made from a URL or the user's own, set up for several threads, processes and forks.
+"""The database under the store: its engine, its table, and the three ways to ask it for something.
 
-Owns connections and transactions, and turns SQLAlchemy's errors into StoreError. Knows nothing of jobs.
+Owns connections, transactions and the lock that processes share, for several threads, processes and forks. Knows
+nothing of jobs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import random
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, StaticPool, Table, create_engine, event, inspect
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IntegrityError,
-    NoSuchModuleError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy import Connection, Engine, Executable, Pool, Table, false, func, inspect, literal_column, select, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from . import schema
-from .errors import ConfigError, StoreError
+from .engines import bare_engine, check_engine, make_engine
+from .errors import StoreError
+from .faults import BUSY_TIMEOUT, AnswerLost, Result, as_store_errors, as_unreachable, try_again
 from .forks import call_before_fork, call_in_child
 
-BUSY_TIMEOUT = 5.0
-"""Seconds that a write waits for another process's write on SQLite."""
-_SQLITE_WAIT = 0.02
-Result = TypeVar("Result")
-
-
-class Conflict(StoreError):
-    """The record breaks a constraint of the table."""
+_ROOM = 65536
+"""Bytes of a packet to MySQL that are kept for the rest of the statement."""
+# On SQLite a write transaction from its first moment on: it refuses one that begins as a reader and turns writer.
+_BEGIN = {
+    "sqlite": ("BEGIN IMMEDIATE",),
+    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
+    "mysql": ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION"),
+}
+_BEGIN["mariadb"] = _BEGIN["mysql"]
+_PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
 
 
 class Database:
@@ -50,15 +46,18 @@ class Database:
         self._lock = threading.Lock()
         self._is_ours = isinstance(database, str)
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
-        self._engine = _make_engine(database) if isinstance(database, str) else _check_engine(database)
-        self._autocommit = self._engine if self._is_ours else _bare_engine(self._engine)
-        self._is_sqlite = self._engine.dialect.name == "sqlite"
-        # No connection is shared over a fork. On SQLite none may even be open: its locks belong to the process, and a
-        # child would take over the notes of them.
-        if self.file is not None:
-            call_before_fork(self._close_idle)
-        else:
-            call_in_child(self._forget)
+        self._engine = make_engine(database) if isinstance(database, str) else check_engine(database)
+        self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
+        self.kind = self._engine.dialect.name
+        """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
+        self._is_sqlite = self.kind == "sqlite"
+        self._is_mysql = self.kind in ("mysql", "mariadb")
+        self._packet_size: int | None = None
+        self._inherited: Pool | None = None
+        # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
+        # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
+        call_before_fork(self._close_idle)
+        call_in_child(self._forget)
 
     @property
     def url(self) -> URL:
@@ -71,6 +70,24 @@ class Database:
         name = self._engine.url.database
         return Path(name) if self._is_sqlite and name and name != ":memory:" else None
 
+    @property
+    def place(self) -> str:
+        """Which table in which database this is, for people: no user and no password."""
+        url = self._engine.url
+        where = f"SQLite file {self.file}" if self.file else f"{url.get_backend_name()} database {url.database or ''}"
+        host = f" at {url.host}:{url.port or 'its usual port'}" if url.host else ""
+        return f"{where.rstrip()}{host}, table {self.table.name}"
+
+    @property
+    def counts_changes(self) -> bool:
+        """May an update that finds its row as it wants it count as none? Known once the database was used."""
+        return self._is_mysql
+
+    @property
+    def largest_value(self) -> int | None:
+        """How many bytes of a value the server takes at once; None: any. Known once the database was used."""
+        return max(self._packet_size - _ROOM, 0) if self._packet_size is not None else None
+
     def dispose(self) -> None:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""
         if self._is_ours:
@@ -80,6 +97,9 @@ class Database:
         self._engine.dispose()
 
     def _forget(self) -> None:
+        if self._is_sqlite:
+            # Where nothing could be closed before the fork, nothing may be closed now: the locks are the parent's.
+            self._inherited = self._engine.pool
         self._engine.dispose(close=False)
 
     @contextlib.contextmanager
@@ -99,21 +119,63 @@ class Database:
     def write(self, statement: Executable, values: dict[str, Any]) -> int:
         """Run a single statement and tell how many rows it changed. Raises StoreError."""
         with self.connect() as connection:
-            return wait_while_locked(lambda: connection.execute(statement, values).rowcount)
+            return try_again(lambda: connection.execute(statement, values).rowcount)
+
+    def read(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
+        """Run a query, again if the connection turns out to be gone, and give all that it finds. Raises StoreError."""
+        try:
+            return self._read_once(query, values)
+        except AnswerLost:
+            return self._read_once(query, values)
+
+    def _read_once(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
+        with self.connect() as connection:
+            return connection.execute(query, values).all()
+
+    def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """Do this in a short transaction, from its start again when it gives way to another. Raises StoreError."""
+        with self.connect() as connection:
+            return self._transact(connection, work)
+
+    def run_alone(self, work: Callable[[Connection], Result]) -> Result:
+        """Do this while no other process does such a thing, and see all that the others did. Raises StoreError."""
+        with self.connect() as connection:
+            return self._run_alone(connection, work)
 
     def _open(self) -> Connection:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
-            self._autocommit = _bare_engine(self._engine)
-        return self._autocommit.connect()
+            self._autocommit = bare_engine(self._engine)
+        with as_unreachable():
+            try:
+                return try_again(self._autocommit.connect)  # an SQLite file is locked while another one turns WAL on
+            except self._engine.dialect.loaded_dbapi.Error:
+                # SQLAlchemy could not make this connection commit by itself: the server has dropped it meanwhile, and
+                # so, it seems, all that a user's engine keeps without pool_pre_ping.
+                self._engine.dispose()
+                self._autocommit = bare_engine(self._engine)
+                return self._autocommit.connect()
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A short transaction, with no switch point in it. Raises StoreError."""
-        with self.connect() as connection, self._begin(connection):
-            yield connection
+    def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
+        def transact_once() -> Result:
+            with _begin(connection, self.kind):
+                return work(connection)
 
-    def _begin(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        return _begin_immediate(connection) if self._is_sqlite else _begin_read_committed(connection)
+        return transact_once() if self._is_sqlite else try_again(transact_once)
+
+    def _run_alone(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
+        if self._is_sqlite:
+            return self._transact(connection, work)
+        name = f"backjob {self.table.fullname}"
+        if self._is_mysql:
+            return _with_named_lock(connection, name, work)
+
+        def lock_and_work(connection: Connection) -> Result:
+            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+            connection.execute(_PATIENT)
+            connection.execute(select(func.pg_advisory_xact_lock(number)))
+            return work(connection)  # each statement sees what was committed before it
+
+        return self._transact(connection, lock_and_work)
 
     def _prepare(self) -> None:
         if not self._lock.acquire(timeout=BUSY_TIMEOUT):  # the one before has been waiting for as long
@@ -125,9 +187,13 @@ class Database:
                 self._make_sqlite_file()
             with self._open() as connection:
                 if self._is_sqlite and self._is_ours:
-                    wait_while_locked(lambda: connection.exec_driver_sql("PRAGMA journal_mode=WAL").close())
-                with self._begin(connection):
+                    try_again(lambda: connection.exec_driver_sql("PRAGMA journal_mode=WAL").close())
+                if self._is_sqlite:
+                    self._transact(connection, self._prepare_table)
+                else:
                     self._prepare_table(connection)
+                if self._is_mysql:
+                    self._packet_size = connection.scalar(text("SELECT @@max_allowed_packet"))
             self._is_ready = True
         finally:
             self._lock.release()
@@ -144,8 +210,11 @@ class Database:
         if not inspect(connection).has_table(name):
             if not self._create_table:
                 raise StoreError(f"There is no table {name!r}: create it, or set create_table=True")
-            self.table.metadata.create_all(connection, checkfirst=True)
-        there = {column["name"] for column in inspect(connection).get_columns(name)}
+            if self._is_sqlite:
+                self._make_table(connection)
+            else:
+                self._run_alone(connection, self._make_table)
+        there = set(connection.execute(select(literal_column("*")).select_from(self.table).where(false())).keys())
         missing = sorted({column.name for column in self.table.columns} - there)
         if missing:
             raise StoreError(
@@ -153,105 +222,14 @@ class Database:
                 f"{', '.join(missing)}. Set another table_name, or move the old table away."
             )
 
-
-@contextlib.contextmanager
-def as_store_errors() -> Iterator[None]:
-    """Turn what SQLAlchemy raises into StoreError, without the statement and its parameters."""
-    try:
-        yield
-    except IntegrityError as error:
-        raise Conflict(f"The job database refuses the record: {_first_line(error)}") from None
-    except DBAPIError as error:
-        raise StoreError(f"The job database can't be used: {_first_line(error)}") from None
-    except SQLAlchemyError as error:
-        reason = str(error).partition("\n")[0]  # the statement comes below
-        raise StoreError(f"The job database can't be used: {type(error).__name__}: {reason}") from None
-
-
-def _first_line(error: DBAPIError) -> str:
-    """What the driver says, without the lines in which some show the row."""
-    lines = str(error.orig).splitlines()
-    return f"{type(error.orig).__name__}: {lines[0] if lines else ''}"
-
-
-def _check_engine(engine: Engine) -> Engine:
-    is_in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
-    if is_in_memory and not isinstance(engine.pool, StaticPool):
-        raise ConfigError("database is an Engine in memory of which each thread sees another one: name a file")
-    return engine
-
-
-def _bare_engine(engine: Engine) -> Engine:
-    """A user's engine with its connections and options, but without its listeners, which may begin transactions."""
-    bare = Engine(
-        engine.pool,
-        engine.dialect,
-        engine.url,
-        execution_options=engine.get_execution_options(),
-        hide_parameters=True,
-    )
-    return bare.execution_options(isolation_level="AUTOCOMMIT")
-
-
-def _make_engine(text: str) -> Engine:
-    try:
-        url = make_url(text)
-        if url.get_backend_name() == "sqlite":
-            return _make_sqlite_engine(url)
-        return create_engine(
-            url, isolation_level="AUTOCOMMIT", hide_parameters=True, pool_pre_ping=True, pool_timeout=10
-        )
-    except ConfigError:
-        raise
-    except (NoSuchModuleError, ImportError) as error:
-        raise ConfigError(f"database needs a driver that is not installed: {error}") from None
-    except (ArgumentError, ValueError, TypeError):
-        raise ConfigError("database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3") from None
-
-
-def _make_sqlite_engine(url: URL) -> Engine:
-    name = url.database
-    if not name or name == ":memory:" or name.startswith("file:"):
-        raise ConfigError("database must name an SQLite file: one in memory is not seen by other processes")
-    url = url.set(database=os.path.abspath(name))
-    connect_args = {"timeout": _SQLITE_WAIT, "check_same_thread": False}
-    engine = create_engine(
-        url,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-        connect_args=connect_args,
-        pool_timeout=10,
-        pool_reset_on_return=None,  # nothing to roll back: each transaction ends where it begins
-    )
-    engine.dialect.create_connect_args(url)  # raises for options in the URL that can't be read
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _: Any) -> None:
-        # With a WAL this loses nothing when a process dies, only a power cut may take the last moments.
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    return engine
-
-
-def wait_while_locked(write: Callable[[], Result]) -> Result:
-    """Try again while somebody else writes to the SQLite file, for BUSY_TIMEOUT.
-
-    SQLite's own wait is short here: it would stop every greenlet of a gevent process.
-    """
-    end = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            return write()
-        except OperationalError as error:
-            if "locked" not in str(error.orig) or time.monotonic() > end:
-                raise
-            time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - spreads those who wait
+    def _make_table(self, connection: Connection) -> None:
+        self.table.metadata.create_all(connection, checkfirst=True)
 
 
 @contextlib.contextmanager
-def _begin_immediate(connection: Connection) -> Iterator[None]:
-    """A write transaction from its first moment on: SQLite refuses one that begins as a reader and turns writer."""
-    wait_while_locked(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+def _begin(connection: Connection, kind: str) -> Iterator[None]:
+    # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
+    try_again(lambda: _run_each(connection, _BEGIN[kind]))
     try:
         yield
         connection.exec_driver_sql("COMMIT")
@@ -261,7 +239,23 @@ def _begin_immediate(connection: Connection) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _begin_read_committed(connection: Connection) -> Iterator[None]:
-    with connection.execution_options(isolation_level="READ COMMITTED").begin():
-        yield
+def _run_each(connection: Connection, statements: tuple[str, ...]) -> None:
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+
+
+def _with_named_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:
+    """MySQL and MariaDB: such a lock is the connection's, not a transaction's, and each database has its own."""
+    own_name = func.md5(func.concat(func.coalesce(func.database(), ""), " ", name))
+    if connection.scalar(select(func.get_lock(own_name, BUSY_TIMEOUT))) != 1:
+        raise StoreError(f"Other processes have had the lock of the job table for {BUSY_TIMEOUT:g} s")
+    is_released = False
+    try:
+        result = work(connection)
+        # Whatever becomes of the lock, the work is done.
+        with contextlib.suppress(DBAPIError):
+            is_released = connection.scalar(select(func.release_lock(own_name))) == 1
+        return result
+    finally:
+        if not is_released:
+            connection.invalidate()  # the lock goes with it

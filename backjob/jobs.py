@@ -18,7 +18,7 @@ from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
 from .output import clean_text, cut_text
-from .request import make_request, name_user
+from .request import find_mount, make_request, name_user
 
 Found = TypeVar("Found", Job, JobStatus)
 
@@ -30,7 +30,7 @@ _LONGEST_DELAY = 3650 * 86400
 class Jobs:
     """The jobs of an application, seen from one request (``environ``) or from outside of any (None)."""
 
-    __slots__ = ("_environ", "_get_backend")
+    __slots__ = ("_environ", "_get_backend", "_path_info")
 
     is_worker = False
     """Does this request run as a background job?"""
@@ -42,6 +42,8 @@ class Jobs:
     def __init__(self, get_backend: Callable[[], Backend], environ: Mapping[str, Any] | None = None) -> None:
         self._get_backend = get_backend
         self._environ = environ
+        # An app within this one that mounts others changes the environ itself.
+        self._path_info: str = environ.get("PATH_INFO", "") if environ is not None else ""
 
     def start(
         self,
@@ -96,8 +98,10 @@ class Jobs:
             data=data,
             as_user=as_user,
             redirect_ok=redirect_ok,
+            mount=find_mount(self._environ, self._path_info) if self._environ is not None else None,
         )
         backend.launcher.check(self._environ)
+        request = backend.self_request.note_origin(request, self._environ)
         if after_response:
             self._check_after_response()
         nonce, uid = (RESPONSE_HOLDER if after_response else "") + new_nonce(), uuid.uuid4().hex

@@ -15,7 +15,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
-    Float,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -27,6 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
     types,
 )
+from sqlalchemy.dialects import mysql
 
 from .job import FINAL, LIVE, Status
 
@@ -34,10 +35,14 @@ VERSION = 1
 """Goes up by one with each change of the table."""
 
 
+_MYSQL = ("mysql", "mariadb")
+
+
 class UtcDateTime(types.TypeDecorator[datetime]):
     """Aware UTC datetimes, kept without a zone, so that every database compares and shows them alike."""
 
-    impl = DateTime
+    # MySQL and MariaDB would keep whole seconds.
+    impl = DateTime().with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -45,6 +50,20 @@ class UtcDateTime(types.TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         return value.replace(tzinfo=timezone.utc) if value is not None else None
+
+
+class ExactString(types.TypeDecorator[str]):
+    """Text that equals itself alone: to MySQL and MariaDB "a", "A", "á" and "a " are the same, unless they are told."""
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
+        if dialect.name not in _MYSQL:
+            return self.impl_instance
+        collation = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+        exact = mysql.VARCHAR(self.impl_instance.length, charset="utf8mb4", collation=collation)  # type: ignore[attr-defined]
+        return dialect.type_descriptor(exact)
 
 
 def build_table(name: str) -> Table:
@@ -59,29 +78,30 @@ def build_table(name: str) -> Table:
         MetaData(),
         # SQLite counts on only in an INTEGER; AUTOINCREMENT there, so that a pruned job's id is never given again.
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-        Column("uid", String(32), nullable=False),
+        Column("uid", ExactString(32), nullable=False),
         Column("status", SmallInteger, nullable=False),
         Column("attempt", Integer, nullable=False),
         Column("retries", Integer, nullable=False),
         Column("progress", SmallInteger, nullable=False),
-        Column("status_text", Text, nullable=False),
-        Column("scope", String(255), nullable=False),
+        # MySQL's TEXT ends at 64 kB.
+        Column("status_text", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
+        Column("scope", ExactString(255), nullable=False),
         # In clear for people's eyes only: what runs is what is sealed.
         Column("method", String(64), nullable=False),
         Column("path", String(255), nullable=False),
-        Column("key_id", String(16), nullable=False),
-        Column("sealed", LargeBinary),
-        Column("unique_key", String(64)),
+        Column("key_id", ExactString(16), nullable=False),
+        Column("sealed", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)),
+        Column("unique_key", ExactString(64)),
         Column("priority", Integer, nullable=False),
-        Column("error_timeout", Float, nullable=False),
+        Column("error_timeout", Double, nullable=False),
         Column("created_at", UtcDateTime, nullable=False),
         Column("due_at", UtcDateTime, nullable=False),
         Column("started_at", UtcDateTime),
         Column("updated_at", UtcDateTime, nullable=False),
         Column("ended_at", UtcDateTime),
-        Column("held_by", String(64)),
+        Column("held_by", ExactString(64)),
         Column("held_until", UtcDateTime),
-        Column("lease_by", String(64)),
+        Column("lease_by", ExactString(64)),
         Column("lease_until", UtcDateTime),
         Column("launch_failed_at", UtcDateTime),
         Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
@@ -101,6 +121,11 @@ def build_table(name: str) -> Table:
         CheckConstraint("attempt >= 1 AND retries >= 0", name=named("ck", "attempt")),
         Index(named("ix", "ended_at"), "ended_at"),
         sqlite_autoincrement=True,
+        # Whatever the defaults of the server and of its databases are.
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mariadb_engine="InnoDB",
+        mariadb_charset="utf8mb4",
     )
     # In the order in which jobs that wait are taken up.
     Index(named("ix", "due"), table.c.status, table.c.priority.desc(), table.c.due_at, table.c.id)

@@ -53,7 +53,9 @@ class Statements:
         self.glance = select(*_columns(table, Glance)).where(columns.id == bindparam("job_id"))
         self.find = select(*_columns(table, Job)).order_by(columns.id.desc())
         self.id_of_uid = select(columns.id).where(columns.uid == bindparam("uid"))
-        self.id_of_unique = select(columns.id).where(columns.unique_key.in_(bindparam("unique_keys", expanding=True)))
+        self.of_unique = select(columns.id, columns.uid).where(
+            columns.unique_key.in_(bindparam("unique_keys", expanding=True))
+        )
         self.count = select(func.count()).select_from(table).where(columns.status == bindparam("in_status"))
 
         is_free = or_(columns.held_until.is_(None), columns.held_until <= now)
@@ -88,8 +90,9 @@ class Statements:
             started_at=now, status_text="", progress=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
         )
         other = table.alias("other")
-        running = select(func.count()).where(other.c.status == int(Status.INPROGRESS)).scalar_subquery()
-        self.claim_if_few = self.claim.where(running < bindparam("max_running"))
+        self.count_running = select(func.count()).where(other.c.status == int(Status.INPROGRESS))
+        # One statement, and exact, where one writes at a time: on SQLite.
+        self.claim_if_few = self.claim.where(self.count_running.scalar_subquery() < bindparam("max_running"))
 
         told = {
             "status_text": func.coalesce(bindparam("text", type_=columns.status_text.type), columns.status_text),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import support
+from support.records import databases  # noqa: F401 - a fixture
 
 DESCRIPTORS = Path("/proc/self/fd")
 _DATABASES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".db")

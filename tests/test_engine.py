@@ -26,14 +26,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
-from support.records import KEY_IDS, TABLE, add, new_job, open_sqlite_store, read_rows, record, seal
+from support.records import TABLE, add, live_a_life, new_job, open_sqlite_store, read_rows, record, seal
 
-import backjob.engine
+import backjob.faults
 from backjob.engine import Database
 from backjob.errors import ConfigError, StoreError
 from backjob.job import Move, Status
 from backjob.schema import build_table
-from backjob.store import SQLStore
+from backjob.sqlstore import SQLStore
 
 CANARY = "canary-of-a-user"
 
@@ -111,26 +111,6 @@ def open_database(file: Path) -> Iterator[Callable[..., Database]]:
 @pytest.fixture
 def open_store(open_database: Callable[..., Database]) -> Callable[..., SQLStore]:
     return lambda *options: SQLStore(open_database(*options))
-
-
-def live_a_life(store: SQLStore, **changes: Any) -> int:
-    """One job from its record to its end, with every method of the store."""
-    job_id = add(store, retries=1, **changes)
-    job = store.take_due(KEY_IDS, "holder", 30)
-    assert job is not None
-    assert store.note_launch_failure(job.id, job.attempt, "holder", "not yet", 0)
-    assert store.hold(job.id, job.attempt, "holder", None, 0)
-    assert store.count_launched() <= store.count(Status.STARTED)
-    assert store.seconds_to_next(KEY_IDS) == 0
-    assert store.claim(job_id, 1, "run", 30, 0)
-    assert store.touch(job_id, 1, 50, "half", 30)
-    assert store.move(Move.RETRY, job_id, attempt=1)
-    assert store.claim(job_id, 2, "run", 30, max_running=99)
-    assert store.request_cancel(job_id)
-    assert store.glance(job_id).cancel_requested  # type: ignore[union-attr]
-    assert store.move(Move.COMPLETE, job_id, progress=100)
-    assert store.find([Status.COMPLETED], None, 1, None)[0].id == job_id
-    return job_id
 
 
 # --- Which databases ------------------------------------------------------------------------------------------------
@@ -294,7 +274,7 @@ def test_our_own_files_have_a_wal(open_database: Callable[..., Database], file: 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backjob.engine, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(backjob.faults, "BUSY_TIMEOUT", 0.1)
 
 
 def test_a_file_that_can_not_be_made(open_store: Callable[..., SQLStore], tmp_path: Path) -> None:
@@ -719,4 +699,4 @@ def test_a_lock_lets_other_greenlets_go_on(tmp_path):
 
             assert store.move(Move.CANCEL, job_id)
         assert len(refused) == 3
-        assert refused[-1] - refused[0] < backjob.engine.BUSY_TIMEOUT / 10
+        assert refused[-1] - refused[0] < backjob.faults.BUSY_TIMEOUT / 10

@@ -1,28 +1,28 @@
 """The life of jobs, whatever happens in whatever order, against a plain model.
 
-Two writers, each with a store of its own on one file, act on what they knew of a job when they last looked: their
+Two writers, each with a store of its own on one database, act on what they knew of a job when they last looked: their
 attempt and their hold may be long gone. The model says what each write may do; the promises are checked after every
 step on the rows themselves.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
-from support.records import Clock, new_job, open_sqlite_store, seal
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from support.records import SERVERS, Clock, Databases, new_job, open_store, seal
 
+from backjob.engine import Database
 from backjob.job import Job, Move, Status
-from backjob.store import SQLStore
+from backjob.sqlstore import SQLStore
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
 ENDS = {Move.COMPLETE: ({INPROGRESS}, COMPLETED)}
@@ -51,7 +51,7 @@ jobs = Bundle("jobs")
 class LifeCycle(RuleBasedStateMachine):
     """What may happen, and what must be true whatever happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, databases: Sequence[Database]) -> None:
         super().__init__()
         self.clock = Clock()
         self.rows: dict[int, Row] = {}
@@ -59,15 +59,12 @@ class LifeCycle(RuleBasedStateMachine):
         self.ended: dict[int, Row] = {}
         self.claims: set[tuple[int, int]] = set()
         self.progress: dict[tuple[int, int], int] = {}
-        self._stack = contextlib.ExitStack()
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        with databases[0].connect() as connection:
+            connection.execute(databases[0].table.delete())
+        names = ("first", "second")
         self.writers = [
-            Writer(name, self._stack.enter_context(open_sqlite_store(folder, self.clock)))
-            for name in ("first", "second")
+            Writer(name, SQLStore(database, self.clock)) for name, database in zip(names, databases, strict=True)
         ]
-
-    def teardown(self) -> None:
-        self._stack.close()
 
     @property
     def now(self) -> datetime:
@@ -341,5 +338,16 @@ def as_row(job: Job) -> Row:
     return {**dataclasses.asdict(job), "read_at": None}
 
 
-TestLifeCycle = LifeCycle.TestCase
-TestLifeCycle.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+EXAMPLES = {"sqlite": 50, **dict.fromkeys(SERVERS, 4)}
+"""What the rules of life are is tried on SQLite; that each server keeps them, on some lives."""
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_life_cycle(databases: Databases, tmp_path: Path, name: str) -> None:
+    url = databases.url(name, tmp_path)
+    with open_store(url) as first, open_store(url) as second:
+        pair = (first._database, second._database)
+        run_state_machine_as_test(
+            lambda: LifeCycle(pair),
+            settings=settings(max_examples=EXAMPLES[name], stateful_step_count=40, deadline=None),
+        )

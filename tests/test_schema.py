@@ -19,7 +19,7 @@ from backjob.engine import Database
 from backjob.errors import StoreError
 from backjob.job import Status
 from backjob.schema import build_table
-from backjob.store import SQLStore
+from backjob.sqlstore import SQLStore
 
 NAMES = ["background_job", "Jobs_2", "order", "_" + "x" * 39]
 

@@ -18,27 +18,32 @@ from support.caches import open_cache_store, open_cached_store
 from support.records import (
     FINAL_MOVES,
     KEY_IDS,
+    SERVERS,
+    TABLE,
     Clock,
     add,
     bring_to,
     new_job,
-    open_sqlite_store,
     record,
     seal,
 )
+from support.services import new_database
 
+from backjob.engine import Database
 from backjob.errors import StoreError
 from backjob.job import Move, Status
+from backjob.schema import build_table
+from backjob.sqlstore import SQLStore
 from backjob.statements import PROCESS
 from backjob.store import Store
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
-STORES: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {
-    "sqlite": open_sqlite_store,
+CACHED: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {
     **{f"{kind} alone": open_cache_store(kind) for kind in ("memory", "redis", "memcached")},
     "sqlite behind redis": open_cached_store("redis"),
 }
-"""How to open each store in a folder of its own."""
+"""How to open each store with a cache in a folder of its own."""
+STORES = ("sqlite", *SERVERS, *CACHED)
 
 
 @pytest.fixture
@@ -46,10 +51,39 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with STORES[request.param](tmp_path, clock) as opened:
-        yield opened
+@pytest.fixture(scope="module", params=STORES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which store it is: the module's tests run for one after the other."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def database(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database | None]:
+    """One database for all tests; each of them finds its table empty."""
+    if kind in CACHED:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        if kind == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'jobs.sqlite3'}"
+        else:
+            url = stack.enter_context(new_database(kind)).render_as_string(hide_password=False)
+        database = Database(url, build_table(TABLE), True)
+        stack.callback(database.dispose)
+        with database.connect(), database.connect():  # from here on there are as many as the tests use at once
+            pass
+        yield database
+
+
+@pytest.fixture
+def store(kind: str, database: Database | None, tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    if database is None:
+        with CACHED[kind](tmp_path, clock) as store:
+            yield store
+        return
+    with database.connect() as connection:
+        connection.execute(database.table.delete())
+    yield SQLStore(database, clock)
 
 
 def unchanged(store: Store, job_id: int) -> contextlib.AbstractContextManager[None]:

@@ -180,8 +180,6 @@ def open_cache_store(kind: str) -> Callable[[Path, Clock], contextlib.AbstractCo
     return open_store
 
 
-
-
 def open_cached_store(kind: str) -> Callable[[Path, Clock], contextlib.AbstractContextManager[CachedStore]]:
     """How to open a store on SQLite with an empty cache in front: "redis", "memcached" or "memory"."""
 

@@ -1,4 +1,4 @@
-"""Job records for the tests of stores: a given clock, new jobs, jobs brought to a status, whole rows as they stand."""
+"""Job records for the tests of stores: a given clock, stores on each database, new jobs, jobs brought to a status."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import contextlib
 import dataclasses
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.engine import URL
+
 from backjob.engine import Database
 from backjob.job import Job, JobRequest, Move, NewJob, Status
 from backjob.schema import build_table
-from backjob.store import SQLStore, Store
+from backjob.sqlstore import SQLStore
+from backjob.store import Store
+from support import services
 
+SERVERS = ("postgresql", "mariadb", "mariadb-mysqlclient")
+"""Database servers by their names in ``support.services``, one for each driver."""
 TABLE = "background_job"
 KEY_IDS = ("key",)
 FINAL_MOVES = {Status.COMPLETED: Move.COMPLETE, Status.FAILED: Move.FAIL, Status.CANCELLED: Move.CANCEL}
@@ -39,14 +47,61 @@ class Clock:
 
 
 @contextlib.contextmanager
-def open_sqlite_store(folder: Path, clock: Clock | None = None, name: str = "jobs.sqlite3") -> Iterator[SQLStore]:
-    """A store on a file in this folder. Every connection has been given back at its end, then all are closed."""
-    database = Database(f"sqlite:///{folder / name}", build_table(TABLE), True)
+def open_store(url: str | URL, clock: Callable[[], datetime] | None = None) -> Iterator[SQLStore]:
+    """A store on this database. Every connection has been given back at its end, then all are closed."""
+    text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+    database = Database(text, build_table(TABLE), True)
     try:
         yield SQLStore(database, clock)
         assert database._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     finally:
         database.dispose()
+
+
+@contextlib.contextmanager
+def open_sqlite_store(folder: Path, clock: Clock | None = None, name: str = "jobs.sqlite3") -> Iterator[SQLStore]:
+    """The same on a file in this folder."""
+    with open_store(f"sqlite:///{folder / name}", clock) as store:
+        yield store
+
+
+class Databases:
+    """One database on each server for the tests of a module, made when it is first asked for. Its table is emptied."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, URL] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Databases:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def url(self, name: str, folder: Path) -> str:
+        """An empty database: a file in this folder for "sqlite", else the one on this server."""
+        if name == "sqlite":
+            return f"sqlite:///{folder / 'jobs.sqlite3'}"
+        if name not in self._made:
+            self._made[name] = self._stack.enter_context(services.new_database(name))
+        else:
+            run(self._made[name], f"DROP TABLE IF EXISTS {TABLE}")
+        return self._made[name].render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def databases() -> Iterator[Databases]:
+    """``databases.url(name, folder)``."""
+    with Databases() as made:
+        yield made
+
+
+def run(url: str | URL, statement: str, **values: Any) -> list[dict[str, Any]]:
+    """Run SQL past the package; the rows that come back."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        result = connection.execute(text(statement), values)
+        return [dict(row) for row in result.mappings()] if result.returns_rows else []
 
 
 def new_job(**changes: Any) -> NewJob:
@@ -82,6 +137,26 @@ def bring_to(store: Store, status: Status, **changes: Any) -> int:
     if status is Status.INPROGRESS:
         return job_id
     assert store.move(FINAL_MOVES[status], job_id, attempt=2)
+    return job_id
+
+
+def live_a_life(store: Store, **changes: Any) -> int:
+    """One job from its record to its end, with every method of the store."""
+    job_id = add(store, retries=1, **changes)
+    job = store.take_due(KEY_IDS, "holder", 30)
+    assert job is not None
+    assert store.note_launch_failure(job.id, job.attempt, "holder", "not yet", 0)
+    assert store.hold(job.id, job.attempt, "holder", None, 0)
+    assert store.count_launched() <= store.count(Status.STARTED)
+    assert store.seconds_to_next(KEY_IDS) == 0
+    assert store.claim(job_id, 1, "run", 30, 0)
+    assert store.touch(job_id, 1, 50, "half", 30)
+    assert store.move(Move.RETRY, job_id, attempt=1)
+    assert store.claim(job_id, 2, "run", 30, max_running=99)
+    assert store.request_cancel(job_id)
+    assert store.glance(job_id).cancel_requested  # type: ignore[union-attr]
+    assert store.move(Move.COMPLETE, job_id, progress=100)
+    assert store.find([Status.COMPLETED], None, 1, None)[0].id == job_id
     return job_id
 
 

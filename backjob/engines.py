@@ -1,0 +1,125 @@
+"""How an engine is made from a URL, with the patience that a web request has, and what is asked of a user's own one.
+
+Knows each database's and driver's settings. Nothing is connected here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sqlalchemy import Engine, StaticPool, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from .errors import ConfigError
+
+KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
+"""The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
+_SQLITE_WAIT = 0.02
+_DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+"""Which one is meant where the URL names none: those that the package's extras bring."""
+# In seconds, but for tcp_user_timeout. A server that takes the connection and never answers is noticed as well.
+_LIBPQ = {"connect_timeout": "5", "tcp_user_timeout": "10000", "keepalives_idle": "30", "keepalives_interval": "5"}
+_MYSQL = {"connect_timeout": "5", "read_timeout": "10", "write_timeout": "10", "charset": "utf8mb4"}
+_DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}
+# Nobody waits longer for a lock than for a connection; and the least locks that are enough.
+_ON_CONNECT = {
+    "postgresql": ("SET lock_timeout = '5s'", "SET default_transaction_isolation = 'read committed'"),
+    "mysql": (
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5",
+    ),
+}
+_ON_CONNECT["mariadb"] = _ON_CONNECT["mysql"]
+
+
+def make_engine(text: str) -> Engine:
+    """An engine of our own, on which every statement commits by itself. Raises ConfigError."""
+    try:
+        url = make_url(text)
+        name = url.get_backend_name()
+        _check_kind(name)
+        return _make_sqlite_engine(url) if name == "sqlite" else _make_server_engine(url)
+    except ConfigError:
+        raise
+    except (NoSuchModuleError, ImportError) as error:
+        raise ConfigError(f"database needs a driver that is not installed: {error}") from None
+    except (ArgumentError, ValueError, TypeError):
+        raise ConfigError("database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3") from None
+
+
+def check_engine(engine: Engine) -> Engine:
+    """A user's own engine, if it can serve. Raises ConfigError."""
+    _check_kind(engine.dialect.name)
+    is_in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
+    if is_in_memory and not isinstance(engine.pool, StaticPool):
+        raise ConfigError("database is an Engine in memory of which each thread sees another one: name a file")
+    return engine
+
+
+def bare_engine(engine: Engine) -> Engine:
+    """A user's engine with its connections and options, but without its listeners, which may begin transactions."""
+    bare = Engine(
+        engine.pool,
+        engine.dialect,
+        engine.url,
+        execution_options=engine.get_execution_options(),
+        hide_parameters=True,
+    )
+    return bare.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _check_kind(name: str) -> None:
+    if name not in KINDS:
+        make_url(f"{name}://").get_dialect()  # raises where the name is nobody's
+        raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")
+
+
+def _make_server_engine(url: URL) -> Engine:
+    name = url.get_backend_name()
+    if url.drivername == name:
+        url = url.set(drivername=f"{name}+{_DRIVERS[name]}")
+    defaults = _DEFAULTS.get(url.get_driver_name(), {})
+    url = url.update_query_dict({key: value for key, value in defaults.items() if key not in url.query})
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+        pool_pre_ping=True,  # a server that was restarted meanwhile is no error
+        pool_timeout=10,
+    )
+    engine.dialect.create_connect_args(url)  # raises for options in the URL that can't be read
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for statement in _ON_CONNECT[name]:
+            cursor.execute(statement)
+        cursor.close()
+
+    return engine
+
+
+def _make_sqlite_engine(url: URL) -> Engine:
+    name = url.database
+    if not name or name == ":memory:" or name.startswith("file:"):
+        raise ConfigError("database must name an SQLite file: one in memory is not seen by other processes")
+    url = url.set(database=os.path.abspath(name))
+    connect_args = {"timeout": _SQLITE_WAIT, "check_same_thread": False}
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+        connect_args=connect_args,
+        pool_timeout=10,
+        pool_reset_on_return=None,  # nothing to roll back: each transaction ends where it begins
+    )
+    engine.dialect.create_connect_args(url)  # raises for options in the URL that can't be read
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _: Any) -> None:
+        # With a WAL this loses nothing when a process dies, only a power cut may take the last moments.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    return engine

@@ -1,0 +1,121 @@
+"""What can go wrong with a database, and what then is known of a write: made, not made, or not known.
+
+Turns what SQLAlchemy raises into StoreError, without the statement and its values. Knows no jobs and no connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from .errors import StoreError
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a write waits for the writes of others, and goes on trying when it loses to them."""
+_LONGEST_PAUSE = 0.2
+_GAVE_WAY = frozenset({"40001", "40P01", "55P03"})
+"""PostgreSQL: serialization failure, deadlock, lock time-out. The statement changed nothing."""
+_MYSQL_GAVE_WAY = frozenset({1020, 1205, 1213})
+"""MySQL and MariaDB: the row has changed since it was read, lock time-out, deadlock."""
+_CUT_OFF = frozenset({1927})
+"""MariaDB: this connection was killed. SQLAlchemy does not know of it."""
+# What MySQL and MariaDB quote of a row or a statement, before they say where.
+_QUOTED = re.compile(r"'.*'(?= for | at row )|near '.*", re.DOTALL)
+Result = TypeVar("Result")
+
+
+class Conflict(StoreError):
+    """The record breaks a constraint of the table."""
+
+
+class Duplicate(Conflict):
+    """Another record has what only one may have."""
+
+
+class Unreachable(StoreError):
+    """There is no connection to the job database, so nothing was asked of it."""
+
+
+class AnswerLost(StoreError):
+    """The connection broke in the middle: what was asked may have been done or not, or may be done yet."""
+
+
+@contextlib.contextmanager
+def as_store_errors() -> Iterator[None]:
+    """Turn what SQLAlchemy and the drivers raise into StoreError, without the statement and its values."""
+    try:
+        yield
+    except IntegrityError as error:
+        kind = Duplicate if _is_duplicate(error) else Conflict
+        raise kind(f"The job database refuses the record: {_first_line(error)}") from None
+    except DBAPIError as error:
+        lost_or_not = AnswerLost if is_cut_off(error) else StoreError
+        raise lost_or_not(f"The job database can't be used: {_first_line(error)}") from None
+    except SQLAlchemyError as error:
+        reason = str(error).partition("\n")[0]  # the statement comes below
+        raise StoreError(f"The job database can't be used: {type(error).__name__}: {reason}") from None
+    except UnicodeError as error:
+        raise StoreError(f"The job database can't keep this text: {type(error).__name__}") from None
+
+
+@contextlib.contextmanager
+def as_unreachable() -> Iterator[None]:
+    """The same around the opening of a connection."""
+    try:
+        with as_store_errors():
+            yield
+    except StoreError as error:
+        raise Unreachable(str(error)) from None
+
+
+def _is_duplicate(error: DBAPIError) -> bool:
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return sqlstate == "23505" or _number(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)
+
+
+def is_cut_off(error: DBAPIError) -> bool:
+    """Did the connection break, so that nobody knows what became of the statement?"""
+    return error.connection_invalidated or _number(error) in _CUT_OFF
+
+
+def has_given_way(error: DBAPIError) -> bool:
+    """Has it changed nothing because another one was writing?"""
+    if type(error.orig).__module__ == "sqlite3":
+        return "locked" in str(error.orig)
+    return getattr(error.orig, "sqlstate", None) in _GAVE_WAY or _number(error) in _MYSQL_GAVE_WAY
+
+
+def try_again(write: Callable[[], Result]) -> Result:
+    """Make the write, which gives way to others, again and again for BUSY_TIMEOUT, with growing pauses.
+
+    No transaction may be open meanwhile. SQLite's own wait is short on purpose: it would stop every greenlet of a
+    gevent process.
+    """
+    end, pause = time.monotonic() + BUSY_TIMEOUT, 0.02
+    while True:
+        try:
+            return write()
+        except DBAPIError as error:
+            if not has_given_way(error) or time.monotonic() > end:
+                raise
+        time.sleep(random.uniform(0.001, pause))  # noqa: S311 - spreads those who wait
+        pause = min(pause * 1.2, _LONGEST_PAUSE)
+
+
+def _number(error: DBAPIError) -> int | None:
+    """The error's number in MySQL and MariaDB."""
+    arguments = error.orig.args if error.orig is not None else ()
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def _first_line(error: DBAPIError) -> str:
+    """What the driver says, without the lines and the quotes in which some show the row."""
+    text = str(error.orig) if _number(error) is None else _QUOTED.sub("…", str(error.orig))
+    lines = text.splitlines()
+    return f"{type(error.orig).__name__}: {lines[0] if lines else ''}"

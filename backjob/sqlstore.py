@@ -1,0 +1,257 @@
+"""The Store on a database, by SQLAlchemy Core: each write is one statement, or one short transaction.
+
+What the answer to a write does not tell, or nobody heard, the row tells. Decides nothing about a job's life.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, Update
+
+from .clock import choose_clock
+from .engine import Database
+from .errors import StoreError
+from .faults import AnswerLost, Duplicate, Unreachable
+from .job import Job, JobStatus, Move, NewJob, Status
+from .statements import Glance, Statements
+
+_TRIES = 50
+_PAUSE = 0.02
+_STATUSES = {int(status): status for status in Status}
+
+
+class SQLStore:
+    """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
+        self._database = database
+        self._now = now or choose_clock(database)
+        self._statements = Statements(database.table)
+
+    def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
+        try:
+            try:
+                return self._insert(new, seal, unique_keys)
+            except AnswerLost:
+                # The server may still be at it: a second insert of this uid waits for the first, a look would not.
+                return self._insert(new, seal, unique_keys)
+        except Unreachable:
+            raise
+        except StoreError:
+            # The commit may have been made and only its answer lost: the uid tells.
+            if (job_id := self._scalar(self._statements.id_of_uid, uid=new.uid)) is None:
+                raise
+            return int(job_id), True
+
+    def _insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
+        now = self._now()
+        values = {
+            "uid": new.uid,
+            "retries": new.retries,
+            "scope": new.scope,
+            "method": new.request.method[:64],
+            "path": new.request.path[:255],
+            "key_id": new.key_id,
+            "unique_key": new.unique_key,
+            "priority": new.priority,
+            "error_timeout": new.error_timeout,
+            "created_at": now,
+            "updated_at": now,
+            "due_at": now + timedelta(seconds=new.delay),
+            "held_by": new.held_by,
+            "held_until": now + timedelta(seconds=new.hold) if new.held_by else None,
+        }
+
+        def insert(connection: Connection) -> tuple[int, bool]:
+            if unique_keys:
+                found = connection.execute(self._statements.of_unique, {"unique_keys": unique_keys}).first()
+                if found is not None:
+                    return int(found.id), found.uid == new.uid
+            job_id = connection.execute(self._statements.insert, values).inserted_primary_key[0]  # type: ignore[index]
+            connection.execute(self._statements.set_sealed, {"job_id": job_id, "new_sealed": self._fit(seal(job_id))})
+            return int(job_id), True
+
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return self._database.transact(insert)
+            except Duplicate:
+                # Another one was first with this unique key: take that one's job, if it still lives.
+                if not unique_keys or not tries_left:
+                    raise
+                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - spreads those who wait
+        raise AssertionError("unreachable")
+
+    def _fit(self, sealed: bytes) -> bytes:
+        most = self._database.largest_value
+        if most is not None and len(sealed) > most:
+            raise StoreError(f"The job's request, {len(sealed)} bytes sealed, is more than max_allowed_packet lets in")
+        return sealed
+
+    def _cut(self, text: str) -> str:
+        """What of a text the server takes: a job is not to run on because its text is too long."""
+        most = self._database.largest_value
+        if most is None or 2 * 4 * len(text) <= most:
+            return text
+        # On its way each byte may become two.
+        encoded = text.encode()
+        return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore")
+
+    def get(self, job_id: int) -> Job | None:
+        rows = self._database.read(self._statements.get, {"job_id": job_id})
+        return _as_job(rows[0], self._now()) if rows else None
+
+    def status(self, job_id: int) -> JobStatus | None:
+        job = self.get(job_id)
+        return job.as_status() if job is not None else None
+
+    def glance(self, job_id: int) -> Glance | None:
+        rows = self._database.read(self._statements.glance, {"job_id": job_id})
+        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:], self._now())) if rows else None
+
+    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
+        columns = self._database.table.c
+        query = self._statements.find.limit(limit)
+        if statuses is not None:
+            query = query.where(columns.status.in_([int(status) for status in statuses]))
+        if scope is not None:
+            query = query.where(columns.scope == scope)
+        if before is not None:
+            query = query.where(columns.id < before)
+        rows = self._database.read(query, {})
+        now = self._now()
+        return [_as_job(row, now) for row in rows]
+
+    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
+        now = self._now()
+        until = now + timedelta(seconds=seconds) if holder is not None else None
+        statement = self._statements.hold_of_nobody if held_by is None else self._statements.hold_of_holder
+        values = {"job_id": job_id, "at_attempt": attempt, "holder": holder, "until": until}
+        values |= {"now": now} if held_by is None else {"old_holder": held_by}
+        marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "held_until": until}
+        return self._write(statement, values, marks, may_change_nothing=held_by == holder)
+
+    def note_launch_failure(self, job_id: int, attempt: int, holder: str, text: str, seconds: float) -> bool:
+        now = self._now()
+        until = now + timedelta(seconds=seconds)
+        values = {"job_id": job_id, "at_attempt": attempt, "holder": holder, "text": text, "now": now, "until": until}
+        marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "updated_at": now}
+        return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
+
+    def take_due(self, key_ids: Sequence[str], holder: str, seconds: float) -> Job | None:
+        values = {"key_ids": list(key_ids), "now": self._now()}
+        for job_id, attempt in self._database.read(self._statements.due, values):
+            if self.hold(job_id, attempt, None, holder, seconds):
+                return self.get(job_id)
+        return None
+
+    def seconds_to_next(self, key_ids: Sequence[str]) -> float | None:
+        when = self._scalar(self._statements.next_due, key_ids=list(key_ids))
+        return max(0.0, (when - self._now()).total_seconds()) if when is not None else None
+
+    def count(self, status: Status) -> int:
+        return int(self._scalar(self._statements.count, in_status=int(status)))
+
+    def count_launched(self) -> int:
+        return int(self._scalar(self._statements.count_launched, now=self._now()))
+
+    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
+        now = self._now()
+        values = {
+            "job_id": job_id,
+            "at_attempt": attempt,
+            "owner": owner,
+            "now": now,
+            "until": now + timedelta(seconds=lease),
+        }
+        # The owner alone tells no claim from another: the same request may come twice.
+        marks = {"status": Status.INPROGRESS, "attempt": attempt, "lease_by": owner, "started_at": now}
+        if not max_running:
+            return self._write(self._statements.claim, values, marks)
+        if self._database.kind == "sqlite":
+            return self._write(self._statements.claim_if_few, {**values, "max_running": max_running}, marks)
+
+        def claim_if_few(connection: Connection) -> int:
+            is_full = connection.execute(self._statements.count_running).scalar_one() >= max_running
+            return 0 if is_full else connection.execute(self._statements.claim, values).rowcount
+
+        return self._make_sure(lambda: self._database.run_alone(claim_if_few), job_id, marks)
+
+    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
+        now = self._now()
+        values = {
+            "job_id": job_id,
+            "at_attempt": attempt,
+            "new_progress": progress,
+            "text": self._cut(text),
+            "now": now,
+            "until": now + timedelta(seconds=lease),
+        }
+        marks = {"status": Status.INPROGRESS, "attempt": attempt, "updated_at": now, "cancel_requested": False}
+        return self._write(self._statements.touch, values, marks, may_change_nothing=True)
+
+    def request_cancel(self, job_id: int) -> bool:
+        marks = {"status": Status.INPROGRESS, "cancel_requested": True}
+        return self._write(self._statements.request_cancel, {"job_id": job_id}, marks, may_change_nothing=True)
+
+    def move(
+        self,
+        move: Move,
+        job_id: int,
+        *,
+        attempt: int | None = None,
+        text: str | None = None,
+        progress: int | None = None,
+        delay: float = 0,
+        silent_for: float = 0,
+    ) -> bool:
+        now = self._now()
+        text = self._cut(text) if text is not None else None
+        values: dict[str, Any] = {"job_id": job_id, "text": text, "new_progress": progress, "now": now}
+        marks = {"status": move.target, "updated_at": now}
+        statement = self._statements.moves[move]
+        if move is Move.RETRY:
+            values["due"] = now + timedelta(seconds=delay)
+        if attempt is not None:
+            statement, values["at_attempt"] = self._statements.fenced_moves[move], attempt
+        if silent_for:
+            statement = statement.where(self._database.table.c.updated_at <= now - timedelta(seconds=silent_for))
+        if move is Move.RETRY and attempt is None:
+            return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
+        return self._write(statement, values, marks)
+
+    def _write(
+        self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False
+    ) -> bool:
+        """Make a guarded write. ``marks`` are what then stands in the row; it may be what stood there before."""
+
+        def write() -> int:
+            return self._database.write(statement, values)
+
+        return self._make_sure(write, values["job_id"], marks, may_change_nothing)
+
+    def _make_sure(
+        self, write: Callable[[], int], job_id: int, marks: dict[str, Any], may_change_nothing: bool = False
+    ) -> bool:
+        try:
+            count, is_doubtful = write(), may_change_nothing and self._database.counts_changes
+        except AnswerLost:
+            # With the same guard and values it does no harm twice, wherever the first one is by now.
+            count, is_doubtful = write(), True
+        if count or not is_doubtful:
+            return bool(count)
+        job = self.get(job_id)
+        return job is not None and all(getattr(job, name) == value for name, value in marks.items())
+
+    def _scalar(self, statement: Select[Any], **values: Any) -> Any:
+        rows = self._database.read(statement, values)
+        return rows[0][0] if rows else None
+
+
+def _as_job(row: Row[Any], read_at: datetime) -> Job:
+    job_id, uid, status, *rest = tuple(row)
+    return Job(*(job_id, uid, _STATUSES[status], *rest, read_at))

@@ -1,0 +1,707 @@
+"""What only a database server does: answers that get lost, locks and deadlocks, restarts, clocks, odd settings.
+
+Every trouble is a real one, made by a second session, by the server's own administrator or on the wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, NullPool, StaticPool, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from support import needs, services, wait_until
+from support.records import (
+    SERVERS,
+    TABLE,
+    Clock,
+    Databases,
+    add,
+    bring_to,
+    live_a_life,
+    new_job,
+    open_store,
+    run,
+    seal,
+)
+from support.relay import Relay
+
+import backjob.clock
+import backjob.faults
+from backjob.engine import Database
+from backjob.errors import ConfigError, StoreError
+from backjob.faults import AnswerLost, Unreachable
+from backjob.job import Move, Status
+from backjob.schema import build_table
+from backjob.sqlstore import SQLStore
+
+CANARY = "canary-of-a-user"
+MYSQL = [name for name in SERVERS if name != "postgresql"]
+
+
+@pytest.fixture(params=SERVERS)
+def name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def url(name: str, databases: Databases, tmp_path: Path) -> URL:
+    """A database on each server, without a table."""
+    return make_url(databases.url(name, tmp_path))
+
+
+@pytest.fixture
+def store(url: URL) -> Iterator[SQLStore]:
+    with open_store(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def relay(url: URL) -> Iterator[Relay]:
+    with Relay(url.port or 0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def far_store(url: URL, relay: Relay) -> Iterator[SQLStore]:
+    """The same database at the other end of a wire that can break."""
+    with open_store(url.set(port=relay.port)) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def session(url: URL) -> Iterator[Any]:
+    """Somebody else's session."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        yield connection
+
+
+def rows(url: URL) -> list[dict[str, Any]]:
+    return run(url, f"SELECT * FROM {TABLE} ORDER BY id")
+
+
+# --- Answers that get lost -------------------------------------------------------------------------------------------
+
+WRITES: dict[str, tuple[Status, Callable[[SQLStore, int], bool]]] = {
+    "claim": (Status.STARTED, lambda store, job_id: store.claim(job_id, 2, "me", 30, 0)),
+    "claim if few": (Status.STARTED, lambda store, job_id: store.claim(job_id, 2, "me", 30, 5)),
+    "touch": (Status.INPROGRESS, lambda store, job_id: store.touch(job_id, 2, 50, "on", 30)),
+    "hold": (Status.STARTED, lambda store, job_id: store.hold(job_id, 2, "holder", "me", 30)),
+    "give up": (Status.STARTED, lambda store, job_id: store.hold(job_id, 2, "holder", None, 0)),
+    "note": (Status.STARTED, lambda store, job_id: store.note_launch_failure(job_id, 2, "holder", "no", 30)),
+    "request cancel": (Status.INPROGRESS, lambda store, job_id: store.request_cancel(job_id)),
+    "complete": (Status.INPROGRESS, lambda store, job_id: store.move(Move.COMPLETE, job_id, attempt=2)),
+    "cancel by id": (Status.STARTED, lambda store, job_id: store.move(Move.CANCEL, job_id)),
+    "retry": (Status.INPROGRESS, lambda store, job_id: store.move(Move.RETRY, job_id, attempt=2)),
+}
+
+
+@pytest.mark.parametrize("is_heard", [True, False], ids=["made", "not made"])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_whose_answer_is_lost_is_made_once_and_said_to_be(
+    far_store: SQLStore, relay: Relay, write: str, is_heard: bool
+) -> None:
+    status, call = WRITES[write]
+    job_id = bring_to(far_store, status)
+    before = far_store.get(job_id)
+    relay.break_at("UPDATE", is_heard=is_heard)
+    assert call(far_store, job_id) is True
+    assert relay.cuts == 1
+    after = far_store.get(job_id)
+    assert after != before
+    assert after is not None
+    assert after.attempt == (3 if write == "retry" else 2)
+
+
+def test_a_lost_write_that_another_one_was_quicker_than_is_said_to_be_lost(
+    far_store: SQLStore, store: SQLStore, relay: Relay
+) -> None:
+    """The claim was not heard, and when it is made again the job is another's."""
+    job_id = add(far_store)
+    relay.break_at("UPDATE", is_heard=False)
+
+    @event.listens_for(far_store._database._engine, "handle_error")
+    def be_quicker(_: Any) -> None:
+        assert store.claim(job_id, 1, "other", 30, 0) or relay.cuts > 1
+
+    assert far_store.claim(job_id, 1, "me", 30, 0) is False
+    assert store.get(job_id).lease_by == "other"  # type: ignore[union-attr]
+
+
+def test_the_same_owners_other_claim_is_not_taken_for_this_one(
+    far_store: SQLStore, store: SQLStore, relay: Relay
+) -> None:
+    """A request that came twice: both runs have one name, and only one of them may run."""
+    job_id = add(far_store)
+    relay.break_at("UPDATE", is_heard=False)
+
+    @event.listens_for(far_store._database._engine, "handle_error")
+    def come_twice(_: Any) -> None:
+        assert store.claim(job_id, 1, "me", 30, 0)
+
+    assert far_store.claim(job_id, 1, "me", 30, 0) is False
+
+
+@pytest.mark.parametrize("statement", ["INSERT", "UPDATE", "COMMIT"])
+@pytest.mark.parametrize("is_heard", [True, False], ids=["made", "not made"])
+@pytest.mark.parametrize("unique_key", [None, "u"], ids=["plain", "unique"])
+def test_a_record_whose_answer_is_lost_is_there_once(
+    far_store: SQLStore, url: URL, relay: Relay, statement: str, is_heard: bool, unique_key: str | None
+) -> None:
+    add(far_store)
+    relay.break_at(statement, is_heard=is_heard)
+    new = new_job(unique_key=unique_key)
+    job_id, is_new = far_store.add(new, seal, [unique_key] if unique_key else [])
+    assert relay.cuts == 1
+    assert is_new
+    assert [(row["id"], row["uid"], bytes(row["sealed"])) for row in rows(url)[1:]] == [(job_id, new.uid, seal(job_id))]
+
+
+def test_when_every_answer_is_lost_it_is_said(far_store: SQLStore, relay: Relay) -> None:
+    job_id = bring_to(far_store, Status.INPROGRESS)
+    relay.break_at("UPDATE", is_heard=False, times=99)
+    with pytest.raises(AnswerLost):
+        far_store.touch(job_id, 2, 50, "on", 30)
+    assert relay.cuts == 2
+    relay.break_at("", is_heard=False, times=0)
+    assert far_store.touch(job_id, 2, 50, "on", 30)
+
+
+# --- A server that is away -------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_was_restarted_is_found_again(store: SQLStore, url: URL) -> None:
+    job_id = add(store)
+    end_all_sessions(url)
+    assert store.claim(job_id, 1, "run", 30, 0)
+    end_all_sessions(url)
+    assert store.touch(job_id, 1, 50, "on", 30)
+    end_all_sessions(url)
+    assert add(store) == job_id + 1
+
+
+def end_all_sessions(url: URL) -> None:
+    with session(url) as connection:
+        if url.get_backend_name() == "postgresql":
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            connection.execute(text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}"))
+        else:
+            found = connection.execute(
+                text("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()")
+            )
+            for (number,) in found.all():
+                connection.execute(text(f"KILL {number}"))
+
+
+def test_a_port_at_which_nobody_listens(url: URL, free_port: int) -> None:
+    with open_store(url.set(port=free_port)) as store:
+        for call in (lambda: add(store), lambda: store.get(1), lambda: store.claim(1, 1, "me", 30, 2)):
+            with pytest.raises(Unreachable):
+                call()
+
+
+def test_a_server_that_takes_connections_and_never_answers(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen host, or a firewall that forgot the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        silent = url.set(port=listener.getsockname()[1])
+        # What users may set, so that the test need not wait for our defaults.
+        silent = silent.update_query_dict({"connect_timeout": "2"})
+        if "pymysql" in url.drivername:
+            silent = silent.update_query_dict({"read_timeout": "2"})
+        begin = time.monotonic()
+        with open_store(silent) as store, pytest.raises(StoreError):
+            add(store)
+        assert time.monotonic() - begin < 5
+
+
+def test_our_own_engines_have_patience_but_not_for_ever(url: URL) -> None:
+    with open_store(url) as store:
+        query = store._database._engine.url.query
+    assert query["connect_timeout"] == "5"
+    assert query.get("read_timeout", query.get("tcp_user_timeout")) in ("10", "10000")
+
+
+@pytest.mark.parametrize("url", ["mysql://ada:secret@db/jobs", "postgresql://ada:secret@db/jobs", "mariadb://db/jobs"])
+def test_a_url_without_a_driver_means_those_of_the_extras(url: str) -> None:
+    driver = Database(url, build_table(TABLE), True)._engine.driver
+    assert driver == ("psycopg" if url.startswith("postgresql") else "pymysql")
+
+
+@pytest.mark.parametrize("dialect", ["oracle", "mssql"])
+def test_other_databases_are_refused(dialect: str) -> None:
+    with pytest.raises(ConfigError, match=f"must be SQLite, PostgreSQL, MariaDB or MySQL, not {dialect}"):
+        Database(f"{dialect}://ada:{CANARY}@db/jobs", build_table(TABLE), True)
+
+
+# --- Locks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_write_waits_for_a_lock_and_goes_on(store: SQLStore, url: URL) -> None:
+    job_id = add(store)
+    with session(url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
+        claim = pool.submit(store.claim, job_id, 1, "run", 30, 0)
+        wait_until(lambda: is_waiting(url))
+        other.commit()
+        assert claim.result(20) is True
+
+
+def is_waiting(url: URL) -> bool:
+    """Does a session of this server wait for a lock?"""
+    if url.get_backend_name() == "postgresql":
+        here = "datname = current_database() AND wait_event_type = 'Lock'"
+        found = run(url, f"SELECT 1 FROM pg_stat_activity WHERE {here}")
+    else:
+        found = run(url, "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+    return bool(found)
+
+
+def test_a_lock_that_lasts_ends_in_an_error(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backjob.faults, "BUSY_TIMEOUT", 0.1)
+    with open_store(url) as store:
+        job_id = add(store)
+        with session(url) as other:
+            other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
+            begin = time.monotonic()
+            with pytest.raises(StoreError, match=r"(?i)lock"):
+                store.claim(job_id, 1, "run", 30, 0)
+            assert 4 < time.monotonic() - begin < 8
+            other.rollback()
+        assert store.claim(job_id, 1, "run", 30, 0)
+
+
+def test_a_deadlock_is_tried_again(store: SQLStore, url: URL) -> None:
+    first, second = add(store), add(store)
+    for _ in range(20):
+        add(store)
+    tries = []
+    update = f"UPDATE {TABLE} SET priority = priority + 1 WHERE id "
+    with session(url) as other, ThreadPoolExecutor(1) as pool:
+        # The other one has written more, or waits longer before it looks: it is not the one who gives way.
+        if url.get_backend_name() == "postgresql":
+            other.execute(text("SET deadlock_timeout = '60s'"))
+        other.execute(text(update + f">= {second}"))
+
+        def take_what_the_other_one_has(connection: Any) -> None:
+            tries.append(1)
+            connection.execute(text(update + f"= {first}"))
+            if len(tries) == 1:
+                waiting.append(pool.submit(lambda: [other.execute(text(update + f"= {first}")), other.commit()]))
+                wait_until(lambda: is_waiting(url))
+            connection.execute(text(update + f"= {second}"))
+
+        waiting: list[Any] = []
+        store._database.transact(take_what_the_other_one_has)
+        waiting[0].result(20)
+    assert len(tries) == 2
+    assert [row["priority"] for row in rows(url)[:2]] == [2, 2]
+
+
+def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: Path) -> None:
+    """A user's own engine whose every statement is serializable."""
+    url = make_url(databases.url("postgresql", tmp_path))
+    connect_args = {"options": "-c default_transaction_isolation=serializable"}
+    with own_engine(url, connect_args=connect_args) as engine:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        job_id = add(store)
+        with session(url) as other, ThreadPoolExecutor(1) as pool:
+            other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
+            claim = pool.submit(store.claim, job_id, 1, "run", 30, 0)
+            wait_until(lambda: is_waiting(url))
+            other.commit()
+            assert claim.result(20) is True
+
+
+# --- Users' own engines ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def own_engine(url: URL, **options: Any) -> Iterator[Engine]:
+    engine = create_engine(url, **options)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _say(engine: Engine, *statements: str) -> Engine:
+    """Let each new connection begin with this, committed."""
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        cursor.close()
+        connection.commit()
+
+    return engine
+
+
+def _with_creator(url: URL) -> Engine:
+    """Connections that somebody else makes; on MySQL they count the rows that changed, and not those that matched."""
+    dialect = url.get_dialect()()
+    dialect.dbapi = url.get_dialect().import_dbapi()
+    arguments, options = dialect.create_connect_args(url)
+    options.pop("client_flag", None)
+    return create_engine(f"{url.drivername}://", creator=lambda: dialect.dbapi.connect(*arguments, **options))
+
+
+def _with_listeners(url: URL) -> Engine:
+    """An engine that counts on having the connections for itself."""
+    engine = create_engine(url)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("SELECT 1"))
+    event.listen(engine, "engine_connect", lambda connection: connection.exec_driver_sql("SELECT 2"))
+    return engine
+
+
+ENGINES: dict[str, Callable[[URL], Engine]] = {
+    "default": create_engine,
+    "pool of one": lambda url: create_engine(url, pool_size=1, max_overflow=0, pool_timeout=5),
+    "NullPool": lambda url: create_engine(url, poolclass=NullPool),
+    "StaticPool": lambda url: create_engine(url, poolclass=StaticPool),
+    "creator": _with_creator,
+    "listeners": _with_listeners,
+    **{
+        level: lambda url, level=level: create_engine(url, isolation_level=level)  # type: ignore[misc]
+        for level in ("AUTOCOMMIT", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+    },
+}
+POSTGRESQL_SESSIONS = {
+    "statement time-out": "SET statement_timeout = '3s'",
+    "lock time-out": "SET lock_timeout = '1s'",
+    "zone": "SET TimeZone = 'Pacific/Auckland'",
+    "serializable": "SET default_transaction_isolation = 'serializable'",
+    "schema": "CREATE SCHEMA IF NOT EXISTS own; SET search_path = own, public",
+}
+MYSQL_SESSIONS = {
+    "statement time-out": "SET SESSION max_statement_time = 3",
+    "zone": "SET SESSION time_zone = '+13:00'",
+    "serializable": "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "lax": "SET SESSION sql_mode = ''",
+    "strict": "SET SESSION sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES'",
+    "quotes": "SET SESSION sql_mode = 'ANSI_QUOTES'",
+}
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_life_on_every_kind_of_engine(url: URL, kind: str) -> None:
+    engine = ENGINES[kind](url)
+    try:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        job_ids = [live_a_life(store, unique_key="u") for _ in range(2)]
+        expected = [(job_id, Status.COMPLETED, 100) for job_id in job_ids]
+        assert [(row["id"], row["status"], row["progress"]) for row in rows(url)] == expected
+        # What the user does with it is not committed by us, and not rolled back.
+        with engine.connect() as connection:
+            connection.execute(text(f"DELETE FROM {TABLE}"))
+            if kind != "AUTOCOMMIT":
+                connection.rollback()
+                assert len(rows(url)) == 2
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *(("postgresql", each) for each in POSTGRESQL_SESSIONS),
+        *((name, each) for name in MYSQL for each in MYSQL_SESSIONS),
+    ],
+)
+def test_a_life_in_every_kind_of_session(url: URL, name: str, setting: str) -> None:
+    statement = (POSTGRESQL_SESSIONS if name == "postgresql" else MYSQL_SESSIONS)[setting]
+    with own_engine(url) as engine:
+        store = SQLStore(Database(_say(engine, statement), build_table(TABLE), True))
+        before = datetime.now(timezone.utc)
+        job_id = live_a_life(store, unique_key="u", scope="back\\slash's \"quote\" %s :x")
+        job = store.get(job_id)
+        assert job is not None
+        assert job.scope == "back\\slash's \"quote\" %s :x"
+        # Every time is UTC, whatever the session thinks.
+        for moment in (job.created_at, job.started_at, job.ended_at, job.read_at):
+            assert moment is not None
+            assert abs(moment - before) < timedelta(seconds=20)
+
+
+@pytest.mark.parametrize("name", MYSQL)
+def test_a_driver_that_counts_changed_rows_tells_no_owner_that_it_lost(url: URL, name: str) -> None:
+    with contextlib.closing(_Disposed(_with_creator(url))) as made:
+        clock = Clock()
+        store = SQLStore(Database(made.engine, build_table(TABLE), True), clock)
+        job_id = bring_to(store, Status.STARTED)
+        for _ in range(2):  # at the same moment, so that the second changes nothing
+            assert store.hold(job_id, 2, "holder", "holder", 30)
+            assert store.note_launch_failure(job_id, 2, "holder", "no", 30)
+        assert store.claim(job_id, 2, "run", 30, 0)
+        assert not store.claim(job_id, 2, "run", 30, 0)
+        for _ in range(2):
+            assert store.touch(job_id, 2, 50, "on", 30)
+        for _ in range(2):
+            assert store.request_cancel(job_id)
+        assert not store.touch(job_id, 2, 50, "on", 30)
+        assert not store.hold(job_id, 2, "holder", "holder", 30)
+        assert store.move(Move.CANCEL, job_id, attempt=2)
+        assert not store.move(Move.CANCEL, job_id, attempt=2)
+        assert not store.request_cancel(job_id)
+
+
+class _Disposed:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def test_a_users_engine_without_pre_ping_finds_a_restarted_server(url: URL) -> None:
+    with own_engine(url, pool_size=3) as engine:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        job_id = add(store)
+        for call in (
+            lambda: store.get(job_id),
+            lambda: store.claim(job_id, 1, "run", 30, 2),
+            lambda: store.touch(job_id, 1, 50, "on", 30),
+            lambda: store.seconds_to_next(["key"]) is None,
+            lambda: add(store),
+        ):
+            with contextlib.ExitStack() as stack:
+                for _ in range(3):
+                    stack.enter_context(engine.connect())
+            end_all_sessions(url)
+            assert call()
+        assert len(rows(url)) == 2
+
+
+def test_the_lock_of_limits_is_given_back_whatever_happens(store: SQLStore, url: URL) -> None:
+    """In each way in which the work under it can end: the next one, on another connection, gets it at once."""
+    database = store._database
+
+    def fail(_: Any) -> None:
+        raise LookupError
+
+    def stop(_: Any) -> None:
+        raise SystemExit
+
+    def misspell(connection: Any) -> None:
+        connection.execute(text("SELEKT"))
+
+    def die(connection: Any) -> None:
+        end_all_sessions(url)
+        connection.execute(text("SELECT 1"))
+
+    for work, error in ((fail, LookupError), (stop, SystemExit), (misspell, StoreError), (die, StoreError)):
+        with pytest.raises(error):
+            database.run_alone(work)
+        with open_store(url) as other:
+            begin = time.monotonic()
+            assert other._database.run_alone(lambda _: True)
+            assert time.monotonic() - begin < 2
+    assert database.run_alone(lambda _: True)
+
+
+# --- What is kept ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MYSQL)
+def test_a_database_of_another_charset_keeps_every_text_exactly(name: str) -> None:
+    with services.new_database(name, "CHARACTER SET latin1 COLLATE latin1_swedish_ci") as url, open_store(url) as store:
+        scopes = ["a", "A", "a ", "\u00e1", "\U0001f414", "\U0001f986", ""]
+        for scope in scopes:
+            add(store, scope=scope, unique_key=scope)
+        for scope in scopes:
+            assert [job.scope for job in store.find(None, scope, 99, None)] == [scope]
+        assert store.take_due(["KEY", "key "], "me", 30) is None
+        job_id = bring_to(store, Status.STARTED, retries=1)
+        for other in ("Holder", "holder "):
+            assert not store.hold(job_id, 2, other, "me", 30)
+            assert not store.note_launch_failure(job_id, 2, other, "no", 30)
+
+
+def test_a_refused_record_is_not_shown(store: SQLStore, url: URL, caplog: pytest.LogCaptureFixture) -> None:
+    job_id = add(store, unique_key=CANARY)
+    with pytest.raises(StoreError, match="uq_background_job_unique_key") as caught:
+        store.add(new_job(unique_key=CANARY), lambda _: CANARY.encode())
+    shown = [caught.value]
+    with pytest.raises(StoreError, match="ck_background_job_progress") as caught:
+        store.touch(bring_to(store, Status.INPROGRESS), 2, 101, CANARY, 30)
+    shown.append(caught.value)
+    with pytest.raises(StoreError) as caught:
+        store.add(new_job(scope=f"{CANARY}\ud800"), seal)
+    shown.append(caught.value)
+    with pytest.raises(StoreError) as caught:
+        store.add(new_job(scope=f"{CANARY} for {'x' * 300}", uid=f"x' at row {CANARY}"), seal)
+    shown.append(caught.value)
+    with pytest.raises(StoreError) as caught, store._database.connect() as connection:
+        connection.execute(text(f"SELECT * FROM nowhere WHERE x = '{CANARY}' AND ("))
+    shown.append(caught.value)
+    for error in shown:
+        told = "".join(traceback.format_exception(error))
+        assert CANARY not in told.replace(__file__, ""), told
+    assert store.get(job_id) is not None
+
+
+@pytest.fixture
+def small_packets() -> Iterator[None]:
+    """A server that takes no more than 1 MiB at once, as old ones do."""
+    server = make_url(services.url("mariadb"))
+    (before,) = run(server, "SELECT @@global.max_allowed_packet AS size")
+    run(server, "SET GLOBAL max_allowed_packet = 1048576")
+    yield
+    run(server, f"SET GLOBAL max_allowed_packet = {before['size']}")
+
+
+@pytest.mark.parametrize("name", MYSQL)
+@pytest.mark.usefixtures("small_packets")
+def test_a_text_that_the_server_does_not_take_is_cut_and_the_job_ends(name: str) -> None:
+    with services.new_database(name) as url, open_store(url) as store:
+        job_id = bring_to(store, Status.INPROGRESS)
+        output = "'\U0001f414" * 262_144
+        assert store.touch(job_id, 2, 50, output, 30)
+        assert store.move(Move.COMPLETE, job_id, attempt=2, text=output)
+        job = store.get(job_id)
+        assert job is not None
+        assert output.startswith(job.status_text)
+        assert len(job.status_text.encode()) > 400_000
+        with pytest.raises(StoreError, match="max_allowed_packet"):
+            store.add(new_job(), lambda _: b"x" * 1_100_000)
+        assert [row["id"] for row in rows(url)] == [job_id]
+
+
+@pytest.mark.parametrize("text", ["\U0001f414" * 262_144, "'" * 1_048_576, "\\" * 1_048_576])
+def test_1_mib_of_any_text_is_kept(store: SQLStore, text: str) -> None:
+    job_id = bring_to(store, Status.INPROGRESS)
+    assert store.move(Move.COMPLETE, job_id, attempt=2, text=text)
+    assert store.get(job_id).status_text == text  # type: ignore[union-attr]
+
+
+def test_every_microsecond_and_every_number_is_kept(url: URL) -> None:
+    clock = Clock()
+    with open_store(url, clock) as store:
+        job_id = add(store, error_timeout=123456.789, delay=0.000001, priority=-(2**31))
+        job = store.get(job_id)
+        assert job is not None
+        assert (job.error_timeout, job.due_at, job.priority) == (123456.789, clock.after(0.000001), -(2**31))
+
+
+# --- The clock -------------------------------------------------------------------------------------------------------
+
+
+def test_the_time_is_the_servers(store: SQLStore, url: URL) -> None:
+    clock = backjob.clock.choose_clock(store._database)
+    kind = "postgresql" if url.get_backend_name() == "postgresql" else "mysql"
+    for _ in range(3):
+        before = clock()
+        (row,) = run(url, backjob.clock._UTC[kind].text + " AS utc")
+        assert before - timedelta(seconds=0.05) < row["utc"].replace(tzinfo=timezone.utc)
+        assert row["utc"].replace(tzinfo=timezone.utc) < clock() + timedelta(seconds=0.05)
+
+
+def test_the_time_is_read_now_and_then_only(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(url) as store:
+        said: list[str] = []
+
+        @event.listens_for(store._database._engine, "before_cursor_execute")
+        def note(*arguments: Any) -> None:
+            said.append(arguments[2])
+
+        def reads() -> int:
+            return sum("clock_timestamp" in each or "utc_timestamp" in each for each in said)
+
+        for _ in range(5):
+            add(store)
+        assert reads() == 3
+        monkeypatch.setattr(backjob.clock, "READ_EVERY", 0.0)
+        store._now._next = 0.0  # type: ignore[attr-defined]
+        add(store)
+        assert reads() > 3
+
+
+def test_the_time_can_not_be_read(far_store: SQLStore, relay: Relay) -> None:
+    add(far_store)
+    far_store._now._next = 0.0  # type: ignore[attr-defined]
+    relay.break_at("_TIMESTAMP" if "mysql" in str(far_store._database._engine.url) else "clock_", is_heard=False)
+    far_store._database.dispose()
+    with contextlib.suppress(StoreError):
+        add(far_store)
+    assert add(far_store)
+
+
+_WRITE_AND_LOOK = """
+import sys
+from support.records import KEY_IDS, add, open_store
+with open_store(sys.argv[1]) as store:
+    job_id = add(store, delay=30, held_by="other host", hold=30)
+    print(store.get(job_id).created_at.isoformat(), store.seconds_to_next(KEY_IDS), store.hold(1, 1, None, "me", 1))
+"""
+
+
+@pytest.mark.parametrize("offset", ["-5m", "+5m"])
+def test_a_host_whose_clock_is_wrong_writes_and_compares_the_same_times(store: SQLStore, url: URL, offset: str) -> None:
+    """Another process, under a clock that is 5 minutes off."""
+    job_id = add(store, delay=10, held_by="this host", hold=20)
+    job = store.get(job_id)
+    assert job is not None
+    environ = os.environ | {
+        "PYTHONPATH": os.pathsep.join(["tests", "."]),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    command = [needs.program("faketime"), "-f", offset, sys.executable, "-c", _WRITE_AND_LOOK]
+    command.append(url.render_as_string(hide_password=False))
+    told = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    created_at, seconds, is_held = datetime.fromisoformat(told[0]), float(told[1]), told[2]
+    assert abs(created_at - job.created_at) < timedelta(seconds=10)
+    assert 5 < seconds <= 20
+    assert is_held == "False"
+
+
+# --- Forks -----------------------------------------------------------------------------------------------------------
+
+_FORK = """
+import os, sys
+from backjob.job import Move
+from support.records import add, open_store
+
+def write_jobs(store):
+    for _ in range(5):
+        job_id = add(store)
+        assert store.claim(job_id, 1, "run", 30, 99)
+        assert store.touch(job_id, 1, 50, "half", 30)
+        assert store.move(Move.COMPLETE, job_id, attempt=1)
+
+with open_store(sys.argv[1]) as store:
+    write_jobs(store)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                write_jobs(store)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    write_jobs(store)
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_children_of_a_fork_have_connections_of_their_own(url: URL) -> None:
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(["tests", "."])}
+    command = [sys.executable, "-c", _FORK, url.render_as_string(hide_password=False)]
+    subprocess.run(command, env=environ, timeout=60, check=True)
+    assert [row["status"] for row in rows(url)] == [Status.COMPLETED] * 25
