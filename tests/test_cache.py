@@ -197,7 +197,7 @@ def test_a_slow_look_at_the_database_counts_as_age(deployment: Deployment, clock
     """When in it the row was read nobody knows: it may have been at its begin."""
     first, second = deployment.processes(2)
     job_id = begin(first, clock)
-    first.before_look = lambda: clock.advance(0.75)
+    first.before_look = lambda: clock.advance(LIVE_FOR - 0.25)
     first.status(job_id)
     second.status(add(second))
     clock.advance(0.25 - 0.001)
