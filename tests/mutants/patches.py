@@ -260,7 +260,6 @@ MUTANTS = [
         ("tests/test_check.py",),
     ),
     Mutant(
-<<<<<<< HEAD
         "another app's job is launched at the own address",
         "backjob/launcher.py",
         "if request.app == self._app or not request.address:",
@@ -343,7 +342,6 @@ MUTANTS = [
         "return bool(self._client.cas(key, new, token, until))",
         "return bool(self._client.set(key, new, until))",
         ("tests/test_cells.py",),
-=======
         "what an app within has mounted is taken for the mount",
         "backjob/request.py",
         "return path.removesuffix(path_info) if path.endswith(path_info) else script_name",
@@ -363,6 +361,54 @@ MUTANTS = [
         'environ["HTTP_ORIGIN"] = _find_origin(environ)',
         """environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}\"""",
         ("tests/test_request.py",),
->>>>>>> deploy
+    ),
+    Mutant(
+        "a slow process puts an older status into the cache",
+        "backjob/cache.py",
+        "is_newer = other is not None and other.rank > entry.rank and self._is_fresh(other)",
+        "is_newer = False",
+        ("tests/test_cache.py::test_a_slower_process_does_not_put_progress_back",),
+    ),
+    Mutant(
+        "the time of a look does not count as age",
+        "backjob/cache.py",
+        "job.read_at - timedelta(seconds=took))",
+        "job.read_at)",
+        ("tests/test_cache.py::test_a_slow_look_at_the_database_counts_as_age",),
+    ),
+    Mutant(
+        "anybody's entry in the cache is believed",
+        "backjob/cache.py",
+        "if not text or not self._keyring.is_digest(mac, self._key(job_id) + text):",
+        "if not text:",
+        ("tests/test_cache.py::test_what_the_key_did_not_sign_is_not_there",),
+    ),
+    Mutant(
+        "what a job is cancelled by is a second old",
+        "backjob/jobs.py",
+        "self._find_one(store.get, job_id, scope)).status.is_final",
+        "self._find_one(store.status, job_id, scope)).status.is_final",
+        ("tests/test_cache.py::test_nothing_is_decided_by_what_the_cache_says",),
+    ),
+    Mutant(
+        "no compare-and-set on Redis",
+        "backjob/cells.py",
+        "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end",
+        "",
+        ("tests/test_cells.py::test_what_comes_between_is_seen", "tests/test_cells.py::test_threads_that_count"),
+    ),
+    Mutant(
+        "no compare-and-set on memcached",
+        "backjob/cells.py",
+        "self._client.cas(key, new, token, until)",
+        "self._client.set(key, new, until)",
+        ("tests/test_cells.py::test_what_comes_between_is_seen", "tests/test_cells.py::test_threads_that_count"),
+    ),
+    Mutant(
+        "a memcached that is away has no jobs",
+        "backjob/cells.py",
+        "client.retry_attempts, client.dead_timeout = 0, 0",
+        "pass",
+        ("tests/test_cells.py::test_a_server_that_is_away_is_an_error_each_time",),
     ),
 ]
