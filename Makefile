@@ -7,7 +7,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types bench mutants clean
+.PHONY: demo test lint types servers bench mutants clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -20,6 +20,12 @@ lint: $(VENV)/dev.stamp
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy $(ARGS)
+
+# docs/servers.md has what this finds; it needs all that tests/machine/install brings.
+servers: $(VENV)/dev.stamp $(VENV)/test-compiled.stamp
+	rm -f $(VENV)/matrix
+	BACKJOB_CI=1 PYTHONDEVMODE=1 MATRIX_RECORD=$(CURDIR)/$(VENV)/matrix $(BIN)/python -m pytest tests/live/test_matrix.py -k test_server
+	PYTHONPATH=tests $(BIN)/python -m support.servers_page $(VENV)/matrix
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python tests/bench/bench.py $(ARGS)

@@ -12,6 +12,7 @@ from .errors import (
     LaunchError,
     StoreError,
 )
+from .findings import Check, Finding
 from .job import JobStatus, Status
 from .jobs import Jobs
 from .middleware import BackJob
@@ -20,8 +21,10 @@ __all__ = [
     "AddressError",
     "BackJob",
     "BackJobError",
+    "Check",
     "Config",
     "ConfigError",
+    "Finding",
     "JobEnded",
     "JobFailed",
     "JobNotFound",

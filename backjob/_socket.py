@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 
+from ._uwsgi import build_packet
 from .address import Address
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
@@ -140,6 +141,11 @@ class Answer:
         except http.client.HTTPException:
             return ""
 
+    @property
+    def body(self) -> bytes:
+        """The body of a complete answer with one length."""
+        return bytes(self.raw).partition(b"\r\n\r\n")[2]
+
 
 class Connection:
     """One exchange: connect, shake hands, send, receive. Every step raises OSError (TimeoutError among them)."""
@@ -168,10 +174,10 @@ class Connection:
         return True
 
     def send(self, request: bytes, timeout: float) -> None:
-        """Send the whole request, or raise."""
+        """Send the whole request, or raise. ``request`` is HTTP, also where the peer speaks uwsgi."""
         self.answer = Answer(request.partition(b" ")[0].decode("ascii"))
         self._socket.settimeout(max(timeout, 0.001))
-        self._socket.sendall(request)
+        self._socket.sendall(build_packet(request) if self.address.uwsgi else request)
 
     def receive(self, timeout: float) -> bool:
         """Wait at most this many seconds for the next bytes. True when the answer is complete."""

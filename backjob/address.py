@@ -1,39 +1,41 @@
-"""Where am I: the app's own address, from what the server says of itself and never from what a client can send.
+"""An address where an app may answer: what ``connect=`` says, what is found, and what is sealed in a job's record.
 
-The order: ``connect=``, the accepted connection's own socket, then this process's listening sockets. Opens no
-connection and sends nothing.
+Reads and writes them as text. Opens no connection and knows no server.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import stat
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 from urllib.parse import urlsplit
 
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 _HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
+_UNVERIFIED = " unverified"
+_RECORD = "the job's record"
 
 
 @dataclass(frozen=True)
 class Address:
     """One place where the app may listen: TCP (``host``, ``port``) or a unix socket (``unix``), plain or TLS.
 
+    ``unix`` begins with a NUL where the name is an abstract one. ``uwsgi``: it speaks the uwsgi protocol, not HTTP.
     ``is_verified`` asks for a certificate that fits the host; otherwise the proof alone stands for the peer.
-    ``is_sure``: it was set, or a request came in by it; a listening socket is a guess until it has proved itself.
+    ``is_sure``: it was set, or a request came in by it; anything else is a guess until it has proved itself.
     """
 
     host: str = ""
     port: int = 0
     unix: str = ""
     tls: bool = False
+    uwsgi: bool = False
     is_verified: bool = False
     found: str = field(default="", compare=False)
     is_sure: bool = field(default=True, compare=False)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Does it come from a job's record, where another app has left it?"""
+        return self.found == _RECORD
 
     @property
     def authority(self) -> str:
@@ -41,23 +43,28 @@ class Address:
         if self.unix:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        is_default = not self.uwsgi and self.port == (443 if self.tls else 80)
+        return host if is_default else f"{host}:{self.port}"
 
     def __str__(self) -> str:
+        scheme = "uwsgi" if self.uwsgi else "https" if self.tls else "http"
         if self.unix:
-            return f"unix:{self.unix}".replace("\0", "@")
-        return f"{'https' if self.tls else 'http'}://{self.authority}"
+            return f"{'uwsgi' if self.uwsgi else 'unix'}:{self.unix}".replace("\0", "@")
+        return f"{scheme}://{self.authority}"
 
 
 def parse_connect(text: str) -> Address:
     """Read a ``connect=`` option. Raises ValueError with what is allowed."""
-    allowed = f'{text!r} is not "http://host:port", "https://host:port" or "unix:/path"'
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        path = path.removeprefix("//") if path.startswith("///") else path
-        if not path.startswith("/") or "\0" in path:
+    allowed = f'{text!r} is not "http://host:port", "https://host:port", "unix:/path" or, to uWSGI, "uwsgi://host:port"'
+    scheme, colon, rest = text.partition(":")
+    is_path = rest.startswith(("/", "@")) and (not rest.startswith("//") or rest.startswith("///"))
+    if colon and (scheme == "unix" or (scheme == "uwsgi" and is_path)):
+        path = rest.removeprefix("//")
+        if not is_path or "\0" in path or path == "@":
             raise ValueError(allowed)
-        return Address(unix=path, found="connect=")
+        # "@" for the NUL before an abstract name, as everybody writes it.
+        path = path if path.startswith("/") else "\0" + path[1:]
+        return Address(unix=path, uwsgi=scheme == "uwsgi", found="connect=")
     if "@" in text:
         raise ValueError("a user or password does not belong into connect=: put it into connect_headers=")
     try:
@@ -66,75 +73,24 @@ def parse_connect(text: str) -> Address:
         (parts.hostname or "").encode("idna")  # what a name look-up does first
     except ValueError:
         raise ValueError(allowed) from None
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or port == 0:
+    host, uwsgi, tls = parts.hostname or "", parts.scheme == "uwsgi", parts.scheme == "https"
+    if parts.scheme not in ("http", "https", "uwsgi") or not _HOST.fullmatch(host) or port == 0:
         raise ValueError(allowed)
+    if uwsgi and port is None:
+        raise ValueError(f"{allowed}: uwsgi has no port of its own")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{allowed}: the path comes from each request's own SCRIPT_NAME")
-    tls = parts.scheme == "https"
-    return Address(host=host, port=port or (443 if tls else 80), tls=tls, is_verified=tls, found="connect=")
+    port = port or (443 if tls else 80)
+    return Address(host=host, port=port, tls=tls, uwsgi=uwsgi, is_verified=tls, found="connect=")
 
 
-def discover(environ: Mapping[str, Any]) -> list[Address]:
-    """The places where the server of this request may be reached, the surest first, without doubles."""
-    return list(dict.fromkeys(_candidates(environ)))
+def write_origin(address: Address) -> str:
+    """The address as it is sealed in a job's record."""
+    return str(address) + (_UNVERIFIED if address.tls and not address.is_verified else "")
 
 
-def _candidates(environ: Mapping[str, Any]) -> Iterator[Address]:
-    for key in ("gunicorn.socket", "werkzeug.socket"):
-        yield from _of_socket(environ.get(key), key)
-    client_disconnected = environ.get("waitress.client_disconnected")
-    channel = getattr(client_disconnected, "__self__", None)
-    yield from _of_socket(getattr(channel, "socket", None), "waitress.client_disconnected")
-    if _descriptors_speak_http(environ):
-        listeners = sorted(_listeners(), key=lambda address: str(address.port) != environ.get("SERVER_PORT"))
-        yield from listeners
-        # An own listener does not show whether it speaks TLS. The scheme may come from a client's header on some
-        # servers, so it only adds a second try at the same place.
-        if environ.get("wsgi.url_scheme") == "https":
-            yield from (replace(address, tls=True) for address in listeners)
-
-
-def _of_socket(sock: Any, found: str) -> Iterator[Address]:
-    """The local end of an accepted connection. TLS sockets (stdlib's and gevent's) can tell their cipher."""
-    if sock is None:
-        return
-    try:
-        address = _of_name(sock.family, sock.getsockname(), found)
-    except (OSError, AttributeError):
-        return
-    if address:
-        yield replace(address, tls=hasattr(sock, "cipher"))
-
-
-def _of_name(family: int, name: Any, found: str) -> Address | None:
-    if family in (socket.AF_INET, socket.AF_INET6):
-        return Address(host=_LOOPBACK.get(name[0], name[0]), port=name[1], found=found)
-    if family == getattr(socket, "AF_UNIX", None) and name:
-        path = os.fsdecode(name)
-        return Address(unix=path if path.startswith("\0") else os.path.abspath(path), found=found)
-    return None
-
-
-def _listeners() -> Iterator[Address]:
-    """The listening sockets among this process's own file descriptors."""
-    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    for name in sorted(os.listdir(folder), key=int):
-        try:
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            # The copy is ours to close; the server's own descriptor stays as it is.
-            with socket.socket(fileno=os.dup(int(name))) as listener:
-                if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    continue
-                address = _of_name(listener.family, listener.getsockname(), f"listening descriptor {name}")
-        except OSError:
-            continue
-        if address:
-            yield replace(address, is_sure=False)
-
-
-def _descriptors_speak_http(environ: Mapping[str, Any]) -> bool:
-    """Not under uWSGI, mod_wsgi and Passenger: their descriptors carry protocols of their own."""
-    foreign = ("uwsgi.version", "mod_wsgi.version", "mod_wsgi.process_group")
-    return not any(key in environ for key in foreign) and "PASSENGER_APP_ENV" not in os.environ
+def read_origin(text: str) -> Address:
+    """What write_origin() wrote, as a guess: the server that was there may be gone. Raises ValueError."""
+    address = parse_connect(text.removesuffix(_UNVERIFIED))
+    is_verified = address.is_verified and not text.endswith(_UNVERIFIED)
+    return replace(address, is_verified=is_verified, found=_RECORD, is_sure=False)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from ._socket import check_ca_file, check_header, is_header_value
 from .address import Address, parse_connect
+from .cells import check_region
 from .errors import ConfigError
 from .keyring import check_keys
 
@@ -52,10 +53,11 @@ class Config:
     """The options of :class:`backjob.BackJob`. Raises ConfigError, which names the option and what is allowed."""
 
     database: Any = field(default="sqlite:///backjob.sqlite3", repr=False)
-    """SQLAlchemy URL or Engine of the database that holds the job table. It may be the app's own."""
+    """SQLAlchemy URL or Engine of the database that holds the job table. It may be the app's own.
+    None: no database, the ``cache`` alone."""
 
-    cache: Any = None
-    """A dogpile.cache region in front of the database. Not there yet: must be None."""
+    cache: Any = field(default=None, repr=False)
+    """A dogpile.cache region, configured, in front of the database; with ``database=None`` instead of it."""
 
     key: str | list[str] | tuple[str, ...] | None = field(default=None, repr=False)
     """Secret of 32 or more characters, or a list of such, newest first. None: $BACKJOB_KEY; without it, for an SQLite
@@ -129,13 +131,11 @@ class Config:
     """The key in the environ under which the app finds its jobs."""
 
     def __post_init__(self) -> None:
-        if self.database is None:
-            _refuse("database", "can't be None yet: running with a cache alone is still to come")
         if self.cache is not None:
-            _refuse("cache", "must be None: a cache in front of the database is still to come")
+            check_region(self.cache)
         is_engine = hasattr(self.database, "connect") and hasattr(self.database, "dialect")
-        if not is_engine and not isinstance(self.database, str):
-            _refuse("database", "must be an SQLAlchemy URL (str) or Engine")
+        if not is_engine and not isinstance(self.database, str) and (self.database is not None or self.cache is None):
+            _refuse("database", "must be an SQLAlchemy URL (str) or Engine, or None with a cache")
         if self.key is not None:
             check_keys(self.key, "key")
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")

@@ -1,62 +1,104 @@
 """What an exchange with the own address that did not go as it should means, and what setting mends it.
 
-Knows answers and addresses; sends nothing and decides nothing about a job.
+Knows answers and addresses; sends nothing and decides nothing about a job. A failed launch and a check say the same.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from ._socket import Answer
 from .address import Address
 from .errors import LaunchError
 
+SIGNATURE = "backjob: "
+"""How our middleware's short answers begin, with a proof or without. That it is there is no secret: whoever sends any
+token sees it. It proves nothing either: only words depend on it."""
+
 _REMEDIES = {
+    400: "it does not take the request: does something there allow certain hosts only?",
     401: "a password is asked for there: set connect_headers={'Authorization': …}, or let the app's own address pass",
     403: "access is refused there: let the app's own address pass, or give all processes the same key",
+    404: "no BackJob answers there: another app, this one under another path, or connect= leads elsewhere",
+    405: "no BackJob answers there: another app, or something before BackJob that takes no POST",
+    410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
     413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
     414: "the job's target is too long for it",
+    429: "it limits how many requests come: let the app's own address pass",
     431: "the request's head is too large for it: shorten user_agent or connect_headers",
+    500: "it broke before BackJob could answer: its log says why",
+    502: "a proxy that does not reach the app behind it: is the app up?",
+    503: "a proxy without an app behind it just now, or an app that is being served: is it up?",
+    504: "a proxy that gave up on the app behind it: all its slots are busy, or the app is stuck",
 }
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be others a moment later."""
+_OWN_REMEDIES = {
+    403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file)",
+    503: "BackJob is there, but its job database or its key can't be used: its log says why",
+}
+_LOGIN = re.compile(r"(?<![a-z])(?:(log|sign)[-_]?in|o?auth(orize|enticate)?|sso|saml)(?![a-z])", re.IGNORECASE)
+_PLAIN_TO_TLS = (b"HTTPS port", b"SSL-enabled server port")
+"""What nginx and Apache say of it, in an answer of status 400."""
+_TLS_TO_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+_SPEAKS_TLS = 'it speaks TLS: set connect="https://…"'
+_BRING_HTTPS = "wrap what does that in BackJob, or set connect_headers={'X-Forwarded-Proto': 'https'}"
+_CERTIFICATE_REMEDIES = {
+    9: "is this host's clock right?",
+    10: "it has expired, renew it",
+    62: "connect= must name a host that is in it, ca_file= alone does not mend that",
+    64: "connect= must name an address that is in it, ca_file= alone does not mend that",
+}
+"""By OpenSSL's X509_V_ERR numbers. Any other is an authority that nobody here knows."""
+
+
+class Silence(LaunchError):
+    """An address takes a request and does not answer."""
 
 
 def explain(answer: Answer, address: Address) -> LaunchError:
     """What an answer that is not ours means, and what setting mends it."""
     if answer.status is None:
-        if len(answer.raw) > Answer.LIMIT:
-            return LaunchError(f"{address} answers without an end: set connect=", is_final=True)
-        if not answer.raw or answer.raw.startswith(b"HTTP/1."):
-            hint = "" if answer.raw or address.tls else ': does it speak TLS? Then set connect="https://…"'
-            return LaunchError(f"{address} closed the connection without a whole answer{hint}")
-        remedy = 'it speaks TLS: set connect="https://…"' if answer.raw[:1] == b"\x15" else "set connect="
-        return LaunchError(f"{address} does not answer in HTTP: {remedy}", is_final=True)
+        return _explain_no_http(bytes(answer.raw), address)
     server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
     status = answer.status
+    remedy = _REMEDIES.get(status, f"{_correct(address)} to the address where the app itself answers")
     if 300 <= status < 400:
-        location = re.sub(r"[^\x21-\x7e]|//[^/]*@", "", answer.header("Location")).partition("?")[0][:200]
-        remedy = f"it redirects to {location or 'elsewhere'}: set connect= to the address where the app itself answers"
+        remedy = _explain_redirect(answer.header("Location"), address)
     elif status < 300:
         remedy = (
-            "another program, or this app with another key or without BackJob: set connect= to the app's own address"
+            f"another program, or this app with another key or without BackJob: {_correct(address)} to the app's own "
+            "address"
         )
-    else:
-        remedy = _REMEDIES.get(status, "set connect= to the address where the app itself answers")
+    elif status == 400 and any(words in answer.raw for words in _PLAIN_TO_TLS):
+        remedy = _SPEAKS_TLS
+    elif answer.body.startswith(SIGNATURE.encode()):
+        remedy = _OWN_REMEDIES.get(status, remedy)
     return LaunchError(f"{address} answered {status} (Server: {server}): {remedy}", is_final=status not in _PASSING)
 
 
 def explain_failure(error: OSError, address: Address) -> LaunchError:
     """What an exchange that failed half-way means."""
     what = error.strerror or str(error) or type(error).__name__
-    if type(error).__name__ == "SSLCertVerificationError":
+    name = type(error).__name__
+    if name == "SSLCertVerificationError":
         reason = getattr(error, "verify_message", what)
-        return LaunchError(
-            f"{address} has a certificate that can't be verified ({reason}): set ca_file=", is_final=True
-        )
-    return LaunchError(
-        f"{address} can't be reached ({type(error).__name__}: {what}): is the server up? Else set connect="
+        remedy = _CERTIFICATE_REMEDIES.get(getattr(error, "verify_code", 0), "set ca_file= to its authority's own")
+        return LaunchError(f"{address} has a certificate that can't be verified ({reason}): {remedy}", is_final=True)
+    if getattr(error, "reason", None) in _TLS_TO_PLAIN:
+        remedy = f'{_correct(address)} to "http://…"'
+        return LaunchError(f"{address} does not speak TLS ({error.reason}): {remedy}", is_final=True)  # type: ignore[attr-defined]
+    remedy = _explain_no_connection(error, address)
+    return LaunchError(f"{address} can't be reached ({name}: {what}): {remedy}")
+
+
+def explain_silence(address: Address, seconds: float) -> Silence:
+    """What it means that a connection was taken, and no answer came for so long."""
+    return Silence(
+        f"{address} is busy: it takes a request and does not answer within {seconds:.1f} s. All its slots are taken, "
+        f"or it is no web server: then {_correct(address)}"
     )
 
 
@@ -64,3 +106,57 @@ def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
     """What was met at each of the addresses that were tried."""
     tried = "; ".join(str(failure) for failure in failures)
     return LaunchError(tried, is_final=all(failure.is_final for failure in failures))
+
+
+def _correct(address: Address) -> str:
+    return "correct connect=" if address.found == "connect=" else "set connect="
+
+
+def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
+    if len(raw) > Answer.LIMIT:
+        return LaunchError(f"{address} answers without an end: {_correct(address)}", is_final=True)
+    if raw[:1] == b"\x15":
+        return LaunchError(f"{address} does not answer in HTTP: {_SPEAKS_TLS}", is_final=True)
+    if raw and not raw.startswith(b"HTTP/1."):
+        # A greeting, such as an SSH server's, names the program that is there.
+        says = re.sub(rb"[^\x20-\x7e]", b"", raw)[:40].decode("ascii")
+        return LaunchError(f"{address} does not answer in HTTP, it says {says!r}: {_correct(address)}", is_final=True)
+    hint = ": does it speak TLS, or a protocol such as uwsgi?" if not raw and not address.tls else ""
+    return LaunchError(f"{address} closed the connection without a whole answer{hint}")
+
+
+def _explain_redirect(location: str, address: Address) -> str:
+    """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
+    place = re.sub(r"[^\x21-\x7e]|//[^/]*@", "", location).partition("?")[0][:200]
+    around = f"{_correct(address)} to the address where the app itself answers"
+    hints = ["it looks like a login"] if _LOGIN.search(place) else []
+    if place.startswith("https://") and not address.tls:
+        hints += ["it wants https", _BRING_HTTPS]
+    elif not hints and _host_of(place) not in ("", address.host, "localhost"):
+        hints = ["that is another host"]
+    return f"something before BackJob redirects to {place or 'elsewhere'}: {', '.join([*hints, around])}"
+
+
+def _host_of(place: str) -> str:
+    try:
+        return urlsplit(place).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _explain_no_connection(error: OSError, address: Address) -> str:
+    otherwise = f"Else {_correct(address)}"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no such socket. Is the server up? {otherwise}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"nobody listens there. Is the server up? {otherwise}"
+    if isinstance(error, PermissionError):
+        who = "let this process's user write to the socket" if address.unix else "a firewall of this host forbids it"
+        return f"{who}. {otherwise}"
+    if type(error).__name__ == "gaierror":
+        return f"the name {address.host} does not resolve here: {_correct(address)}"
+    if isinstance(error, TimeoutError):
+        return f"its backlog is full, for all its slots are busy, or a firewall drops what comes. {otherwise}"
+    if isinstance(error, ConnectionError) or type(error).__name__.startswith("SSL"):
+        return f"it ends the connection at once. Is it the app's web server? {otherwise}"
+    return f"is the server up? {otherwise}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import sys
 import threading
 import time
@@ -36,6 +37,8 @@ _NEVER = float("inf")
 _SHORTEST_WAIT = 0.2
 _LOOK_EVERY = 2.0
 _LONGEST_WAIT = 3600.0
+_UWSGI_WITH_THREADS = (2, 0, 27)
+"""From this version on its option enable-threads changes nothing: threads always run."""
 
 
 class Dispatcher:
@@ -226,12 +229,19 @@ class Dispatcher:
 
 
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
-    """Not under uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
+    """Not under an old uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is not None and "uwsgi.version" in environ:
         options = getattr(uwsgi, "opt", {})
-        return any(name in options or name.encode() in options for name in ("enable-threads", "threads"))
+        has_option = any(name in options or name.encode() in options for name in ("enable-threads", "threads"))
+        return has_option or _uwsgi_version(environ["uwsgi.version"]) >= _UWSGI_WITH_THREADS
     return "werkzeug.socket" not in environ or not environ.get("wsgi.multiprocess")
+
+
+def _uwsgi_version(version: bytes | str) -> tuple[int, ...]:
+    """The numbers at its beginning: "2.0.21-debian" is 2.0.21."""
+    text = version.decode("ascii", "replace") if isinstance(version, bytes) else version
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, Table, false, func, inspect, literal_column, select, text
+from sqlalchemy import Connection, Engine, Executable, Pool, Table, false, func, inspect, literal_column, select, text
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from . import schema
@@ -52,17 +53,30 @@ class Database:
         self._is_sqlite = self.kind == "sqlite"
         self._is_mysql = self.kind in ("mysql", "mariadb")
         self._packet_size: int | None = None
+        self._inherited: Pool | None = None
         # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
         call_before_fork(self._close_idle)
-        if not self._is_sqlite:
-            call_in_child(self._forget)
+        call_in_child(self._forget)
+
+    @property
+    def url(self) -> URL:
+        """Where it is."""
+        return self._engine.url
 
     @property
     def file(self) -> Path | None:
         """The file of an SQLite database; None for any other."""
         name = self._engine.url.database
         return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
+    @property
+    def place(self) -> str:
+        """Which table in which database this is, for people: no user and no password."""
+        url = self._engine.url
+        where = f"SQLite file {self.file}" if self.file else f"{url.get_backend_name()} database {url.database or ''}"
+        host = f" at {url.host}:{url.port or 'its usual port'}" if url.host else ""
+        return f"{where.rstrip()}{host}, table {self.table.name}"
 
     @property
     def counts_changes(self) -> bool:
@@ -83,6 +97,9 @@ class Database:
         self._engine.dispose()
 
     def _forget(self) -> None:
+        if self._is_sqlite:
+            # Where nothing could be closed before the fork, nothing may be closed now: the locks are the parent's.
+            self._inherited = self._engine.pool
         self._engine.dispose(close=False)
 
     @contextlib.contextmanager

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+_in_child: list[weakref.WeakMethod[Callable[[], Any]]] = []
+_pid = os.getpid()
+_lock = threading.Lock()
+
 
 def call_before_fork(method: Callable[[], Any]) -> None:
     """Call this bound method in the parent before each fork, while its object lives."""
-    os.register_at_fork(before=_weakly(method))
+    reference = weakref.WeakMethod(method)
+    os.register_at_fork(before=lambda: _call(reference))
 
 
 def call_in_child(method: Callable[[], Any]) -> None:
     """Call this bound method in the child of each fork, while its object lives."""
-    os.register_at_fork(after_in_child=_weakly(method))
+    _in_child[:] = [reference for reference in _in_child if reference() is not None]
+    _in_child.append(weakref.WeakMethod(method))
 
 
-def _weakly(method: Callable[[], Any]) -> Callable[[], None]:
-    reference = weakref.WeakMethod(method)
+def notice_fork() -> None:
+    """See that all that is to be called in a child was: uWSGI forks in C, where none of Python's hooks is called."""
+    if os.getpid() != _pid:
+        with _lock:
+            if os.getpid() != _pid:
+                _begin_child()
 
-    def call_if_alive() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
 
-    return call_if_alive
+def _begin_child() -> None:
+    global _pid, _lock  # noqa: PLW0603 - there is one process
+    _lock = threading.Lock()
+    for reference in tuple(_in_child):
+        _call(reference)
+    _pid = os.getpid()
+
+
+def _call(reference: weakref.WeakMethod[Callable[[], Any]]) -> None:
+    method = reference()
+    if method is not None:
+        method()
+
+
+os.register_at_fork(after_in_child=_begin_child)

@@ -77,7 +77,8 @@ class JobRequest:
 
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333);
     ``target`` is what stands on the wire, a ``script_name`` of None is not known
-    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values.
+    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. ``app`` and ``address`` are no part of the
+    request: they name the app whose job this is, and tell where that app answered when the job was started.
     """
 
     method: str
@@ -92,6 +93,8 @@ class JobRequest:
     remote_addr: str | None = field(repr=False, default=None)
     remote_user: str | None = field(repr=False, default=None)
     redirect_ok: bool = False
+    app: str = ""
+    address: str = ""
 
     @property
     def path(self) -> str:
@@ -167,6 +170,11 @@ class Job:
     def due_in(self) -> float:
         """Seconds until it is due, seen from when it was read; 0 when it is."""
         return max(0.0, (self.due_at - self.read_at).total_seconds())
+
+    @property
+    def overdue_for(self) -> float:
+        """Seconds since it was due, seen from when it was read; 0 until it is."""
+        return max(0.0, (self.read_at - self.due_at).total_seconds())
 
     @property
     def launch_failed_for(self) -> float:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from webob.request import BaseRequest
 
 from .backend import RESPONSE_HOLD, RESPONSE_HOLDER, Backend, Launch
 from .errors import BackJobError, JobFailed, JobNotFound
-from .job import JobRequest, JobStatus, Move, NewJob, Status
+from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
 from .output import clean_text, cut_text
-from .request import make_request, name_user
+from .request import find_mount, make_request, name_user
+
+Found = TypeVar("Found", Job, JobStatus)
 
 _MAX_ID = 2**63 - 1
 _MAX_SCOPE = 255
@@ -28,7 +30,7 @@ _LONGEST_DELAY = 3650 * 86400
 class Jobs:
     """The jobs of an application, seen from one request (``environ``) or from outside of any (None)."""
 
-    __slots__ = ("_environ", "_get_backend")
+    __slots__ = ("_environ", "_get_backend", "_path_info")
 
     is_worker = False
     """Does this request run as a background job?"""
@@ -40,6 +42,8 @@ class Jobs:
     def __init__(self, get_backend: Callable[[], Backend], environ: Mapping[str, Any] | None = None) -> None:
         self._get_backend = get_backend
         self._environ = environ
+        # An app within this one that mounts others changes the environ itself.
+        self._path_info: str = environ.get("PATH_INFO", "") if environ is not None else ""
 
     def start(
         self,
@@ -94,8 +98,10 @@ class Jobs:
             data=data,
             as_user=as_user,
             redirect_ok=redirect_ok,
+            mount=find_mount(self._environ, self._path_info) if self._environ is not None else None,
         )
         backend.launcher.check(self._environ)
+        request = backend.self_request.note_origin(request, self._environ)
         if after_response:
             self._check_after_response()
         nonce, uid = (RESPONSE_HOLDER if after_response else "") + new_nonce(), uuid.uuid4().hex
@@ -133,15 +139,11 @@ class Jobs:
         return job_id
 
     def status(self, job_id: int | str, *, scope: str | None = None) -> JobStatus:
-        """How a job stands. Never writes. Raises JobNotFound, also for a job of another scope when one is given."""
-        parsed = parse_id(job_id)
-        job = self._get_backend().store.get(parsed) if parsed is not None else None
-        if job is None or (scope is not None and job.scope != scope):
-            name = repr(job_id[:20]) if isinstance(job_id, str) else parsed
-            raise JobNotFound(
-                f"There is no job {name or ''}".rstrip() + (" in this scope" if scope is not None else "")
-            )
-        return job.as_status()
+        """How a job stands, or stood up to a second ago where a cache is used. Never writes.
+
+        Raises JobNotFound, also for a job of another scope when one is given.
+        """
+        return self._find_one(self._get_backend().store.status, job_id, scope)
 
     def exists(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """Is there such a job (in this scope)?"""
@@ -157,7 +159,7 @@ class Jobs:
         Raises JobNotFound.
         """
         store = self._get_backend().store
-        while not (job := self.status(job_id, scope=scope)).status.is_final:
+        while not (job := self._find_one(store.get, job_id, scope)).status.is_final:
             # Between the look and the write the job may have gone on: then look again.
             if job.status is Status.INPROGRESS and store.request_cancel(job.id):
                 return True
@@ -208,11 +210,21 @@ class Jobs:
             raise JobFailed(text)
         self._end(Move.FAIL, job_id, text)
 
+    def _find_one(self, read: Callable[[int], Found | None], job_id: int | str, scope: str | None) -> Found:
+        parsed = parse_id(job_id)
+        found = read(parsed) if parsed is not None else None
+        if found is None or (scope is not None and found.scope != scope):
+            name = repr(job_id[:20]) if isinstance(job_id, str) else parsed
+            raise JobNotFound(
+                f"There is no job {name or ''}".rstrip() + (" in this scope" if scope is not None else "")
+            )
+        return found
+
     def _end(self, move: Move, job_id: int | str, text: str | None, progress: int | None = None) -> None:
-        status = self.status(job_id)
         backend = self._get_backend()
+        job = self._find_one(backend.store.get, job_id, None)
         text = cut_text(text, backend.config.max_output) if text is not None else None
-        backend.store.move(move, status.id, text=text, progress=progress)
+        backend.store.move(move, job.id, text=text, progress=progress)
 
     def _unique_keys(self, backend: Backend, request: JobRequest, scope: str, as_user: bool) -> list[str]:
         user = name_user(self._environ, request, backend.config) if as_user else ""

@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from .job import JobRequest
 MONITOR = "monitor"
 WORKER = "worker"
 PROBE = "probe"
-KINDS = frozenset({MONITOR, WORKER, PROBE})
+CHECK = "check"
+KINDS = frozenset({MONITOR, WORKER, PROBE, CHECK})
 MIN_KEY_LENGTH = 32
 _MAX_ID = 2**63 - 1
 
@@ -34,6 +35,15 @@ class TokenError(Exception):
 
 class SealError(Exception):
     """This sealed request doesn't open for this job: it was changed, moved from another job, or needs another key."""
+
+
+@dataclass(frozen=True)
+class KeySource:
+    """Where the keys come from, for people (an option, a variable, a file's path), and how they are read there."""
+
+    name: str
+    read: Callable[[], list[str]] = field(repr=False)
+    """Raises KeyringError when there is no key to be had."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,10 @@ class Keyring:
     def digest(self, message: str) -> list[str]:
         """A digest of the message per key, newest first, that tells nothing of it to those without the key."""
         return [_mac(subkeys.digest, message) for subkeys in self._subkeys]
+
+    def is_digest(self, text: str, message: str) -> bool:
+        """Is this the message's digest under one of the keys?"""
+        return any(hmac.compare_digest(text.encode(), digest.encode()) for digest in self.digest(message))
 
 
 def new_nonce() -> str:

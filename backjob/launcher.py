@@ -5,14 +5,17 @@ Knows addresses, tokens and the raw socket. Decides nothing about a job: it says
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ._socket import Answer, Connection, build_request
-from .address import Address, discover
+from .address import Address, read_origin, write_origin
 from .config import Config
-from .diagnosis import explain, explain_failure, sum_up
+from .diagnosis import explain, explain_failure, explain_silence, sum_up
+from .discovery import discover
 from .errors import AddressError, LaunchError
 from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
@@ -27,13 +30,18 @@ _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
 _WAIT_SLICE = 10.0
 _PROBE_PATIENCE = 2.0
+_MOST_SENT = 64
 
-OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409, 410}}
+OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409}, "unknown": {410}}
 """What our own middleware may answer to a request of ours, and with which status."""
 
 
 class Busy(LaunchError):
     """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy."""
+
+
+class NotHome(LaunchError):
+    """The app that started this job does not answer where it did, and in another one it would be another job."""
 
 
 class Launcher(Protocol):
@@ -47,13 +55,16 @@ class Launcher(Protocol):
 
 
 class SelfRequest:
-    """The Launcher that writes requests to the app's own address."""
+    """The Launcher that writes requests to the app's own address. ``app`` tells apps apart that share their jobs."""
 
-    def __init__(self, config: Config, keyring: Keyring) -> None:
+    def __init__(self, config: Config, keyring: Keyring, app: str = "") -> None:
         self._config = config
         self._keyring = keyring
+        self._app = app
         self._known: list[Address] = []
         self._proven: Address | None = None
+        self._elsewhere: set[Address] = set()
+        self._sent: dict[str, Address] = {}
         self._patience = config.close_delay
         self._unanswered = 0
         self._last_unanswered = 0.0
@@ -65,9 +76,20 @@ class SelfRequest:
 
     def check(self, environ: Mapping[str, Any] | None) -> None:
         """Raise AddressError when the own address is not known."""
-        self._candidates(environ)
+        self.candidates(environ)
         if environ is not None:
             self.learn(environ)
+
+    def note_arrival(self, nonce: str) -> None:
+        """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
+        self._proven = self._sent.pop(nonce, self._proven)
+
+    def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
+        """The request with what is to be known should another process launch it: whose job it is, and where from."""
+        address = ""
+        with contextlib.suppress(AddressError):
+            address = write_origin(self.candidates(environ)[0])
+        return replace(request, app=self._app, address=address)
 
     @property
     def is_crowded(self) -> bool:
@@ -78,9 +100,10 @@ class SelfRequest:
         """Send the monitor's request and leave: read its answer if it comes within close_delay, close in any case."""
         failures: list[LaunchError] = []
         end = time.monotonic() + _PAGE_CONNECT_TIMEOUT
-        for address in self._candidates(environ):
+        for address in self.candidates(environ):
             try:
                 with self._connect(address, end - time.monotonic()) as connection:
+                    self._keep_sent(token.nonce, address)
                     self._send_monitor(connection, token, request, address)
                     if not self._is_complete(connection, self._patience):
                         # Its only slot may be busy with this very request: what was sent is in its backlog.
@@ -105,7 +128,8 @@ class SelfRequest:
         ``from_slot``: who calls holds a slot of the server, maybe its only one, and can't wait for an answer of it.
         """
         try:
-            address = self._proven_address(token, request, from_slot)
+            home = self._home_elsewhere(token, request, from_slot)
+            address = home or self._proven_address(token, request, from_slot)
             connection = self._connect(address, CONNECT_TIMEOUT)
             try:
                 while not connection.shake_hands(_WAIT_SLICE):
@@ -120,15 +144,25 @@ class SelfRequest:
         except AddressError as error:
             raise LaunchError(str(error)) from error
         except OSError as error:
-            self._proven = None
+            self._forget_proofs()
             raise explain_failure(error, address) from error
 
     def doubt(self, connection: Connection) -> LaunchError:
         """This answer to the worker's request is not our worker's: say why, and have the address prove itself anew."""
-        self._proven = None
+        self._forget_proofs()
         return explain(connection.answer, connection.address)
 
-    def _candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
+    def _keep_sent(self, nonce: str, address: Address) -> None:
+        while len(self._sent) >= _MOST_SENT:
+            self._sent.pop(next(iter(self._sent)), None)
+        self._sent[nonce] = address
+
+    def _forget_proofs(self) -> None:
+        self._proven = None
+        self._elsewhere.clear()
+
+    def candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
+        """The addresses that a launch from here would try. Raises AddressError when none is known."""
         if self._config.address:
             return [self._config.address]
         if self._proven:
@@ -136,13 +170,27 @@ class SelfRequest:
         candidates = discover(environ) if environ is not None else self._known
         if not candidates:
             raise AddressError
-        # Guesses are for where nothing is sure.
-        return [address for address in candidates if address.is_sure] or candidates
+        return candidates
+
+    def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
+        """Where the job of another app that shares our jobs is at home; None when it is our own. Raises NotHome."""
+        if request.app == self._app or not request.address:
+            return None
+        address = read_origin(request.address)
+        if address in self._elsewhere:
+            return address
+        try:
+            self._probe(address, token, request, _PROBE_PATIENCE if from_slot else self._config.launch_timeout)
+        except (LaunchError, OSError) as error:
+            failure = error if isinstance(error, LaunchError) else explain_failure(error, address)
+            raise NotHome(f"the app that started this job does not answer: {failure}") from None
+        self._elsewhere.add(address)
+        return address
 
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
         failures: list[LaunchError] = []
-        candidates = self._candidates(None)
+        candidates = self.candidates(None)
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
         patience = _PROBE_PATIENCE if len(candidates) > 1 else float("inf")
         for address in candidates:
@@ -152,8 +200,6 @@ class SelfRequest:
                 self._probe(address, token, request, patience)
             except LaunchError as error:
                 failures.append(error)
-            except OSError as error:
-                failures.append(explain_failure(error, address))
             else:
                 self._proven = address
                 return address
@@ -162,18 +208,28 @@ class SelfRequest:
     def _probe(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
         """Ask whether this is our own server. Raises LaunchError when it is not, or does not say."""
         probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+        answer = self.ask(address, probe, request, patience)
+        if not is_proof(answer, probe, "here"):
+            raise explain(answer, address)
+
+    def ask(self, address: Address, token: Token, request: JobRequest, patience: float) -> Answer:
+        """What this address answers to the mount's request with this token. Raises LaunchError for no whole answer.
+
+        ``patience``: seconds after which no answer comes.
+        """
         end = time.monotonic() + patience
-        with self._connect(address, CONNECT_TIMEOUT) as connection:
-            while not connection.shake_hands(min(patience, _WAIT_SLICE)):
-                if time.monotonic() >= end:
-                    raise Busy
-            wire = self._build(probe, request, address, "POST", mount_target(request))
-            connection.send(wire, CONNECT_TIMEOUT)
-            while not connection.receive(min(patience, _WAIT_SLICE)):
-                if time.monotonic() >= end:
-                    raise LaunchError(f"{address} takes a request and does not answer: set connect=")
-            if not is_proof(connection.answer, probe, "here"):
-                raise explain(connection.answer, address)
+        try:
+            with self._connect(address, min(patience, CONNECT_TIMEOUT)) as connection:
+                while not connection.shake_hands(min(end - time.monotonic(), _WAIT_SLICE)):
+                    if time.monotonic() >= end:
+                        raise explain_silence(address, patience)
+                connection.send(self._build(token, request, address, "POST", mount_target(request)), CONNECT_TIMEOUT)
+                while not connection.receive(min(end - time.monotonic(), _WAIT_SLICE)):
+                    if time.monotonic() >= end:
+                        raise explain_silence(address, patience)
+                return connection.answer
+        except OSError as error:
+            raise explain_failure(error, address) from error
 
     def _connect(self, address: Address, timeout: float) -> Connection:
         return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file)
@@ -206,7 +262,8 @@ class SelfRequest:
             target,
             host=wire_host(request, address.authority),
             user_agent=self._config.user_agent,
-            headers={**self._config.connect_headers, TOKEN_HEADER: token.text},
+            # What opens the own door is nobody else's business.
+            headers={**({} if address.is_recorded else self._config.connect_headers), TOKEN_HEADER: token.text},
             body=body,
             content_type=content_type,
         )

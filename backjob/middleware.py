@@ -7,26 +7,31 @@ has it. Everything else costs one look-up and one small object.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from .assembly import Assembly
 from .backend import Backend
-from .config import Config, make_config, read_settings
-from .dispatcher import Dispatcher
-from .engine import Database
+from .check import prove_facts
+from .config import make_config, read_settings
+from .diagnosis import SIGNATURE
 from .errors import ConfigError, KeyringError, StoreError
-from .forks import call_in_child
+from .findings import Check
 from .job import Job, Status
 from .jobs import Jobs
-from .keyring import MONITOR, PROBE, Keyring, SealError, Token, TokenError, check_keys, read_or_make_key_file
-from .launcher import PROOF_HEADER, TOKEN_HEADER, SelfRequest
-from .monitor import Monitor
-from .schema import build_table
+from .keyring import (
+    CHECK,
+    MONITOR,
+    PROBE,
+    SealError,
+    Token,
+    TokenError,
+)
+from .launcher import PROOF_HEADER, TOKEN_HEADER
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
-from .sqlstore import SQLStore
 from .worker import CurrentJob
 
 log = logging.getLogger("backjob")
@@ -51,12 +56,9 @@ class BackJob:
         self._app = app
         self.config = make_config(options)
         self._key = self.config.environ_key
-        self._database = self._make_database()
-        self._get_keys = _find_keys(self.config, self._database)
-        self._lock = threading.Lock()
-        self._backend: Backend | None = None
-        call_in_child(self._begin_anew)
-        self._find_backend = self._get_backend
+        self._assembly = Assembly(app, self.config, _name_caller(app))
+        # Looked up once: an ordinary request is counted in fractions of a microsecond.
+        self._find_backend = self._assembly.get_backend
         self.jobs = Jobs(self._find_backend)
         """The client side for code outside of a request. Starting jobs there needs ``connect=``."""
 
@@ -69,6 +71,8 @@ class BackJob:
         if TOKEN_KEY in environ:
             return self._answer_internal(environ, start_response)
         # This path is counted in fractions of a microsecond: make bench shows them.
+        if self._key in environ and isinstance(environ[self._key], Jobs):
+            return self._app(environ, start_response)  # within another BackJob, to which the self-requests come
         environ[self._key] = session = RequestJobs(self._find_backend, environ, start_response)
         try:
             iterable = self._app(environ, session.start_response)
@@ -80,52 +84,36 @@ class BackJob:
             return iterable
         return AfterResponse(iterable, session.end)
 
+    def check(self, environ: Mapping[str, Any] | None = None) -> Check:
+        """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.
+
+        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before. If
+        that request is a GET with a cookie, the app is asked for its page once more, up to this call, to see whether
+        sessions lock.
+        Raises nothing for what it finds: the record says what is wrong, and what mends it.
+        """
+        return self._assembly.deployment.check(environ)
+
     def close(self) -> None:
         """Stop looking for jobs that wait, and close the connections that are not in use. A later call begins anew."""
-        with self._lock:
-            backend, self._backend = self._backend, None
-        if backend is not None:
-            backend.dispatcher.close()
-        self._database.dispose()
-
-    def _make_database(self) -> Database:
-        config = self.config
-        return Database(config.database, build_table(config.table_name), config.create_table)
-
-    def _begin_anew(self) -> None:
-        """In a child of a fork: its parent's threads are not there, and locks are made after gevent's patches."""
-        self._lock = threading.Lock()
-        self._database = self._make_database()
-        self._backend = None
-
-    def _get_backend(self) -> Backend:
-        if self._backend is None:
-            with self._lock:
-                self._backend = self._backend or self._make_backend()
-        return self._backend
-
-    def _make_backend(self) -> Backend:
-        config = self.config
-        keyring = Keyring(self._get_keys())
-        store = SQLStore(self._database)
-        self_request = SelfRequest(config, keyring)
-        monitor = Monitor(config, keyring, store, self_request)
-        dispatcher = Dispatcher(config, keyring, store, monitor)
-        return Backend(config, keyring, store, self_request, monitor, dispatcher)
+        self._assembly.close()
 
     # Requests with a token.
 
     def _answer_internal(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         respond: Responder = functools.partial(_respond, environ, start_response)
         try:
-            backend = self._get_backend()
+            backend = self._find_backend()
             token = backend.keyring.verify(environ[TOKEN_KEY])
             backend.self_request.learn(environ)
             if token.kind == PROBE:
                 return respond("200 OK", token.prove("here"))
+            if token.kind == CHECK:
+                facts = self._assembly.deployment.answer(environ, start_response)
+                return respond("200 OK", prove_facts(token, facts), facts)
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
-                return respond("410 Gone", token.prove("refused"))
+                return respond("410 Gone", token.prove("unknown"))
             if token.kind == MONITOR:
                 return self._monitor(backend, job, token, environ, respond)
             return self._work(backend, job, token, environ, respond)
@@ -138,6 +126,7 @@ class BackJob:
     def _monitor(
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
+        backend.self_request.note_arrival(token.nonce)
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
         way, has_threads = backend.dispatcher.choose_way(environ), backend.has_dispatcher(environ)
@@ -167,25 +156,24 @@ class BackJob:
         return respond("200 OK", token.prove("ended"))
 
 
-def _find_keys(config: Config, database: Database) -> Callable[[], list[str]]:
-    """Where the keys come from. Raises ConfigError when there is no such place; a key file is read at first use."""
-    if config.key is not None:
-        keys = check_keys(config.key, "key")
-        return lambda: keys
-    if os.environ.get("BACKJOB_KEY"):
-        keys = check_keys(os.environ["BACKJOB_KEY"].split(), "$BACKJOB_KEY")
-        return lambda: keys
-    if database.file is None:
-        raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
-    path = database.file.with_name(database.file.name + ".key")
-    return lambda: [read_or_make_key_file(path)]
+def _name_caller(app: WSGIApp) -> str:
+    """What tells this app from others, in every process and after every restart: who wrapped it, and what it is."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    where = frame.f_globals if frame is not None else {}
+    module = getattr(where.get("__spec__"), "name", None) or where.get("__name__", "")
+    if module == "__main__":
+        module = Path(where.get("__file__") or "").stem
+    what = app if hasattr(app, "__qualname__") else type(app)
+    return f"{module} {what.__module__}.{what.__qualname__}"
 
 
 def _respond(
-    environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = ""
+    environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = "", text: str = ""
 ) -> list[bytes]:
-    """One of our own answers: fixed, of known length, never kept or held back by a proxy."""
-    body = status.partition(" ")[2].lower().encode() + b"\n"
+    """One of our own answers: of known length, never kept or held back by a proxy. The text is ASCII."""
+    body = (text or f"{SIGNATURE}{status.partition(' ')[2].lower()}\n").encode("ascii")
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(body))),

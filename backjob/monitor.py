@@ -19,7 +19,7 @@ from .config import Config
 from .errors import LaunchError, StoreError
 from .job import Job, Move, Status
 from .keyring import WORKER, Keyring, SealError, Token, new_nonce
-from .launcher import SelfRequest, is_proof
+from .launcher import NotHome, SelfRequest, is_proof
 from .output import append_line
 from .statements import PROCESS, Glance
 from .store import Store
@@ -28,6 +28,10 @@ log = logging.getLogger("backjob")
 
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
+_ABSENCE = 10.0
+"""Seconds until another app's job is tried again after that app did not answer."""
+_LONGEST_ABSENCE = 86400.0
+"""Seconds after which it does not come back."""
 
 
 class Verdict(Enum):
@@ -80,8 +84,9 @@ class Monitor:
     def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, waited: float = 0) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
         if error.is_final or waited >= self._config.launch_timeout:
-            log.error("Job %d can't be launched: %s", job_id, error)
-            self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}")
+            # A launch that came twice finds its job ended: that is nobody's failure.
+            if self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}"):
+                log.error("Job %d can't be launched: %s", job_id, error)
             return 0.0
         wait = backoff(waited)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error)
@@ -98,9 +103,20 @@ class Monitor:
         except SealError:
             log.error("Job %d is not launched: its sealed request does not open", job.id)
             self._store.move(Move.FAIL, job.id, attempt=job.attempt, text="The record was changed: it does not open.")
+        except NotHome as error:
+            self._leave_to_its_app(job, error)
         except LaunchError as error:
             self.refuse(job.id, job.attempt, self.owner, error, job.launch_failed_for)
         return Verdict.REFUSED
+
+    def _leave_to_its_app(self, job: Job, error: LaunchError) -> None:
+        """Its own app launches it by itself once it is back, wherever that is then."""
+        if job.overdue_for > _LONGEST_ABSENCE:
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True))
+            return
+        log.info("Job %d waits: %s", job.id, error)
+        wait = _ABSENCE * random.uniform(0.5, 1.5)  # noqa: S311 - spreads the load, hides nothing
+        self._store.hold(job.id, job.attempt, self.owner, self.owner, wait)
 
     def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None]) -> None:
         """Wait for the answer. Until the claim vouch for the job, from then on see that it gives signs."""

@@ -22,6 +22,8 @@ FORM = "application/x-www-form-urlencoded"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
 _SHORT_PATH = 200
+_OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
+"""What of X-Forwarded-… tells where the site is, and nothing of who asked."""
 _OF_THE_WIRE = frozenset(
     {"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
     | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
@@ -38,10 +40,12 @@ def make_request(
     data: Any = None,
     as_user: bool = True,
     redirect_ok: bool | None = None,
+    mount: str | None = None,
 ) -> JobRequest:
     """The request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
 
-    ``environ`` is that of the request that starts the job, None outside of one.
+    ``environ`` is that of the request that starts the job, None outside of one. ``mount``: where this app stands; None:
+    where the environ says, or outside of a request not known yet.
     """
     own_headers: Mapping[str, Any] = {}
     body, content_type = (encode_form(data, "data").encode("ascii"), FORM) if data is not None else (b"", "")
@@ -55,7 +59,9 @@ def make_request(
         path = _quote_path(own_headers.get("SCRIPT_NAME", "") + own_headers.get("PATH_INFO", ""))
         target = path + (target.query_string and "?" + target.query_string)
     target = _add_params(check_target(target), params)
-    script_name, path_info = _split_path(target, environ)
+    if mount is None and environ is not None:
+        mount = environ.get("SCRIPT_NAME", "")
+    script_name, path_info = _split_path(target, mount)
     request = JobRequest(
         method=check_method(method),
         target=target,
@@ -64,7 +70,7 @@ def make_request(
         query_string=target.partition("?")[2],
         body=body,
         content_type=content_type if is_header_value(content_type) else "",
-        headers=_take_host(environ, config),
+        headers=_take_site(environ, config),
         scheme=environ["wsgi.url_scheme"] if environ else "https" if config.address and config.address.tls else "http",
         redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
     )
@@ -83,7 +89,7 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
     environ = {key: value for key, value in server.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
     script_name, path_info = request.script_name, request.path_info
     if script_name is None:  # started outside of a request: the mount is where it arrived
-        script_name, path_info = _split_path(request.target, server)
+        script_name, path_info = _split_path(request.target, server.get("SCRIPT_NAME", ""))
     environ.update(request.headers)
     environ.update(
         {
@@ -107,12 +113,34 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
         environ["HTTPS"] = "on"
     if request.method not in _SAFE_METHODS and "HTTP_HOST" in environ:
         # Frameworks check the origin of unsafe requests over https; this one comes from the app itself.
-        environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}"
+        environ["HTTP_ORIGIN"] = _find_origin(environ)
+    if isinstance(server.get("asgi.scope"), Mapping):
+        environ["asgi.scope"] = _restore_scope(server["asgi.scope"], environ, request)
     if request.remote_addr is not None:
         environ["REMOTE_ADDR"] = request.remote_addr
     if request.remote_user is not None:
         environ["REMOTE_USER"] = request.remote_user
     return environ
+
+
+def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request: JobRequest) -> dict[str, Any]:
+    """What a bridge from ASGI shows of the request that came in, as the job's request would have been there."""
+    headers = {key.removeprefix("HTTP_"): value for key, value in environ.items() if key.startswith("HTTP_")}
+    headers |= {key: environ[key] for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if key in environ}
+    path = unquote_to_bytes(request.path)
+    return {
+        **scope,
+        "method": request.method,
+        "scheme": request.scheme,
+        "root_path": environ["SCRIPT_NAME"],
+        "path": path.decode("utf-8", "replace"),
+        "raw_path": request.path.encode("ascii"),
+        "query_string": request.query_string.encode("latin-1"),
+        "headers": [
+            (key.replace("_", "-").lower().encode("latin-1"), value.encode("latin-1", "replace"))
+            for key, value in headers.items()
+        ],
+    }
 
 
 def name_user(environ: Mapping[str, Any] | None, request: JobRequest, config: Config) -> str:
@@ -170,12 +198,24 @@ def _add_params(target: str, params: Any) -> str:
     return f"{target}{'&' if '?' in target else '?'}{query}"
 
 
-def _split_path(target: str, environ: Mapping[str, Any] | None) -> tuple[str | None, str]:
+def find_mount(environ: Mapping[str, Any], path_info: str) -> str:
+    """The SCRIPT_NAME of the app that a request came to with this PATH_INFO, whatever an app within it has changed.
+
+    One that mounts others moves a part of the path over to SCRIPT_NAME: that part belongs to the job's path, for the
+    job comes by there too. One that believes a proxy puts a prefix before the path: that belongs to the mount.
+    """
+    script_name: str = environ.get("SCRIPT_NAME", "")
+    path = (script_name + environ.get("PATH_INFO", "")).rstrip("/")
+    path_info = path_info.rstrip("/")
+    return path.removesuffix(path_info) if path.endswith(path_info) else script_name
+
+
+def _split_path(target: str, mount: str | None) -> tuple[str | None, str]:
     """SCRIPT_NAME and PATH_INFO of a target. Raises ValueError for one that is not of this app."""
     path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
-    if environ is None:
+    if mount is None:
         return None, path
-    script_name = environ.get("SCRIPT_NAME", "").rstrip("/")
+    script_name = mount.rstrip("/")
     if path != script_name and not path.startswith(script_name + "/"):
         raise ValueError(
             f"target {target.partition('?')[0]!r} is outside of this app, which is mounted at "
@@ -197,9 +237,27 @@ def mount_target(request: JobRequest) -> str:
     return _quote_path(request.script_name) + "/"
 
 
-def _take_host(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
-    host = (environ or {}).get("HTTP_HOST") or (config.address.authority if config.address else "")
-    return {"HTTP_HOST": host} if host else {}
+def mount_request(environ: Mapping[str, Any] | None, config: Config) -> JobRequest:
+    """A request to where the app is mounted, with nothing of a user in it; outside of a request to the root."""
+    script_name = environ.get("SCRIPT_NAME", "") if environ else ""
+    return JobRequest("POST", "/", script_name=script_name, path_info="/", headers=_take_site(environ, config))
+
+
+def _take_site(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
+    """Where the site is, for people: an anonymous job needs to know that too."""
+    environ = environ or {}
+    host = environ.get("HTTP_HOST") or (config.address.authority if config.address else "")
+    keys = {f"HTTP_X_FORWARDED_{name.upper()}" for name in _OF_THE_SITE}.intersection(config.forward_keys)
+    return {key: value for key, value in (("HTTP_HOST", host), *((key, environ.get(key)) for key in keys)) if value}
+
+
+def _find_origin(environ: Mapping[str, Any]) -> str:
+    """The site's origin as a browser sees it, also where only the app knows whether to believe the proxy."""
+    scheme, host = (
+        environ.get(f"HTTP_X_FORWARDED_{name}", "").partition(",")[0].strip() or otherwise
+        for name, otherwise in (("PROTO", environ["wsgi.url_scheme"]), ("HOST", environ["HTTP_HOST"]))
+    )
+    return f"{scheme}://{host}"
 
 
 def wire_host(request: JobRequest, otherwise: str) -> str:

@@ -23,6 +23,7 @@ class RequestJobs(Jobs):
     ) -> None:
         self._get_backend = get_backend
         self._environ = environ
+        self._path_info = environ.get("PATH_INFO", "")
         self._start_response = start_response
         self.waiting: tuple[Launch, ...] | None = None
         """The jobs that wait for the end of the response; when the app has returned without any, an empty tuple."""

@@ -17,7 +17,7 @@ from .clock import choose_clock
 from .engine import Database
 from .errors import StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
-from .job import Job, Move, NewJob, Status
+from .job import Job, JobStatus, Move, NewJob, Status
 from .statements import Glance, Statements
 
 _TRIES = 50
@@ -104,6 +104,10 @@ class SQLStore:
     def get(self, job_id: int) -> Job | None:
         rows = self._database.read(self._statements.get, {"job_id": job_id})
         return _as_job(rows[0], self._now()) if rows else None
+
+    def status(self, job_id: int) -> JobStatus | None:
+        job = self.get(job_id)
+        return job.as_status() if job is not None else None
 
     def glance(self, job_id: int) -> Glance | None:
         rows = self._database.read(self._statements.glance, {"job_id": job_id})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from .job import Job, Move, NewJob, Status
+from .job import Job, JobStatus, Move, NewJob, Status
 from .statements import Glance
 
 
@@ -20,6 +20,9 @@ class Store(Protocol):
 
     def get(self, job_id: int) -> Job | None:
         """One record."""
+
+    def status(self, job_id: int) -> JobStatus | None:
+        """What people see of one record: up to a second old, so nothing is decided by it."""
 
     def glance(self, job_id: int) -> Glance | None:
         """The moving part of one record."""

@@ -9,7 +9,7 @@ from support.served import say_done, serve, serve_site, wrap
 from webob.multidict import MultiDict
 from werkzeug.datastructures import MultiDict as WerkzeugMultiDict
 
-from backjob import AddressError, BackJob, BackJobError, ConfigError, JobNotFound, Status
+from backjob import AddressError, BackJobError, JobNotFound, Status
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
@@ -336,12 +336,6 @@ def test_a_start_that_is_refused_is_tried_again(tmp_path, free_port):
         assert "can't be reached" in waiting.status_text
         with serve(site.application, port=free_port):
             assert site.wait_for_end(job_id).status_text == "GET /job? "
-
-
-@pytest.mark.parametrize("options", [{"database": None}, {"cache": object()}], ids=str)
-def test_what_is_still_to_come_is_said(options):
-    with pytest.raises(ConfigError, match="still to come"):
-        BackJob(echo, **options)
 
 
 def test_the_query_arrives_as_it_was_given(site):

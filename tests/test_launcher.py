@@ -29,7 +29,7 @@ from backjob.config import make_config
 from backjob.errors import AddressError, LaunchError
 from backjob.job import JobRequest
 from backjob.keyring import MONITOR, WORKER, Keyring, Token
-from backjob.launcher import MOST_UNANSWERED, Busy, SelfRequest
+from backjob.launcher import MOST_UNANSWERED, Busy, NotHome, SelfRequest
 
 KEYRING = Keyring(["k" * 32])
 COOKIE, CREDENTIAL, FORM_VALUE, QUERY_VALUE = "canary-cookie", "canary-credential", "canary-form", "canary-query"
@@ -57,6 +57,12 @@ def self_request(address: Address | None = None, **options: Any) -> SelfRequest:
     if address is not None:
         options["connect"] = str(address)
     return SelfRequest(make_config({"close_delay": 5, **options}), KEYRING)
+
+
+def answer_probe_and_job(call: Call) -> None:
+    """As our own server does."""
+    token = KEYRING.verify(read_header(call.read_request(), "Backjob-Token"))
+    call.send(proof_answer("200 OK", token.prove("here" if token.kind == "probe" else "ended")))
 
 
 def launch(launcher: SelfRequest, environ: dict[str, Any] | None = None, request: JobRequest = JOB) -> bool:
@@ -98,9 +104,8 @@ class TestAcknowledged:
         with Peer(answer_byte_by_byte) as peer:
             assert launch(self_request(peer.address)) is True
 
-    @pytest.mark.parametrize("status", ["409 Conflict", "410 Gone"])
-    def test_a_launch_that_a_proxy_sent_twice_was_taken_over_before(self, status: str) -> None:
-        with Peer(prove(KEYRING, status, "refused")) as peer:
+    def test_a_launch_that_a_proxy_sent_twice_was_taken_over_before(self) -> None:
+        with Peer(prove(KEYRING, "409 Conflict", "refused")) as peer:
             assert launch(self_request(peer.address)) is True
 
     def test_the_address_that_proved_itself_is_kept(self) -> None:
@@ -142,12 +147,16 @@ NOT_OURS: list[Any] = [
     pytest.param(prove(KEYRING, "202 Accepted", "ended"), True, ["202"], id="proof of something else"),
     pytest.param(prove(KEYRING, "200 OK", "monitor"), True, ["200"], id="proof with another status"),
     pytest.param(prove(KEYRING, "200 OK", "refused"), True, ["200"], id="refusal with another status"),
+    pytest.param(prove(KEYRING, "410 Gone", "unknown"), True, ["410", "table_name", "connect="], id="another table"),
     pytest.param(answer(refusal("401 Unauthorized")), True, ["401", "thing/1.0", "connect_headers"], id="401"),
     pytest.param(
-        answer(refusal("302 Found", "Location: https://a.test/login?next=secret")),
+        answer(refusal("302 Found", "Location: https://a.test/mount/?next=secret")),
         True,
-        ["302", "thing/1.0", "https://a.test/login"],
-        id="302",
+        ["302", "thing/1.0", "https://a.test/mount/", "it wants https", "X-Forwarded-Proto"],
+        id="302 to https",
+    ),
+    pytest.param(
+        answer(refusal("301 Moved", "Location: http://a.test/")), True, ["301", "connect="], id="301 to another host"
     ),
     pytest.param(answer(refusal("301 Moved")), True, ["301", "elsewhere"], id="301 to nowhere"),
     pytest.param(answer(refusal("403 Forbidden")), True, ["403", "thing/1.0", "key"], id="403"),
@@ -387,12 +396,8 @@ class TestOpen:
     """The worker's request carries a form: it goes to our own server and to no other program."""
 
     def test_a_place_that_was_only_found_proves_itself_first(self) -> None:
-        def serve(call: Call) -> None:
-            token = KEYRING.verify(read_header(call.read_request(), "Backjob-Token"))
-            call.send(proof_answer("200 OK", token.prove("here" if token.kind == "probe" else "ended")))
-
         launcher = self_request()
-        with Peer(answer(refusal("200 OK"))) as other, Peer(serve) as ours:
+        with Peer(answer(refusal("200 OK"))) as other, Peer(answer_probe_and_job) as ours:
             launcher.learn(served_at(other))
             for _ in range(2):
                 with launcher.open(sign(WORKER), JOB) as connection:
@@ -441,3 +446,65 @@ class TestOpen:
         assert str(peer.address) in str(error)
         assert "client_max_body_size" in str(error)
         assert error.is_final
+
+    def test_a_launch_that_came_in_has_proved_its_place(self) -> None:
+        """On a server with one slot nobody could answer a probe: the slot is where the probe would come from."""
+        launcher = self_request(close_delay=0.05)
+        token = sign()
+        with Peer(answer_and_stay(b"")) as silent, Peer(answer_probe_and_job) as other:
+            launcher.learn(served_at(silent))
+            assert launcher.launch(token, JOB, served_at(silent)) is False
+            launcher.note_arrival("of nobody")
+            launcher.note_arrival(token.nonce)
+            with launcher.open(sign(WORKER), JOB, from_slot=True):
+                assert silent.next_request().startswith(b"POST /mount/ ")
+                assert FORM_VALUE.encode() in silent.next_request()
+            assert other.requests.empty()
+
+
+class TestAnotherAppsJob:
+    """Two apps with one table: a job is launched where its own app is, whoever finds it waiting."""
+
+    def open_as(self, launcher: SelfRequest, request: JobRequest, **options: Any) -> None:
+        with launcher.open(sign(WORKER), request, **options) as connection:
+            while not connection.receive(SOON):
+                pass
+            assert connection.answer.status == 200
+
+    def started_at(self, peer: Peer, app: str = "theirs") -> JobRequest:
+        started = SelfRequest(make_config({"connect": str(peer.address)}), KEYRING, app).note_origin(JOB, None)
+        assert (started.app, started.address) == (app, str(peer.address))
+        return started
+
+    def test_it_is_asked_and_gets_it(self) -> None:
+        with Peer(answer_probe_and_job) as theirs, Peer(answer_probe_and_job) as ours:
+            headers = {"X-Proxy": "canary-of-ours"}
+            launcher = SelfRequest(make_config({"connect": str(ours.address), "connect_headers": headers}), KEYRING, "")
+            for _ in range(2):
+                self.open_as(launcher, self.started_at(theirs))
+            requests = theirs.all_requests()
+            assert [FORM_VALUE.encode() in request for request in requests] == [False, True, True]
+            assert b"canary-of-ours" not in b"".join(requests)
+            assert ours.requests.empty()
+
+    def test_our_own_job_goes_to_our_own_address_wherever_it_was_started(self) -> None:
+        """After a new start a container has another address, say."""
+        with Peer(answer_probe_and_job) as before, Peer(answer_probe_and_job) as now:
+            launcher = SelfRequest(make_config({"connect": str(now.address)}), KEYRING, "ours")
+            self.open_as(launcher, self.started_at(before, "ours"))
+            assert before.requests.empty()
+
+    def test_while_it_is_away_nobody_else_gets_the_form(self) -> None:
+        with Peer(answer_probe_and_job) as theirs:
+            request = self.started_at(theirs)
+        with Peer(answer_probe_and_job) as ours:
+            with pytest.raises(NotHome, match=r"app that started this job .* refused"):
+                self_request(ours.address).open(sign(WORKER), request)
+            assert ours.requests.empty()
+
+    def test_another_program_in_its_place_gets_nothing_of_it(self) -> None:
+        with Peer(answer(refusal("200 OK"))) as stranger, Peer(answer_probe_and_job) as ours:
+            with pytest.raises(NotHome, match="another program"):
+                self_request(ours.address).open(sign(WORKER), self.started_at(stranger))
+            assert FORM_VALUE.encode() not in b"".join(stranger.all_requests())
+            assert ours.requests.empty()

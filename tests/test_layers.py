@@ -12,10 +12,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "forks", "job", "keyring", "address", "_socket", "diagnosis", "config"),
+    *("errors", "forks", "bounded_calls", "cells", "job", "keyring"),
+    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
     *("schema", "faults", "engines", "engine", "clock", "statements", "store", "sqlstore"),
+    *("cache", "changes", "cache_index", "cache_list", "cache_store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
-    *("jobs", "session", "worker", "middleware", "__init__"),
+    *("server_facts", "findings", "second_visit", "check"),
+    *("assembly", "jobs", "session", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
@@ -23,7 +26,7 @@ HOMES = {
     "sqlalchemy": {"schema", "faults", "engines", "engine", "clock", "statements", "sqlstore"},
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
-    "socket": {"_socket", "address"},
+    "socket": {"_socket", "discovery"},
     "ssl": {"_socket"},
 }
 """Where what is not ours is at home. What is not of the standard library has a home or does not come in."""

@@ -168,7 +168,7 @@ def test_works_with_no_option_at_all(tmp_path, monkeypatch):
         assert set(files) >= {"backjob.sqlite3", "backjob.sqlite3.key"}
         assert set(files.values()) == {0o600}
     finally:
-        dispatcher = application._backend.dispatcher
+        dispatcher = application._assembly._backend.dispatcher
         wait_until(lambda: not dispatcher._taken)
         application.close()
 
@@ -285,6 +285,36 @@ def test_an_answer_after_the_response_is_valid(strict):
     strict.job = make_app(app)
     reply = call(validated(strict.application), make_environ("/page"))
     assert (reply.code, len(strict.launches.tokens)) == (200, 1)
+
+
+def test_within_another_backjob_the_outer_one_does_it_all(site, tmp_path):
+    """It is the one to which the self-requests come."""
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(environ["backjob"])
+        return answer_page(environ, start_response)
+
+    inner = BackJob(app, database=f"sqlite:///{tmp_path}/inner.sqlite3", key=KEY)
+    site.job = inner
+    call(site.application, make_environ("/page"))
+    job = site.run("/job")
+    assert [jobs.job_id for jobs in seen] == [None, job.id]
+    assert job.status is Status.COMPLETED
+    assert not (tmp_path / "inner.sqlite3").exists()
+    # Each has its own, by another name.
+    site.job = BackJob(answer_page, database=f"sqlite:///{tmp_path}/inner.sqlite3", key=KEY, environ_key="other.jobs")
+    environ = make_environ("/page")
+    call(site.application, environ)
+    assert environ["backjob"] is not environ["other.jobs"]
+
+
+def test_only_a_backjob_is_taken_for_one(site):
+    """wsgiref has the process's own environment in each environ."""
+    environ = make_environ("/page", backjob="some variable")
+    site.job = answer_page
+    call(site.application, environ)
+    assert environ["backjob"].job_id is None
 
 
 def test_ids_of_other_kinds_are_not_found(site):

@@ -10,12 +10,14 @@ import socket
 import socketserver
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from support import wait_until
 from support.served import PATIENCE, serve_site, wrap
 
 from backjob import JobEnded, Status
+from backjob.job import JobRequest, NewJob
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
@@ -432,3 +434,27 @@ def test_a_running_job_is_cancelled_from_another_request(tmp_path):
         assert begun.wait(PATIENCE)
         assert site.within(lambda jobs: jobs.cancel(job_id)) is True
         assert site.wait_for_end(job_id).status is Status.CANCELLED
+
+
+@pytest.mark.parametrize(("overdue", "status"), [(3600, Status.STARTED), (86401, Status.FAILED)])
+def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, free_port, overdue, status):
+    """A day after it was due nobody waits for it any more, and it says where its app was asked for."""
+    with serve_site(tmp_path, never) as site:
+        request = JobRequest("GET", "/job", "", "/job", app="another", address=f"http://127.0.0.1:{free_port}")
+        keyring = site.backend.keyring
+        new = NewJob(uid="1" * 32, request=request, key_id=keyring.key_id)
+        job_id, _ = site.backend.store.add(new, lambda job_id: keyring.seal(job_id, new.uid, request))
+        due = datetime.now(timezone.utc) - timedelta(seconds=overdue)
+        site.sql("UPDATE background_job SET due_at = ?", due.strftime("%Y-%m-%d %H:%M:%S.%f"))
+        site.backend.self_request.learn({"SERVER_PORT": str(site.server.port)})
+        site.backend.dispatcher.look_after(0)
+        if status is Status.FAILED:
+            assert f"127.0.0.1:{free_port}" in site.wait_for_end(job_id).status_text
+        else:
+            # Its launch holds it for 30 seconds; then it is held for about ten, and tried again.
+            wait_until(lambda: 0 < seconds_left(site.row(job_id).held_until) < 16)
+            assert site.row(job_id).status is status
+
+
+def seconds_left(until):
+    return (until - datetime.now(timezone.utc)).total_seconds() if until else 0

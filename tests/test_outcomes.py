@@ -288,7 +288,7 @@ def test_outcome_of_any_sequence(tmp_path, caplog):
                 assert model.stops_server
             else:
                 assert not model.stops_server
-                assert (reply.status, reply.body, reply.headers["Content-Length"]) == ("200 OK", b"ok\n", "3")
+                assert (reply.status, reply.body, reply.headers["Content-Length"]) == ("200 OK", b"backjob: ok\n", "12")
                 assert len(reply.headers["Backjob-Proof"]) == 43
             assert program.seen == model.seen
             job = site.row(job_id)

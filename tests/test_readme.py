@@ -14,7 +14,7 @@ from wsgiref.util import setup_testing_defaults
 import demo
 import pytest
 
-from backjob import BackJob, Config, ConfigError, JobStatus, Status
+from backjob import BackJob, Config, JobStatus, Status
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -180,10 +180,3 @@ def test_methods_exist(jobs):
 def test_statuses():
     named = re.findall(r"`(?:Status\.)?([A-Z]+)` (\d)", README)
     assert {name: int(number) for name, number in named} == Status.__members__
-
-
-@pytest.mark.parametrize("options", [{"database": None}, {"cache": object()}])
-def test_not_yet(options):
-    (name,) = options
-    with pytest.raises(ConfigError, match=f"{name}.*still to come"):
-        BackJob(lambda environ, start_response: [], **options)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from backjob.config import make_config
 from backjob.job import JobRequest
-from backjob.request import FORM, encode_form, make_request, mount_target, name_user, restore_environ
+from backjob.request import FORM, encode_form, find_mount, make_request, mount_target, name_user, restore_environ
 
 CONFIG = make_config({})
 CANARY = "canary-4711"
@@ -40,6 +40,41 @@ def make(
     target: Any = "/a", params: Any = None, *, environ: dict[str, Any] | None = None, **options: Any
 ) -> JobRequest:
     return make_request(environ_of(SCRIPT_NAME="") if environ is None else environ, CONFIG, target, params, **options)
+
+
+class TestMount:
+    @pytest.mark.parametrize(
+        ("came_with", "script_name", "path_info", "mount"),
+        [
+            pytest.param("/start", "", "/start", "", id="nothing was changed"),
+            pytest.param("/start", "/app", "/start", "/app", id="a mount around"),
+            pytest.param("/sub/start", "/sub", "/start", "", id="a mount within"),
+            pytest.param("/sub/start", "/app/sub", "/start", "/app", id="a mount around and one within"),
+            pytest.param("/sub", "/sub", "/", "", id="the root of a mount within"),
+            pytest.param("/sub/", "/sub", "", "", id="the same, and its slash was taken away"),
+            pytest.param("/start", "/tool", "/start", "/tool", id="a proxy's prefix"),
+            pytest.param("/", "/tool", "/", "/tool", id="the root behind a proxy's prefix"),
+            pytest.param("", "/tool", "", "/tool", id="no path at all behind a proxy's prefix"),
+            pytest.param("/sub/start", "/tool/sub", "/start", "/tool", id="a proxy's prefix and a mount within"),
+            pytest.param("/de/start", "", "/start", "", id="a part of the path was taken away"),
+            pytest.param("/de/start", "/app", "/start", "/app", id="the same in a mount"),
+        ],
+    )
+    def test_what_an_app_within_changes_is_seen_through(
+        self, came_with: str, script_name: str, path_info: str, mount: str
+    ) -> None:
+        assert find_mount({"SCRIPT_NAME": script_name, "PATH_INFO": path_info}, came_with) == mount
+
+    def test_an_environ_need_not_have_them(self) -> None:
+        """PEP 3333: what is empty may be missing."""
+        assert find_mount({}, "") == ""
+
+    def test_it_decides_what_is_of_this_app(self) -> None:
+        within = environ_of(SCRIPT_NAME="/app/sub", PATH_INFO="/start")
+        request = make_request(within, CONFIG, "/app/other", mount="/app")
+        assert (request.script_name, request.path_info) == ("/app", "/other")
+        with pytest.raises(ValueError, match="mounted at '/app'"):
+            make_request(within, CONFIG, "/elsewhere", mount="/app")
 
 
 class TestTarget:
@@ -391,6 +426,34 @@ class TestRestore:
         assert restored["wsgi.input"].read() == b"b=2"
         assert "wire" not in str([restored.get(key) for key in HOSTILE])
         assert not {"wsgi.file_wrapper", "AUTH_TYPE", "REMOTE_IDENT", "REMOTE_HOST"} & restored.keys()
+
+    @pytest.mark.parametrize(
+        ("forwarded", "origin"),
+        [
+            ({}, "http://people.test"),
+            ({"HTTP_X_FORWARDED_PROTO": "https"}, "https://people.test"),
+            ({"HTTP_X_FORWARDED_PROTO": "https, http"}, "https://people.test"),
+            ({"HTTP_X_FORWARDED_HOST": "outside.test, inside.test"}, "http://outside.test"),
+            ({"HTTP_X_FORWARDED_PROTO": ""}, "http://people.test"),
+        ],
+    )
+    @pytest.mark.parametrize("as_user", [True, False])
+    def test_the_origin_is_that_of_a_browser_before_a_proxy(
+        self, forwarded: dict[str, str], origin: str, as_user: bool
+    ) -> None:
+        """Also where the server does not believe the proxy, and only the app does."""
+        request = make(environ=environ_of(**forwarded), method="POST", as_user=as_user)
+        restored = self.restore(request)
+        assert restored["HTTP_ORIGIN"] == origin
+        assert restored["wsgi.url_scheme"] == "http"
+
+    def test_an_anonymous_job_knows_where_the_site_is(self) -> None:
+        site = {f"HTTP_X_FORWARDED_{name}": name.lower() for name in ("HOST", "PORT", "PREFIX", "PROTO")}
+        who = {"HTTP_X_FORWARDED_FOR": CANARY, "HTTP_FORWARDED": CANARY, "HTTP_X_REAL_IP": CANARY}
+        request = make(environ=environ_of(**site, **who), as_user=False)
+        assert request.headers == {"HTTP_HOST": "people.test", **site}
+        nothing = make_config({"forward_headers": ()})
+        assert make_request(environ_of(**site), nothing, "/a", as_user=False).headers == {"HTTP_HOST": "people.test"}
 
     def test_an_anonymous_job_has_no_identity_of_the_wires_either(self) -> None:
         restored = self.restore(make(environ=environ_of(REMOTE_USER="ann", **USER), as_user=False))

@@ -10,9 +10,11 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.caches import open_cache_store, open_cached_store
 from support.records import (
     FINAL_MOVES,
     KEY_IDS,
@@ -36,7 +38,12 @@ from backjob.statements import PROCESS
 from backjob.store import Store
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
-STORES = ("sqlite", *SERVERS)
+CACHED: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {
+    **{f"{kind} alone": open_cache_store(kind) for kind in ("memory", "redis", "memcached")},
+    "sqlite behind redis": open_cached_store("redis"),
+}
+"""How to open each store with a cache in a folder of its own."""
+STORES = ("sqlite", *SERVERS, *CACHED)
 
 
 @pytest.fixture
@@ -45,12 +52,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="module", params=STORES)
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which store it is: the module's tests run for one after the other."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def database(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database | None]:
+    """One database for all tests; each of them finds its table empty."""
+    if kind in CACHED:
+        yield None
+        return
     with contextlib.ExitStack() as stack:
-        if request.param == "sqlite":
+        if kind == "sqlite":
             url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'jobs.sqlite3'}"
         else:
-            url = stack.enter_context(new_database(request.param)).render_as_string(hide_password=False)
+            url = stack.enter_context(new_database(kind)).render_as_string(hide_password=False)
         database = Database(url, build_table(TABLE), True)
         stack.callback(database.dispose)
         with database.connect(), database.connect():  # from here on there are as many as the tests use at once
@@ -59,11 +76,14 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def store(database: Database, clock: Clock) -> Iterator[Store]:
+def store(kind: str, database: Database | None, tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    if database is None:
+        with CACHED[kind](tmp_path, clock) as store:
+            yield store
+        return
     with database.connect() as connection:
         connection.execute(database.table.delete())
     yield SQLStore(database, clock)
-    assert database._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 def unchanged(store: Store, job_id: int) -> contextlib.AbstractContextManager[None]:

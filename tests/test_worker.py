@@ -128,7 +128,7 @@ def test_takes_every_kind_of_answer(site, app):
     site.job = served
     job_id = site.start("/job")
     reply = site.work(job_id, **{"wsgi.file_wrapper": lambda file: file})
-    assert (reply.status, reply.body) == ("200 OK", b"ok\n")
+    assert (reply.status, reply.body) == ("200 OK", b"backjob: ok\n")
     status = site.status(job_id)
     assert (status.status, status.progress, status.status_text) == (Status.COMPLETED, 100, "abc")
 
@@ -806,9 +806,9 @@ def test_the_answer_is_the_same_whatever_the_app_answers(site):
         site.job = answer(b"out", status=status_line, headers=headers)
         for method in ("GET", "HEAD", "POST"):
             reply = site.work(site.start("/job", method=method))
-            assert (reply.status, reply.body) == ("200 OK", b"" if method == "HEAD" else b"ok\n")
+            assert (reply.status, reply.body) == ("200 OK", b"" if method == "HEAD" else b"backjob: ok\n")
             assert "canary" not in repr(reply)
-            assert reply.headers["Content-Length"] == "3"
+            assert reply.headers["Content-Length"] == "12"
 
 
 def test_the_app_never_sees_the_token(site):

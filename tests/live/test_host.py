@@ -37,3 +37,13 @@ def test_host_is_only_a_value(run_server: Serve, stranger: socket.socket, setup:
         assert seen["url"] == f"http://{host}/echo"
     # A connection that was made and closed again would still wait to be accepted.
     assert not select.select([stranger], [], [], 0)[0], "somebody connected to the Host of a client"
+
+
+@pytest.mark.parametrize("setup", [GTHREAD, WAITRESS, WSGIREF], ids=str)
+def test_server_at_one_address_of_several(run_server: Serve, setup: Setup) -> None:
+    """Bound to one interface, it does not answer at 127.0.0.1."""
+    server = run_server(setup.at("127.0.0.2"))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.address[1]), timeout=5)
+    end = server.end_of(server.start("/echo"))
+    assert end["status"] == Status.COMPLETED, end["status_text"]

@@ -1,19 +1,15 @@
-"""The whole mechanism on every server and transport: the seed's walk-through, methods and bodies, many jobs at once."""
+"""What goes beyond test_matrix.py's round, on the servers that most people have: other methods, a crowd of people."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
-import socket
 from collections.abc import Iterator
 
 import pytest
-from support import wait_until
-from support.servers import EVERYWHERE, GTHREAD, WAITRESS, WERKZEUG, WSGIREF, Certificate, Server, Setup, serve
+from support.servers import EVERYWHERE, WSGIREF, Certificate, Server, serve
 
-from backjob import BackJob, Status
-
-from .conftest import Serve
+from backjob import Status
 
 pytestmark = pytest.mark.live
 
@@ -34,39 +30,7 @@ def server(running: Server) -> Iterator[Server]:
     print(running.log[before:])
 
 
-@pytest.fixture
-def records(server: Server) -> Iterator[BackJob]:
-    """The records as another process sees them: a server with one slot answers no question while a job has it."""
-    application = BackJob(lambda environ, start_response: [], database=f"sqlite:///{server.directory}/backjob.sqlite3")
-    yield application
-    application._database.dispose()
-
-
-def test_walk_through(server: Server, records: BackJob) -> None:
-    """EBackJob's complete example: a page starts the job, another tells how it stands, while it runs and after."""
-    look = records.jobs.status if server.setup.slots == 1 else None
-
-    def seen(job_id: int, progress: int) -> str:
-        status = look(job_id).as_dict() if look else server.status(job_id)
-        assert status["progress"] <= progress
-        assert status["status"] in (Status.STARTED, Status.INPROGRESS)
-        return status["status_text"] if status["progress"] == progress else ""
-
-    job_id = server.start("/walk", {"Cookie": "user=Ada"})
-    server.open_gate("gate-20")
-    assert wait_until(lambda: seen(job_id, 20)) == "Job started for Ada.\n"
-    server.open_gate("gate-40")
-    assert wait_until(lambda: seen(job_id, 40)) == "Job started for Ada.\nJob in progress.\n"
-    server.open_gate("gate-80")
-    end = server.end_of(job_id)
-    assert end["status"] == Status.COMPLETED
-    assert end["progress"] == 100
-    assert end["status_text"] == "Job started for Ada.\nJob in progress.\nJob done.\n"
-    assert end["attempt"] == 1
-    server.assert_ran_once([job_id])
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "CHICKEN"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "CHICKEN"])
 def test_method_body_and_user_arrive(server: Server, method: str) -> None:
     """The job is the request that was asked for, by the user who asked."""
     user = {"Cookie": "user=Ada; theme=d%C3%A4mmrig", "Authorization": "Basic QWRhOmVuZ2luZQ=="}
@@ -97,30 +61,3 @@ def test_twenty_at_once(server: Server) -> None:
     ends = [server.end_of(job_id) for job_id in job_ids]
     assert [end["status"] for end in ends] == [Status.COMPLETED] * 20
     server.assert_ran_once(job_ids)
-
-
-@pytest.mark.parametrize(
-    "setup",
-    [
-        *(setup.at("0.0.0.0") for setup in (GTHREAD, WAITRESS, WSGIREF, WERKZEUG)),
-        *(setup.at(host) for setup in (GTHREAD, WAITRESS) for host in ("::1", "::")),
-    ],
-    ids=str,
-)
-def test_server_at_other_addresses(run_server: Serve, setup: Setup) -> None:
-    """Bound to all addresses, or over IPv6: the self-requests find their way too."""
-    if ":" in setup.host and not has_ipv6():
-        pytest.skip("this machine has no IPv6")
-    server = run_server(setup)
-    job_id = server.start("/work")
-    end = server.end_of(job_id)
-    assert end["status"] == Status.COMPLETED, end["status_text"]
-    server.assert_ran_once([job_id])
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True

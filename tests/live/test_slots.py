@@ -96,5 +96,5 @@ def test_start_never_takes_a_second(run_server: Serve, setup: Setup) -> None:
     server = run_server(setup)
     for _ in range(2):  # a process learns from its first start
         answer = server.start_all("/work")
-        assert answer["seconds"] < 1.0
+        assert max(answer["seconds"]) < 1.0
         assert server.end_of(answer["ids"][0])["status"] == Status.COMPLETED

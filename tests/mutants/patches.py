@@ -238,4 +238,25 @@ MUTANTS = [
         "from dataclasses import dataclass, field\n\nfrom . import keyring  # noqa: F401\n",
         ("tests/test_layers.py",),
     ),
+    Mutant(
+        "what a proxy makes of a check's facts is believed",
+        "backjob/check.py",
+        'return token.prove(f"facts {facts}")',
+        'return token.prove("facts")',
+        ("tests/test_check.py",),
+    ),
+    Mutant(
+        "a check asks only whether the store can be read",
+        "backjob/check.py",
+        "store.request_cancel(_NO_JOB)  # a write that changes nothing: only reading would be no proof",
+        "store.get(_NO_JOB)",
+        ("tests/test_check.py",),
+    ),
+    Mutant(
+        "a check runs a job a second time",
+        "backjob/second_visit.py",
+        ' and not getattr(jobs, "is_worker", True)',
+        "",
+        ("tests/test_check.py",),
+    ),
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -22,6 +24,12 @@ def miss(reason: str) -> NoReturn:
 def program(name: str) -> str:
     """The path of a program, also of one that only an administrator has in the PATH."""
     return shutil.which(name, path=_PLACES) or miss(f"there is no {name}: tests/machine/install brings it")
+
+
+def script(name: str) -> str:
+    """The path of a program that a Python package has brought into this environment."""
+    path = Path(sys.executable).with_name(name)
+    return str(path) if path.exists() else miss(f"this environment has no {name}: tests/machine/install brings it")
 
 
 def package(name: str) -> None:

@@ -117,7 +117,8 @@ def prove(keyring: Keyring, status: str, outcome: str) -> Script:
 
 def proof_answer(status: str, proof: str) -> bytes:
     """An answer of the middleware with this proof, be it right or wrong."""
-    return f"HTTP/1.1 {status}\r\nContent-Length: 3\r\nBackjob-Proof: {proof}\r\n\r\nok\n".encode()
+    body = f"backjob: {status.partition(' ')[2].lower()}\n"
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nBackjob-Proof: {proof}\r\n\r\n{body}".encode()
 
 
 def read_header(request: bytes, name: str) -> str:

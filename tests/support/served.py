@@ -130,7 +130,7 @@ class Site:
 
     @property
     def backend(self) -> Backend:
-        return self.application._get_backend()
+        return self.application._find_backend()
 
     def start(self, *args: Any, by: dict[str, Any] | None = None, **kwargs: Any) -> int:
         """start() within an ordinary request, whose environ has ``by``. Raises what start() raises."""
@@ -193,7 +193,7 @@ class Site:
 
     def close(self) -> None:
         """Close its connections, those too that a thread at its last statement has opened."""
-        backend = self.application._backend
+        backend = self.application._assembly._backend
         self.application.close()
         if backend is not None:
             wait_until(lambda: not backend.dispatcher._taken)

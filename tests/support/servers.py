@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,68 +24,15 @@ import trustme
 import backjob
 from backjob import Status
 from support import wait_until
+from support.places import Place, make_place
 
 PACKAGE = Path(backjob.__file__).resolve().parent
 APPS = Path(__file__).resolve().parent.parent / "live" / "apps"
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _STOP_TIMEOUT = 10.0
+MANY = 1000
+"""Slots of a server that has one for everybody who comes."""
 _TROUBLE = "Traceback|Too many open files"
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A server as somebody might run it. ``slots``: requests that it works on at once."""
-
-    name: str
-    slots: int
-    options: tuple[str, ...] = ()
-    transport: str = "tcp"
-    host: str = "127.0.0.1"
-
-    @property
-    def is_gunicorn(self) -> bool:
-        return self.name.startswith("gunicorn")
-
-    def over(self, transport: str) -> Setup:
-        """The same over "tcp", "unix" or "tls"."""
-        return replace(self, transport=transport)
-
-    def at(self, host: str) -> Setup:
-        """The same, bound to this address."""
-        return replace(self, host=host)
-
-    def with_options(self, *options: str) -> Setup:
-        return replace(self, options=(*self.options, *options))
-
-    def __str__(self) -> str:
-        where = self.host if self.transport == "tcp" else self.transport
-        return f"{self.name}-{self.slots}-{where}"
-
-
-def gunicorn(worker_class: str, workers: int = 1, threads: int = 1) -> Setup:
-    """gunicorn with so many workers of a class."""
-    options = ["--worker-class", worker_class, "--workers", str(workers)]
-    if worker_class == "gthread":
-        options += ["--threads", str(threads)]
-    slots = 1000 if worker_class == "gevent" else workers * threads
-    return Setup(f"gunicorn-{worker_class}", slots, tuple(options))
-
-
-SYNC = gunicorn("sync", workers=2)
-ONE_SYNC = gunicorn("sync")
-GTHREAD = gunicorn("gthread", threads=4)
-ONE_GTHREAD = gunicorn("gthread")
-GEVENT = gunicorn("gevent")
-WAITRESS = Setup("waitress", 4)
-WSGIREF = Setup("wsgiref", 1)
-WERKZEUG = Setup("werkzeug", 1)
-WERKZEUG_THREADS = Setup("werkzeug-threads", 1000)
-WERKZEUG_PROCESSES = Setup("werkzeug-processes", 4)
-
-EVERYWHERE = [
-    *(server.over(transport) for server in (SYNC, GTHREAD, GEVENT) for transport in ("tcp", "unix", "tls")),
-    *(WAITRESS, WSGIREF, WERKZEUG, WERKZEUG_THREADS, WERKZEUG_PROCESSES),
-]
 
 
 @dataclass(frozen=True)
@@ -102,6 +49,121 @@ class Certificate:
         authority.cert_pem.write_to_path(made.authority)
         authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(made.chain)
         return made
+
+    def trusting(self) -> ssl.SSLContext:
+        """What a client needs that believes this authority and no other."""
+        return _trusting(self.authority)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a server is to serve, and where."""
+
+    setup: Setup
+    app: str
+    """module:attribute"""
+    directory: Path
+    """The server's working directory, for files of its own."""
+    apps: Path
+    """Where the app's module is."""
+    place: Place
+    descriptor: int
+    certificate: Path | None
+    """The file of the certificate and its key, for a server that speaks TLS."""
+
+    @property
+    def host(self) -> str:
+        return self.place.address[0] if isinstance(self.place.address, tuple) else ""
+
+    @property
+    def port(self) -> str:
+        return str(self.place.address[1]) if isinstance(self.place.address, tuple) else ""
+
+    @property
+    def unix(self) -> str:
+        """The path of the unix socket, or nothing."""
+        return self.place.address if isinstance(self.place.address, str) else ""
+
+
+def _inherit(site: Site) -> list[str]:
+    """The command of a server that is a library, for a socket that it inherits."""
+    options = site.setup.options
+    return [sys.executable, str(APPS / "inherited.py"), site.setup.name, str(site.descriptor), site.app, *options]
+
+
+def _run_gunicorn(site: Site) -> list[str]:
+    options = ["--bind", f"fd://{site.descriptor}", "--graceful-timeout", "2", "--no-control-socket"]
+    if site.certificate:
+        options += ["--certfile", str(site.certificate), "--keyfile", str(site.certificate)]
+    return [sys.executable, "-m", "gunicorn", *options, *site.setup.options, site.app]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A server as somebody might run it. ``slots``: requests that it works on at once."""
+
+    name: str
+    slots: int
+    options: tuple[str, ...] = ()
+    transport: str = "tcp"
+    host: str = "127.0.0.1"
+    command: Callable[[Site], list[str]] = _inherit
+    """What to run. It misses what is not there, and may write files into the directory."""
+    is_inheriting: bool = True
+    """Does it take a socket that listens already, or bind one by itself?"""
+    app: str = "workshop:application"
+    needs_connect: bool = False
+    """Does nothing of it tell the app where it is reached?"""
+    products: tuple[str, ...] = ()
+    """What it is made of: Python distributions, Debian packages."""
+    noise: str = ""
+    """A pattern of what its log has in it though nothing is wrong."""
+
+    def over(self, transport: str) -> Setup:
+        """The same over "tcp", "unix" or "tls"."""
+        return replace(self, transport=transport)
+
+    def at(self, host: str) -> Setup:
+        """The same, bound to this address."""
+        return replace(self, host=host)
+
+    def named(self, addition: str) -> Setup:
+        """The same under a longer name."""
+        return replace(self, name=f"{self.name}-{addition}")
+
+    def with_options(self, *options: str) -> Setup:
+        return replace(self, options=(*self.options, *options))
+
+    def __str__(self) -> str:
+        where = self.transport if self.host == "127.0.0.1" else self.host
+        return f"{self.name}-{'many' if self.slots == MANY else self.slots}-{where}"
+
+
+def gunicorn(worker_class: str, workers: int = 1, threads: int = 1) -> Setup:
+    """gunicorn with so many workers of a class."""
+    options = ["--worker-class", worker_class, "--workers", str(workers)]
+    if worker_class == "gthread":
+        options += ["--threads", str(threads)]
+    slots = MANY if worker_class == "gevent" else workers * threads
+    return Setup(f"gunicorn-{worker_class}", slots, tuple(options), command=_run_gunicorn, products=("gunicorn",))
+
+
+SYNC = gunicorn("sync", workers=2)
+ONE_SYNC = gunicorn("sync")
+GTHREAD = gunicorn("gthread", threads=4)
+ONE_GTHREAD = gunicorn("gthread")
+GEVENT = gunicorn("gevent")
+ONE_WAITRESS = Setup("waitress", 1, ("threads=1",), products=("waitress",))
+WAITRESS = Setup("waitress", 4, ("threads=4",), products=("waitress",))
+WSGIREF = Setup("wsgiref", 1, products=("python",))
+WERKZEUG = Setup("werkzeug", 1, products=("Werkzeug",))
+WERKZEUG_THREADS = Setup("werkzeug", MANY, ("threaded=1",), products=("Werkzeug",))
+WERKZEUG_PROCESSES = Setup("werkzeug-processes", 4, ("processes=4",), products=("Werkzeug",))
+
+EVERYWHERE = [
+    *(server.over(transport) for server in (SYNC, GTHREAD, GEVENT) for transport in ("tcp", "unix", "tls")),
+    *(WAITRESS, WSGIREF, WERKZEUG, WERKZEUG_THREADS, WERKZEUG_PROCESSES),
+]
 
 
 @functools.lru_cache
@@ -152,6 +214,7 @@ class Server:
     tls: ssl.SSLContext | None = None
     headers: dict[str, str] = field(default_factory=dict)
     """What each request has: cookies, Host."""
+    _is_up: bool = False
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 30
@@ -160,9 +223,26 @@ class Server:
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
         with contextlib.closing(Connection(self.address, self.tls, timeout)) as connection:
+            if not self._is_up:
+                self._is_up = wait_until(lambda: self._reaches(connection))
             connection.request(method, path, body, {**self.headers, **(headers or {}), "Connection": "close"})
             with connection.getresponse() as response:
                 return Answer(response.status, response.headers, response.read())
+
+    def wait_until_it_listens(self) -> None:
+        """For another program that is to talk to it."""
+        with contextlib.closing(Connection(self.address, self.tls, 10)) as connection:
+            wait_until(lambda: self._reaches(connection))
+
+    def _reaches(self, connection: Connection) -> bool:
+        """Connect for the first time. False when the server does not listen yet."""
+        assert self.process.poll() is None, "the server has ended"
+        try:
+            connection.connect()
+        except (ConnectionRefusedError, FileNotFoundError):
+            connection.close()
+            return False
+        return True
 
     def start(self, target: str, headers: dict[str, str] | None = None, mount: str = "", **options: Any) -> int:
         """Have the workshop start a job. Its id."""
@@ -171,7 +251,7 @@ class Server:
     def start_all(
         self, target: str, headers: dict[str, str] | None = None, mount: str = "", **options: Any
     ) -> dict[str, Any]:
-        """Have the workshop start ``count`` jobs. Their ids, and the seconds of the slowest start."""
+        """Have the workshop start ``count`` jobs. Their ids, the seconds of each start, and how it went."""
         return self.ask("POST", f"{mount}/start", {"target": target, **options}, headers).json()
 
     def status(self, job_id: int, mount: str = "") -> dict[str, Any]:
@@ -216,24 +296,31 @@ def _ended(status: dict[str, Any]) -> dict[str, Any] | None:
 def serve(
     setup: Setup,
     directory: Path,
-    app: str = "workshop:application",
+    app: str = "",
     certificate: Certificate | None = None,
     *,
     apps: Path = APPS,
     most_files: int = 0,
     is_trouble_expected: bool = False,
     environ: dict[str, str] | None = None,
+    place: Place | None = None,
     **options: Any,
 ) -> Iterator[Server]:
-    """Run an app in a server until the block ends. ``options`` are those of the workshop's BackJob.
+    """Run an app, or the set-up's own, in a server until the block ends. ``options`` are those of its BackJob.
 
     ``directory`` is the server's working directory, and holds all that it writes. The server inherits a socket that
-    listens already: there is no port to guess, and a request waits in its backlog while the server starts. A traceback
-    or a ResourceWarning in the log fails the test.
+    listens already, that of ``place`` if there is one: there is no port to guess, and a request waits in its backlog
+    while the server starts. One that binds by itself gets a port that is kept for it, and the first request waits until
+    it listens. A traceback or a ResourceWarning in the log fails the test.
     """
-    log = directory / "server.log"
-    with _listen(setup, directory) as listener, log.open("ab") as output:
-        command = _command(setup, listener.fileno(), app, apps, certificate)
+    place = place or _make_place(setup, directory)
+    if setup.needs_connect:
+        options = {"connect": place.connect, **options}
+    log_file = directory / "server.log"
+    chain = certificate.chain if certificate and setup.transport == "tls" else None
+    giving = place.handing_over() if setup.is_inheriting else place.lending()
+    with giving as descriptor, log_file.open("ab") as output:
+        command = setup.command(Site(setup, app or setup.app, directory, apps, place, descriptor, chain))
         if most_files:
             command = ["sh", "-c", f'ulimit -n {most_files} && exec "$@"', "sh", *command]
         own = {
@@ -246,16 +333,17 @@ def serve(
             command,
             cwd=directory,
             env=os.environ | own | (environ or {}),
-            pass_fds=[listener.fileno()],
+            pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        name = listener.getsockname()
     # "0.0.0.0" and "::" are at the loopback too.
-    address = name if isinstance(name, str) else (_LOOPBACK.get(name[0], name[0]), name[1])
-    tls = _trusting(certificate.authority) if certificate and setup.transport == "tls" else None
+    address = place.address
+    if not isinstance(address, str):
+        address = (_LOOPBACK.get(address[0], address[0]), address[1])
+    tls = certificate.trusting() if certificate and setup.transport == "tls" else None
     server = Server(setup, directory, address, process, tls)
     try:
         yield server
@@ -266,28 +354,12 @@ def serve(
     if not is_trouble_expected:
         # gunicorn leaves sockets of its own open; one to this server is one of backjob's.
         pattern = rf"{_TROUBLE}|ResourceWarning: unclosed .*raddr={re.escape(repr(server.address))}"
-        assert not re.search(pattern, server.log), "there is trouble in the server's log"
+        log = re.sub(setup.noise, "", server.log) if setup.noise else server.log
+        assert not re.search(pattern, log), "there is trouble in the server's log"
 
 
-def _listen(setup: Setup, directory: Path) -> socket.socket:
-    if setup.transport == "unix":
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(directory / "socket"))
-        listener.listen()
-        return listener
-    is_ipv6 = ":" in setup.host
-    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
-    return socket.create_server((setup.host, 0), family=family, dualstack_ipv6=setup.host == "::")
-
-
-def _command(setup: Setup, descriptor: int, app: str, apps: Path, certificate: Certificate | None) -> list[str]:
-    if not setup.is_gunicorn:
-        return [sys.executable, str(APPS / "inherited.py"), setup.name, str(descriptor), app, *setup.options]
-    options = ["--bind", f"fd://{descriptor}", "--graceful-timeout", "2", "--no-control-socket", *setup.options]
-    if setup.transport == "tls":
-        assert certificate
-        options += ["--certfile", str(certificate.chain), "--keyfile", str(certificate.chain)]
-    return [sys.executable, "-m", "gunicorn", *options, app]
+def _make_place(setup: Setup, directory: Path) -> Place:
+    return make_place(directory / "socket" if setup.transport == "unix" else setup.host)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,6 +1,6 @@
 """Run an app in a server of Python's own, werkzeug or waitress, on a listening socket that this process inherits.
 
-python inherited.py NAME DESCRIPTOR MODULE:APP
+python inherited.py NAME DESCRIPTOR MODULE:APP [OPTION=NUMBER ...]
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ def serve_wsgiref(app: Callable, listener: socket.socket) -> None:
         server.serve_forever()
 
 
-def serve_werkzeug(app: Callable, listener: socket.socket, threaded: bool = False, processes: int = 1) -> None:
+def serve_werkzeug(app: Callable, listener: socket.socket, threaded: int = 0, processes: int = 1) -> None:
     """As run_simple() does; it alone can't inherit a socket."""
     host, port = listener.getsockname()
-    server = werkzeug.serving.make_server(host, port, app, threaded, processes, fd=listener.fileno())
+    server = werkzeug.serving.make_server(host, port, app, bool(threaded), processes, fd=listener.fileno())
     listener.close()
     server.server_activate()
     server.serve_forever()
 
 
-def serve_waitress(app: Callable, listener: socket.socket) -> None:
-    waitress.serve(app, sockets=[listener], threads=4)
+def serve_waitress(app: Callable, listener: socket.socket, threads: int) -> None:
+    waitress.serve(app, sockets=[listener], threads=threads)
 
 
 SERVERS = {
     "wsgiref": serve_wsgiref,
     "werkzeug": serve_werkzeug,
-    "werkzeug-threads": lambda app, listener: serve_werkzeug(app, listener, threaded=True),
-    "werkzeug-processes": lambda app, listener: serve_werkzeug(app, listener, processes=4),
+    "werkzeug-processes": serve_werkzeug,
     "waitress": serve_waitress,
 }
 
 if __name__ == "__main__":
-    name, descriptor, where = sys.argv[1:]
+    name, descriptor, where, *options = sys.argv[1:]
     module, _, attribute = where.partition(":")
     application = getattr(importlib.import_module(module), attribute)
-    SERVERS[name](application, socket.socket(fileno=int(descriptor)))
+    numbers = {name: int(number) for name, _, number in (option.partition("=") for option in options)}
+    SERVERS[name](application, socket.socket(fileno=int(descriptor)), **numbers)

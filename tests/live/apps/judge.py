@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = "judge.txt"
+PLACES = "judge-places.txt"
+"""In which process each run began."""
 _PATIENCE = 60.0
 
 
@@ -17,14 +19,15 @@ _PATIENCE = 60.0
 def run(environ: Mapping[str, Any]) -> Iterator[None]:
     """The run of the job of this request: its begin and end (not reached when it is killed) go to the file."""
     job = environ["backjob"]
+    note(job.job_id, os.getpid(), file=PLACES)
     note(job.job_id, job.attempt, "begin")
     yield
     note(job.job_id, job.attempt, "end")
 
 
-def note(*words: object) -> None:
+def note(*words: object, file: str = FILE) -> None:
     """One whole line, on the disk when this returns."""
-    descriptor = os.open(FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, (" ".join(map(str, words)) + "\n").encode())
         os.fsync(descriptor)

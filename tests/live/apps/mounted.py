@@ -3,6 +3,7 @@
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from workshop import app
+from workshop import application as workshop
 
 from backjob import BackJob
 
@@ -13,3 +14,5 @@ application = DispatcherMiddleware(
         "/second & third": BackJob(app, table_name="second_job"),
     },
 )
+
+checked = DispatcherMiddleware(NotFound(), {"/first": workshop})

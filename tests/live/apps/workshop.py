@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import judge
 import webob
-from webob.exc import HTTPBadRequest, HTTPNotFound
+from webob.exc import HTTPBadRequest, HTTPNotFound, HTTPServiceUnavailable
 
 from backjob import BackJob, JobNotFound, Status
 
@@ -23,18 +24,25 @@ def home(request: webob.Request) -> Answer:
 
 
 def start(request: webob.Request) -> Answer:
-    """Start the job that the JSON body describes, as often as it says; tell the ids and how long the slowest took."""
+    """Start the job that the JSON body describes, as often as it says; tell the ids and how long each start took."""
     options: dict[str, Any] = request.json_body
     count = options.pop("count", 1)
-    ids, slowest = [], 0.0
+    ids, seconds = [], []
     for _ in range(count):
         begin = time.monotonic()
         try:
             ids.append(request.environ["backjob"].start(**options))
         except ValueError as error:
             return HTTPBadRequest(str(error))
-        slowest = max(slowest, time.monotonic() - begin)
-    return webob.Response(json={"ids": ids, "seconds": slowest})
+        seconds.append(time.monotonic() - begin)
+    return webob.Response(json={"ids": ids, "seconds": seconds, **describe_way(request)})
+
+
+def describe_way(request: webob.Request) -> dict[str, str]:
+    """How this process finds itself, and where it watches jobs."""
+    backend = request.environ["backjob"]._get_backend()
+    address, *_ = backend.self_request.candidates(request.environ)
+    return {"found": address.found, "way": backend.dispatcher.choose_way(request.environ)}
 
 
 def status(request: webob.Request) -> Answer:
@@ -54,6 +62,19 @@ def list_databases(request: webob.Request) -> Answer:
     """The SQLite files that this process has open."""
     links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
     return webob.Response(json=[link for link in links if ".sqlite3" in link])
+
+
+def check(request: webob.Request) -> Answer:
+    """What the application finds when it is checked from within this request, and how long that takes.
+
+    With ``lock`` the visitor has a session that is locked as long as the request lasts.
+    """
+    begin = time.monotonic()
+    with open("session.lock", "w") as session:
+        if "lock" in request.GET:
+            fcntl.flock(session, fcntl.LOCK_EX)
+        found = application.check(request.environ)
+    return webob.Response(json={**found.as_dict(), "took": time.monotonic() - begin})
 
 
 def walk(request: webob.Request) -> Answer:
@@ -77,16 +98,20 @@ def walk(request: webob.Request) -> Answer:
 
 
 def echo(request: webob.Request) -> Answer:
-    """Write what the request looks like from here."""
+    """Write what the request looks like from here, after a moment."""
     with judge.run(request.environ):
+        time.sleep(float(request.GET.get("seconds", 0)))
         seen = {
             "method": request.method,
+            "mount": request.script_name,
             "path": request.script_name + request.path_info,
             "query": request.query_string,
             "body": request.body.decode(),
             "headers": dict(request.headers),
             "scheme": request.scheme,
             "url": request.url,
+            "client": request.remote_addr,
+            "is_worker": request.environ["backjob"].is_worker,
             "pid": os.getpid(),
         }
         return webob.Response(json=seen)
@@ -97,6 +122,15 @@ def work(request: webob.Request) -> Answer:
     with judge.run(request.environ):
         time.sleep(float(request.GET.get("seconds", 0)))
     return webob.Response(text="Worked.")
+
+
+def stumble(request: webob.Request) -> Answer:
+    """Fail at the first attempt."""
+    job = request.environ["backjob"]
+    if job.attempt == 1:
+        judge.note(job.job_id, job.attempt, "begin")
+        return HTTPServiceUnavailable("The first attempt fails.")
+    return echo(request)
 
 
 def hang(request: webob.Request) -> Answer:
@@ -112,9 +146,11 @@ PAGES = {
     "/status": status,
     "/live": count_live,
     "/databases": list_databases,
+    "/check": check,
     "/walk": walk,
     "/echo": echo,
     "/work": work,
+    "/stumble": stumble,
     "/hang": hang,
 }
 
@@ -124,6 +160,11 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     page = PAGES.get(request.path_info)
     answer = page(request) if page else HTTPNotFound()
     return answer(environ, start_response)
+
+
+def make_app(global_config: dict[str, str], **settings: str) -> Callable[..., Iterable[bytes]]:
+    """A ``paste.app_factory``: the pages alone."""
+    return app
 
 
 application = BackJob(app, **json.loads(os.environ.get("WORKSHOP_OPTIONS", "{}")))

@@ -1,0 +1,216 @@
+"""The Store without a database: every record is a cell of a cache, changed by compare-and-set, and so is their list.
+
+Makes the numbers of the jobs, and finds by the list what a database finds by its indexes. Times are this host's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+
+from . import changes
+from .cache_index import to_microseconds
+from .cache_list import JobList
+from .cells import Cells
+from .errors import StoreError
+from .job import FINAL, Job, JobStatus, Move, NewJob, Status
+from .statements import PROCESS, Glance
+
+log = logging.getLogger("backjob")
+
+LONGEST_CALL = 2.0
+"""Seconds that anybody waits for the cache."""
+_TRIES = 50
+_AT_ONCE = 16
+"""Records that one look reads."""
+
+
+def warn_of_loss(cells: Cells) -> None:
+    """Say what a cache alone can't promise."""
+    if cells.is_shared:
+        where, loss = "the cache", "What it drops, or loses in a restart, is gone."
+    else:
+        where = "the memory of this process"
+        loss = "That is fine for a server with one process; of several, each knows its own jobs only."
+    what = f"database=None: jobs are kept in {where} alone ({cells.backend_name})"
+    log.warning("%s. %s See docs/caching.md", what, loss)
+
+
+class CacheStore:
+    """The Store in a cache. ``now`` gives the time as an aware datetime.
+
+    ``keep_completed``, ``keep_ended``: seconds for which records stay after their end; 0: as long as the cache likes.
+    """
+
+    def __init__(
+        self,
+        cells: Cells,
+        prefix: str,
+        *,
+        keep_completed: float = 0,
+        keep_ended: float = 0,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._now = now or (lambda: datetime.now(timezone.utc))
+        self._jobs = JobList(cells, prefix, self._now)
+        self._keep_ended = keep_ended
+        self._keep_completed = min(filter(None, (keep_completed, keep_ended)), default=0.0)
+        self._last_id = 0
+
+    def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
+        if new.retries < 0:
+            raise StoreError("The job cache refuses the record: retries must be at least 0")
+        for turn in range(_TRIES):
+            if turn > 1:
+                time.sleep(random.uniform(0, 0.02))  # noqa: S311 - spreads those who race for one unique key
+            index = self._jobs.read()
+            found = index.find(new.uid, unique_keys)
+            if found is None:
+                job = self._create(new, seal)
+                if self._jobs.add(job, new, unique_keys) == job.id:
+                    return job.id, True
+                self._jobs.delete(job.id)  # another one was first with this unique key
+            elif self._jobs.get_live([found]):
+                return found, index.live[found].uid == new.uid
+        raise StoreError("The job can't be recorded: equal ones come and go all the time")
+
+    def _create(self, new: NewJob, seal: Callable[[int], bytes]) -> Job:
+        """Write the record, under a number that says when: it is a new one also to a cache that has lost all others."""
+        now = self._now()
+        job_id = max(to_microseconds(now), self._last_id + 1)
+        while not self._jobs.create(job := changes.make_job(job_id, new, seal(job_id), now)):
+            job_id += 1
+        self._last_id = max(self._last_id, job_id)
+        return job
+
+    def get(self, job_id: int) -> Job | None:
+        return self._jobs.get(job_id)
+
+    def status(self, job_id: int) -> JobStatus | None:
+        job = self.get(job_id)
+        return job.as_status() if job is not None else None
+
+    def glance(self, job_id: int) -> Glance | None:
+        job = self.get(job_id)
+        return Glance(*(getattr(job, each.name) for each in dataclasses.fields(Glance))) if job is not None else None
+
+    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
+        wanted = frozenset(statuses) if statuses is not None else frozenset(Status)
+        index = self._jobs.read()
+        ids = sorted({*index.live, *(index.ended if wanted & FINAL else ())}, reverse=True)
+        found: list[Job] = []
+        for some in _in_turns([job_id for job_id in ids if before is None or job_id < before]):
+            jobs = self._jobs.get_many(some)
+            found += [job for job in jobs if job and job.status in wanted and scope in (None, job.scope)]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
+        change = changes.pass_hold(attempt, held_by, holder, seconds, self._now())
+        return self._jobs.change(job_id, change) is not None
+
+    def note_launch_failure(self, job_id: int, attempt: int, holder: str, text: str, seconds: float) -> bool:
+        change = changes.note_launch_failure(attempt, holder, text, seconds, self._now())
+        return self._jobs.change(job_id, change) is not None
+
+    def take_due(self, key_ids: Sequence[str], holder: str, seconds: float) -> Job | None:
+        while True:
+            index, now = self._jobs.read(), self._now()
+            due = [job_id for job_id in index.waiting(key_ids) if index.live[job_id].due <= to_microseconds(now)]
+            due.sort(key=lambda job_id: -index.live[job_id].priority)  # stable: then by time, then by id
+            for some in _in_turns(due):
+                for job in self._jobs.get_live(some):
+                    is_due = job.status is Status.STARTED and job.due_at <= now and changes.is_free(job, now)
+                    if is_due and self.hold(job.id, job.attempt, None, holder, seconds):
+                        return self.get(job.id)
+            if not self._jobs.mend():
+                return None
+
+    def seconds_to_next(self, key_ids: Sequence[str]) -> float | None:
+        index = self._jobs.read()
+        soonest: datetime | None = None
+        for some in _in_turns(index.waiting(key_ids)):
+            if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
+                break  # none of these can be sooner
+            for job in self._jobs.get_live(some):
+                if job.status is Status.STARTED:
+                    when = max(job.due_at, job.held_until or job.due_at)
+                    soonest = min(soonest or when, when)
+        return max(0.0, (soonest - self._now()).total_seconds()) if soonest is not None else None
+
+    def count(self, status: Status) -> int:
+        index = self._jobs.read()
+        if status.is_final:
+            return len(self.find([status], None, len(index.live) + len(index.ended), None))
+        # Whatever runs was reserved.
+        ids = {job_id for job_id, _ in index.running} if status is Status.INPROGRESS else set(index.live)
+        return sum(job.status is status for some in _in_turns(sorted(ids)) for job in self._jobs.get_live(some))
+
+    def count_launched(self) -> int:
+        index, now = self._jobs.read(), self._now()
+
+        def is_launched(job: Job) -> bool:
+            is_sent = not changes.is_free(job, now) and (job.held_by or "").startswith(PROCESS) and job.due_at <= now
+            return job.status is Status.STARTED and is_sent and job.launch_failed_at is None
+
+        return sum(is_launched(job) for some in _in_turns(index.waiting()) for job in self._jobs.get_live(some))
+
+    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
+        begin = changes.claim(attempt, owner, lease, self._now())
+        job = self.get(job_id)
+        if job is None or begin(job) is None or not self._jobs.reserve(job_id, attempt, max_running):
+            return False
+        is_made = self._jobs.change(job_id, begin) is not None
+        if not is_made:  # somebody ended it between the two looks
+            self._tidy_up(job_id, self._jobs.mend)
+        return is_made
+
+    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
+        _check_progress(progress)
+        return self._jobs.change(job_id, changes.touch(attempt, progress, text, lease, self._now())) is not None
+
+    def request_cancel(self, job_id: int) -> bool:
+        return self._jobs.change(job_id, changes.request_cancel) is not None
+
+    def move(
+        self,
+        move: Move,
+        job_id: int,
+        *,
+        attempt: int | None = None,
+        text: str | None = None,
+        progress: int | None = None,
+        delay: float = 0,
+        silent_for: float = 0,
+    ) -> bool:
+        if progress is not None:
+            _check_progress(progress)
+        change = changes.make_move(move, attempt, text, progress, delay, silent_for, self._now())
+        keep = self._keep_completed if move.target is Status.COMPLETED else self._keep_ended
+        job = self._jobs.change(job_id, change, expire=keep if move.target.is_final else 0)
+        if job is None:
+            return False
+        is_over = job.status.is_final
+        self._tidy_up(job_id, lambda: self._jobs.strike([job_id]) if is_over else self._jobs.postpone(job))
+        return True
+
+    def _tidy_up(self, job_id: int, tidy_up: Callable[[], object]) -> None:
+        """What follows a write that is made already: if it fails, whoever comes by next does it."""
+        try:
+            tidy_up()
+        except StoreError as error:
+            log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error)
+
+
+def _check_progress(progress: int) -> None:
+    if not 0 <= progress <= 100:
+        raise StoreError("The job cache refuses the record: progress must be 0-100")
+
+
+def _in_turns(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))

@@ -1,0 +1,250 @@
+"""Single keys of a dogpile.cache region: read, and changed by compare-and-set. Every call is over within a given time.
+
+Values are bytes and go to the backend as they are: no pickle is made or read here. Knows nothing of jobs. The regions
+are looked at by their attributes: dogpile.cache need not be installed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from .bounded_calls import BoundedCalls
+from .errors import ConfigError, StoreError, describe
+from .forks import call_in_child
+
+Change = Callable[[bytes | None], bytes | None]
+"""What is to stand in a cell instead of what stands there (None: nothing); None to leave it. Called once per try."""
+Result = TypeVar("Result")
+
+_TRIES = 200
+_TAG = 8
+_REGION = ("get", "set", "delete", "configure")
+_LONGEST_RELATIVE = 30 * 86400
+"""Seconds; memcached takes a longer expiry for a time of its clock."""
+
+
+def check_region(region: Any) -> None:
+    """Raises ConfigError for what is no dogpile.cache region, or one that can't be used as it is."""
+    if not all(callable(getattr(region, name, None)) for name in _REGION) or not hasattr(region, "is_configured"):
+        raise ConfigError("cache must be a dogpile.cache region: make_region().configure(…)")
+    if not region.is_configured:
+        raise ConfigError("cache is a region that is not configured: call its configure() before BackJob()")
+    if getattr(region.actual_backend, "default_noreply", False):
+        raise ConfigError("cache has default_noreply=True: memcached then never says whether it has kept a value")
+
+
+def open_cells(region: Any, seconds: float) -> Cells:
+    """The cells of this region. ``seconds``: how long a call may take. Connects nothing."""
+    backend = region.actual_backend
+    if hasattr(backend, "writer_client"):
+        return RedisCells(region, seconds)
+    if hasattr(type(backend), "client"):  # of the object itself it would be made
+        return MemcachedCells(region, seconds)
+    return Cells(region, seconds)
+
+
+class _ProcessLock:
+    """The one lock of this process; each child has one of its own, whoever held it at the fork."""
+
+    def __init__(self) -> None:
+        self._make()
+        call_in_child(self._make)
+
+    def _make(self) -> None:
+        self.lock = threading.Lock()
+
+
+_HERE = _ProcessLock()
+
+
+class Cells:
+    """Those of any backend. What this process alone may change is guarded by a lock of the process.
+
+    Each method raises StoreError when the cache can't be used or does not answer in time.
+    """
+
+    is_shared = False
+    """Do several processes see the same, and change it by compare-and-set?"""
+    can_expire = False
+    """Can a value be given a time after which the backend drops it?"""
+
+    def __init__(self, region: Any, seconds: float) -> None:
+        self.backend_name = type(region.actual_backend).__name__
+        self._region = region
+        self._seconds = seconds
+        self._calls = BoundedCalls("backjob-cache", self._disconnect)
+
+    def read(self, key: str) -> bytes | None:
+        """The value of a key; None when there is none."""
+        return self._ask(lambda: self._read(self._mangle(key)))
+
+    def read_many(self, keys: Iterable[str]) -> list[bytes | None]:
+        """The value of each key."""
+        mangled = [self._mangle(key) for key in keys]
+        return self._ask(lambda: self._read_many(mangled)) if mangled else []
+
+    def change(self, key: str, change: Change, expire: float = 0) -> None:
+        """Put what ``change`` makes of the value in its place, with nobody coming between.
+
+        ``expire``: seconds after which the backend may drop it, where it can; 0: never. ``change`` is called in another
+        thread, again for each value that it meets.
+        """
+        self._ask(lambda: self._change(self._mangle(key), change, int(expire)))
+
+    def delete(self, key: str) -> None:
+        """Take a key out."""
+        self._ask(lambda: self._region.backend.delete(self._mangle(key)))
+
+    def dispose(self) -> None:
+        """Close the connections of our own threads; a later call opens new ones."""
+        self._calls.dispose()
+
+    def _mangle(self, key: str) -> str:
+        mangle = self._region.key_mangler
+        return mangle(key) if mangle else key
+
+    def _ask(self, call: Callable[[], Result]) -> Result:
+        try:
+            return self._calls.call(call, self._seconds)
+        except StoreError:
+            raise
+        except TimeoutError:
+            raise StoreError(f"The cache does not answer within {self._seconds:g} s") from None
+        except Exception as error:  # noqa: BLE001 - clients have families of their own, which need not be installed
+            raise StoreError(f"The cache can't be used: {describe(error)[:200]}") from None
+
+    def _read(self, key: str) -> bytes | None:
+        return _as_bytes(self._region.backend.get_serialized(key))
+
+    def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [_as_bytes(value) for value in self._region.backend.get_serialized_multi(keys)]
+
+    def _change(self, key: str, change: Change, expire: int) -> None:
+        with _HERE.lock:
+            new = change(self._read(key))
+            if new is None:
+                return
+            self._region.backend.set_serialized(key, new)
+            if self._read(key) != new:
+                raise StoreError(f"The cache does not keep what it is given ({self.backend_name})")
+
+    def _disconnect(self) -> None:
+        """In a thread that ends."""
+
+
+class _SharedCells(Cells):
+    """Those of a server, changed by its own compare-and-set: a lock there would need a time-out, which is no fence.
+
+    Each value that is set begins with a tag of its own: no two writers ever set the same.
+    """
+
+    is_shared = True
+    can_expire = True
+
+    def _read(self, key: str) -> bytes | None:
+        return _untag(self._get(key)[0])
+
+    def _change(self, key: str, change: Change, expire: int) -> None:
+        tried = None
+        for turn in range(_TRIES):
+            old, token = self._get(key)
+            if tried is not None and old == tried:
+                return  # it was set, and only the answer lost
+            new = change(_untag(old))
+            if new is None:
+                return
+            tried = os.urandom(_TAG) + new
+            if self._set(key, tried, token, expire):
+                return
+            if turn > 1:
+                time.sleep(random.uniform(0, 0.001) * min(turn, 20))  # noqa: S311 - spreads those who race
+        raise StoreError("The cache takes no change: others are always quicker, or its client hides that it is away")
+
+    def _get(self, key: str) -> tuple[bytes | None, Any]:
+        """The value with its tag, and what tells it from a later one."""
+        raise NotImplementedError
+
+    def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
+        """Set it if the value is still that of the token (None: if there is none)."""
+        raise NotImplementedError
+
+
+class RedisCells(_SharedCells):
+    """Those of Redis and Valkey. Reads go to the primary, for a replica lags behind."""
+
+    _SET_IF_SAME = """
+    if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+    if ARGV[3] == '0' then redis.call('set', KEYS[1], ARGV[2])
+    else redis.call('set', KEYS[1], ARGV[2], 'EX', ARGV[3]) end
+    return 1
+    """
+
+    def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [_untag(_as_bytes(value)) for value in self._client.mget(keys)]
+
+    def _get(self, key: str) -> tuple[bytes | None, Any]:
+        value = _as_bytes(self._client.get(key))
+        return value, value
+
+    def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
+        if token is None:
+            return bool(self._client.set(key, new, nx=True, ex=expire or None))
+        return bool(self._client.eval(self._SET_IF_SAME, 1, key, token, new, expire))
+
+    @property
+    def _client(self) -> Any:
+        return self._region.actual_backend.writer_client
+
+
+class MemcachedCells(_SharedCells):
+    """Those of memcached. Its clients belong to a thread each: ours, which are other ones in each child of a fork."""
+
+    def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        values = self._client.get_multi(keys)
+        return [_untag(_as_bytes(values.get(key))) for key in keys]
+
+    def _get(self, key: str) -> tuple[bytes | None, Any]:
+        answer = self._client.gets(key)
+        if not isinstance(answer, tuple):
+            raise StoreError(f"The cache has no compare-and-set ({self.backend_name}): use dogpile.cache.pymemcache")
+        value, token = answer
+        return _as_bytes(value), token
+
+    def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
+        until = expire if expire <= _LONGEST_RELATIVE else int(time.time()) + expire
+        if token is None:
+            return bool(self._client.add(key, new, until))
+        return bool(self._client.cas(key, new, token, until))
+
+    def _disconnect(self) -> None:
+        self._client.disconnect_all()
+
+    @property
+    def _client(self) -> Any:
+        client = self._region.actual_backend.client
+        if getattr(client, "retry_attempts", 0):
+            self._set_up(client)
+        return client
+
+    def _set_up(self, client: Any) -> None:
+        """dogpile gives pymemcache's HashClient no time-out; and for a second after a failure it says of every key that
+        there is none. This way it says what is wrong, and connects anew with the next call."""
+        client.retry_attempts, client.dead_timeout = 0, 0
+        bounds = {"connect_timeout": self._seconds, "timeout": self._seconds}
+        client.default_kwargs.update(bounds)
+        for each in client.clients.values():
+            each.connect_timeout = each.timeout = self._seconds
+
+
+def _as_bytes(value: Any) -> bytes | None:
+    """What a backend gives, or None where it has nothing; what is not of our making is no bytes, or no JSON of ours."""
+    return value if isinstance(value, bytes) else None
+
+
+def _untag(value: bytes | None) -> bytes | None:
+    return value[_TAG:] if value is not None else None

@@ -1,0 +1,134 @@
+"""What each write makes of a record: its guard, and what it changes. Pure, for stores that have no UPDATE … WHERE.
+
+A change is a function of the record as it is now; it gives the next one, or None when it is not allowed (any more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from .job import Job, Move, NewJob, Status
+
+JobChange = Callable[[Job], "Job | None"]
+
+_NO_HOLD: dict[str, Any] = {"held_by": None, "held_until": None, "launch_failed_at": None}
+_NO_LEASE: dict[str, Any] = {"lease_by": None, "lease_until": None}
+
+
+def make_job(job_id: int, new: NewJob, sealed: bytes, now: datetime) -> Job:
+    """The record of a new job."""
+    return Job(
+        id=job_id,
+        uid=new.uid,
+        status=Status.STARTED,
+        attempt=1,
+        retries=new.retries,
+        progress=0,
+        status_text="",
+        scope=new.scope,
+        method=new.request.method[:64],
+        path=new.request.path[:255],
+        key_id=new.key_id,
+        sealed=sealed,
+        priority=new.priority,
+        error_timeout=new.error_timeout,
+        created_at=now,
+        due_at=now + timedelta(seconds=new.delay),
+        started_at=None,
+        updated_at=now,
+        ended_at=None,
+        held_by=new.held_by,
+        held_until=now + timedelta(seconds=new.hold) if new.held_by else None,
+        lease_by=None,
+        lease_until=None,
+        launch_failed_at=None,
+        cancel_requested=False,
+        read_at=now,
+    )
+
+
+def is_free(job: Job, now: datetime) -> bool:
+    """Does nobody hold it (any more)?"""
+    return job.held_until is None or job.held_until <= now
+
+
+def pass_hold(attempt: int, held_by: str | None, holder: str | None, seconds: float, now: datetime) -> JobChange:
+    """From one holder (None: from nobody alive) to the next (None: to nobody)."""
+    until = now + timedelta(seconds=seconds) if holder is not None else None
+
+    def change(job: Job) -> Job | None:
+        is_ours = is_free(job, now) if held_by is None else job.held_by == held_by
+        is_allowed = job.status is Status.STARTED and job.attempt == attempt and is_ours
+        return replace(job, held_by=holder, held_until=until) if is_allowed else None
+
+    return change
+
+
+def note_launch_failure(attempt: int, holder: str, text: str, seconds: float, now: datetime) -> JobChange:
+    """Tell why it still waits, and hold it on."""
+    noted: dict[str, Any] = {"status_text": text, "updated_at": now, "held_until": now + timedelta(seconds=seconds)}
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.STARTED and job.attempt == attempt and job.held_by == holder
+        return replace(job, launch_failed_at=job.launch_failed_at or now, **noted) if is_allowed else None
+
+    return change
+
+
+def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
+    """Begin to run."""
+    begun: dict[str, Any] = {"status": Move.CLAIM.target, "started_at": now, "updated_at": now, **_NO_HOLD}
+    begun |= {"progress": 0, "status_text": "", "lease_by": owner, "lease_until": now + timedelta(seconds=lease)}
+
+    def change(job: Job) -> Job | None:
+        return replace(job, **begun) if job.status in Move.CLAIM.sources and job.attempt == attempt else None
+
+    return change
+
+
+def touch(attempt: int, progress: int, text: str, lease: float, now: datetime) -> JobChange:
+    """Give a sign."""
+    told: dict[str, Any] = {"progress": progress, "status_text": text, "updated_at": now}
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.INPROGRESS and job.attempt == attempt and not job.cancel_requested
+        return replace(job, lease_until=now + timedelta(seconds=lease), **told) if is_allowed else None
+
+    return change
+
+
+def request_cancel(job: Job) -> Job | None:
+    """Ask it to end."""
+    return replace(job, cancel_requested=True) if job.status is Status.INPROGRESS else None
+
+
+def make_move(
+    move: Move,
+    attempt: int | None,
+    text: str | None,
+    progress: int | None,
+    delay: float,
+    silent_for: float,
+    now: datetime,
+) -> JobChange:
+    """Go on to another status; the arguments are those of the Store's move()."""
+    told: dict[str, Any] = {"status": move.target, "updated_at": now}
+    told |= {} if text is None else {"status_text": text}
+    told |= {} if progress is None else {"progress": progress}
+
+    def change(job: Job) -> Job | None:
+        is_other = attempt is not None and job.attempt != attempt
+        has_spoken = silent_for > 0 and (now - job.updated_at).total_seconds() < silent_for
+        if job.status not in move.sources or is_other or has_spoken:
+            return None
+        if move.target.is_final:
+            return replace(job, ended_at=now, sealed=None, **told, **_NO_LEASE, **_NO_HOLD)
+        if job.cancel_requested or job.attempt > job.retries:
+            return None
+        due_at = now + timedelta(seconds=delay)
+        return replace(job, attempt=job.attempt + 1, due_at=due_at, started_at=None, **told, **_NO_LEASE)
+
+    return change

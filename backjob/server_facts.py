@@ -1,0 +1,158 @@
+"""What a server tells of itself to the request that it serves: which one it is, and how many requests it takes at once.
+
+Reads what the server has put within reach and believes nothing that a client can send. What is not known stays None.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+NAMELESS = "a server that does not say its name"
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """A server in the words of its own settings. None: it does not tell, or has no bound."""
+
+    software: str = NAMELESS
+    worker: str = ""
+    """What works on a request: gunicorn's kind of worker, "threads", "one at a time", …"""
+    processes: int | None = None
+    slots_each: int | None = None
+    """Requests that one process works on at once."""
+    has_processes: bool = False
+    """Are there several processes?"""
+    timeout: float = 0
+    """Seconds after which the server kills a worker with the request in it; 0: it does not."""
+
+    @property
+    def slots(self) -> int | None:
+        """Requests that the whole server works on at once."""
+        if self.processes is None or self.slots_each is None:
+            return None
+        return self.processes * self.slots_each
+
+    def __str__(self) -> str:
+        slots = f"{self.slots} slot{'s' * (self.slots != 1)}" if self.slots else "slots not known, or without a bound"
+        return ", ".join(filter(None, (self.software, self.worker, slots)))
+
+
+Found = Iterator[tuple[str, Any]]
+
+
+def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any] | None = None) -> ServerFacts:
+    """The server of this request; ``start_response`` is the server's own, if it is at hand."""
+    facts: dict[str, Any] = {"has_processes": bool(environ.get("wsgi.multiprocess"))}
+    name = environ.get("SERVER_SOFTWARE")
+    if isinstance(name, str) and name:
+        facts["software"] = re.sub(r"[^\x20-\x7e]", "", name)[:80]
+    for look in (_gunicorn, _waitress, _uwsgi, _mod_wsgi, _cheroot, _werkzeug):
+        facts.update(look(environ))
+    facts.update(_socketserver(getattr(start_response, "__self__", None)))
+    if facts.get("processes"):
+        facts["has_processes"] = facts["processes"] > 1
+    return ServerFacts(**facts)
+
+
+def _gunicorn(environ: Mapping[str, Any]) -> Found:
+    # A worker listens for SIGQUIT with a method of its own: this way there is no wrapper of the app's in between.
+    worker = getattr(signal.getsignal(signal.SIGQUIT), "__self__", None) if "gunicorn.socket" in environ else None
+    settings = getattr(worker, "cfg", None)
+    if settings is None:
+        return
+    yield "worker", str(settings.worker_class_str)
+    yield "processes", settings.workers
+    kinds = {kind.__name__ for kind in type(worker).__mro__}
+    if "SyncWorker" in kinds:
+        yield "slots_each", 1
+        yield "timeout", settings.timeout
+    elif "ThreadWorker" in kinds:
+        yield "slots_each", settings.threads
+    elif "AsyncWorker" in kinds:
+        yield "slots_each", settings.worker_connections
+
+
+def _waitress(environ: Mapping[str, Any]) -> Found:
+    channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
+    settings = getattr(getattr(channel, "server", None), "adj", None)
+    if settings is not None:
+        yield "software", f"waitress/{_version_of('waitress')}"
+        yield "worker", "threads"
+        yield "processes", 1
+        yield "slots_each", settings.threads
+
+
+def _uwsgi(environ: Mapping[str, Any]) -> Found:
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None and "uwsgi.version" in environ:
+        yield "software", f"uWSGI/{_text(environ['uwsgi.version'])}"
+        yield "worker", _text(uwsgi.loop) if uwsgi.loop else "threads" if uwsgi.cores > 1 else "one at a time"
+        yield "processes", uwsgi.numproc
+        yield "slots_each", uwsgi.cores
+
+
+def _mod_wsgi(environ: Mapping[str, Any]) -> Found:
+    mod_wsgi = sys.modules.get("mod_wsgi")
+    if mod_wsgi is None or "mod_wsgi.version" not in environ:
+        return
+    name = environ.get("SERVER_SOFTWARE") or "Apache"
+    if "mod_wsgi" not in name:  # Apache's ServerTokens may keep it short
+        yield "software", f"{name} mod_wsgi/{'.'.join(str(part) for part in environ['mod_wsgi.version'])}"
+    yield "slots_each", mod_wsgi.threads_per_process
+    if environ.get("mod_wsgi.process_group"):
+        yield "worker", "daemon processes"
+        yield "processes", mod_wsgi.maximum_processes
+    else:  # Apache's own processes, of which it makes as many as it needs
+        yield "worker", "embedded"
+
+
+def _cheroot(environ: Mapping[str, Any]) -> Found:
+    pool = getattr(getattr(threading.current_thread(), "server", None), "requests", None)
+    if type(pool).__module__.startswith("cheroot."):
+        yield "worker", "threads"
+        yield "processes", 1
+        yield "slots_each", pool.min  # type: ignore[union-attr]
+
+
+def _werkzeug(environ: Mapping[str, Any]) -> Found:
+    if "werkzeug.socket" not in environ:
+        return
+    if environ.get("wsgi.multithread"):
+        yield "worker", "a thread for each request"
+    elif environ.get("wsgi.multiprocess"):
+        yield "worker", "a process for each request"
+    else:
+        yield from _ONE_AT_A_TIME.items()
+
+
+def _socketserver(server_side: Any) -> Found:
+    """wsgiref, and what is made of it: Django's runserver, Bottle's own server."""
+    server = getattr(getattr(server_side, "request_handler", None), "server", None)
+    if isinstance(server, socketserver.ThreadingMixIn):
+        yield "worker", "a thread for each request"
+    elif isinstance(server, socketserver.ForkingMixIn):
+        yield "worker", "a process for each request"
+    elif getattr(type(server), "process_request", None) is socketserver.BaseServer.process_request:
+        yield from _ONE_AT_A_TIME.items()
+
+
+_ONE_AT_A_TIME = {"worker": "one at a time", "processes": 1, "slots_each": 1}
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it can be imported from a place where it was never installed
+        return "?"
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

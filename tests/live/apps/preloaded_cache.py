@@ -1,0 +1,5 @@
+"""The workshop with a cache, used while it is loaded: its clients have been connected before any fork."""
+
+from cached import application
+
+assert application.jobs.find() == []

@@ -1,0 +1,194 @@
+"""Cache servers of the tests' own, which may be emptied, stopped and killed, and dogpile.cache regions on them."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dogpile.cache import CacheRegion, make_region
+
+from backjob.cache import CachedStore
+from backjob.cache_store import CacheStore
+from backjob.cells import Cells, open_cells
+from backjob.engine import Database
+from backjob.keyring import Keyring
+from backjob.schema import build_table
+
+from . import needs, wait_until
+from .records import TABLE, Clock
+
+PATIENT = 30.0
+"""Seconds that a call may take where its length is not what is tested: the machine may be busy."""
+
+
+class CacheServer:
+    """A running Redis or memcached on a unix socket."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.folder = Path(tempfile.mkdtemp(prefix="backjob-"))
+        self.socket = self.folder / "socket"
+        self.start()
+
+    def start(self) -> None:
+        """Start it (again): what it had is gone."""
+        if self.kind == "redis":
+            command = [needs.program("redis-server"), "--port", "0", "--unixsocket", str(self.socket), "--save", ""]
+        else:
+            command = [needs.program("memcached"), "-u", "root", "-s", str(self.socket)]
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.connect(str(self.socket))
+            return True
+        return False
+
+    def kill(self) -> None:
+        """It is away: nobody listens."""
+        self.process.kill()
+        self.process.wait()
+        self.socket.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes connections and answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+        wait_until(self._is_stopped)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def _is_stopped(self) -> bool:
+        states = [path.read_text().rpartition(")")[2].split()[0] for path in self._tasks.glob("*/stat")]
+        return set(states) == {"T"}
+
+    @property
+    def _tasks(self) -> Path:
+        return Path("/proc", str(self.process.pid), "task")
+
+    def empty(self) -> None:
+        """Everything in it is gone."""
+        words = (b"FLUSHALL", b"+OK") if self.kind == "redis" else (b"flush_all", b"OK")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.socket))
+            client.sendall(words[0] + b"\r\n")
+            assert client.recv(100).startswith(words[1])
+
+    def remove(self) -> None:
+        """At the end."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """Where it is, in the words of its client."""
+        return f"unix://{self.socket}" if self.kind == "redis" else f"unix:{self.socket}"
+
+
+@functools.cache
+def shared_server(kind: str) -> CacheServer:
+    """One for all the tests that only empty it."""
+    server = CacheServer(kind)
+    atexit.register(server.remove)
+    return server
+
+
+@contextlib.contextmanager
+def own_server(kind: str) -> Iterator[CacheServer]:
+    """One for a test that stops it."""
+    server = CacheServer(kind)
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+def make_shared_region(kind: str, url: str) -> CacheRegion:
+    """A region on the server at this URL, as docs/caching.md shows it."""
+    if kind == "redis":
+        return make_region().configure("dogpile.cache.redis", arguments={"url": url})
+    return make_region().configure("dogpile.cache.pymemcache", arguments={"url": [url], "serde": None})
+
+
+def make_memory_region() -> CacheRegion:
+    """A region in this process."""
+    return make_region().configure("dogpile.cache.memory")
+
+
+@contextlib.contextmanager
+def region_of(server: CacheServer) -> Iterator[CacheRegion]:
+    """A region on this server, whose connections are closed at the end."""
+    region = make_shared_region(server.kind, server.url)
+    try:
+        yield region
+    finally:
+        close_region(region)
+
+
+@contextlib.contextmanager
+def empty_region(kind: str) -> Iterator[CacheRegion]:
+    """A region with nothing in it: "redis", "memcached" or "memory"."""
+    if kind == "memory":
+        yield make_memory_region()
+        return
+    server = shared_server(kind)
+    server.empty()
+    with region_of(server) as region:
+        yield region
+
+
+def close_region(region: Any) -> None:
+    """What an application does at its end with a region of its own."""
+    backend = region.actual_backend
+    if hasattr(backend, "writer_client"):
+        backend.writer_client.close()
+    elif hasattr(type(backend), "client"):
+        backend.client.disconnect_all()
+
+
+@contextlib.contextmanager
+def opened(region: CacheRegion, seconds: float = PATIENT) -> Iterator[Cells]:
+    """The cells of a region, whose threads have ended at the end."""
+    cells = open_cells(region, seconds)
+    try:
+        yield cells
+    finally:
+        cells.dispose()
+
+
+def open_cache_store(kind: str) -> Callable[[Path, Clock], contextlib.AbstractContextManager[CacheStore]]:
+    """How to open an empty CacheStore: on "redis", "memcached" or "memory"."""
+
+    @contextlib.contextmanager
+    def open_store(folder: Path, clock: Clock) -> Iterator[CacheStore]:
+        with contextlib.ExitStack() as stack:
+            cells = stack.enter_context(opened(stack.enter_context(empty_region(kind))))
+            yield CacheStore(cells, f"{folder.name}-", now=clock)
+
+    return open_store
+
+
+def open_cached_store(kind: str) -> Callable[[Path, Clock], contextlib.AbstractContextManager[CachedStore]]:
+    """How to open a store on SQLite with an empty cache in front: "redis", "memcached" or "memory"."""
+
+    @contextlib.contextmanager
+    def open_store(folder: Path, clock: Clock) -> Iterator[CachedStore]:
+        with contextlib.ExitStack() as stack:
+            cells = stack.enter_context(opened(stack.enter_context(empty_region(kind))))
+            database = Database(f"sqlite:///{folder / 'jobs.sqlite3'}", build_table(TABLE), True)
+            stack.callback(database.dispose)
+            yield CachedStore(database, cells, Keyring(["a key for the entries in a cache" * 2]), "backjob-", clock)
+
+    return open_store
