@@ -22,6 +22,7 @@ from .statements import Glance, Statements
 
 _TRIES = 50
 _PAUSE = 0.02
+_CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _STATUSES = {int(status): status for status in Status}
 
 
@@ -99,7 +100,7 @@ class SQLStore:
             return text
         # On its way each byte may become two.
         encoded = text.encode()
-        return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore")
+        return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore") + _CUT
 
     def get(self, job_id: int) -> Job | None:
         rows = self._database.read(self._statements.get, {"job_id": job_id})

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import NullPool, create_engine, text
-from sqlalchemy.engine import URL
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import URL, make_url
 
 from backjob.engine import Database
 from backjob.job import Job, JobRequest, Move, NewJob, Status
@@ -66,7 +66,7 @@ def open_sqlite_store(folder: Path, clock: Clock | None = None, name: str = "job
 
 
 class Databases:
-    """One database on each server for the tests of a module, made when it is first asked for. Its table is emptied."""
+    """One database on each server for the tests of a module, made when it is first asked for."""
 
     def __init__(self) -> None:
         self._made: dict[str, URL] = {}
@@ -78,14 +78,14 @@ class Databases:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def url(self, name: str, folder: Path) -> str:
-        """An empty database: a file in this folder for "sqlite", else the one on this server."""
+    def url(self, name: str, folder: Path, *, has_table: bool = False) -> str:
+        """A file in this folder for "sqlite", else the database on this server: empty, or with an empty table."""
         if name == "sqlite":
             return f"sqlite:///{folder / 'jobs.sqlite3'}"
         if name not in self._made:
             self._made[name] = self._stack.enter_context(services.new_database(name))
-        else:
-            run(self._made[name], f"DROP TABLE IF EXISTS {TABLE}")
+        elif inspect(services.engine(self._made[name])).has_table(TABLE):
+            run(self._made[name], f"{'DELETE FROM' if has_table else 'DROP TABLE'} {TABLE}")
         return self._made[name].render_as_string(hide_password=False)
 
 
@@ -98,8 +98,7 @@ def databases() -> Iterator[Databases]:
 
 def run(url: str | URL, statement: str, **values: Any) -> list[dict[str, Any]]:
     """Run SQL past the package; the rows that come back."""
-    engine = create_engine(url, poolclass=NullPool)
-    with engine.begin() as connection:
+    with services.engine(make_url(url)).begin() as connection:
         result = connection.execute(text(statement), values)
         return [dict(row) for row in result.mappings()] if result.returns_rows else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import selectors
 import socket
 import socketserver
@@ -22,18 +23,18 @@ class Relay(socketserver.ThreadingTCPServer):
         self.port: int = self.server_address[1]
         self.cuts = 0
         """How often it has broken a connection."""
-        self._word = b""
+        self._pattern = re.compile(b"")
         self._is_heard = False
         self._left = 0
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
 
-    def break_at(self, word: str, *, is_heard: bool, times: int = 1) -> None:
+    def break_at(self, pattern: str, *, is_heard: bool, times: int = 1) -> None:
         """Break the connection on which the client next says this: when the server has answered, or unheard."""
-        self._word, self._is_heard, self._left = word.encode(), is_heard, times
+        self._pattern, self._is_heard, self._left = re.compile(pattern.encode()), is_heard, times
 
     def is_to_break(self, said: bytes) -> bool:
-        is_it = self._left > 0 and self._word in said
+        is_it = self._left > 0 and self._pattern.search(said) is not None
         if is_it:
             self._left -= 1
             self.cuts += 1

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.engine import URL, make_url
 
 from support import needs
@@ -32,17 +32,23 @@ def url(name: str) -> str:
     return _read_urls().get(name) or needs.miss(f"no {name} runs: tests/machine/services start")
 
 
+@functools.cache
+def engine(url: URL) -> Engine:
+    """For a test's own statements: it keeps no connection, and one of a kind is enough."""
+    return create_engine(url, poolclass=NullPool)
+
+
 @contextlib.contextmanager
 def new_database(name: str, options: str = "") -> Iterator[URL]:
     """Make an empty database on this server, and drop it in the end. ``options`` stand behind CREATE DATABASE."""
     server = make_url(url(name))
     own = f"backjob_{os.getpid()}_{next(_numbers)}"
     is_postgresql = server.get_backend_name() == "postgresql"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with engine.connect() as connection:
+    administrator = engine(server).execution_options(isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {own} {options}"))
     try:
         yield server.set(database=own)
     finally:
-        with engine.connect() as connection:
+        with administrator.connect() as connection:
             connection.execute(text(f"DROP DATABASE {own}" + (" WITH (FORCE)" if is_postgresql else "")))
