@@ -676,7 +676,8 @@ with open_store(sys.argv[1]) as store:
 
 
 @pytest.mark.parametrize(
-    ("name", "offset"), [("postgresql", "-5m"), ("postgresql", "+5m"), ("mariadb", "+5m"), ("mariadb-mysqlclient", "-5m")]
+    ("name", "offset"),
+    [("postgresql", "-5m"), ("postgresql", "+5m"), ("mariadb", "+5m"), ("mariadb-mysqlclient", "-5m")],
 )
 def test_a_host_whose_clock_is_wrong_writes_and_compares_the_same_times(
     store: SQLStore, url: URL, name: str, offset: str
