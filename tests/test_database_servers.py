@@ -212,7 +212,7 @@ def test_a_port_at_which_nobody_listens(url: URL, free_port: int) -> None:
                 call()
 
 
-def test_a_server_that_takes_connections_and_never_answers(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_takes_connections_and_never_answers(url: URL) -> None:
     """A frozen host, or a firewall that forgot the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = url.set(port=listener.getsockname()[1])
@@ -268,7 +268,8 @@ def is_waiting(url: URL) -> bool:
     return bool(found)
 
 
-def test_a_lock_that_lasts_ends_in_an_error(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+def test_a_lock_that_lasts_ends_in_an_error(url: URL, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backjob.faults, "BUSY_TIMEOUT", 0.1)
     with open_store(url) as store:
         job_id = add(store)
@@ -512,6 +513,30 @@ def test_the_lock_of_limits_is_given_back_whatever_happens(store: SQLStore, url:
     assert database.run_alone(lambda _: True)
 
 
+def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, url: URL) -> None:
+    add(store)
+    is_postgresql = url.get_backend_name() == "postgresql"
+    if is_postgresql:
+        run(url, f"CREATE ROLE clerk LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO clerk")
+        run(url, f"GRANT USAGE ON SEQUENCE {TABLE}_id_seq TO clerk")
+    else:
+        run(url, "CREATE USER clerk@'%'")
+        run(url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {url.database}.{TABLE} TO clerk@'%'")
+    try:
+        with open_store(url.set(username="clerk")) as clerk:
+            live_a_life(clerk, priority=1)
+        other = Database(
+            url.set(username="clerk").render_as_string(hide_password=False), build_table("other"), create_table=True
+        )
+        try:
+            with pytest.raises(StoreError, match=r"denied|CREATE"):
+                add(SQLStore(other))
+        finally:
+            other.dispose()
+    finally:
+        run(url, "DROP OWNED BY clerk; DROP ROLE clerk" if is_postgresql else "DROP USER clerk@'%'")
+
+
 # --- What is kept ----------------------------------------------------------------------------------------------------
 
 
@@ -650,8 +675,13 @@ with open_store(sys.argv[1]) as store:
 """
 
 
-@pytest.mark.parametrize("offset", ["-5m", "+5m"])
-def test_a_host_whose_clock_is_wrong_writes_and_compares_the_same_times(store: SQLStore, url: URL, offset: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [("postgresql", "-5m"), ("postgresql", "+5m"), ("mariadb", "+5m"), ("mariadb-mysqlclient", "-5m")],
+)
+def test_a_host_whose_clock_is_wrong_writes_and_compares_the_same_times(
+    store: SQLStore, url: URL, name: str, offset: str
+) -> None:
     """Another process, under a clock that is 5 minutes off."""
     job_id = add(store, delay=10, held_by="this host", hold=20)
     job = store.get(job_id)
