@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 
 from . import changes
@@ -118,7 +118,9 @@ class CacheStore:
         change = changes.note_launch_failure(attempt, holder, text, seconds, self._now())
         return self._jobs.change(job_id, change) is not None
 
-    def take_due(self, key_ids: Sequence[str], holder: str, seconds: float) -> Job | None:
+    def take_due(
+        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+    ) -> Job | None:
         while True:
             index, now = self._jobs.read(), self._now()
             due = [job_id for job_id in index.waiting(key_ids) if index.live[job_id].due <= to_microseconds(now)]
@@ -126,19 +128,19 @@ class CacheStore:
             for some in _in_turns(due):
                 for job in self._jobs.get_live(some):
                     is_due = job.status is Status.STARTED and job.due_at <= now and changes.is_free(job, now)
-                    if is_due and self.hold(job.id, job.attempt, None, holder, seconds):
+                    if is_due and job.app_id not in skipped and self.hold(job.id, job.attempt, None, holder, seconds):
                         return self.get(job.id)
             if not self._jobs.mend():
                 return None
 
-    def seconds_to_next(self, key_ids: Sequence[str]) -> float | None:
+    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
         index = self._jobs.read()
         soonest: datetime | None = None
         for some in _in_turns(index.waiting(key_ids)):
             if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
                 break  # none of these can be sooner
             for job in self._jobs.get_live(some):
-                if job.status is Status.STARTED:
+                if job.status is Status.STARTED and job.app_id not in skipped:
                     when = max(job.due_at, job.held_until or job.due_at)
                     soonest = min(soonest or when, when)
         return max(0.0, (soonest - self._now()).total_seconds()) if soonest is not None else None

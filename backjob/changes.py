@@ -32,6 +32,7 @@ def make_job(job_id: int, new: NewJob, sealed: bytes, now: datetime) -> Job:
         method=new.request.method[:64],
         path=new.request.path[:255],
         key_id=new.key_id,
+        app_id=new.app_id,
         sealed=sealed,
         priority=new.priority,
         error_timeout=new.error_timeout,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import random
 import re
 import sys
 import threading
@@ -37,6 +38,8 @@ _NEVER = float("inf")
 _SHORTEST_WAIT = 0.2
 _LOOK_EVERY = 2.0
 _LONGEST_WAIT = 3600.0
+_ABSENCE = 10.0
+"""Seconds until another app is asked for again that did not answer."""
 _UWSGI_WITH_THREADS = (2, 0, 27)
 """From this version on its option enable-threads changes nothing: threads always run."""
 
@@ -53,6 +56,7 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._handed: deque[Job] = deque()
         self._claims: dict[int, Callable[[], None]] = {}
+        self._absent: dict[str, float] = {}  # until when the jobs of an app are left alone, in time.monotonic()
         self._is_closed = False
         self._threads = 0
         self._taken = 0  # places
@@ -113,16 +117,15 @@ class Dispatcher:
 
     def take_up_here(self, way: str) -> None:
         """Where no thread looks for the rows that wait: launch the next one, now that a job has ended."""
-        take_due = functools.partial(self._store.take_due, self._keyring.key_ids, self._monitor.owner)
-        self._run_in_request(functools.partial(take_due, self._config.lease), way)
+        self._run_in_request(self._take_due, way)
 
     def _run_in_request(self, find: Callable[[], Job | None], way: str) -> None:
         try:
             job = find()
-            if job is not None and way == "request":
-                self._monitor.run(job, _nothing)
-            elif job is not None:
-                self._monitor.leave(job)
+            if job is not None:
+                self._note_absence(
+                    job, self._monitor.run(job, _nothing) if way == "request" else self._monitor.leave(job)
+                )
         except StoreError as error:
             log.warning("Jobs wait for their database: %s", error)
 
@@ -211,12 +214,30 @@ class Dispatcher:
             return None
         limit = self._config.running_limit
         if not limit or self._store.count(Status.INPROGRESS) < limit:
-            job = self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease)
+            job = self._take_due()
         if job is not None:
             self.look_after(0)
-        elif (seconds := self._store.seconds_to_next(self._keyring.key_ids)) is not None:
+        elif (seconds := self._seconds_to_next()) is not None:
             self.look_after(min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
         return job
+
+    def _take_due(self) -> Job | None:
+        return self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease, self._list_absent())
+
+    def _seconds_to_next(self) -> float | None:
+        absent = self._list_absent()
+        next_due = self._store.seconds_to_next(self._keyring.key_ids, absent)
+        waits = [self._absent[app_id] - time.monotonic() for app_id in absent]
+        return min([*waits, *([next_due] if next_due is not None else [])], default=None)
+
+    def _list_absent(self) -> list[str]:
+        """The apps whose jobs are not asked for now: there may be many, and each would be tried and given back."""
+        now = time.monotonic()
+        return [app_id for app_id, until in tuple(self._absent.items()) if until > now]
+
+    def _note_absence(self, job: Job, verdict: Verdict) -> None:
+        if verdict is Verdict.AWAY:
+            self._absent[job.app_id] = time.monotonic() + _ABSENCE * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
 
     def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:
         self._claims[job.id] = leave_queue
@@ -224,6 +245,7 @@ class Dispatcher:
             verdict = self._monitor.run(job, leave_queue)
         finally:
             self._claims.pop(job.id, None)
+        self._note_absence(job, verdict)
         # Rows may wait that nobody told this process of: another one that died knew of them.
         self.look_after(_LOOK_EVERY if verdict is Verdict.ENDED else _SHORTEST_WAIT)
 

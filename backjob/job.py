@@ -149,6 +149,7 @@ class Job:
     method: str
     path: str
     key_id: str
+    app_id: str
     sealed: bytes | None = field(repr=False)
     priority: int
     error_timeout: float
@@ -203,6 +204,7 @@ class NewJob:
     uid: str = field(repr=False)
     request: JobRequest
     key_id: str
+    app_id: str = ""
     scope: str = ""
     retries: int = 0
     delay: float = 0

@@ -112,6 +112,7 @@ class Jobs:
             uid=uid,
             request=request,
             key_id=backend.keyring.key_id,
+            app_id=backend.self_request.app_id,
             scope=clean_text(scope),
             retries=retries,
             delay=delay,
@@ -184,6 +185,7 @@ class Jobs:
         cursor = parse_id(before) if before is not None else None
         if before is not None and cursor is None:
             raise ValueError("before must be the id of a job")
+        scope = clean_text(scope) if scope is not None else None
         return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
@@ -212,6 +214,7 @@ class Jobs:
 
     def _find_one(self, read: Callable[[int], Found | None], job_id: int | str, scope: str | None) -> Found:
         parsed = parse_id(job_id)
+        scope = clean_text(scope) if scope is not None else None
         found = read(parsed) if parsed is not None else None
         if found is None or (scope is not None and found.scope != scope):
             name = repr(job_id[:20]) if isinstance(job_id, str) else parsed

@@ -92,6 +92,11 @@ class SelfRequest:
         return replace(request, app=self._app, address=address)
 
     @property
+    def app_id(self) -> str:
+        """What tells this app's jobs from those of others, for whoever has the key."""
+        return self._keyring.digest(f"app {self._app}")[0][:16]
+
+    @property
     def is_crowded(self) -> bool:
         """Do so many launches lie in the server's backlog just now that one more would only be in people's way?"""
         return self._unanswered >= MOST_UNANSWERED and time.monotonic() - self._last_unanswered < CONNECT_TIMEOUT
@@ -117,6 +122,8 @@ class SelfRequest:
                         self._unanswered = 0
                         return True
                     failures.append(explain(connection.answer, address))
+                    if address.is_sure:
+                        break  # what answers there is what is to be told: guesses would only add to it
             except OSError as error:
                 failures.append(explain_failure(error, address))
         self._proven = None
@@ -177,6 +184,8 @@ class SelfRequest:
         if request.app == self._app or not request.address:
             return None
         address = read_origin(request.address)
+        if address in (self._config.address, self._proven, *self._known):
+            return None
         if address in self._elsewhere:
             return address
         try:

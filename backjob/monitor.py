@@ -28,8 +28,6 @@ log = logging.getLogger("backjob")
 
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
-_ABSENCE = 10.0
-"""Seconds until another app's job is tried again after that app did not answer."""
 _LONGEST_ABSENCE = 86400.0
 """Seconds after which it does not come back."""
 
@@ -40,6 +38,7 @@ class Verdict(Enum):
     ENDED = "the worker has ended the job, or somebody else has"
     FULL = "as many jobs run as may: the job waits"
     REFUSED = "not launched: the job fails, or is tried again later"
+    AWAY = "the app that started the job does not answer: the job waits for it"
     UNSEEN = "the answer was not our worker's, but the job runs"
 
 
@@ -104,19 +103,19 @@ class Monitor:
             log.error("Job %d is not launched: its sealed request does not open", job.id)
             self._store.move(Move.FAIL, job.id, attempt=job.attempt, text="The record was changed: it does not open.")
         except NotHome as error:
-            self._leave_to_its_app(job, error)
+            return self._leave_to_its_app(job, error)
         except LaunchError as error:
             self.refuse(job.id, job.attempt, self.owner, error, job.launch_failed_for)
         return Verdict.REFUSED
 
-    def _leave_to_its_app(self, job: Job, error: LaunchError) -> None:
+    def _leave_to_its_app(self, job: Job, error: LaunchError) -> Verdict:
         """Its own app launches it by itself once it is back, wherever that is then."""
         if job.overdue_for > _LONGEST_ABSENCE:
             self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True))
-            return
+            return Verdict.REFUSED
         log.info("Job %d waits: %s", job.id, error)
-        wait = _ABSENCE * random.uniform(0.5, 1.5)  # noqa: S311 - spreads the load, hides nothing
-        self._store.hold(job.id, job.attempt, self.owner, self.owner, wait)
+        self._store.hold(job.id, job.attempt, self.owner, None, 0)
+        return Verdict.AWAY
 
     def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None]) -> None:
         """Wait for the answer. Until the claim vouch for the job, from then on see that it gives signs."""

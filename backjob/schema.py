@@ -90,6 +90,7 @@ def build_table(name: str) -> Table:
         Column("method", String(64), nullable=False),
         Column("path", String(255), nullable=False),
         Column("key_id", ExactString(16), nullable=False),
+        Column("app_id", ExactString(16), nullable=False),
         Column("sealed", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)),
         Column("unique_key", ExactString(64)),
         Column("priority", Integer, nullable=False),

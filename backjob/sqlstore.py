@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -58,6 +58,7 @@ class SQLStore:
             "method": new.request.method[:64],
             "path": new.request.path[:255],
             "key_id": new.key_id,
+            "app_id": new.app_id,
             "unique_key": new.unique_key,
             "priority": new.priority,
             "error_timeout": new.error_timeout,
@@ -143,15 +144,17 @@ class SQLStore:
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "updated_at": now}
         return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
 
-    def take_due(self, key_ids: Sequence[str], holder: str, seconds: float) -> Job | None:
-        values = {"key_ids": list(key_ids), "now": self._now()}
+    def take_due(
+        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+    ) -> Job | None:
+        values = {"key_ids": list(key_ids), "skipped": list(skipped), "now": self._now()}
         for job_id, attempt in self._database.read(self._statements.due, values):
             if self.hold(job_id, attempt, None, holder, seconds):
                 return self.get(job_id)
         return None
 
-    def seconds_to_next(self, key_ids: Sequence[str]) -> float | None:
-        when = self._scalar(self._statements.next_due, key_ids=list(key_ids))
+    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
+        when = self._scalar(self._statements.next_due, key_ids=list(key_ids), skipped=list(skipped))
         return max(0.0, (when - self._now()).total_seconds()) if when is not None else None
 
     def count(self, status: Status) -> int:

@@ -60,6 +60,7 @@ class Statements:
 
         is_free = or_(columns.held_until.is_(None), columns.held_until <= now)
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
+        waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
         self.count_launched = select(func.count()).where(
             columns.status == int(Status.STARTED),
             columns.held_until > now,

@@ -5,7 +5,7 @@ Each write is atomic. It decides nothing about a job's life: one that comes too 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from .job import Job, JobStatus, Move, NewJob, Status
@@ -36,11 +36,13 @@ class Store(Protocol):
     def note_launch_failure(self, job_id: int, attempt: int, holder: str, text: str, seconds: float) -> bool:
         """Tell people why a job still waits, and hold it until it is tried again."""
 
-    def take_due(self, key_ids: Sequence[str], holder: str, seconds: float) -> Job | None:
-        """Hold the first job that is due and that nobody holds."""
+    def take_due(
+        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+    ) -> Job | None:
+        """Hold the first job that is due and that nobody holds, but none of these apps."""
 
-    def seconds_to_next(self, key_ids: Sequence[str]) -> float | None:
-        """How long until a job is due or loses its hold; None when no job waits."""
+    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
+        """How long until a job, but none of these apps, is due or loses its hold; None when no job waits."""
 
     def count(self, status: Status) -> int:
         """How many jobs are in this status."""

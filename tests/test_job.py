@@ -20,8 +20,9 @@ CANARY = "canary-of-a-user"
 def make_job(**changes: Any) -> Job:
     fields: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Job))
     fields |= {"id": 7, "uid": "u" * 32, "status": Status.INPROGRESS, "attempt": 1, "retries": 0, "progress": 40}
-    fields |= {"status_text": "so far", "scope": "office", "method": "GET", "path": "/report", "key_id": "key"}
-    fields |= {"sealed": b"sealed", "priority": 0, "error_timeout": 120, "cancel_requested": False}
+    fields |= {"status_text": "so far", "scope": "office", "method": "GET", "path": "/report"}
+    fields |= {"key_id": "key", "app_id": "app", "sealed": b"sealed"}
+    fields |= {"priority": 0, "error_timeout": 120, "cancel_requested": False}
     fields |= dict.fromkeys(["created_at", "due_at", "started_at", "updated_at", "lease_until", "read_at"], NOW)
     return Job(**{**fields, **changes})
 

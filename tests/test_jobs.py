@@ -231,6 +231,16 @@ def test_find(site):
             found(**wrong)
 
 
+@pytest.mark.parametrize("scope", ["a\0b", "a\ud800", "ä 😀"])
+def test_a_scope_is_the_same_wherever_it_is_given(site, scope):
+    """What no database can keep is replaced in all places alike: it may come from a URL."""
+    job_id, jobs = site.start("/job", scope=scope), site.application.jobs
+    assert [status.id for status in jobs.find(scope=scope)] == [job_id]
+    assert jobs.status(job_id, scope=scope).id == job_id
+    assert jobs.exists(job_id, scope=scope)
+    assert jobs.cancel(job_id, scope=scope)
+
+
 def test_cancel_tells_whether_it_was_live(site):
     jobs = site.application.jobs
     waiting, done = site.start("/job"), site.run("/job").id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -460,6 +461,16 @@ class TestOpen:
                 assert silent.next_request().startswith(b"POST /mount/ ")
                 assert FORM_VALUE.encode() in silent.next_request()
             assert other.requests.empty()
+
+
+    def test_where_a_surer_place_has_answered_no_guess_is_told_of(self) -> None:
+        with Peer(answer(refusal("401 Unauthorized"))) as sure, Peer(ACK) as guess:
+            with socket.create_connection(("127.0.0.1", sure.address.port)) as client:
+                accepted = types.SimpleNamespace(family=socket.AF_INET, getsockname=client.getpeername)
+                with pytest.raises(LaunchError, match="401") as caught:
+                    launch(self_request(), {**served_at(guess), "gunicorn.socket": accepted})
+            assert str(guess.address) not in str(caught.value)
+            assert guess.requests.empty()
 
 
 class TestAnotherAppsJob:

@@ -93,6 +93,7 @@ class LifeCycle(RuleBasedStateMachine):
         holder=st.sampled_from([None, "nonce"]),
         unique=st.sampled_from([None, None, "u", "v"]),
         key_id=st.sampled_from(["key", "key", "other"]),
+        app_id=st.sampled_from(["app", "app", "another"]),
     )
     def add(self, writer: int, unique: str | None, holder: str | None, delay: float, **fields: Any) -> Any:
         store = self.writers[writer].store
@@ -158,14 +159,20 @@ class LifeCycle(RuleBasedStateMachine):
             held_until=self.clock.after(hold),
         )
 
-    @rule(writer=writers, hold=seconds, key_ids=st.sampled_from([["key"], ["key", "other"]]))
-    def take_due(self, writer: int, hold: float, key_ids: list[str]) -> None:
+    @rule(
+        writer=writers,
+        hold=seconds,
+        key_ids=st.sampled_from([["key"], ["key", "other"]]),
+        skipped=st.sampled_from([[], [], ["another"]]),
+    )
+    def take_due(self, writer: int, hold: float, key_ids: list[str], skipped: list[str]) -> None:
         me = self.writers[writer]
         waiting = [row for row in self.rows.values() if row["status"] is STARTED and row["key_id"] in key_ids]
+        waiting = [row for row in waiting if row["app_id"] not in skipped]
         due = [row for row in waiting if row["due_at"] <= self.now and self.is_free(row)]
         times = [max(row["due_at"], row["held_until"] or row["due_at"], self.now) - self.now for row in waiting]
-        assert me.store.seconds_to_next(key_ids) == (min(times) / timedelta(seconds=1) if times else None)
-        job = me.store.take_due(key_ids, me.name, hold)
+        assert me.store.seconds_to_next(key_ids, skipped) == (min(times) / timedelta(seconds=1) if times else None)
+        job = me.store.take_due(key_ids, me.name, hold, skipped)
         if not due:
             assert job is None
             return

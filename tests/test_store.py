@@ -275,6 +275,7 @@ def test_add_records_everything(store: Store, clock: Clock) -> None:
         "method": "POST",
         "path": "/report",
         "key_id": KEY_IDS[0],
+        "app_id": "app",
         "sealed": seal(job_id),
         "priority": -1,
         "error_timeout": 0.5,
@@ -524,6 +525,17 @@ def test_rows_sealed_with_another_key_are_left_alone(store: Store) -> None:
     assert take_all(store, ("key", "old")) == [ours, old]
     assert store.seconds_to_next(("none",)) is None
     assert take_all(store, ("foreign",)) == [foreign]
+
+
+def test_jobs_of_apps_that_are_skipped_are_left_alone(store: Store, clock: Clock) -> None:
+    skipped, other, later = add(store, app_id="away"), add(store, app_id="here"), add(store, app_id="away", delay=9)
+    assert store.take_due(KEY_IDS, "owner", 20, ["away", "nobody"]).id == other  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20, ["away"]) is None
+    assert store.seconds_to_next(KEY_IDS, ["away"]) == 20
+    assert store.seconds_to_next(KEY_IDS, ["away", "here"]) is None
+    assert store.take_due(KEY_IDS, "owner", 30).id == skipped  # type: ignore[union-attr]
+    clock.advance(9)
+    assert store.take_due(KEY_IDS, "owner", 30, ["here"]).id == later  # type: ignore[union-attr]
 
 
 def test_seconds_to_next(store: Store, clock: Clock) -> None:

@@ -157,7 +157,7 @@ def test_what_insists_on_https_and_sends_self_requests_there_too(
     end = site.end_of(site.start("/echo"))
     assert end["status"] == Status.FAILED
     assert "answered 301 (Server: gunicorn): something before BackJob redirects to https://" in end["status_text"]
-    assert "wrap it in BackJob" in end["status_text"]
+    assert "wrap what does that in BackJob" in end["status_text"]
     assert "connect_headers={'X-Forwarded-Proto': 'https'}" in end["status_text"]
 
 

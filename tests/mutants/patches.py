@@ -96,7 +96,7 @@ MUTANTS = [
     ),
     Mutant(
         "the Host header is believed",
-        "backjob/address.py",
+        "backjob/discovery.py",
         '    for key in ("gunicorn.socket", "werkzeug.socket"):\n',
         '    host, _, port = environ.get("HTTP_HOST", "").partition(":")\n'
         "    if port:\n"
@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant(
         "cookies and credentials travel over the socket",
         "backjob/launcher.py",
-        "headers={**self._config.connect_headers, TOKEN_HEADER: token.text},",
+        "headers={**({} if address.is_recorded else self._config.connect_headers), TOKEN_HEADER: token.text},",
         'headers={**{k[5:].title().replace("_", "-"): v for k, v in request.headers.items() if k != "HTTP_HOST"},'
         " TOKEN_HEADER: token.text},",
         ("tests/test_launcher.py",),
@@ -342,6 +342,8 @@ MUTANTS = [
         "return bool(self._client.cas(key, new, token, until))",
         "return bool(self._client.set(key, new, until))",
         ("tests/test_cells.py",),
+    ),
+    Mutant(
         "what an app within has mounted is taken for the mount",
         "backjob/request.py",
         "return path.removesuffix(path_info) if path.endswith(path_info) else script_name",

@@ -106,7 +106,7 @@ def run(url: str | URL, statement: str, **values: Any) -> list[dict[str, Any]]:
 def new_job(**changes: Any) -> NewJob:
     """A job that is to be recorded; ``changes`` are fields of it."""
     request = JobRequest("POST", "/report?month=1", "", "/report", "month=1", b"a=1", remote_user="ada")
-    fields = {"uid": uuid.uuid4().hex, "request": request, "key_id": KEY_IDS[0], **changes}
+    fields = {"uid": uuid.uuid4().hex, "request": request, "key_id": KEY_IDS[0], "app_id": "app", **changes}
     return NewJob(**fields)
 
 
