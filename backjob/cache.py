@@ -28,8 +28,9 @@ log = logging.getLogger("backjob")
 
 LONGEST_CALL = 0.2
 """Seconds that anybody waits for the cache."""
-LIVE_FOR = 1.0
-"""Seconds for which a status is shown that may have changed."""
+LIVE_FOR = 0.9
+"""Seconds for which a status is shown that may have changed: one, less what two hosts' readings of the database's clock
+may be apart, which is half a way there and back each."""
 FINAL_FOR = 600.0
 """Seconds for which a final status is shown without a look whether its record is still there."""
 PAUSE = 5.0

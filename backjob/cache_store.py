@@ -165,10 +165,7 @@ class CacheStore:
         job = self.get(job_id)
         if job is None or begin(job) is None or not self._jobs.reserve(job_id, attempt, max_running):
             return False
-        is_made = self._jobs.change(job_id, begin) is not None
-        if not is_made:  # somebody ended it between the two looks
-            self._tidy_up(job_id, self._jobs.mend)
-        return is_made
+        return self._jobs.change(job_id, begin) is not None  # if not, the place is free as soon as one is wanted
 
     def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
         _check_progress(progress)
@@ -195,16 +192,14 @@ class CacheStore:
         job = self._jobs.change(job_id, change, expire=keep if move.target.is_final else 0)
         if job is None:
             return False
-        is_over = job.status.is_final
-        self._tidy_up(job_id, lambda: self._jobs.strike([job_id]) if is_over else self._jobs.postpone(job))
-        return True
-
-    def _tidy_up(self, job_id: int, tidy_up: Callable[[], object]) -> None:
-        """What follows a write that is made already: if it fails, whoever comes by next does it."""
         try:
-            tidy_up()
-        except StoreError as error:
+            if job.status.is_final:
+                self._jobs.strike([job_id])
+            else:
+                self._jobs.postpone(job)
+        except StoreError as error:  # the move is made; whoever comes by next mends the list
             log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error)
+        return True
 
 
 def _check_progress(progress: int) -> None:

@@ -21,9 +21,11 @@ from typing import Any
 import pytest
 from dogpile.cache import CacheRegion, make_region
 from dogpile.cache.util import sha1_mangle_key
+from support import wait_until
 from support.caches import close_region, empty_region, opened, own_server, region_of, shared_server
 from support.records import TABLE, Clock, add, bring_to
 from support.served import serve_site, wrap
+from support.services import new_database
 
 from backjob import JobNotFound
 from backjob.cache import FINAL_FOR, LIVE_FOR, PAUSE, CachedStore, Entry
@@ -197,13 +199,34 @@ def test_a_slow_look_at_the_database_counts_as_age(deployment: Deployment, clock
     """When in it the row was read nobody knows: it may have been at its begin."""
     first, second = deployment.processes(2)
     job_id = begin(first, clock)
-    first.before_look = lambda: clock.advance(0.75)
+    first.before_look = lambda: clock.advance(LIVE_FOR - 0.25)
     first.status(job_id)
     second.status(add(second))
     clock.advance(0.25 - 0.001)
     assert second.is_status_kept(job_id)
     clock.advance(0.002)
     assert not second.is_status_kept(job_id)
+
+
+def test_a_slow_look_at_the_clock_counts_as_well(deployment: Deployment, clock: Clock) -> None:
+    """The database told its time at the begin of the look, may be: since then it has gone on."""
+    first, second = deployment.processes(2)
+    job_id = begin(first, clock)
+    first.status(job_id)
+    second.after_look = lambda: clock.advance(0.6)
+    second.status(add(second))
+    clock.advance(0.5)
+    assert not second.is_status_kept(job_id)
+
+
+def test_a_look_at_the_clock_counts_for_a_minute(deployment: Deployment, clock: Clock) -> None:
+    """Clocks drift."""
+    (process,) = deployment.processes(1)
+    job_id = bring_to(process, Status.COMPLETED)
+    clock.advance(60)
+    assert process.is_status_kept(job_id)
+    clock.advance(MOMENT)
+    assert not process.is_status_kept(job_id)
 
 
 def test_a_process_that_does_not_know_the_time_looks_for_itself(deployment: Deployment, clock: Clock) -> None:
@@ -249,6 +272,7 @@ def test_a_deleted_record_is_missed_after_a_while(deployment: Deployment, clock:
         connection.execute(f"DELETE FROM {TABLE} WHERE id = {job_id}")
     assert process.status(job_id) is not None
     clock.advance(FINAL_FOR)
+    process.status(add(process))
     assert process.status(job_id) is None
 
 
@@ -294,6 +318,33 @@ def test_a_job_that_is_not_there(deployment: Deployment) -> None:
     assert process.status(job_id) is None
     assert add(process) == job_id
     assert process.status(job_id) is not None
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_live_status_in_front_of_a_server(server: str, kind: str) -> None:
+    """By its clock, and as time goes by: what a job says is seen within the second, and mostly without the server."""
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(new_database(server)).render_as_string(hide_password=False)
+        region = stack.enter_context(empty_region(kind))
+        stores = []
+        for _ in range(2):
+            database = Database(url, build_table(TABLE), True)
+            stack.callback(database.dispose)
+            stores.append(Process(database, stack.enter_context(opened(region, 5)), Keyring([KEY]), "backjob-"))
+        worker, reader = stores
+        job_id = bring_to(worker, Status.INPROGRESS)
+        wait_until(lambda: reader.progress(job_id) == 40)
+        for progress in (50, 60, 70):
+            touch(worker, job_id, progress)
+            told, asked, kept = time.monotonic(), 0.0, False
+            while reader.progress(job_id) != progress:
+                assert asked < told + 1
+                kept = reader.is_status_kept(job_id) or kept
+                asked = time.monotonic()
+            assert kept
+        assert worker.move(Move.COMPLETE, job_id)
+        assert reader.status(job_id).status is Status.COMPLETED  # type: ignore[union-attr]
+        assert reader.is_status_kept(job_id)
 
 
 # --- Races -----------------------------------------------------------------------------------------------------------

@@ -162,6 +162,25 @@ def test_a_place_that_was_reserved_and_never_used(store: CacheStore, clock: Cloc
     assert not store.claim(first, 1, "run", 30, 1)
 
 
+def test_a_retry_gives_its_place_back_at_once(deployment: Deployment, store: CacheStore) -> None:
+    job_id = add(store, retries=1)
+    assert store.claim(job_id, 1, "run", 30, 1)
+    assert list(store._jobs.read().running) == [(job_id, 1)]
+    assert store.move(Move.RETRY, job_id, attempt=1)
+    assert store._jobs.read().running == {}
+    if hasattr(deployment.region.actual_backend, "writer_client"):
+        assert deployment.region.actual_backend.writer_client.ttl(f"{PREFIX}job-{job_id}") == -1
+
+
+def test_the_next_job_among_many(store: CacheStore) -> None:
+    """More are due and held than one look reads, and the next one that may run comes behind them."""
+    for _ in range(40):
+        add(store, held_by="nonce", hold=50)
+    add(store, delay=10)
+    add(store, delay=20)
+    assert store.seconds_to_next(KEY_IDS) == 10
+
+
 def test_a_claim_that_comes_too_late_gives_its_place_back(store: CacheStore) -> None:
     late, other = add(store), add(store)
     get = store.get
@@ -326,9 +345,10 @@ def test_hosts_whose_clocks_differ(deployment: Deployment, clock: Clock) -> None
     """A move that has nothing to do with time is made all the same."""
     slow = deployment.store()
     slow._now = lambda: clock.now - timedelta(seconds=5)
-    job_id = bring_to(deployment.store(), Status.INPROGRESS)
-    assert slow.touch(job_id, 2, 50, "on", 30)
-    assert slow.move(Move.COMPLETE, job_id, attempt=2)
+    first, second = [bring_to(deployment.store(), Status.INPROGRESS) for _ in range(2)]
+    assert slow.touch(first, 2, 50, "on", 30)
+    assert slow.move(Move.COMPLETE, first, attempt=2)
+    assert slow.move(Move.COMPLETE, second, attempt=2)
 
 
 # --- What is in the cache --------------------------------------------------------------------------------------------

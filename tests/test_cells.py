@@ -79,9 +79,13 @@ def test_threads_that_count(cells: Cells) -> None:
     """Nothing is counted twice or forgotten."""
     threads, turns = 8, 50
 
+    def add_one(old: bytes | None) -> bytes:
+        time.sleep(0)  # let another thread run
+        return b"%d" % (int(old or 0) + 1)
+
     def count() -> None:
         for _ in range(turns):
-            cells.change("count", lambda old: b"%d" % (int(old or 0) + 1))
+            cells.change("count", add_one)
 
     counting = [threading.Thread(target=count) for _ in range(threads)]
     for thread in counting:

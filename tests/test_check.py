@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import socket
 import ssl
 import sys
@@ -23,7 +24,7 @@ from wsgiref.simple_server import WSGIServer, make_server
 import pytest
 from dogpile.cache import make_region
 from sqlalchemy import create_engine as make_engine
-from support import wait_until
+from support import services, wait_until
 from support.peers import (
     Authority,
     Call,
@@ -378,6 +379,18 @@ class TestStore:
                 found = application.check()
         assert [problem.name for problem in found.problems] == ["store"]
         assert "readonly" in found.problems[0].text
+
+    @pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+    def test_a_server(self, tmp_path: Path, name: str) -> None:
+        with services.new_database(name) as url:
+            database = url.render_as_string(hide_password=False)
+            with serve_site(tmp_path, database=database) as site:
+                found = site.application.check(make_environ(SERVER_PORT=str(site.server.port)))
+        assert found.problem is None, str(found)
+        assert found.warnings == ()
+        assert found.store.place.startswith(f"{url.get_backend_name()} database {url.database}")
+        assert found.store.place.endswith("table background_job")
+        assert found.store.seconds is not None
 
     def test_no_password_is_told(self, tmp_path: Path) -> None:
         url = "postgresql+psycopg://CanaryUser:CanaryPassword@127.0.0.1:1/app?application_name=CanaryName"
@@ -811,3 +824,26 @@ class TestCache:
             problems = [problem.name for problem in find_problems(config, here, cache, reply)]
             assert problems == (["cache"] if several else [])
             assert list(find_warnings(config, "key=", here, cache, reply)) == []
+
+
+def test_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that asks, and a page."""
+    text = (Path(__file__).parent.parent / "docs" / "check.md").read_text()
+    names: dict[str, Any] = {}
+    with serve_site(tmp_path) as site:
+        app = types.ModuleType("app")
+        app.__dict__["application"] = site.application
+        monkeypatch.setitem(sys.modules, "app", app)
+        for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            exec(block, names)
+        page = call(names["check_page"], make_environ(SERVER_PORT=str(site.server.port)))
+    assert "connect=" in capsys.readouterr().out
+    assert page.code == 200
+    assert page.body.startswith(b"backjob ")
+
+
+def test_the_docs_name_all_that_is_found() -> None:
+    root = Path(__file__).parent.parent
+    code = "".join((root / "backjob" / name).read_text() for name in ("check.py", "findings.py"))
+    named = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs" / "check.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r'\bFinding\(\s*"([a-z-]+)"', code)) == set(named)

@@ -73,7 +73,7 @@ def test_pages_are_served_while_jobs_fill_the_pool(deployment: Deployment) -> No
     ids = web.start_all("/hang", count=4)["ids"]
     wait_until(lambda: web.runs().total() == 4)
     for _ in range(20):
-        assert web.ask("GET", "/", timeout=5).body == b"A page."
+        assert web.ask("GET", "/", timeout=15).body == b"A page."
     assert [web.status(job_id)["status"] for job_id in ids] == [Status.INPROGRESS] * 4
     web.open_gate("gate-hang")
     assert [web.end_of(job_id)["status"] for job_id in ids] == [Status.COMPLETED] * 4

@@ -7,7 +7,6 @@ Nothing that a client says decides where the self-requests go: each request of t
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import socket
@@ -177,10 +176,15 @@ class Ahead:
 def ahead(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
 ) -> Iterator[Ahead]:
-    tests = (item for item in request.session.items if item.originalname == test_server.__name__)
-    entries = [item.callspec.params["entry"] for item in tests if item.path == request.path]
-    start = functools.partial(serve, certificate=certificate)
-    running = Ahead(entries, lambda entry: start(entry.setup, tmp_path_factory.mktemp("matrix")))
+    own = (item for item in request.session.items if item.path == request.path)
+    entries = [item.callspec.params["entry"] for item in own if item.originalname == test_server.__name__]
+
+    def start(entry: Entry) -> AbstractContextManager[Server]:
+        if ":" in entry.setup.host and not has_ipv6():
+            pytest.skip("this machine has no IPv6")
+        return serve(entry.setup, tmp_path_factory.mktemp("matrix"), certificate=certificate)
+
+    running = Ahead(entries, start)
     yield running
     running.close()
 
@@ -214,8 +218,6 @@ def records_of(server: Server) -> Iterator[BackJob]:
 
 @pytest.mark.parametrize("entry", MATRIX, ids=str)
 def test_server(entry: Entry, ahead: Ahead) -> None:
-    if ":" in entry.setup.host and not has_ipv6():
-        pytest.skip("this machine has no IPv6")
     with ahead.run(entry) as own, in_front_of(own, entry.front) if entry.front else nullcontext(own) as server:
         server.headers["Host"] = EVIL_HOST
         walk_through(server)

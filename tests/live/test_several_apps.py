@@ -91,6 +91,17 @@ def test_two_apps_with_a_table_each(run_server: Serve, run_app: RunApp, tmp_path
             assert ran_in(server, end)
 
 
+def test_connect_that_leads_to_an_app_with_another_table(run_app: RunApp) -> None:
+    first = run_app("first", table_name="first_job")
+    second = run_app("second", table_name="second_job", connect="http://{}:{}".format(*first.address))
+    end = second.end_of(second.start("/echo"))
+    assert end["status"] == Status.FAILED
+    assert "answered 410" in end["status_text"]
+    assert "connect=" in end["status_text"]
+    assert "table_name" in end["status_text"]
+    assert not second.runs()
+
+
 def test_rows_of_another_key_are_left_alone(run_app: RunApp) -> None:
     first, second = run_app("first", key="1" * 32), run_app("second", key="2" * 32)
     for server, job_ids in [(server, start_load(server)) for server in (first, second)]:

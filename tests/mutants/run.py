@@ -30,6 +30,10 @@ def copy_tree(folder: Path) -> None:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
         else:
             shutil.copy(source, folder / name)
+    services = ROOT / ".services" / "urls"
+    if services.exists():
+        (folder / ".services").mkdir()
+        shutil.copy(services, folder / ".services")
 
 
 def run_tests(folder: Path, tests: tuple[str, ...]) -> tuple[int, str]:

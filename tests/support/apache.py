@@ -1,4 +1,4 @@
-"""Apache with the mod_wsgi that PyPI's package compiles for this environment's Python; and mod_wsgi-express."""
+"""Apache with the mod_wsgi that PyPI's package compiles for this environment's Python, and with Debian's Passenger."""
 
 from __future__ import annotations
 
