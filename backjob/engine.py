@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAl
 from . import schema
 from .engines import bare_engine, check_engine, make_engine
 from .errors import StoreError
-from .faults import BUSY_TIMEOUT, AnswerLost, Result, as_store_errors, as_unreachable, try_again
+from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .forks import call_before_fork, call_in_child
 
 _ROOM = 65536
@@ -145,15 +145,22 @@ class Database:
     def _open(self) -> Connection:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
             self._autocommit = bare_engine(self._engine)
-        with as_unreachable():
-            try:
-                return try_again(self._autocommit.connect)  # an SQLite file is locked while another one turns WAL on
-            except self._engine.dialect.loaded_dbapi.Error:
-                # SQLAlchemy could not make this connection commit by itself: the server has dropped it meanwhile, and
-                # so, it seems, all that a user's engine keeps without pool_pre_ping.
-                self._engine.dispose()
-                self._autocommit = bare_engine(self._engine)
-                return self._autocommit.connect()
+        try:
+            return self._connect()
+        except SQLAlchemyError as error:
+            raise Unreachable(str(store_error(error))) from None
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            raise Unreachable(f"The job database can't be used: {type(error).__name__}") from None
+
+    def _connect(self) -> Connection:
+        try:
+            return try_again(self._autocommit.connect)  # an SQLite file is locked while another one turns WAL on
+        except self._engine.dialect.loaded_dbapi.Error:
+            # SQLAlchemy could not make this connection commit by itself: the server has dropped it meanwhile, and so,
+            # it seems, all that a user's engine keeps without pool_pre_ping.
+            self._engine.dispose()
+            self._autocommit = bare_engine(self._engine)
+            return self._autocommit.connect()
 
     def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         def transact_once() -> Result:

@@ -51,27 +51,22 @@ def as_store_errors() -> Iterator[None]:
     """Turn what SQLAlchemy and the drivers raise into StoreError, without the statement and its values."""
     try:
         yield
-    except IntegrityError as error:
+    except (SQLAlchemyError, UnicodeError) as error:
+        raise store_error(error) from None
+
+
+def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:
+    """What is told of an error."""
+    if isinstance(error, IntegrityError):
         kind = Duplicate if _is_duplicate(error) else Conflict
-        raise kind(f"The job database refuses the record: {_first_line(error)}") from None
-    except DBAPIError as error:
+        return kind(f"The job database refuses the record: {_first_line(error)}")
+    if isinstance(error, DBAPIError):
         lost_or_not = AnswerLost if is_cut_off(error) else StoreError
-        raise lost_or_not(f"The job database can't be used: {_first_line(error)}") from None
-    except SQLAlchemyError as error:
-        reason = str(error).partition("\n")[0]  # the statement comes below
-        raise StoreError(f"The job database can't be used: {type(error).__name__}: {reason}") from None
-    except UnicodeError as error:
-        raise StoreError(f"The job database can't keep this text: {type(error).__name__}") from None
-
-
-@contextlib.contextmanager
-def as_unreachable() -> Iterator[None]:
-    """The same around the opening of a connection."""
-    try:
-        with as_store_errors():
-            yield
-    except StoreError as error:
-        raise Unreachable(str(error)) from None
+        return lost_or_not(f"The job database can't be used: {_first_line(error)}")
+    if isinstance(error, UnicodeError):
+        return StoreError(f"The job database can't keep this text: {type(error).__name__}")
+    reason = str(error).partition("\n")[0]  # the statement comes below
+    return StoreError(f"The job database can't be used: {type(error).__name__}: {reason}")
 
 
 def _is_duplicate(error: DBAPIError) -> bool:
