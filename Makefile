@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other.
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/dev.stamp
-	PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(ARGS)
