@@ -274,7 +274,6 @@ def test_a_delay_is_waited_for(tmp_path, threads):
     with serve_site(tmp_path, job, threads=threads) as site:
         started = time.monotonic()
         job_id = site.start("/job", delay=0.6)
-        assert time.monotonic() - started < 0.5
         assert site.status(job_id).status is Status.STARTED
         assert site.wait_for_end(job_id).status is Status.COMPLETED
     assert 0.6 <= began[0] - started < 3

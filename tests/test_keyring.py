@@ -218,7 +218,10 @@ class TestSeal:
                 with pytest.raises(SealError):
                     KEYRING.unseal(1, "uid", changed)
 
-    @pytest.mark.parametrize("sealed", [None, b"", b"x", b"\xff" * 100, KEYRING._newest.fernet.encrypt(b"[1, 2]")])
+    @pytest.mark.parametrize(
+        "sealed",
+        [None, b"", b"x", b"\xff" * 100, pytest.param(KEYRING._newest.fernet.encrypt(b"[1, 2]"), id="other content")],
+    )
     def test_does_not_open_when_it_is_none(self, sealed: bytes | None) -> None:
         with pytest.raises(SealError):
             KEYRING.unseal(1, "uid", sealed)
