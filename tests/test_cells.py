@@ -282,7 +282,10 @@ def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return []
 
 
-@pytest.mark.parametrize("value", ["dogpile.cache.memory", 7, {}, object(), make_region], ids=lambda value: type(value).__name__)
+NO_REGIONS = ["dogpile.cache.memory", 7, {}, object(), make_region]
+
+
+@pytest.mark.parametrize("value", NO_REGIONS, ids=[type(each).__name__ for each in NO_REGIONS])
 def test_what_is_no_region(value: Any) -> None:
     for database in (None, "sqlite:///x.sqlite3"):
         with pytest.raises(ConfigError, match=r"cache must be a dogpile\.cache region"):
