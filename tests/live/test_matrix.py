@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 from support import wait_until
@@ -300,8 +299,9 @@ def check(server: Server) -> None:
     assert found["server"]["slots"] in (None, server.setup.slots)
 
 
-def test_passenger_has_to_be_told_where_it_is_reached(tmp_path: Path) -> None:
-    with serve(replace(passenger(1), needs_connect=False), tmp_path, is_trouble_expected=True) as server:
+def test_passenger_has_to_be_told_where_it_is_reached(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("own")  # short: Passenger puts unix sockets below it
+    with serve(replace(passenger(1), needs_connect=False), directory, is_trouble_expected=True) as server:
         assert server.ask("POST", "/start", {"target": "/work"}).status == 502
         wait_until(lambda: "AddressError: The app's own address is not known here. Set connect=" in server.log)
 
