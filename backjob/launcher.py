@@ -80,6 +80,17 @@ class SelfRequest:
         if environ is not None:
             self.learn(environ)
 
+    def candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
+        """The addresses that a launch from here would try. Raises AddressError when none is known."""
+        if self._config.address:
+            return [self._config.address]
+        if self._proven:
+            return [self._proven]
+        candidates = discover(environ) if environ is not None else self._known
+        if not candidates:
+            raise AddressError
+        return candidates
+
     def note_arrival(self, nonce: str) -> None:
         """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
         self._proven = self._sent.pop(nonce, self._proven)
@@ -161,23 +172,12 @@ class SelfRequest:
 
     def _keep_sent(self, nonce: str, address: Address) -> None:
         while len(self._sent) >= _MOST_SENT:
-            self._sent.pop(next(iter(self._sent)), None)
+            self._sent.pop(next(iter(self._sent), ""), None)
         self._sent[nonce] = address
 
     def _forget_proofs(self) -> None:
         self._proven = None
         self._elsewhere.clear()
-
-    def candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
-        """The addresses that a launch from here would try. Raises AddressError when none is known."""
-        if self._config.address:
-            return [self._config.address]
-        if self._proven:
-            return [self._proven]
-        candidates = discover(environ) if environ is not None else self._known
-        if not candidates:
-            raise AddressError
-        return candidates
 
     def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
         """Where the job of another app that shares our jobs is at home; None when it is our own. Raises NotHome."""
