@@ -102,7 +102,7 @@ MUTANTS = [
         "    if port:\n"
         "        yield Address(host=host, port=int(port))\n"
         '    for key in ("gunicorn.socket", "werkzeug.socket"):\n',
-        ("tests/test_address.py",),
+        ("tests/test_discovery.py",),
     ),
     Mutant(
         "cookies and credentials travel over the socket",
