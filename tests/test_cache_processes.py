@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator
-from multiprocessing.pool import Pool
-from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import pytest
 from support.caches import CacheServer, close_region, make_shared_region, opened, shared_server
+from support.races import Racers, racing, wait_for_all
 from support.records import KEY_IDS, add, new_job, seal
 
 from backjob.cache_store import CacheStore
@@ -18,25 +16,22 @@ from backjob.job import Move, Status
 
 PROCESSES = 6
 ENDS = (Move.COMPLETE, Move.FAIL, Move.CANCEL)
-_barriers: list[Barrier] = []
 
 
-class Racers:
-    """Processes, freshly started, that all do the same at the same moment on the same cache."""
+class CacheRacers:
+    """The racers, each with a store of its own on the same cache."""
 
-    def __init__(self, pool: Pool, server: CacheServer) -> None:
-        self._pool = pool
+    def __init__(self, racers: Racers, server: CacheServer) -> None:
+        self._racers = racers
         self.server = server
 
     def race(self, call: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Call it in each process with its store, its number and the arguments; what each returned."""
-        each = [(self.server.kind, self.server.url, call, number, *arguments) for number in range(PROCESSES)]
-        # Each one waits for all the others: no process can take two.
-        return self._pool.starmap_async(_run, each, chunksize=1).get(timeout=90)
+        return self._racers.race(_open_and_call, (self.server.kind, self.server.url), call, *arguments)
 
 
-def _run(kind: str, url: str, call: Callable[..., Any], number: int, *arguments: Any) -> Any:
-    region = make_shared_region(kind, url)
+def _open_and_call(where: tuple[str, str], number: int, call: Callable[..., Any], *arguments: Any) -> Any:
+    region = make_shared_region(*where)
     try:
         with opened(region) as cells:
             store = CacheStore(cells, "race-")
@@ -46,33 +41,21 @@ def _run(kind: str, url: str, call: Callable[..., Any], number: int, *arguments:
         close_region(region)
 
 
-def _begin(barrier: Barrier) -> None:
-    _barriers.append(barrier)
-
-
-def wait_for_all() -> None:
-    """Go on when every racer has come so far."""
-    _barriers[0].wait(30)
-
-
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(PROCESSES, _begin, [context.Barrier(PROCESSES)]) as pool:
-        yield pool
-        pool.close()
-        pool.join()
+def processes() -> Iterator[Racers]:
+    with racing(PROCESSES) as started:
+        yield started
 
 
 @pytest.fixture(params=["redis", "memcached"])
-def racers(request: pytest.FixtureRequest, pool: Pool) -> Racers:
+def racers(request: pytest.FixtureRequest, processes: Racers) -> CacheRacers:
     server = shared_server(request.param)
     server.empty()
-    return Racers(pool, server)
+    return CacheRacers(processes, server)
 
 
 @pytest.fixture
-def store(racers: Racers) -> Iterator[CacheStore]:
+def store(racers: CacheRacers) -> Iterator[CacheStore]:
     region = make_shared_region(racers.server.kind, racers.server.url)
     with opened(region) as cells:
         yield CacheStore(cells, "race-")
@@ -83,7 +66,7 @@ def add_many(store: CacheStore, number: int, count: int) -> list[int]:
     return [add(store, scope=f"process {number}") for _ in range(count)]
 
 
-def test_numbers_are_given_once(racers: Racers, store: CacheStore) -> None:
+def test_numbers_are_given_once(racers: CacheRacers, store: CacheStore) -> None:
     given = racers.race(add_many, 40)
     job_ids = list(itertools.chain(*given))
     assert len(set(job_ids)) == len(job_ids)
@@ -102,7 +85,7 @@ def start_unique(store: CacheStore, number: int, rounds: int) -> list[tuple[int,
     return found
 
 
-def test_a_unique_job_is_recorded_once(racers: Racers, store: CacheStore) -> None:
+def test_a_unique_job_is_recorded_once(racers: CacheRacers, store: CacheStore) -> None:
     rounds = 15
     answers = zip(*racers.race(start_unique, rounds), strict=True)
     for answer in answers:
@@ -121,7 +104,7 @@ def restart_unique(store: CacheStore, number: int, rounds: int) -> list[int]:
     return recorded
 
 
-def test_a_unique_job_that_ends_meanwhile_is_recorded_anew(racers: Racers, store: CacheStore) -> None:
+def test_a_unique_job_that_ends_meanwhile_is_recorded_anew(racers: CacheRacers, store: CacheStore) -> None:
     recorded = sorted(job_id for some in racers.race(restart_unique, 15) for job_id in some)
     jobs = store.find(None, None, 1000, None)
     assert [job.id for job in jobs][::-1] == recorded
@@ -136,7 +119,7 @@ def claim_each(store: CacheStore, number: int, job_ids: list[int]) -> list[bool]
     return claimed
 
 
-def test_a_job_is_claimed_by_one(racers: Racers, store: CacheStore) -> None:
+def test_a_job_is_claimed_by_one(racers: CacheRacers, store: CacheStore) -> None:
     job_ids = [add(store) for _ in range(30)]
     answers = racers.race(claim_each, job_ids)
     for job_id, claims in zip(job_ids, zip(*answers, strict=True), strict=True):
@@ -150,7 +133,7 @@ def claim_few(store: CacheStore, number: int, job_ids: list[int], max_running: i
     return sum(store.claim(job_id, 1, "run", 30, max_running) for job_id in job_ids[number::PROCESSES])
 
 
-def test_no_more_than_max_running_are_claimed(racers: Racers, store: CacheStore) -> None:
+def test_no_more_than_max_running_are_claimed(racers: CacheRacers, store: CacheStore) -> None:
     job_ids = [add(store) for _ in range(5 * PROCESSES)]
     assert sum(racers.race(claim_few, job_ids, 3)) == 3
     assert store.count(Status.INPROGRESS) == 3
@@ -171,7 +154,7 @@ def run_all(store: CacheStore, number: int, max_running: int) -> tuple[list[int]
     return done, most
 
 
-def test_every_job_is_run_once_and_not_too_many_at_a_time(racers: Racers, store: CacheStore) -> None:
+def test_every_job_is_run_once_and_not_too_many_at_a_time(racers: CacheRacers, store: CacheStore) -> None:
     job_ids = [add(store) for _ in range(60)]
     answers = racers.race(run_all, 2)
     assert sorted(job_id for done, _ in answers for job_id in done) == job_ids
@@ -189,7 +172,7 @@ def take_all(store: CacheStore, number: int) -> list[int]:
     return taken
 
 
-def test_a_due_job_is_taken_by_one(racers: Racers, store: CacheStore) -> None:
+def test_a_due_job_is_taken_by_one(racers: CacheRacers, store: CacheStore) -> None:
     job_ids = [add(store) for _ in range(60)]
     taken = racers.race(take_all)
     assert sorted(job_id for some in taken for job_id in some) == job_ids
@@ -203,7 +186,7 @@ def end_each(store: CacheStore, number: int, job_ids: list[int]) -> list[bool]:
     return ended
 
 
-def test_the_first_to_end_a_job_wins(racers: Racers, store: CacheStore) -> None:
+def test_the_first_to_end_a_job_wins(racers: CacheRacers, store: CacheStore) -> None:
     job_ids = [add(store) for _ in range(15)]
     assert all(store.claim(job_id, 1, "run", 30, 0) for job_id in job_ids)
     answers = zip(*racers.race(end_each, job_ids), strict=True)
@@ -227,7 +210,7 @@ def give_signs(store: CacheStore, number: int, job_id: int) -> int:
     return late
 
 
-def test_no_sign_brings_an_ended_job_back(racers: Racers, store: CacheStore) -> None:
+def test_no_sign_brings_an_ended_job_back(racers: CacheRacers, store: CacheStore) -> None:
     job_id = add(store)
     assert store.claim(job_id, 1, "run", 30, 0)
     assert racers.race(give_signs, job_id) == [0] * PROCESSES

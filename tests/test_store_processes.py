@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
-from multiprocessing.pool import Pool
-from multiprocessing.synchronize import Barrier
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.races import Racers, racing, wait_for_all
 from support.records import KEY_IDS, SERVERS, TABLE, Databases, add, new_job, open_store, run, seal
 
 from backjob.job import Move, Status
 from backjob.keyring import read_or_make_key_file
 
 PROCESSES = 8
-_barriers: list[Barrier] = []
-
-
-class Racers:
-    """Processes of their own, freshly started, that all do the same at the same moment."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def race(self, call: Callable[..., Any], url: str, *arguments: Any) -> list[Any]:
-        """Call it in each process with the URL, the process's number, and the arguments; what each returned."""
-        each = [(call, url, number, *arguments) for number in range(PROCESSES)]
-        # Each one waits for all the others: no process can take two.
-        return self._pool.starmap_async(_run, each, chunksize=1).get(timeout=60)
-
-
-def _begin(barrier: Barrier) -> None:
-    _barriers.append(barrier)
-
-
-def _run(call: Callable[..., Any], url: str, number: int, *arguments: Any) -> Any:
-    wait_for_all()
-    return call(url, number, *arguments)
-
-
-def wait_for_all() -> None:
-    """Go on when every racer has come so far."""
-    _barriers[0].wait(30)
 
 
 @pytest.fixture(scope="module")
 def racers() -> Iterator[Racers]:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(PROCESSES, _begin, [context.Barrier(PROCESSES)]) as pool:
-        yield Racers(pool)
-        pool.close()
-        pool.join()
+    with racing(PROCESSES) as started:
+        yield started
 
 
 def read_rows(url: str) -> list[dict[str, Any]]:
