@@ -23,6 +23,7 @@ _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 
 _TARGET = re.compile(r"/(?!/)[\x21-\x22\x24-\x7e]*")  # RFC 9112, section 3.2.1: no space, no fragment, no //host
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _CONTENT_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
+_SITE = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}")
 _NO_STORE = (("Cache-Control", "no-store"), ("Pragma", "no-cache"), ("Connection", "close"))
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 
@@ -148,16 +149,19 @@ class Answer:
 
 
 class Connection:
-    """One exchange: connect, shake hands, send, receive. Every step raises OSError (TimeoutError among them)."""
+    """One exchange: connect, shake hands, send, receive. Every step raises OSError (TimeoutError among them).
 
-    def __init__(self, address: Address, *, timeout: float, ca_file: str | None = None) -> None:
+    ``site``: a Host header's value whose name is shown in the handshake (SNI, RFC 6066, section 3), if it can be.
+    """
+
+    def __init__(self, address: Address, *, timeout: float, ca_file: str | None = None, site: str = "") -> None:
         self.address = address
         self._socket = _connect(address, timeout)
         self.answer = Answer("")
         self._needs_handshake = address.tls
         if address.tls:
             try:
-                self._socket = _wrap(self._socket, address, ca_file)
+                self._socket = _wrap(self._socket, address, ca_file, site)
             except BaseException:
                 self._socket.close()
                 raise
@@ -252,9 +256,11 @@ def _connect_unix(sock: socket.socket, path: str, timeout: float) -> None:
             time.sleep(0.01)
 
 
-def _wrap(sock: socket.socket, address: Address, ca_file: str | None) -> ssl.SSLSocket:
+def _wrap(sock: socket.socket, address: Address, ca_file: str | None, site: str) -> ssl.SSLSocket:
     context = _tls_context(address.is_verified, ca_file)
-    return context.wrap_socket(sock, server_hostname=address.host or None, do_handshake_on_connect=False)
+    name = site.rpartition(":")[0] or site
+    name = name if len(name) < 254 and _SITE.fullmatch(name) else address.host
+    return context.wrap_socket(sock, server_hostname=name or None, do_handshake_on_connect=False)
 
 
 def check_ca_file(path: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 _HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
+_LONGEST_PATH = 107  # of the 108 that Linux has, one is for the end
 _UNVERIFIED = " unverified"
 _RECORD = "the job's record"
 
@@ -56,12 +57,16 @@ class Address:
 def parse_connect(text: str) -> Address:
     """Read a ``connect=`` option. Raises ValueError with what is allowed."""
     allowed = f'{text!r} is not "http://host:port", "https://host:port", "unix:/path" or, to uWSGI, "uwsgi://host:port"'
+    if any(character < " " or character == "\x7f" for character in text):
+        raise ValueError(allowed)
     scheme, colon, rest = text.partition(":")
     is_path = rest.startswith(("/", "@")) and (not rest.startswith("//") or rest.startswith("///"))
     if colon and (scheme == "unix" or (scheme == "uwsgi" and is_path)):
         path = rest.removeprefix("//")
-        if not is_path or "\0" in path or path == "@":
+        if not is_path or path == "@":
             raise ValueError(allowed)
+        if len(path.encode()) > _LONGEST_PATH:
+            raise ValueError(f"a unix socket's path is at most {_LONGEST_PATH} bytes long")
         # "@" for the NUL before an abstract name, as everybody writes it.
         path = path if path.startswith("/") else "\0" + path[1:]
         return Address(unix=path, uwsgi=scheme == "uwsgi", found="connect=")

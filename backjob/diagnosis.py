@@ -24,8 +24,10 @@ _REMEDIES = {
     404: "no BackJob answers there: another app, this one under another path, or connect= leads elsewhere",
     405: "no BackJob answers there: another app, or something before BackJob that takes no POST",
     410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
+    407: "it is a proxy that asks for a password: set connect= to the address where the app itself answers",
     413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
     414: "the job's target is too long for it",
+    421: 'it serves several sites: set connect="https://…" with the name of this one, and ca_file= if need be',
     429: "it limits how many requests come: let the app's own address pass",
     431: "the request's head is too large for it: shorten user_agent or connect_headers",
     500: "it broke before BackJob could answer: its log says why",
@@ -36,6 +38,9 @@ _REMEDIES = {
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be others a moment later."""
 _OWN_REMEDIES = {
+    200: "another app with BackJob answers there: set connect= to this app's own address",
+    421: "another app with BackJob got the request, for a part of the path is taken away on the way to this one: set "
+    "connect= to where that is done",
     403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file)",
     503: "BackJob is there, but its job database or its key can't be used: its log says why",
 }
@@ -67,6 +72,8 @@ def explain(answer: Answer, address: Address) -> LaunchError:
     remedy = _REMEDIES.get(status, f"{_correct(address)} to the address where the app itself answers")
     if 300 <= status < 400:
         remedy = _explain_redirect(answer.header("Location"), address)
+    elif answer.body.startswith(SIGNATURE.encode()) and status in _OWN_REMEDIES:
+        remedy = _OWN_REMEDIES[status]
     elif status < 300:
         remedy = (
             f"another program, or this app with another key or without BackJob: {_correct(address)} to the app's own "
@@ -74,8 +81,6 @@ def explain(answer: Answer, address: Address) -> LaunchError:
         )
     elif status == 400 and any(words in answer.raw for words in _PLAIN_TO_TLS):
         remedy = _SPEAKS_TLS
-    elif answer.body.startswith(SIGNATURE.encode()):
-        remedy = _OWN_REMEDIES.get(status, remedy)
     return LaunchError(f"{address} answered {status} (Server: {server}): {remedy}", is_final=status not in _PASSING)
 
 
@@ -127,7 +132,7 @@ def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
 
 def _explain_redirect(location: str, address: Address) -> str:
     """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
-    place = re.sub(r"[^\x21-\x7e]|//[^/]*@", "", location).partition("?")[0][:200]
+    place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location).partition("?")[0][:200]
     around = f"{_correct(address)} to the address where the app itself answers"
     hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:

@@ -87,8 +87,10 @@ def _of_uwsgi() -> Iterator[Address]:
         values = options.get(option, ())
         for value in values if isinstance(values, (list, tuple)) else [values]:
             yield from _of_uwsgi_option(option, _text(value).partition(",")[0])
+    speaks_http = _text(options.get("protocol", "")).startswith("http") or "http-socket" in options
     for descriptor in getattr(uwsgi, "sockets", None) or ():
-        yield from (replace(address, uwsgi=True) for address in _of_descriptor(descriptor, "uwsgi.sockets"))
+        for address in _of_descriptor(descriptor, "uwsgi.sockets"):
+            yield from (replace(address, uwsgi=is_uwsgi) for is_uwsgi in (not speaks_http, speaks_http))
 
 
 def _of_uwsgi_option(option: str, text: str) -> Iterator[Address]:

@@ -57,7 +57,8 @@ class StoreFacts:
     """The kind of network file system that an SQLite file lies on; empty where it is none, or not known."""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.error or f'answers in {(self.seconds or 0) * 1000:.1f} ms'}"
+        answer = "was not asked" if self.seconds is None else f"answers in {self.seconds * 1000:.1f} ms"
+        return f"{self.place}: {self.error or answer}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Reply:
     server: ServerFacts
     monitor: str
     store: StoreFacts
+    app: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,13 @@ def find_warnings(
         if cache is not None and not cache.is_shared and has_several:
             text = f"The cache ({cache.kind}) is one for each process, and the server has several"
             yield Finding("memory-cache", text, "Set cache= to a region that all share, such as Redis or memcached")
+
+
+def find_other_app(app: str, reply: Reply | None) -> Iterator[Finding]:
+    """Another app may well be meant to do the work; this one's jobs then run there."""
+    if reply is not None and reply.app and reply.app != app:
+        text = f"The app that answers is another one ({reply.app}) than this ({app}), and jobs run there"
+        yield Finding("other-app", text, "Unless that is meant, set connect= to this app's own address")
 
 
 def _of_options(config: Config) -> Iterator[Finding]:

@@ -77,8 +77,9 @@ class JobRequest:
 
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333);
     ``target`` is what stands on the wire, a ``script_name`` of None is not known
-    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. ``app`` and ``address`` are no part of the
-    request: they name the app whose job this is, and tell where that app answered when the job was started.
+    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. The last three are no part of
+    the request: which app's job it is, and where it was to run when it was started; if that was set by ``connect=``
+    another app may be meant to run it there.
     """
 
     method: str
@@ -95,6 +96,7 @@ class JobRequest:
     redirect_ok: bool = False
     app: str = ""
     address: str = ""
+    by_connect: bool = False
 
     @property
     def path(self) -> str:

@@ -112,7 +112,7 @@ class Jobs:
             uid=uid,
             request=request,
             key_id=backend.keyring.key_id,
-            app_id=backend.self_request.app_id,
+            app_id=backend.self_request.name_home(request),
             scope=clean_text(scope),
             retries=retries,
             delay=delay,

@@ -17,7 +17,7 @@ from .config import Config
 from .diagnosis import explain, explain_failure, explain_silence, sum_up
 from .discovery import discover
 from .errors import AddressError, LaunchError
-from .job import JobRequest
+from .job import Job, JobRequest
 from .keyring import PROBE, Keyring, Token
 from .request import mount_target, wire_host
 
@@ -31,6 +31,7 @@ _SHORT_PATIENCE = 0.01
 _WAIT_SLICE = 10.0
 _PROBE_PATIENCE = 2.0
 _MOST_SENT = 64
+_APP, _PLACE = "a", "p"
 
 OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409}, "unknown": {410}}
 """What our own middleware may answer to a request of ours, and with which status."""
@@ -60,10 +61,10 @@ class SelfRequest:
     def __init__(self, config: Config, keyring: Keyring, app: str = "") -> None:
         self._config = config
         self._keyring = keyring
-        self._app = app
+        self.app = app
         self._known: list[Address] = []
         self._proven: Address | None = None
-        self._elsewhere: set[Address] = set()
+        self._elsewhere: set[tuple[Address, str]] = set()
         self._sent: dict[str, Address] = {}
         self._patience = config.close_delay
         self._unanswered = 0
@@ -100,12 +101,18 @@ class SelfRequest:
         address = ""
         with contextlib.suppress(AddressError):
             address = write_origin(self.candidates(environ)[0])
-        return replace(request, app=self._app, address=address)
+        return replace(request, app=self.app, address=address, by_connect=self._config.address is not None)
 
-    @property
-    def app_id(self) -> str:
-        """What tells this app's jobs from those of others, for whoever has the key."""
-        return self._keyring.digest(f"app {self._app}")[0][:16]
+    def name_home(self, request: JobRequest) -> str:
+        """What tells the jobs of one app, or of one place, from those of others, for whoever has the key."""
+        return self._name(_PLACE, request.address) if request.by_connect else self._name(_APP, request.app)
+
+    def is_home_of(self, job: Job) -> bool:
+        """Is it no other app's job, as far as its record tells in clear?"""
+        return not job.app_id.startswith(_APP) or job.app_id == self._name(_APP, self.app)
+
+    def _name(self, kind: str, home: str) -> str:
+        return kind + self._keyring.digest(f"home {home}")[0][:15]
 
     @property
     def is_crowded(self) -> bool:
@@ -118,7 +125,7 @@ class SelfRequest:
         end = time.monotonic() + _PAGE_CONNECT_TIMEOUT
         for address in self.candidates(environ):
             try:
-                with self._connect(address, end - time.monotonic()) as connection:
+                with self._connect(address, end - time.monotonic(), request) as connection:
                     self._keep_sent(token.nonce, address)
                     self._send_monitor(connection, token, request, address)
                     if not self._is_complete(connection, self._patience):
@@ -148,7 +155,7 @@ class SelfRequest:
         try:
             home = self._home_elsewhere(token, request, from_slot)
             address = home or self._proven_address(token, request, from_slot)
-            connection = self._connect(address, CONNECT_TIMEOUT)
+            connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
                 while not connection.shake_hands(_WAIT_SLICE):
                     pass  # some servers shake hands in a slot: a busy server is no failure
@@ -181,19 +188,20 @@ class SelfRequest:
 
     def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
         """Where the job of another app that shares our jobs is at home; None when it is our own. Raises NotHome."""
-        if request.app == self._app or not request.address:
+        if request.app == self.app or not request.address:
             return None
         address = read_origin(request.address)
-        if address in (self._config.address, self._proven, *self._known):
+        if request.by_connect and address in (self._config.address, self._proven, *self._known):
             return None
-        if address in self._elsewhere:
+        if (address, request.app) in self._elsewhere:
             return address
         try:
-            self._probe(address, token, request, _PROBE_PATIENCE if from_slot else self._config.launch_timeout)
+            patience = _PROBE_PATIENCE if from_slot else self._config.launch_timeout
+            self._probe(address, token, request, patience, "" if request.by_connect else request.app)
         except (LaunchError, OSError) as error:
             failure = error if isinstance(error, LaunchError) else explain_failure(error, address)
             raise NotHome(f"the app that started this job does not answer: {failure}") from None
-        self._elsewhere.add(address)
+        self._elsewhere.add((address, request.app))
         return address
 
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
@@ -206,7 +214,7 @@ class SelfRequest:
             if address.is_sure or address == self._proven or (from_slot and len(candidates) == 1):
                 return address
             try:
-                self._probe(address, token, request, patience)
+                self._probe(address, token, request, patience, self.app)
             except LaunchError as error:
                 failures.append(error)
             else:
@@ -214,11 +222,11 @@ class SelfRequest:
                 return address
         raise sum_up(failures)
 
-    def _probe(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
-        """Ask whether this is our own server. Raises LaunchError when it is not, or does not say."""
+    def _probe(self, address: Address, token: Token, request: JobRequest, patience: float, app: str) -> None:
+        """Ask whether this app is there (any of ours where it has no name). Raises LaunchError when it is not."""
         probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
         answer = self.ask(address, probe, request, patience)
-        if not is_proof(answer, probe, "here"):
+        if not is_proof(answer, probe, prove_app(app)):
             raise explain(answer, address)
 
     def ask(self, address: Address, token: Token, request: JobRequest, patience: float) -> Answer:
@@ -228,7 +236,7 @@ class SelfRequest:
         """
         end = time.monotonic() + patience
         try:
-            with self._connect(address, min(patience, CONNECT_TIMEOUT)) as connection:
+            with self._connect(address, min(patience, CONNECT_TIMEOUT), request) as connection:
                 while not connection.shake_hands(min(end - time.monotonic(), _WAIT_SLICE)):
                     if time.monotonic() >= end:
                         raise explain_silence(address, patience)
@@ -240,8 +248,10 @@ class SelfRequest:
         except OSError as error:
             raise explain_failure(error, address) from error
 
-    def _connect(self, address: Address, timeout: float) -> Connection:
-        return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file)
+    def _connect(self, address: Address, timeout: float, request: JobRequest) -> Connection:
+        # A server of several sites over TLS wants to know by the handshake which one is meant.
+        site = wire_host(request, "") if address.tls and not address.is_verified else ""
+        return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file, site=site)
 
     def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:
         if not connection.shake_hands(self._patience):
@@ -280,4 +290,9 @@ class SelfRequest:
 
 def is_proof(answer: Answer, token: Token, outcome: str) -> bool:
     """Is this the answer that only our own middleware can give to the request with this token?"""
-    return answer.status in OUTCOMES[outcome] and token.prove(outcome).encode() in answer.raw
+    return answer.status in OUTCOMES[outcome.partition(" ")[0]] and token.prove(outcome).encode() in answer.raw
+
+
+def prove_app(app: str) -> str:
+    """The outcome of a probe that reached this very app."""
+    return f"here {app}".rstrip()

@@ -30,7 +30,7 @@ from .keyring import (
     Token,
     TokenError,
 )
-from .launcher import PROOF_HEADER, TOKEN_HEADER
+from .launcher import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
 from .worker import CurrentJob
 
@@ -107,7 +107,7 @@ class BackJob:
             token = backend.keyring.verify(environ[TOKEN_KEY])
             backend.self_request.learn(environ)
             if token.kind == PROBE:
-                return respond("200 OK", token.prove("here"))
+                return respond("200 OK", f"{token.prove('here')} {token.prove(prove_app(backend.self_request.app))}")
             if token.kind == CHECK:
                 facts = self._assembly.deployment.answer(environ, start_response)
                 return respond("200 OK", prove_facts(token, facts), facts)
@@ -129,6 +129,8 @@ class BackJob:
         backend.self_request.note_arrival(token.nonce)
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
+        if not backend.self_request.is_home_of(job):
+            return respond("421 Misdirected Request", token.prove("elsewhere"))
         way, has_threads = backend.dispatcher.choose_way(environ), backend.has_dispatcher(environ)
         go_on = backend.dispatcher.accept(job, token.nonce, way, has_threads)
         if go_on is None:
@@ -141,6 +143,8 @@ class BackJob:
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
         request = backend.keyring.unseal(job.id, job.uid, job.sealed)
+        if not (request.by_connect or request.app in ("", backend.self_request.app)):
+            return respond("421 Misdirected Request", token.prove("elsewhere"))
         current = CurrentJob(backend, job, request, environ)
         _drain(environ)
         owner = f"{backend.monitor.owner}-{token.nonce}"
@@ -166,7 +170,9 @@ def _name_caller(app: WSGIApp) -> str:
     if module == "__main__":
         module = Path(where.get("__file__") or "").stem
     what = app if hasattr(app, "__qualname__") else type(app)
-    return f"{module} {what.__module__}.{what.__qualname__}"
+    owner = getattr(app, "__self__", app)
+    variable = next((name for name, value in where.items() if value is app or value is owner), "")
+    return f"{module} {what.__module__}.{what.__qualname__} {variable}".rstrip()
 
 
 def _respond(

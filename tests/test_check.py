@@ -228,7 +228,7 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     ),
     "to a login": (
         answered(http("302 F", "Location: http://me:secret@sso.test/login?next=secret")),
-        ["302", "http:sso.test/login: it looks like a login"],
+        ["302", "http://sso.test/login: it looks like a login"],
     ),
     "to what is no login": (
         answered(http("302 F", "Location: /author/blogindex")),

@@ -205,9 +205,14 @@ class TestUwsgi:
     def test_behind_nginx_its_own_protocol_is_left(self, uwsgi: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as other:
             uwsgi.sockets = [listener.fileno(), other.fileno(), -1, 10**6]
-            (found,) = discover({"uwsgi.version": b"2.0.31"})
-            assert found == Address("127.0.0.1", listener.getsockname()[1], uwsgi=True)
-            assert not found.is_sure
+            over_uwsgi = Address("127.0.0.1", listener.getsockname()[1], uwsgi=True)
+            over_http = Address("127.0.0.1", listener.getsockname()[1])
+            found = discover({"uwsgi.version": b"2.0.31"})
+            assert found == [over_uwsgi, over_http]
+            assert not any(address.is_sure for address in found)
+            for options in ({"protocol": b"http"}, {"http-socket": b"=0"}, {b"http-socket": b"app.sock"}):
+                uwsgi.opt = options
+                assert discover({"uwsgi.version": b"2.0.31"}) == [over_http, over_uwsgi]
 
     def test_a_module_of_that_name_elsewhere_says_nothing(self, uwsgi: Any) -> None:
         uwsgi.opt = {"http-socket": b":1"}

@@ -30,7 +30,7 @@ from backjob.config import make_config
 from backjob.errors import AddressError, LaunchError
 from backjob.job import JobRequest
 from backjob.keyring import MONITOR, WORKER, Keyring, Token
-from backjob.launcher import MOST_UNANSWERED, Busy, NotHome, SelfRequest
+from backjob.launcher import MOST_UNANSWERED, Busy, NotHome, SelfRequest, prove_app
 
 KEYRING = Keyring(["k" * 32])
 COOKIE, CREDENTIAL, FORM_VALUE, QUERY_VALUE = "canary-cookie", "canary-credential", "canary-form", "canary-query"
@@ -60,10 +60,18 @@ def self_request(address: Address | None = None, **options: Any) -> SelfRequest:
     return SelfRequest(make_config({"close_delay": 5, **options}), KEYRING)
 
 
-def answer_probe_and_job(call: Call) -> None:
-    """As our own server does."""
-    token = KEYRING.verify(read_header(call.read_request(), "Backjob-Token"))
-    call.send(proof_answer("200 OK", token.prove("here" if token.kind == "probe" else "ended")))
+def answer_as(app: str) -> Script:
+    """As our own server does, with this app in it."""
+
+    def answer_probe_and_job(call: Call) -> None:
+        token = KEYRING.verify(read_header(call.read_request(), "Backjob-Token"))
+        here = f"{token.prove('here')} {token.prove(prove_app(app))}"
+        call.send(proof_answer("200 OK", here if token.kind == "probe" else token.prove("ended")))
+
+    return answer_probe_and_job
+
+
+answer_probe_and_job = answer_as("")
 
 
 def launch(launcher: SelfRequest, environ: dict[str, Any] | None = None, request: JobRequest = JOB) -> bool:
@@ -483,12 +491,30 @@ class TestAnotherAppsJob:
             assert connection.answer.status == 200
 
     def started_at(self, peer: Peer, app: str = "theirs") -> JobRequest:
-        started = SelfRequest(make_config({"connect": str(peer.address)}), KEYRING, app).note_origin(JOB, None)
+        launcher = SelfRequest(make_config({}), KEYRING, app)
+        started = launcher.note_origin(JOB, served_at(peer))
         assert (started.app, started.address) == (app, str(peer.address))
         return started
 
+    def test_where_connect_leads_to_any_app_is_the_right_one(self) -> None:
+        with Peer(answer_as("a pool")) as pool, Peer(answer_as("ours")) as ours:
+            web = SelfRequest(make_config({"connect": str(pool.address)}), KEYRING, "web")
+            request = web.note_origin(JOB, None)
+            assert (request.app, request.address, request.by_connect) == ("web", str(pool.address), True)
+            self.open_as(SelfRequest(make_config({"connect": str(ours.address)}), KEYRING, "ours"), request)
+            assert ours.requests.empty()
+
+    def test_another_app_in_its_place_gets_nothing_of_it(self) -> None:
+        """It may be the very one that asks, which has got that address meanwhile."""
+        with Peer(answer_as("ours")) as ours:
+            launcher = self_request(ours.address)
+            launcher.learn(served_at(ours))
+            with pytest.raises(NotHome, match="another app with BackJob"):
+                launcher.open(sign(WORKER), self.started_at(ours))
+            assert FORM_VALUE.encode() not in b"".join(ours.all_requests())
+
     def test_it_is_asked_and_gets_it(self) -> None:
-        with Peer(answer_probe_and_job) as theirs, Peer(answer_probe_and_job) as ours:
+        with Peer(answer_as("theirs")) as theirs, Peer(answer_probe_and_job) as ours:
             headers = {"X-Proxy": "canary-of-ours"}
             launcher = SelfRequest(make_config({"connect": str(ours.address), "connect_headers": headers}), KEYRING, "")
             for _ in range(2):

@@ -8,8 +8,9 @@ import pytest
 from support.served import KEY, call, make_environ, wrap
 
 from backjob import Status
-from backjob.job import Move
+from backjob.job import JobRequest, Move, NewJob
 from backjob.keyring import MONITOR, PROBE, WORKER, Keyring
+from backjob.launcher import SelfRequest
 from backjob.middleware import TOKEN_KEY
 
 KINDS = [MONITOR, WORKER]
@@ -168,7 +169,9 @@ def test_a_probe_changes_nothing(site, status):
     before = site.rows()
     token = site.backend.keyring.sign(PROBE, job_id, 1, b"")
     reply = site.send(token.text)
-    assert (reply.code, reply.headers["Backjob-Proof"]) == (200, token.prove("here"))
+    anyone, this_app = reply.headers["Backjob-Proof"].split()
+    assert (reply.code, anyone) == (200, token.prove("here"))
+    assert this_app == token.prove(f"here {site.backend.self_request.app}") != anyone
     assert site.rows() == before
 
 
@@ -237,4 +240,18 @@ def test_ten_thousand_fuzzed_requests(site):
             409,
             410,
         )
+    assert site.rows() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_of_another_app_is_not_run_here(site, kind):
+    """A proxy that takes a part of the path away may lead it to the wrong one of two apps with one table."""
+    request = JobRequest("GET", "/job", "", "/job", app="another", address="http://127.0.0.1:1")
+    backend = site.backend
+    other = SelfRequest(backend.config, backend.keyring, "another")
+    new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=other.name_home(request))
+    job_id, _ = backend.store.add(new, lambda job_id: backend.keyring.seal(job_id, new.uid, request))
+    before = site.rows()
+    reply = site.send(site.token(job_id, kind), "/job")
+    assert reply.code == 421
     assert site.rows() == before

@@ -93,6 +93,7 @@ def test_two_apps_with_a_table_each(run_server: Serve, run_app: RunApp, tmp_path
 
 def test_connect_that_leads_to_an_app_with_another_table(run_app: RunApp) -> None:
     first = run_app("first", table_name="first_job")
+    assert first.ask("GET", "/").status == 200  # it is up: a launch that nobody answers is tried again much later
     second = run_app("second", table_name="second_job", connect="http://{}:{}".format(*first.address))
     end = second.end_of(second.start("/echo"))
     assert end["status"] == Status.FAILED
@@ -149,6 +150,39 @@ def test_two_backjobs_in_one_process(run_server: Serve, tmp_path: Path) -> None:
     outside = server.ask("POST", "/shop/start", {"target": "/echo"})
     assert outside.status == 400
     assert b"mounted at '/shop'" in outside.body
+
+
+TWO_MOUNTED = """
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+from workshop import app as workshop
+
+from backjob import BackJob
+
+
+def site(environ, start_response):
+    return workshop(environ, start_response)
+
+
+def shop(environ, start_response):
+    return workshop(environ, start_response)
+
+
+application = ProxyFix(DispatcherMiddleware(BackJob(site), {"/shop": BackJob(shop)}), x_prefix=1)
+"""
+
+
+def test_a_path_that_leads_to_the_wrong_app_runs_nothing(run_server: Serve, tmp_path: Path) -> None:
+    """A proxy has taken "/tool" away, and told so: the app's own request to itself has nobody who does."""
+    (tmp_path / "two_mounted.py").write_text(TWO_MOUNTED)
+    server = run_server(GTHREAD, app="two_mounted:application")
+    job_id = server.start("/tool/shop/echo", {"X-Forwarded-Prefix": "/tool"}, mount="/shop")
+    end = server.end_of(job_id, mount="/shop")
+    assert end["status"] == Status.FAILED
+    assert "answered 421" in end["status_text"]
+    assert "another app with BackJob" in end["status_text"]
+    assert "connect=" in end["status_text"]
+    assert not server.runs()
 
 
 def test_two_backjobs_in_one_process_keep_one_limit(run_server: Serve) -> None:
