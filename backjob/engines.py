@@ -32,6 +32,8 @@ _ON_CONNECT = {
     ),
 }
 _ON_CONNECT["mariadb"] = _ON_CONNECT["mysql"]
+_OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgresql_deferrable"})
+"""The execution options of an engine that say how its transactions are to be."""
 
 
 def make_engine(text: str) -> Engine:
@@ -59,14 +61,10 @@ def check_engine(engine: Engine) -> Engine:
 
 
 def bare_engine(engine: Engine) -> Engine:
-    """A user's engine with its connections and options, but without its listeners, which may begin transactions."""
-    bare = Engine(
-        engine.pool,
-        engine.dialect,
-        engine.url,
-        execution_options=engine.get_execution_options(),
-        hide_parameters=True,
-    )
+    """A user's engine with its connections, but without what begins and shapes its transactions: its listeners, and
+    the options of its transactions, which would be set after ours."""
+    options = {name: value for name, value in engine.get_execution_options().items() if name not in _OF_TRANSACTIONS}
+    bare = Engine(engine.pool, engine.dialect, engine.url, execution_options=options, hide_parameters=True)
     return bare.execution_options(isolation_level="AUTOCOMMIT")
 
 
