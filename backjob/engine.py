@@ -68,7 +68,7 @@ class Database:
     def file(self) -> Path | None:
         """The file of an SQLite database; None for any other."""
         name = self._engine.url.database
-        return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+        return Path(name) if self._is_sqlite and name else None
 
     @property
     def place(self) -> str:

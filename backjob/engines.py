@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sqlalchemy import Engine, StaticPool, create_engine, event
+from sqlalchemy import AssertionPool, Engine, SingletonThreadPool, StaticPool, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -35,6 +35,9 @@ _ON_CONNECT["mariadb"] = _ON_CONNECT["mysql"]
 _OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgresql_deferrable"})
 """The execution options of an engine that say how its transactions are to be."""
 
+# What the app has begun on a connection would be committed with a job. An AssertionPool refuses the second user.
+_SHARING = (StaticPool, SingletonThreadPool, AssertionPool)
+
 
 def make_engine(text: str) -> Engine:
     """An engine of our own, on which every statement commits by itself. Raises ConfigError."""
@@ -54,9 +57,14 @@ def make_engine(text: str) -> Engine:
 def check_engine(engine: Engine) -> Engine:
     """A user's own engine, if it can serve. Raises ConfigError."""
     _check_kind(engine.dialect.name)
-    is_in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
-    if is_in_memory and not isinstance(engine.pool, StaticPool):
-        raise ConfigError("database is an Engine in memory of which each thread sees another one: name a file")
+    name = engine.url.database or ":memory:"
+    if engine.dialect.name == "sqlite" and (":memory:" in name or engine.url.query.get("mode") == "memory"):
+        raise ConfigError("database is an Engine in memory, which other processes don't see: name a file")
+    if isinstance(engine.pool, _SHARING):
+        raise ConfigError(
+            f"database is an Engine with a {type(engine.pool).__name__}, which does not give each user a connection "
+            f"of its own: make it with a QueuePool or NullPool"
+        )
     return engine
 
 

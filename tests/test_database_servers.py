@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, StaticPool, create_engine, event, text
+from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from support import needs, services, wait_until
 from support.records import (
@@ -374,7 +374,6 @@ ENGINES: dict[str, Callable[[URL], Engine]] = {
     "default": create_engine,
     "pool of one": lambda url: create_engine(url, pool_size=1, max_overflow=0, pool_timeout=5),
     "NullPool": lambda url: create_engine(url, poolclass=NullPool),
-    "StaticPool": lambda url: create_engine(url, poolclass=StaticPool),
     "creator": _with_creator,
     "listeners": _with_listeners,
     **{
