@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ import backjob.clock
 import backjob.faults
 from backjob.engine import Database
 from backjob.errors import ConfigError, StoreError
-from backjob.faults import AnswerLost, Unreachable
+from backjob.faults import AnswerLost, Duplicate, Unreachable
 from backjob.job import Move, Status
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
@@ -323,6 +324,44 @@ def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: 
             other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
             claim = pool.submit(store.claim, job_id, 1, "run", 30, 0)
             wait_until(lambda: is_waiting(url))
+            other.commit()
+            assert claim.result(20) is True
+
+
+@pytest.fixture
+def psycopg2_url(databases: Databases, tmp_path: Path) -> URL:
+    """PostgreSQL by its older driver, whose errors have other names for the same."""
+    needs.package("psycopg2")
+    url = make_url(databases.url("postgresql", tmp_path, has_table=True))
+    return url.set(drivername="postgresql+psycopg2")
+
+
+def test_psycopg2_tells_of_a_duplicate(psycopg2_url: URL) -> None:
+    with open_store(psycopg2_url) as store:
+        job_id = live_a_life(store)
+        unique_id = add(store, unique_key="u")
+        assert unique_id == job_id + 1
+        barrier = threading.Barrier(8, timeout=30)
+
+        def start(_: int) -> int:
+            barrier.wait()
+            return store.add(new_job(unique_key="v"), seal, ["v"])[0]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(start, range(8)))) == 1
+        with pytest.raises(Duplicate, match="uq_background_job_unique_key"):
+            store.add(new_job(unique_key="u"), seal)
+
+
+def test_psycopg2_tells_who_gives_way(psycopg2_url: URL) -> None:
+    connect_args = {"options": "-c default_transaction_isolation=serializable"}
+    with own_engine(psycopg2_url, connect_args=connect_args) as engine:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        job_id = add(store)
+        with session(psycopg2_url) as other, ThreadPoolExecutor(1) as pool:
+            other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
+            claim = pool.submit(store.claim, job_id, 1, "run", 30, 0)
+            wait_until(lambda: is_waiting(psycopg2_url))
             other.commit()
             assert claim.result(20) is True
 
