@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, event, text
+from sqlalchemy import Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from support import needs, services, wait_until
 from support.records import (
@@ -581,6 +582,26 @@ def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, 
             other.dispose()
     finally:
         run(url, "DROP OWNED BY clerk; DROP ROLE clerk" if is_postgresql else "DROP USER clerk@'%'")
+
+
+def test_the_statements_that_the_documentation_prints_make_the_table(url: URL) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "databases.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert '"postgresql+psycopg://"' in recipe
+    recipe = recipe.replace("postgresql+psycopg://", f"{url.drivername}://".replace("mysql+", "mariadb+"))
+    printed = subprocess.run([sys.executable, "-c", recipe], capture_output=True, text=True, check=True, timeout=60)
+    run(url, f"DROP TABLE IF EXISTS {TABLE}")
+    for statement in printed.stdout.split(";"):
+        if statement.strip():
+            run(url, statement)
+    database = Database(url.render_as_string(hide_password=False), build_table(TABLE), create_table=False)
+    try:
+        live_a_life(SQLStore(database), unique_key="u")
+        with session(url) as connection:
+            made = {index["name"] for index in inspect(connection).get_indexes(TABLE)}
+        assert {index.name for index in database.table.indexes} <= made
+    finally:
+        database.dispose()
 
 
 # --- What is kept ----------------------------------------------------------------------------------------------------
