@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sqlalchemy import Engine, StaticPool, create_engine, event
+from sqlalchemy import AssertionPool, Engine, SingletonThreadPool, StaticPool, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -21,6 +21,7 @@ _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """Which one is meant where the URL names none: those that the package's extras bring."""
 # In seconds, but for tcp_user_timeout. A server that takes the connection and never answers is noticed as well.
 _LIBPQ = {"connect_timeout": "5", "tcp_user_timeout": "10000", "keepalives_idle": "30", "keepalives_interval": "5"}
+_LIBPQ["client_encoding"] = "utf8"  # in an SQL_ASCII database all answers would be bytes
 _MYSQL = {"connect_timeout": "5", "read_timeout": "10", "write_timeout": "10", "charset": "utf8mb4"}
 _DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}
 # Nobody waits longer for a lock than for a connection; and the least locks that are enough.
@@ -32,6 +33,11 @@ _ON_CONNECT = {
     ),
 }
 _ON_CONNECT["mariadb"] = _ON_CONNECT["mysql"]
+_OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgresql_deferrable"})
+"""The execution options of an engine that say how its transactions are to be."""
+
+# What the app has begun on a connection would be committed with a job. An AssertionPool refuses the second user.
+_SHARING = (StaticPool, SingletonThreadPool, AssertionPool)
 
 
 def make_engine(text: str) -> Engine:
@@ -52,21 +58,22 @@ def make_engine(text: str) -> Engine:
 def check_engine(engine: Engine) -> Engine:
     """A user's own engine, if it can serve. Raises ConfigError."""
     _check_kind(engine.dialect.name)
-    is_in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
-    if is_in_memory and not isinstance(engine.pool, StaticPool):
-        raise ConfigError("database is an Engine in memory of which each thread sees another one: name a file")
+    name = engine.url.database or ":memory:"
+    if engine.dialect.name == "sqlite" and (":memory:" in name or engine.url.query.get("mode") == "memory"):
+        raise ConfigError("database is an Engine in memory, which other processes don't see: name a file")
+    if isinstance(engine.pool, _SHARING):
+        raise ConfigError(
+            f"database is an Engine with a {type(engine.pool).__name__}, which does not give each user a connection "
+            f"of its own: make it with a QueuePool or NullPool"
+        )
     return engine
 
 
 def bare_engine(engine: Engine) -> Engine:
-    """A user's engine with its connections and options, but without its listeners, which may begin transactions."""
-    bare = Engine(
-        engine.pool,
-        engine.dialect,
-        engine.url,
-        execution_options=engine.get_execution_options(),
-        hide_parameters=True,
-    )
+    """A user's engine with its connections, but without what begins and shapes its transactions: its listeners, and
+    the options of its transactions, which would be set after ours."""
+    options = {name: value for name, value in engine.get_execution_options().items() if name not in _OF_TRANSACTIONS}
+    bare = Engine(engine.pool, engine.dialect, engine.url, execution_options=options, hide_parameters=True)
     return bare.execution_options(isolation_level="AUTOCOMMIT")
 
 

@@ -70,8 +70,7 @@ def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:
 
 
 def _is_duplicate(error: DBAPIError) -> bool:
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    return sqlstate == "23505" or _number(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)
+    return _sqlstate(error) == "23505" or _number(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)
 
 
 def is_cut_off(error: DBAPIError) -> bool:
@@ -83,7 +82,7 @@ def has_given_way(error: DBAPIError) -> bool:
     """Has it changed nothing because another one was writing?"""
     if type(error.orig).__module__ == "sqlite3":
         return "locked" in str(error.orig)
-    return getattr(error.orig, "sqlstate", None) in _GAVE_WAY or _number(error) in _MYSQL_GAVE_WAY
+    return _sqlstate(error) in _GAVE_WAY or _number(error) in _MYSQL_GAVE_WAY
 
 
 def try_again(write: Callable[[], Result]) -> Result:
@@ -101,6 +100,11 @@ def try_again(write: Callable[[], Result]) -> Result:
                 raise
         time.sleep(random.uniform(0.001, pause))  # noqa: S311 - spreads those who wait
         pause = min(pause * 1.2, _LONGEST_PAUSE)
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    """The error's code in PostgreSQL; psycopg2 has another name for it."""
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
 
 
 def _number(error: DBAPIError) -> int | None:

@@ -196,7 +196,7 @@ class TestMiddleware:
 
     def test_a_key_is_asked_for_where_no_file_can_keep_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("BACKJOB_KEY", raising=False)
-        engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.StaticPool)
+        engine = sqlalchemy.create_engine("postgresql+psycopg://db/jobs")
         with pytest.raises(ConfigError, match="key"):
             BackJob(app, database=engine)
         monkeypatch.setenv("BACKJOB_KEY", CANARY)
@@ -207,9 +207,21 @@ class TestMiddleware:
         BackJob(app, database=engine)
         engine.dispose()
 
-    def test_an_engine_in_memory_is_refused_where_threads_see_different_ones(self) -> None:
-        engine = sqlalchemy.create_engine("sqlite://")
-        with pytest.raises(ConfigError, match="database is an Engine in memory"):
+    @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///file:jobs?mode=memory&cache=shared&uri=true"])
+    @pytest.mark.parametrize("poolclass", [sqlalchemy.QueuePool, sqlalchemy.NullPool, sqlalchemy.StaticPool])
+    def test_an_engine_in_memory_is_refused(self, url: str, poolclass: Any) -> None:
+        engine = sqlalchemy.create_engine(url, poolclass=poolclass)
+        with pytest.raises(ConfigError, match=r"database is an Engine in memory.*name a file"):
+            BackJob(app, database=engine, key=KEY)
+        engine.dispose()
+
+    @pytest.mark.parametrize(
+        "poolclass", [sqlalchemy.StaticPool, sqlalchemy.SingletonThreadPool, sqlalchemy.AssertionPool]
+    )
+    @pytest.mark.parametrize("url", ["sqlite:///jobs.sqlite3", "postgresql+psycopg://db/jobs"])
+    def test_an_engine_whose_connections_are_shared_is_refused(self, url: str, poolclass: Any) -> None:
+        engine = sqlalchemy.create_engine(url, poolclass=poolclass)
+        with pytest.raises(ConfigError, match=rf"database is an Engine with a {poolclass.__name__}.*QueuePool or Null"):
             BackJob(app, database=engine, key=KEY)
         engine.dispose()
 

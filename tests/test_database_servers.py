@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, StaticPool, create_engine, event, text
+from sqlalchemy import Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from support import needs, services, wait_until
 from support.records import (
@@ -41,7 +43,7 @@ import backjob.clock
 import backjob.faults
 from backjob.engine import Database
 from backjob.errors import ConfigError, StoreError
-from backjob.faults import AnswerLost, Unreachable
+from backjob.faults import AnswerLost, Duplicate, Unreachable
 from backjob.job import Move, Status
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
@@ -327,6 +329,44 @@ def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: 
             assert claim.result(20) is True
 
 
+@pytest.fixture
+def psycopg2_url(databases: Databases, tmp_path: Path) -> URL:
+    """PostgreSQL by its older driver, whose errors have other names for the same."""
+    needs.package("psycopg2")
+    url = make_url(databases.url("postgresql", tmp_path, has_table=True))
+    return url.set(drivername="postgresql+psycopg2")
+
+
+def test_psycopg2_tells_of_a_duplicate(psycopg2_url: URL) -> None:
+    with open_store(psycopg2_url) as store:
+        job_id = live_a_life(store)
+        unique_id = add(store, unique_key="u")
+        assert unique_id == job_id + 1
+        barrier = threading.Barrier(8, timeout=30)
+
+        def start(_: int) -> int:
+            barrier.wait()
+            return store.add(new_job(unique_key="v"), seal, ["v"])[0]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(start, range(8)))) == 1
+        with pytest.raises(Duplicate, match="uq_background_job_unique_key"):
+            store.add(new_job(unique_key="u"), seal)
+
+
+def test_psycopg2_tells_who_gives_way(psycopg2_url: URL) -> None:
+    connect_args = {"options": "-c default_transaction_isolation=serializable"}
+    with own_engine(psycopg2_url, connect_args=connect_args) as engine:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        job_id = add(store)
+        with session(psycopg2_url) as other, ThreadPoolExecutor(1) as pool:
+            other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
+            claim = pool.submit(store.claim, job_id, 1, "run", 30, 0)
+            wait_until(lambda: is_waiting(psycopg2_url))
+            other.commit()
+            assert claim.result(20) is True
+
+
 # --- Users' own engines ----------------------------------------------------------------------------------------------
 
 
@@ -374,13 +414,18 @@ ENGINES: dict[str, Callable[[URL], Engine]] = {
     "default": create_engine,
     "pool of one": lambda url: create_engine(url, pool_size=1, max_overflow=0, pool_timeout=5),
     "NullPool": lambda url: create_engine(url, poolclass=NullPool),
-    "StaticPool": lambda url: create_engine(url, poolclass=StaticPool),
     "creator": _with_creator,
     "listeners": _with_listeners,
     **{
         level: lambda url, level=level: create_engine(url, isolation_level=level)  # type: ignore[misc]
         for level in ("AUTOCOMMIT", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
     },
+    **{
+        f"option {level}": lambda url, level=level: create_engine(url, execution_options={"isolation_level": level})  # type: ignore[misc]
+        for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+    },
+    "later option": lambda url: create_engine(url).execution_options(isolation_level="SERIALIZABLE"),
+    "read only": lambda url: create_engine(url, execution_options={"postgresql_readonly": True}),
 }
 POSTGRESQL_SESSIONS = {
     "statement time-out": "SET statement_timeout = '3s'",
@@ -408,11 +453,11 @@ def test_a_life_on_every_kind_of_engine(url: URL, kind: str) -> None:
         expected = [(job_id, Status.COMPLETED, 100) for job_id in job_ids]
         assert [(row["id"], row["status"], row["progress"]) for row in rows(url)] == expected
         # What the user does with it is not committed by us, and not rolled back.
-        with engine.connect() as connection:
-            connection.execute(text(f"DELETE FROM {TABLE}"))
-            if kind != "AUTOCOMMIT":
+        if kind not in ("AUTOCOMMIT", "read only"):
+            with engine.connect() as connection:
+                connection.execute(text(f"DELETE FROM {TABLE}"))
                 connection.rollback()
-                assert len(rows(url)) == 2
+            assert len(rows(url)) == 2
     finally:
         engine.dispose()
 
@@ -539,6 +584,26 @@ def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, 
         run(url, "DROP OWNED BY clerk; DROP ROLE clerk" if is_postgresql else "DROP USER clerk@'%'")
 
 
+def test_the_statements_that_the_documentation_prints_make_the_table(url: URL) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "databases.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert '"postgresql+psycopg://"' in recipe
+    recipe = recipe.replace("postgresql+psycopg://", f"{url.drivername}://".replace("mysql+", "mariadb+"))
+    printed = subprocess.run([sys.executable, "-c", recipe], capture_output=True, text=True, check=True, timeout=60)
+    run(url, f"DROP TABLE IF EXISTS {TABLE}")
+    for statement in printed.stdout.split(";"):
+        if statement.strip():
+            run(url, statement)
+    database = Database(url.render_as_string(hide_password=False), build_table(TABLE), create_table=False)
+    try:
+        live_a_life(SQLStore(database), unique_key="u")
+        with session(url) as connection:
+            made = {index["name"] for index in inspect(connection).get_indexes(TABLE)}
+        assert {index.name for index in database.table.indexes} <= made
+    finally:
+        database.dispose()
+
+
 # --- What is kept ----------------------------------------------------------------------------------------------------
 
 
@@ -555,6 +620,28 @@ def test_a_database_of_another_charset_keeps_every_text_exactly(name: str) -> No
         for other in ("Holder", "holder "):
             assert not store.hold(job_id, 2, other, "me", 30)
             assert not store.note_launch_failure(job_id, 2, other, "no", 30)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_postgresql_database_that_is_not_utf8_is_refused_at_once(encoding: str) -> None:
+    """A job could not end there when its text has a letter that the database does not know."""
+    options = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    with services.new_database("postgresql", options) as url, open_store(url) as store:
+        for _ in range(2):
+            with pytest.raises(StoreError, match=f"has the encoding {encoding}, and the job table needs UTF8"):
+                add(store)
+        with session(url) as connection:
+            assert not inspect(connection).has_table(TABLE)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_users_connection_that_can_not_send_every_text_is_refused_at_once(url: URL, name: str) -> None:
+    is_postgresql = name == "postgresql"
+    statement = "SET client_encoding = 'LATIN1'" if is_postgresql else "SET NAMES latin1"
+    with own_engine(url) as engine:
+        store = SQLStore(Database(_say(engine, statement), build_table(TABLE), True))
+        with pytest.raises(StoreError, match=r"(?i)connection.* latin1, and .* needs utf8"):
+            add(store)
 
 
 def test_a_refused_record_is_not_shown(store: SQLStore, url: URL, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,6 +71,12 @@ DATABASES: dict[str, Callable[[Path], str | Engine]] = {
     "NullPool": lambda file: create_engine(f"sqlite:///{file}", poolclass=NullPool),
     "pool of one": lambda file: create_engine(f"sqlite:///{file}", pool_size=1, max_overflow=0),
     "with options": lambda file: create_engine(f"sqlite:///{file}").execution_options(user_option=1),
+    "with a level": lambda file: create_engine(
+        f"sqlite:///{file}", execution_options={"isolation_level": "SERIALIZABLE"}
+    ),
+    "with a later level": lambda file: create_engine(f"sqlite:///{file}").execution_options(
+        isolation_level="SERIALIZABLE"
+    ),
 }
 USERS = {name: make for name, make in DATABASES.items() if name != "ours"}
 
