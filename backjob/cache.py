@@ -88,15 +88,16 @@ class CachedStore(SQLStore):
         super().__init__(database, now)
         self._cells = cells
         self._keyring = keyring
+        self._prefix = prefix
         self._monotonic = monotonic
-        # Not another database's jobs, also if it has the same name on another host, and not another key's.
-        self._space = f"{prefix}status-1-{keyring.digest(_name(database))[0]}-"
         self._reading: _Reading | None = None
         self._leave_until = -float("inf")
         self._is_away = False
         self._local: deque[str] = deque()
 
     def status(self, job_id: int) -> JobStatus | None:
+        if self._database.told_place is None:
+            return self._look(job_id)
         value = self._try(lambda: self._cells.read(self._key(job_id)))
         entry = self._decode(job_id, value)
         return entry.status if entry is not None and self._is_fresh(entry) else self._look(job_id)
@@ -180,7 +181,8 @@ class CachedStore(SQLStore):
     # An entry is signed: whoever can write to the cache can't put words into a job's mouth.
 
     def _key(self, job_id: int) -> str:
-        return f"{self._space}{job_id}"
+        # Not another database's jobs, also if it has the same name on another host, and not another key's.
+        return f"{self._prefix}status-1-{self._keyring.digest(_name(self._database))[0]}-{job_id}"
 
     def _encode(self, entry: Entry) -> bytes:
         text = json.dumps({**entry.status.as_dict(), "at": entry.at.isoformat()})
@@ -199,9 +201,13 @@ class CachedStore(SQLStore):
 
 
 def _name(database: Database) -> str:
-    """The job table as no other one is named. What is on this host only goes by the host's name too."""
+    """The job table as no other one is named: by its URL, which may say nothing, and by what the database itself says.
+
+    What is on this host only goes by the host's name too.
+    """
     url, file = database.url, database.file
     is_here = url.host in (None, "", "localhost", "127.0.0.1", "::1")
     host = platform.node() if is_here else url.host
     where = str(file.absolute()) if file is not None else url.database
-    return repr((url.get_backend_name(), host, url.port, where, sorted(url.query.items()), database.table.name))
+    told = (url.get_backend_name(), host, url.port, where, sorted(url.query.items()), database.table.name)
+    return repr((*told, database.told_place))

@@ -18,6 +18,9 @@ from .job import Job, NewJob, Status
 RESERVED_FOR = 60.0
 """Seconds after which a run that was reserved is not going to begin: its process died in between."""
 
+UNTOUCHED_FOR = 30 * 86400.0
+"""Seconds after its due time for which the record of a new job is kept, if nobody ever changes it."""
+
 
 class JobList:
     """Records and their list, under keys with this prefix. ``now`` gives the time as an aware datetime."""
@@ -46,7 +49,10 @@ class JobList:
         return [job for job in jobs if job is not None and not job.status.is_final]
 
     def create(self, job: Job) -> bool:
-        """Write a new record. False when there is something under its number."""
+        """Write a new record. False when there is something under its number.
+
+        It has an expiry until its first change: one that nobody ever lists is not to stay for ever.
+        """
         is_made = False
 
         def put(value: bytes | None) -> bytes | None:
@@ -54,7 +60,8 @@ class JobList:
             is_made = value is None
             return encode_job(job) if value is None else None
 
-        self._cells.change(self._key(job.id), put)
+        waits = max(0.0, (job.due_at - job.created_at).total_seconds())
+        self._cells.change(self._key(job.id), put, waits + UNTOUCHED_FOR)
         return is_made
 
     def change(self, job_id: int, change: JobChange, expire: float = 0) -> Job | None:
@@ -69,6 +76,10 @@ class JobList:
 
         self._cells.change(self._key(job_id), put, expire)
         return made
+
+    def fence(self, job_id: int) -> Job | None:
+        """The record, after which no change of it is made any more that was given up before. None when it has ended."""
+        return self.change(job_id, lambda job: job if not job.status.is_final else None)
 
     def delete(self, job_id: int) -> None:
         """Take a record out."""

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 
 from . import changes
@@ -27,6 +28,8 @@ LONGEST_CALL = 2.0
 _TRIES = 50
 _AT_ONCE = 16
 """Records that one look reads."""
+_MOST_DOUBTFUL = 1000
+_Asked = tuple[int, "int | None", Move]
 
 
 def warn_of_loss(cells: Cells) -> None:
@@ -60,6 +63,8 @@ class CacheStore:
         self._keep_ended = keep_ended
         self._keep_completed = min(filter(None, (keep_completed, keep_ended)), default=0.0)
         self._last_id = 0
+        # Moves that may be made or not, and when: asked for again at the same time, they are known when they were made.
+        self._doubtful: dict[_Asked | None, datetime] = {}
 
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
         if new.retries < 0:
@@ -71,9 +76,8 @@ class CacheStore:
             found = index.find(new.uid, unique_keys)
             if found is None:
                 job = self._create(new, seal)
-                if self._jobs.add(job, new, unique_keys) == job.id:
+                if self._list(job, new, unique_keys):
                     return job.id, True
-                self._jobs.delete(job.id)  # another one was first with this unique key
             elif self._jobs.get_live([found]):
                 return found, index.live[found].uid == new.uid
         raise StoreError("The job can't be recorded: equal ones come and go all the time")
@@ -86,6 +90,18 @@ class CacheStore:
             job_id += 1
         self._last_id = max(self._last_id, job_id)
         return job
+
+    def _list(self, job: Job, new: NewJob, unique_keys: Sequence[str]) -> bool:
+        """List it, unless another one was first with its unique key. What is not listed for sure has no record either:
+        its place in the list may still be written when the caller was told that there is no job."""
+        is_listed = False
+        try:
+            is_listed = self._jobs.add(job, new, unique_keys) == job.id
+        finally:
+            if not is_listed:
+                with suppress(StoreError):
+                    self._jobs.delete(job.id)
+        return is_listed
 
     def get(self, job_id: int) -> Job | None:
         return self._jobs.get(job_id)
@@ -163,11 +179,17 @@ class CacheStore:
         return sum(is_launched(job) for some in _in_turns(index.waiting()) for job in self._jobs.get_live(some))
 
     def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
-        begin = changes.claim(attempt, owner, lease, self._now())
+        now = self._now()
+        begin = changes.claim(attempt, owner, lease, now)
         job = self.get(job_id)
         if job is None or begin(job) is None or not self._jobs.reserve(job_id, attempt, max_running):
             return False
-        return self._jobs.change(job_id, begin) is not None  # if not, the place is free as soon as one is wanted
+        try:
+            job = self._jobs.change(job_id, begin)  # if not made, the place is free as soon as one is wanted
+        except StoreError:
+            job = self._jobs.fence(job_id)
+        # The owner alone tells no claim from another: the same request may come twice.
+        return job is not None and (job.lease_by, job.started_at) == (owner, now)
 
     def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
         _check_progress(progress)
@@ -189,9 +211,26 @@ class CacheStore:
     ) -> bool:
         if progress is not None:
             _check_progress(progress)
-        change = changes.make_move(move, attempt, text, progress, delay, silent_for, self._now())
+        asked = (job_id, attempt, move) if attempt is not None and not silent_for else None
+        now = self._doubtful.get(asked) or self._now()
+        change = changes.make_move(move, attempt, text, progress, delay, silent_for, now)
         keep = self._keep_completed if move.target is Status.COMPLETED else self._keep_ended
-        job = self._jobs.change(job_id, change, expire=keep if move.target.is_final else 0)
+        seen: Job | None = None
+
+        def look_and_change(job: Job) -> Job | None:
+            nonlocal seen
+            seen = job
+            return change(job)
+
+        try:
+            job = self._jobs.change(job_id, look_and_change, expire=keep if move.target.is_final else 0)
+        except StoreError:
+            self._note_doubt(asked, now)
+            raise
+        if self._doubtful.pop(asked, None) and job is None and seen is not None:
+            attempt_then = seen.attempt - 1 if move is Move.RETRY else seen.attempt
+            is_made = (seen.status, attempt_then, seen.updated_at) == (move.target, attempt, now)
+            job = seen if is_made else None
         if job is None:
             return False
         try:
@@ -202,6 +241,12 @@ class CacheStore:
         except StoreError as error:  # the move is made; whoever comes by next mends the list
             log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error)
         return True
+
+    def _note_doubt(self, asked: _Asked | None, now: datetime) -> None:
+        if asked is not None:
+            self._doubtful[asked] = now
+            for old in list(self._doubtful)[:-_MOST_DOUBTFUL]:
+                self._doubtful.pop(old, None)
 
 
 def _check_progress(progress: int) -> None:

@@ -92,9 +92,11 @@ class Cells:
         """Put what ``change`` makes of the value in its place, with nobody coming between.
 
         ``expire``: seconds after which the backend may drop it, where it can; 0: never. ``change`` is called in another
-        thread, again for each value that it meets.
+        thread, again for each value that it meets. One that did not come to its end in time may still be made, but not
+        any more over what was put there since.
         """
-        self._ask(lambda: self._change(self._mangle(key), change, int(expire)))
+        end = time.monotonic() + self._seconds
+        self._ask(lambda: self._change(self._mangle(key), change, int(expire), end))
 
     def delete(self, key: str) -> None:
         """Take a key out."""
@@ -124,7 +126,7 @@ class Cells:
     def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [_as_bytes(value) for value in self._region.backend.get_serialized_multi(keys)]
 
-    def _change(self, key: str, change: Change, expire: int) -> None:
+    def _change(self, key: str, change: Change, expire: int, end: float) -> None:
         with _HERE.lock:
             new = change(self._read(key))
             if new is None:
@@ -149,7 +151,7 @@ class _SharedCells(Cells):
     def _read(self, key: str) -> bytes | None:
         return _untag(self._get(key)[0])
 
-    def _change(self, key: str, change: Change, expire: int) -> None:
+    def _change(self, key: str, change: Change, expire: int, end: float) -> None:
         tried = None
         for turn in range(_TRIES):
             old, token = self._get(key)
@@ -159,6 +161,8 @@ class _SharedCells(Cells):
             if new is None:
                 return
             tried = os.urandom(_TAG) + new
+            if time.monotonic() >= end:
+                raise TimeoutError  # nobody waits for it any more, nor knows of it
             if self._set(key, tried, token, expire):
                 return
             if turn > 1:

@@ -39,6 +39,15 @@ _ENCODINGS = {
     "mysql": text("SELECT 'utf8mb4', @@character_set_client"),
 }
 _ENCODINGS["mariadb"] = _ENCODINGS["mysql"]
+_TOLD_PLACE = {
+    "postgresql": text(
+        "SELECT current_database(), inet_server_addr(), current_setting('port'),"
+        " CAST(to_regclass(CAST(:table AS text)) AS oid)"
+    ),
+    "mysql": text("SELECT database(), @@hostname, @@port, @@socket, @@datadir"),
+}
+"""What a server says of where a connection has come to. An URL need not say it: the driver may know better."""
+_TOLD_PLACE["mariadb"] = _TOLD_PLACE["mysql"]
 _PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
 
 
@@ -59,6 +68,7 @@ class Database:
         self._is_sqlite = self.kind == "sqlite"
         self._is_mysql = self.kind in ("mysql", "mariadb")
         self._packet_size: int | None = None
+        self._told_place: str | None = None
         self._inherited: Pool | None = None
         # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
@@ -83,6 +93,11 @@ class Database:
         where = f"SQLite file {self.file}" if self.file else f"{url.get_backend_name()} database {url.database or ''}"
         host = f" at {url.host}:{url.port or 'its usual port'}" if url.host else ""
         return f"{where.rstrip()}{host}, table {self.table.name}"
+
+    @property
+    def told_place(self) -> str | None:
+        """Which table this is as the database itself tells it. Known once the database was used."""
+        return self._told_place
 
     @property
     def counts_changes(self) -> bool:
@@ -208,9 +223,17 @@ class Database:
                     self._prepare_table(connection)
                 if self._is_mysql:
                     self._packet_size = connection.scalar(text("SELECT @@max_allowed_packet"))
+                self._told_place = self._ask_place(connection)
             self._is_ready = True
         finally:
             self._lock.release()
+
+    def _ask_place(self, connection: Connection) -> str:
+        if self._is_sqlite:
+            file = connection.exec_driver_sql("PRAGMA database_list").all()[0][2]
+            return str(file) or self._told_place or os.urandom(16).hex()  # in memory it is nobody else's
+        statement, name = _TOLD_PLACE[self.kind], connection.dialect.identifier_preparer.format_table(self.table)
+        return repr(tuple(map(str, connection.execute(statement, {} if self._is_mysql else {"table": name}).one())))
 
     def _make_sqlite_file(self) -> None:
         """With mode 0600 from its first moment on; SQLite gives its WAL the same."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dogpile.cache import CacheRegion
@@ -16,7 +17,8 @@ from support.caches import empty_region, opened, own_server, region_of, shared_s
 from support.records import KEY_IDS, Clock, add, bring_to, new_job, seal
 
 from backjob import changes
-from backjob.cache_list import RESERVED_FOR
+from backjob.cache_index import to_microseconds
+from backjob.cache_list import RESERVED_FOR, UNTOUCHED_FOR
 from backjob.cache_store import CacheStore
 from backjob.cells import Cells
 from backjob.errors import StoreError
@@ -227,6 +229,109 @@ def test_an_equal_job_that_was_quicker(deployment: Deployment) -> None:
     assert [first.get(quick[0] + step) for step in (-1, 1, 2)] == [None] * 3
 
 
+class Late:
+    """The next write of a key that ends like this is given up by its caller while it is on its way to the server."""
+
+    def __init__(self, cells: Cells, end: str) -> None:
+        self._cells = cells
+        self._end = end
+        self._set = cells._set  # type: ignore[attr-defined]
+        self._arguments: tuple[Any, ...] = ()
+        cells._set = self._hold  # type: ignore[attr-defined]
+
+    def _hold(self, key: str, *arguments: Any) -> bool:
+        if not key.endswith(self._end):
+            return bool(self._set(key, *arguments))
+        self._cells._set = self._set  # type: ignore[attr-defined]
+        self._arguments = (key, *arguments)
+        raise TimeoutError
+
+    def arrive(self) -> bool:
+        """It does arrive: is it made?"""
+        return self._cells._ask(lambda: bool(self._set(*self._arguments)))
+
+
+@pytest.fixture(params=["redis", "memcached"])
+def shared(request: pytest.FixtureRequest, clock: Clock) -> Iterator[CacheStore]:
+    with empty_region(request.param) as region, ExitStack() as stack:
+        yield Deployment(region, clock, stack).store()
+
+
+def test_a_job_of_which_start_said_that_there_is_none_never_runs(shared: CacheStore) -> None:
+    add(shared)
+    late = Late(shared._jobs._cells, "index")
+    with pytest.raises(StoreError, match="not answer"):
+        add(shared, uid="late", priority=-1)
+    assert late.arrive()
+    assert "late" in [listed.uid for listed in shared._jobs.read().live.values()]
+    taken = shared.take_due(KEY_IDS, "holder", 30)
+    assert taken is not None
+    assert taken.uid != "late"
+    assert shared.take_due(KEY_IDS, "holder", 30) is None
+    assert "late" not in [listed.uid for listed in shared._jobs.read().live.values()]
+    assert len(all_ids(shared)) == 1
+
+
+@pytest.mark.parametrize("is_in_time", [False, True])
+def test_a_claim_that_was_given_up_is_made_at_once_or_never(shared: CacheStore, is_in_time: bool) -> None:
+    job_id = add(shared)
+    late = Late(shared._jobs._cells, f"job-{job_id}")
+    fence = shared._jobs.fence
+
+    def arrive_and_fence(job_id: int) -> Job | None:
+        assert late.arrive()
+        return fence(job_id)
+
+    if is_in_time:
+        shared._jobs.fence = arrive_and_fence  # type: ignore[method-assign]
+    assert shared.claim(job_id, 1, "run", 30, 1) == is_in_time
+    if not is_in_time:
+        assert not late.arrive()
+        assert shared.get(job_id).status is Status.STARTED  # type: ignore[union-attr]
+        assert shared.claim(job_id, 1, "run", 30, 1)
+    assert not shared.claim(job_id, 1, "run", 30, 1)
+
+
+@pytest.mark.parametrize("move", [Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.RETRY])
+def test_a_move_whose_answer_came_too_late_is_made(shared: CacheStore, clock: Clock, move: Move) -> None:
+    """By whoever asks for it again, and by nobody else."""
+    job_id = bring_to(shared, Status.INPROGRESS, unique_key="u")
+    late = Late(shared._jobs._cells, f"job-{job_id}")
+    with pytest.raises(StoreError, match="not answer"):
+        shared.move(move, job_id, attempt=2, text="end")
+    assert late.arrive()
+    ended_at = clock.now
+    clock.advance(1)
+    assert shared.move(move, job_id, attempt=2, text="end")
+    assert not shared.move(move, job_id, attempt=2, text="end")
+    assert shared.get(job_id).updated_at == ended_at  # type: ignore[union-attr]
+    assert shared.add(new_job(unique_key="u"), seal, ["u"])[1] == (move is not Move.RETRY)
+
+
+def test_a_move_that_another_one_was_quicker_with_is_not_made(shared: CacheStore, clock: Clock) -> None:
+    job_id = bring_to(shared, Status.INPROGRESS)
+    late = Late(shared._jobs._cells, f"job-{job_id}")
+    with pytest.raises(StoreError, match="not answer"):
+        shared.move(Move.FAIL, job_id, attempt=2, text="end")
+    clock.advance(1)
+    assert shared.move(Move.FAIL, job_id, text="another's")
+    assert not late.arrive()
+    assert not shared.move(Move.FAIL, job_id, attempt=2, text="end")
+    assert shared.get(job_id).status_text == "another's"  # type: ignore[union-attr]
+
+
+def test_a_record_that_is_never_listed_goes_away(clock: Clock) -> None:
+    with empty_region("redis") as region, ExitStack() as stack:
+        store = Deployment(region, clock, stack).store()
+        ttl = region.actual_backend.writer_client.ttl
+        job = store._create(new_job(delay=40 * DAY), seal)
+        assert 0 <= 40 * DAY + UNTOUCHED_FOR - ttl(f"{PREFIX}job-{job.id}") < 60
+        job_id = add(store)
+        assert 0 <= UNTOUCHED_FOR - ttl(f"{PREFIX}job-{job_id}") < 60
+        assert store.hold(job_id, 1, None, "holder", 30)
+        assert ttl(f"{PREFIX}job-{job_id}") == -1
+
+
 class LosesAnswers:
     """Cells of which the next change of the list is made, and its answer lost."""
 
@@ -251,11 +356,12 @@ def test_a_job_whose_answer_was_lost_is_recorded(store: CacheStore) -> None:
     assert all_ids(store) == [job_id]
 
 
-def test_a_job_that_could_not_be_listed_is_none(store: CacheStore) -> None:
+def test_a_job_that_could_not_be_listed_is_none(store: CacheStore, clock: Clock) -> None:
     LosesAnswers(store._jobs._cells, made=False)
     with pytest.raises(StoreError, match="lost"):
         add(store)
     assert all_ids(store) == []
+    assert store.get(to_microseconds(clock.now)) is None
 
 
 def test_a_move_that_could_not_be_listed_is_made(store: CacheStore, caplog: pytest.LogCaptureFixture) -> None:

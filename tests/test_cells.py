@@ -75,6 +75,27 @@ def test_what_comes_between_is_seen(region: CacheRegion, cells: Cells) -> None:
     assert cells.read("a") == b"5 and mine"
 
 
+@pytest.mark.parametrize("region", SHARED, indirect=True)
+def test_a_change_that_was_given_up_is_not_begun(region: CacheRegion, cells: Cells) -> None:
+    """Whoever asked for it was told that it failed."""
+    is_given_up, is_over = threading.Event(), threading.Event()
+
+    class Hasty(type(open_cells(region, 1))):  # type: ignore[misc]
+        def _change(self, *arguments: Any) -> None:
+            try:
+                super()._change(*arguments)
+            finally:
+                is_over.set()
+
+    hasty = Hasty(region, 0.05)
+    with pytest.raises(StoreError, match="not answer within"):
+        hasty.change("a", lambda _: b"1" if is_given_up.wait(PATIENT) else None)
+    is_given_up.set()
+    assert is_over.wait(PATIENT)
+    assert cells.read("a") is None
+    hasty.dispose()
+
+
 def test_threads_that_count(cells: Cells) -> None:
     """Nothing is counted twice or forgotten."""
     threads, turns = 8, 50
