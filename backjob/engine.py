@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from . import schema
+from .dialects import BEGIN, ENCODINGS, PATIENT, TOLD_PLACE
 from .engines import bare_engine, check_engine, make_engine
 from .errors import StoreError
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
@@ -26,29 +27,6 @@ from .forks import call_before_fork, call_in_child
 
 _ROOM = 65536
 """Bytes of a packet to MySQL that are kept for the rest of the statement."""
-# On SQLite a write transaction from its first moment on: it refuses one that begins as a reader and turns writer.
-_BEGIN = {
-    "sqlite": ("BEGIN IMMEDIATE",),
-    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
-    "mysql": ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION"),
-}
-_BEGIN["mariadb"] = _BEGIN["mysql"]
-# Of the database, where that matters, and of the connection.
-_ENCODINGS = {
-    "postgresql": text("SELECT getdatabaseencoding()::text, current_setting('client_encoding')"),
-    "mysql": text("SELECT 'utf8mb4', @@character_set_client"),
-}
-_ENCODINGS["mariadb"] = _ENCODINGS["mysql"]
-_TOLD_PLACE = {
-    "postgresql": text(
-        "SELECT current_database(), inet_server_addr(), current_setting('port'),"
-        " CAST(to_regclass(CAST(:table AS text)) AS oid)"
-    ),
-    "mysql": text("SELECT database(), @@hostname, @@port, @@socket, @@datadir"),
-}
-"""What a server says of where a connection has come to. An URL need not say it: the driver may know better."""
-_TOLD_PLACE["mariadb"] = _TOLD_PLACE["mysql"]
-_PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
 
 
 class Database:
@@ -199,7 +177,7 @@ class Database:
 
         def lock_and_work(connection: Connection) -> Result:
             number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-            connection.execute(_PATIENT)
+            connection.execute(PATIENT)
             connection.execute(select(func.pg_advisory_xact_lock(number)))
             return work(connection)  # each statement sees what was committed before it
 
@@ -232,7 +210,7 @@ class Database:
         if self._is_sqlite:
             file = connection.exec_driver_sql("PRAGMA database_list").all()[0][2]
             return str(file) or self._told_place or os.urandom(16).hex()  # in memory it is nobody else's
-        statement, name = _TOLD_PLACE[self.kind], connection.dialect.identifier_preparer.format_table(self.table)
+        statement, name = TOLD_PLACE[self.kind], connection.dialect.identifier_preparer.format_table(self.table)
         return repr(tuple(map(str, connection.execute(statement, {} if self._is_mysql else {"table": name}).one())))
 
     def _make_sqlite_file(self) -> None:
@@ -244,7 +222,7 @@ class Database:
 
     def _check_encodings(self, connection: Connection) -> None:
         """What can't be written there would not fail before a job's end, which then could not be written either."""
-        found = connection.execute(_ENCODINGS[self.kind]).one()
+        found = connection.execute(ENCODINGS[self.kind]).one()
         needed = "utf8mb4" if self._is_mysql else "UTF8"
         for what, encoding in zip(("The database", "A connection to the database"), found, strict=True):
             if encoding != needed:
@@ -274,7 +252,7 @@ class Database:
 @contextlib.contextmanager
 def _begin(connection: Connection, kind: str) -> Iterator[None]:
     # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
-    try_again(lambda: _run_each(connection, _BEGIN[kind]))
+    try_again(lambda: _run_each(connection, BEGIN[kind]))
     try:
         yield
         connection.exec_driver_sql("COMMIT")

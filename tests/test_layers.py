@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     *("errors", "forks", "bounded_calls", "cells", "job", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
-    *("schema", "faults", "engines", "engine", "clock", "statements", "store", "sqlstore"),
+    *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
     *("server_facts", "findings", "second_visit", "check"),
@@ -23,7 +23,7 @@ ORDER = (
 """A module imports only those before it. A new module gets its place here."""
 
 HOMES = {
-    "sqlalchemy": {"schema", "faults", "engines", "engine", "clock", "statements", "sqlstore"},
+    "sqlalchemy": {"schema", "faults", "engines", "dialects", "engine", "clock", "statements", "sqlstore"},
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
     "socket": {"_socket", "discovery"},

@@ -1,0 +1,31 @@
+"""What is said to each kind of database in its own words, by SQLAlchemy's names for the kinds. Runs nothing."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, text
+
+from .faults import BUSY_TIMEOUT
+
+# On SQLite a write transaction from its first moment on: it refuses one that begins as a reader and turns writer.
+BEGIN = {
+    "sqlite": ("BEGIN IMMEDIATE",),
+    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
+    "mysql": ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION"),
+}
+BEGIN["mariadb"] = BEGIN["mysql"]
+# Of the database, where that matters, and of the connection.
+ENCODINGS = {
+    "postgresql": text("SELECT getdatabaseencoding()::text, current_setting('client_encoding')"),
+    "mysql": text("SELECT 'utf8mb4', @@character_set_client"),
+}
+ENCODINGS["mariadb"] = ENCODINGS["mysql"]
+TOLD_PLACE = {
+    "postgresql": text(
+        "SELECT current_database(), inet_server_addr(), current_setting('port'),"
+        " CAST(to_regclass(CAST(:table AS text)) AS oid)"
+    ),
+    "mysql": text("SELECT database(), @@hostname, @@port, @@socket, @@datadir"),
+}
+"""What a server says of where a connection has come to. An URL need not say it: the driver may know better."""
+TOLD_PLACE["mariadb"] = TOLD_PLACE["mysql"]
+PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
