@@ -33,6 +33,12 @@ _BEGIN = {
     "mysql": ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION"),
 }
 _BEGIN["mariadb"] = _BEGIN["mysql"]
+# Of the database, where that matters, and of the connection.
+_ENCODINGS = {
+    "postgresql": text("SELECT getdatabaseencoding()::text, current_setting('client_encoding')"),
+    "mysql": text("SELECT 'utf8mb4', @@character_set_client"),
+}
+_ENCODINGS["mariadb"] = _ENCODINGS["mysql"]
 _PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
 
 
@@ -198,6 +204,7 @@ class Database:
                 if self._is_sqlite:
                     self._transact(connection, self._prepare_table)
                 else:
+                    self._check_encodings(connection)
                     self._prepare_table(connection)
                 if self._is_mysql:
                     self._packet_size = connection.scalar(text("SELECT @@max_allowed_packet"))
@@ -211,6 +218,14 @@ class Database:
             os.close(os.open(str(self.file), os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise StoreError(f"The SQLite file {self.file} can't be opened or made: {error.strerror}") from error
+
+    def _check_encodings(self, connection: Connection) -> None:
+        """What can't be written there would not fail before a job's end, which then could not be written either."""
+        found = connection.execute(_ENCODINGS[self.kind]).one()
+        needed = "utf8mb4" if self._is_mysql else "UTF8"
+        for what, encoding in zip(("The database", "A connection to the database"), found, strict=True):
+            if encoding != needed:
+                raise StoreError(f"{what} has the encoding {encoding}, and the job table needs {needed}")
 
     def _prepare_table(self, connection: Connection) -> None:
         name = self.table.name

@@ -622,6 +622,28 @@ def test_a_database_of_another_charset_keeps_every_text_exactly(name: str) -> No
             assert not store.note_launch_failure(job_id, 2, other, "no", 30)
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_postgresql_database_that_is_not_utf8_is_refused_at_once(encoding: str) -> None:
+    """A job could not end there when its text has a letter that the database does not know."""
+    options = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    with services.new_database("postgresql", options) as url, open_store(url) as store:
+        for _ in range(2):
+            with pytest.raises(StoreError, match=f"has the encoding {encoding}, and the job table needs UTF8"):
+                add(store)
+        with session(url.update_query_dict({"client_encoding": "utf8"})) as connection:
+            assert not inspect(connection).has_table(TABLE)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_users_connection_that_can_not_send_every_text_is_refused_at_once(url: URL, name: str) -> None:
+    is_postgresql = name == "postgresql"
+    statement = "SET client_encoding = 'LATIN1'" if is_postgresql else "SET NAMES latin1"
+    with own_engine(url) as engine:
+        store = SQLStore(Database(_say(engine, statement), build_table(TABLE), True))
+        with pytest.raises(StoreError, match=r"(?i)connection.* latin1, and .* needs utf8"):
+            add(store)
+
+
 def test_a_refused_record_is_not_shown(store: SQLStore, url: URL, caplog: pytest.LogCaptureFixture) -> None:
     job_id = add(store, unique_key=CANARY)
     with pytest.raises(StoreError, match="uq_background_job_unique_key") as caught:
