@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAl
 
 from . import schema
 from .engines import bare_engine, check_engine, make_engine
-from .errors import StoreError
+from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .forks import call_before_fork, call_in_child
 
@@ -155,8 +155,10 @@ class Database:
             return self._connect()
         except SQLAlchemyError as error:
             raise Unreachable(str(store_error(error))) from None
-        except self._engine.dialect.loaded_dbapi.Error as error:
-            raise Unreachable(f"The job database can't be used: {type(error).__name__}") from None
+        except Exception as error:  # noqa: BLE001 - a driver's own, or what a user's creator= raises
+            # Its text may show a password; that of a TypeError is Python's, and names an option.
+            told = describe(error) if isinstance(error, TypeError) else type(error).__name__
+            raise Unreachable(f"The job database can't be used: {told}") from None
 
     def _connect(self) -> Connection:
         try:

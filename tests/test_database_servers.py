@@ -214,6 +214,25 @@ def test_a_port_at_which_nobody_listens(url: URL, free_port: int) -> None:
                 call()
 
 
+@pytest.mark.parametrize("name", MYSQL)
+def test_what_a_driver_raises_while_it_connects_is_a_store_error(url: URL, name: str) -> None:
+    wrong = url.update_query_dict({"foo": CANARY})
+    with open_store(wrong) as store, pytest.raises(Unreachable, match=r"TypeError.*foo") as caught:
+        add(store)
+    assert CANARY not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+
+
+def test_what_a_users_function_raises_while_it_connects_is_a_store_error() -> None:
+    def connect() -> Any:
+        raise RuntimeError(CANARY)
+
+    with own_engine(make_url("postgresql+psycopg://"), creator=connect) as engine:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        with pytest.raises(Unreachable, match="RuntimeError") as caught:
+            add(store)
+    assert CANARY not in str(caught.value)
+
+
 def test_a_server_that_takes_connections_and_never_answers(url: URL) -> None:
     """A frozen host, or a firewall that forgot the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
