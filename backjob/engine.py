@@ -45,14 +45,14 @@ _PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
 class Database:
     """An Engine and the job table in it. Nothing is connected or made before the first use."""
 
-    def __init__(self, database: str | Engine, table: Table, create_table: bool) -> None:
+    def __init__(self, database: str | URL | Engine, table: Table, create_table: bool) -> None:
         self.table = table
         self._create_table = create_table
         self._is_ready = False
         self._lock = threading.Lock()
-        self._is_ours = isinstance(database, str)
+        self._is_ours = isinstance(database, (str, URL))
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
-        self._engine = make_engine(database) if isinstance(database, str) else check_engine(database)
+        self._engine = make_engine(database) if isinstance(database, (str, URL)) else check_engine(database)
         self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
         self.kind = self._engine.dialect.name
         """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
