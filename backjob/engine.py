@@ -231,7 +231,7 @@ class Database:
 
     def _prepare_table(self, connection: Connection) -> None:
         name = self.table.name
-        if not inspect(connection).has_table(name):
+        if not inspect(connection).has_table(name, schema=connection.schema_for_object(self.table)):
             if not self._create_table:
                 raise StoreError(f"There is no table {name!r}: create it, or set create_table=True")
             if self._is_sqlite:

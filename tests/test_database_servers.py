@@ -579,6 +579,28 @@ def test_the_lock_of_limits_is_given_back_whatever_happens(store: SQLStore, url:
     assert database.run_alone(lambda _: True)
 
 
+@pytest.mark.parametrize("create_table", [True, False])
+def test_a_map_of_schemas_is_followed(url: URL, create_table: bool) -> None:
+    """A user's engine whose tables are elsewhere, where there is a table of the same name here too, or none."""
+    is_postgresql = url.get_backend_name() == "postgresql"
+    schema = f"{url.database}_mapped"
+    run(url, f"DROP TABLE IF EXISTS {TABLE}")
+    run(url, f"CREATE SCHEMA {schema}")
+    try:
+        with own_engine(url, execution_options={"schema_translate_map": {None: schema}}) as engine:
+            if not create_table:
+                with pytest.raises(StoreError, match="There is no table"):
+                    add(SQLStore(Database(engine, build_table(TABLE), create_table)))
+                live_a_life(SQLStore(Database(engine, build_table(TABLE), True)))
+            job_id = live_a_life(SQLStore(Database(engine, build_table(TABLE), create_table)))
+        found = run(url, f"SELECT id FROM {schema}.{TABLE} ORDER BY id")
+        assert [row["id"] for row in found] == list(range(1, job_id + 1))
+        with session(url) as connection:
+            assert not inspect(connection).has_table(TABLE)
+    finally:
+        run(url, f"DROP SCHEMA {schema} {'CASCADE' if is_postgresql else ''}")
+
+
 def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, url: URL) -> None:
     add(store)
     is_postgresql = url.get_backend_name() == "postgresql"
