@@ -133,9 +133,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.cache is not None:
             check_region(self.cache)
+        is_url = isinstance(self.database, str) or hasattr(self.database, "get_backend_name")
         is_engine = hasattr(self.database, "connect") and hasattr(self.database, "dialect")
-        if not is_engine and not isinstance(self.database, str) and (self.database is not None or self.cache is None):
-            _refuse("database", "must be an SQLAlchemy URL (str) or Engine, or None with a cache")
+        if not is_url and not is_engine and (self.database is not None or self.cache is None):
+            _refuse("database", "must be an SQLAlchemy URL or Engine, or None with a cache")
         if self.key is not None:
             check_keys(self.key, "key")
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")

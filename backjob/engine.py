@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAl
 from . import schema
 from .dialects import BEGIN, ENCODINGS, PATIENT, TOLD_PLACE
 from .engines import bare_engine, check_engine, make_engine
-from .errors import StoreError
+from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .forks import call_before_fork, call_in_child
 
@@ -32,14 +32,14 @@ _ROOM = 65536
 class Database:
     """An Engine and the job table in it. Nothing is connected or made before the first use."""
 
-    def __init__(self, database: str | Engine, table: Table, create_table: bool) -> None:
+    def __init__(self, database: str | URL | Engine, table: Table, create_table: bool) -> None:
         self.table = table
         self._create_table = create_table
         self._is_ready = False
         self._lock = threading.Lock()
-        self._is_ours = isinstance(database, str)
+        self._is_ours = isinstance(database, (str, URL))
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
-        self._engine = make_engine(database) if isinstance(database, str) else check_engine(database)
+        self._engine = make_engine(database) if isinstance(database, (str, URL)) else check_engine(database)
         self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
         self.kind = self._engine.dialect.name
         """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
@@ -148,8 +148,10 @@ class Database:
             return self._connect()
         except SQLAlchemyError as error:
             raise Unreachable(str(store_error(error))) from None
-        except self._engine.dialect.loaded_dbapi.Error as error:
-            raise Unreachable(f"The job database can't be used: {type(error).__name__}") from None
+        except Exception as error:  # noqa: BLE001 - a driver's own, or what a user's creator= raises
+            # Its text may show a password; that of a TypeError is Python's, and names an option.
+            told = describe(error) if isinstance(error, TypeError) else type(error).__name__
+            raise Unreachable(f"The job database can't be used: {told}") from None
 
     def _connect(self) -> Connection:
         try:
@@ -230,7 +232,7 @@ class Database:
 
     def _prepare_table(self, connection: Connection) -> None:
         name = self.table.name
-        if not inspect(connection).has_table(name):
+        if not inspect(connection).has_table(name, schema=connection.schema_for_object(self.table)):
             if not self._create_table:
                 raise StoreError(f"There is no table {name!r}: create it, or set create_table=True")
             if self._is_sqlite:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sqlalchemy import AssertionPool, Engine, SingletonThreadPool, StaticPool, create_engine, event
+from sqlalchemy import AssertionPool, Dialect, Engine, SingletonThreadPool, StaticPool, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -16,6 +16,7 @@ from .errors import ConfigError
 
 KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
 """The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
+_NO_URL = "database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3"
 _SQLITE_WAIT = 0.02
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """Which one is meant where the URL names none: those that the package's extras bring."""
@@ -40,24 +41,31 @@ _OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgre
 _SHARING = (StaticPool, SingletonThreadPool, AssertionPool)
 
 
-def make_engine(text: str) -> Engine:
+def make_engine(database: str | URL) -> Engine:
     """An engine of our own, on which every statement commits by itself. Raises ConfigError."""
     try:
-        url = make_url(text)
-        name = url.get_backend_name()
+        url = make_url(database)
+    except (ArgumentError, ValueError, TypeError):
+        raise ConfigError(_NO_URL) from None
+    name = url.get_backend_name()
+    try:
         _check_kind(name)
+        _check_driver(url.get_dialect())
         return _make_sqlite_engine(url) if name == "sqlite" else _make_server_engine(url)
     except ConfigError:
         raise
     except (NoSuchModuleError, ImportError) as error:
         raise ConfigError(f"database needs a driver that is not installed: {error}") from None
     except (ArgumentError, ValueError, TypeError):
-        raise ConfigError("database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3") from None
+        options = ", ".join(url.query)
+        unread = f"database has an option in its URL that can't be read: {options}"
+        raise ConfigError(unread if options else _NO_URL) from None
 
 
 def check_engine(engine: Engine) -> Engine:
     """A user's own engine, if it can serve. Raises ConfigError."""
     _check_kind(engine.dialect.name)
+    _check_driver(engine.dialect)
     name = engine.url.database or ":memory:"
     if engine.dialect.name == "sqlite" and (":memory:" in name or engine.url.query.get("mode") == "memory"):
         raise ConfigError("database is an Engine in memory, which other processes don't see: name a file")
@@ -81,6 +89,11 @@ def _check_kind(name: str) -> None:
     if name not in KINDS:
         make_url(f"{name}://").get_dialect()  # raises where the name is nobody's
         raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")
+
+
+def _check_driver(dialect: Dialect | type[Dialect]) -> None:
+    if dialect.is_async:
+        raise ConfigError(f"database has an async driver ({dialect.driver}): use one that is not, and create_engine()")
 
 
 def _make_server_engine(url: URL) -> Engine:

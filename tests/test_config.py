@@ -177,6 +177,16 @@ def test_what_is_derived() -> None:
     assert config.forward_keys == ("HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_X_TENANT_ID")
 
 
+def test_a_url_object_is_a_database_and_its_password_is_not_shown() -> None:
+    url = sqlalchemy.make_url(f"postgresql://ada:{CANARY}@db/jobs")
+    assert make_config({"database": url}).database is url
+    for wrong in (url, url.set(drivername="oracle")):
+        with pytest.raises(ConfigError) as caught:
+            BackJob(app, database=wrong, key=KEY, table_name="a b" if wrong is url else "a")
+        assert CANARY not in str(caught.value)
+    assert CANARY not in repr(make_config({"database": url}))
+
+
 class TestMiddleware:
     def test_wrong_option_is_refused_at_construction(self) -> None:
         with pytest.raises(ConfigError, match="lease"):

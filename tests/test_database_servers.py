@@ -214,6 +214,25 @@ def test_a_port_at_which_nobody_listens(url: URL, free_port: int) -> None:
                 call()
 
 
+@pytest.mark.parametrize("name", MYSQL)
+def test_what_a_driver_raises_while_it_connects_is_a_store_error(url: URL, name: str) -> None:
+    wrong = url.update_query_dict({"foo": CANARY})
+    with open_store(wrong) as store, pytest.raises(Unreachable, match=r"TypeError.*foo") as caught:
+        add(store)
+    assert CANARY not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+
+
+def test_what_a_users_function_raises_while_it_connects_is_a_store_error() -> None:
+    def connect() -> Any:
+        raise RuntimeError(CANARY)
+
+    with own_engine(make_url("postgresql+psycopg://"), creator=connect) as engine:
+        store = SQLStore(Database(engine, build_table(TABLE), True))
+        with pytest.raises(Unreachable, match="RuntimeError") as caught:
+            add(store)
+    assert CANARY not in str(caught.value)
+
+
 def test_a_server_that_takes_connections_and_never_answers(url: URL) -> None:
     """A frozen host, or a firewall that forgot the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -560,6 +579,28 @@ def test_the_lock_of_limits_is_given_back_whatever_happens(store: SQLStore, url:
     assert database.run_alone(lambda _: True)
 
 
+@pytest.mark.parametrize("create_table", [True, False])
+def test_a_map_of_schemas_is_followed(url: URL, create_table: bool) -> None:
+    """A user's engine whose tables are elsewhere, where there is a table of the same name here too, or none."""
+    is_postgresql = url.get_backend_name() == "postgresql"
+    schema = f"{url.database}_mapped"
+    run(url, f"DROP TABLE IF EXISTS {TABLE}")
+    run(url, f"CREATE SCHEMA {schema}")
+    try:
+        with own_engine(url, execution_options={"schema_translate_map": {None: schema}}) as engine:
+            if not create_table:
+                with pytest.raises(StoreError, match="There is no table"):
+                    add(SQLStore(Database(engine, build_table(TABLE), create_table)))
+                live_a_life(SQLStore(Database(engine, build_table(TABLE), True)))
+            job_id = live_a_life(SQLStore(Database(engine, build_table(TABLE), create_table)))
+        found = run(url, f"SELECT id FROM {schema}.{TABLE} ORDER BY id")
+        assert [row["id"] for row in found] == list(range(1, job_id + 1))
+        with session(url) as connection:
+            assert not inspect(connection).has_table(TABLE)
+    finally:
+        run(url, f"DROP SCHEMA {schema} {'CASCADE' if is_postgresql else ''}")
+
+
 def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, url: URL) -> None:
     add(store)
     is_postgresql = url.get_backend_name() == "postgresql"
@@ -630,7 +671,7 @@ def test_a_postgresql_database_that_is_not_utf8_is_refused_at_once(encoding: str
         for _ in range(2):
             with pytest.raises(StoreError, match=f"has the encoding {encoding}, and the job table needs UTF8"):
                 add(store)
-        with session(url) as connection:
+        with session(url.update_query_dict({"client_encoding": "utf8"})) as connection:
             assert not inspect(connection).has_table(TABLE)
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, event, text
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 from support.records import TABLE, add, live_a_life, new_job, open_sqlite_store, read_rows, record, seal
 
 import backjob.faults
@@ -63,7 +64,7 @@ def _with_begin_listener(file: Path) -> Engine:
     return engine
 
 
-DATABASES: dict[str, Callable[[Path], str | Engine]] = {
+DATABASES: dict[str, Callable[[Path], str | URL | Engine]] = {
     "ours": lambda file: f"sqlite:///{file}",
     "user's own": lambda file: create_engine(f"sqlite:///{file}"),
     "user's own WAL": _with_wal,
@@ -103,7 +104,7 @@ def open_database(file: Path) -> Iterator[Callable[..., Database]]:
     """Open a database of some kind on the file. In the end none of its connections is in use, and all are closed."""
     with contextlib.ExitStack() as stack:
 
-        def open_one(kind: str | Callable[[Path], str | Engine] = "ours", at: Path = file) -> Database:
+        def open_one(kind: str | Callable[[Path], str | URL | Engine] = "ours", at: Path = file) -> Database:
             make = DATABASES[kind] if isinstance(kind, str) else kind
             database = Database(make(at), build_table(TABLE), True)
             stack.callback(database._engine.dispose)
@@ -215,6 +216,41 @@ def test_wrong_urls_are_refused_at_construction(
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert str(caught.value).startswith("database ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("driver", ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg_async"])
+def test_async_drivers_are_refused_at_construction(driver: str) -> None:
+    with pytest.raises(ConfigError, match="database has an async driver") as caught:
+        Database(f"{driver}://ada:{CANARY}@db/jobs", build_table(TABLE), True)
+    assert CANARY not in str(caught.value)
+
+
+def test_an_async_engine_is_refused_at_construction() -> None:
+    engine = create_async_engine(f"postgresql+psycopg://ada:{CANARY}@db/jobs")
+    with pytest.raises(ConfigError, match=r"database has an async driver \(psycopg\): .* create_engine") as caught:
+        Database(engine, build_table(TABLE), True)  # type: ignore[arg-type]
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        (f"mysql://ada:{CANARY}@db/jobs?read_timeout={CANARY}", "read_timeout"),
+        (f"mysql://ada:{CANARY}@db/jobs?ssl_ca=a&read_timeout=b", "ssl_ca, read_timeout"),
+        (f"sqlite:///jobs.sqlite3?timeout={CANARY}", "timeout"),
+    ],
+)
+def test_an_option_that_can_not_be_read_is_named(url: str, options: str) -> None:
+    with pytest.raises(ConfigError, match=f"database has an option in its URL that can't be read: {options}") as caught:
+        Database(url, build_table(TABLE), True)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_url_may_be_an_object(open_database: Callable[..., Database], file: Path) -> None:
+    store = SQLStore(open_database(lambda at: make_url(f"sqlite:///{at}")))
+    job_id = live_a_life(store)
+    assert [row["id"] for row in read_rows(file)] == [job_id]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_construction_connects_and_makes_nothing(tmp_path: Path, file: Path) -> None:
