@@ -26,6 +26,8 @@ _TAG = 8
 _REGION = ("get", "set", "delete", "configure")
 _LONGEST_RELATIVE = 30 * 86400
 """Seconds; memcached takes a longer expiry for a time of its clock."""
+_LAST_TIME = 2**31 - 1
+"""The latest time that memcached knows: what expires after it has no expiry."""
 
 
 def check_region(region: Any) -> None:
@@ -221,6 +223,7 @@ class MemcachedCells(_SharedCells):
 
     def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
         until = expire if expire <= _LONGEST_RELATIVE else int(time.time()) + expire
+        until = until if until <= _LAST_TIME else 0
         if token is None:
             return bool(self._client.add(key, new, until))
         return bool(self._client.cas(key, new, token, until))
