@@ -191,7 +191,9 @@ class RedisCells(_SharedCells):
     """
 
     def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [_untag(_as_bytes(value)) for value in self._client.mget(keys)]
+        client = self._client
+        mget = getattr(client, "mget_nonatomic", client.mget)  # a cluster's keys are not all on one server
+        return [_untag(_as_bytes(value)) for value in mget(keys)]
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
         value = _as_bytes(self._client.get(key))

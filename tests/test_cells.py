@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from dogpile.cache import CacheRegion, make_region
 from support import wait_until
-from support.caches import PATIENT, empty_region, make_memory_region, opened, own_server, region_of
+from support.caches import PATIENT, cluster_region, empty_region, make_memory_region, opened, own_server, region_of
 
 from backjob import BackJob, ConfigError
 from backjob.bounded_calls import MOST_THREADS, BoundedCalls
@@ -132,6 +132,15 @@ def test_an_answer_that_was_lost(region: CacheRegion, cells: Cells) -> None:
     cells.change("a", lambda old: (old or b"") + b"more")
     assert cells.read("a") == b"oncemore"
     assert calls == [True, True]
+
+
+def test_a_cluster() -> None:
+    """Its keys are on several servers."""
+    with cluster_region() as region, opened(region) as cells:
+        for key in ("a", "b", "c"):
+            cells.change(key, lambda old: b"1")
+            cells.change(key, lambda old: (old or b"") + b"2", expire=60)
+        assert cells.read_many(["a", "none", "b", "c"]) == [b"12", None, b"12", b"12"]
 
 
 @pytest.mark.parametrize("kind", SHARED)
