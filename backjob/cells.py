@@ -30,14 +30,16 @@ _LAST_TIME = 2**31 - 1
 """The latest time that memcached knows: what expires after it has no expiry."""
 
 
-def check_region(region: Any) -> None:
-    """Raises ConfigError for what is no dogpile.cache region, or one that can't be used as it is."""
+def check_region(region: Any, is_alone: bool) -> None:
+    """Raises ConfigError for what is no dogpile.cache region, or one that can't be used as it is, or ``is_alone``."""
     if not all(callable(getattr(region, name, None)) for name in _REGION) or not hasattr(region, "is_configured"):
         raise ConfigError("cache must be a dogpile.cache region: make_region().configure(…)")
     if not region.is_configured:
         raise ConfigError("cache is a region that is not configured: call its configure() before BackJob()")
     if getattr(region.actual_backend, "default_noreply", False):
         raise ConfigError("cache has default_noreply=True: memcached then never says whether it has kept a value")
+    if is_alone and type(region.actual_backend).__name__ == "NullBackend":
+        raise ConfigError("cache is a region that keeps nothing (NullBackend): it needs a database")
 
 
 def open_cells(region: Any, seconds: float) -> Cells:
@@ -77,6 +79,7 @@ class Cells:
 
     def __init__(self, region: Any, seconds: float) -> None:
         self.backend_name = type(region.actual_backend).__name__
+        self.is_file = hasattr(region.actual_backend, "filename")
         self._region = region
         self._seconds = seconds
         self._calls = BoundedCalls("backjob-cache", self._disconnect)

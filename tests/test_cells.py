@@ -330,7 +330,7 @@ def test_a_region_that_is_not_configured() -> None:
 def test_a_region_that_does_not_tell_whether_it_keeps_a_value() -> None:
     arguments = {"url": "127.0.0.1", "default_noreply": True}
     with pytest.raises(ConfigError, match="default_noreply"):
-        check_region(make_region().configure("dogpile.cache.pymemcache", arguments=arguments))
+        check_region(make_region().configure("dogpile.cache.pymemcache", arguments=arguments), is_alone=False)
 
 
 def test_what_the_docs_show_can_be_made() -> None:
@@ -340,7 +340,7 @@ def test_what_the_docs_show_can_be_made() -> None:
     names: dict[str, Any] = {"app": app, "secret": KEY}
     for block in blocks:
         exec(compile(block, "docs/caching.md", "exec"), names)
-        check_region(names["region"])
+        check_region(names["region"], is_alone=True)
         if application := names.pop("application", None):
             assert application.config.cache is names["region"]
             application.close()
@@ -352,8 +352,24 @@ def test_backjob_can_be_imported_without_dogpile() -> None:
 
 
 def test_no_database_needs_a_cache() -> None:
-    with pytest.raises(ConfigError, match="None with a cache"):
+    with pytest.raises(ConfigError, match="or None with cache= set"):
         BackJob(app, database=None, key=KEY)
+
+
+def test_no_database_needs_a_cache_that_keeps_something() -> None:
+    region = make_region().configure("dogpile.cache.null")
+    with pytest.raises(ConfigError, match="keeps nothing"):
+        BackJob(app, database=None, cache=region, key=KEY)
+    BackJob(app, database="sqlite:///x.sqlite3", cache=region, key=KEY).close()
+
+
+def test_a_file_is_no_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    region = make_region().configure("dogpile.cache.dbm", arguments={"filename": str(tmp_path / "jobs.dbm")})
+    BackJob(app, database=None, cache=region, key=KEY).close()
+    (said,) = caplog.messages
+    assert "memory" not in said
+    assert "a file of this host" in said
+    assert "one process at a time" in said
 
 
 def test_no_database_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
