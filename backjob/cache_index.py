@@ -154,7 +154,10 @@ def _pack(values: list[Any]) -> bytes:
 def _unpack(value: bytes | None) -> list[Any]:
     unpacked = zlib.decompressobj()
     text = unpacked.decompress(value or b"", _MOST_BYTES)
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(values, list):
         raise TypeError("no list")
     return values

@@ -36,6 +36,8 @@ def warn_of_loss(cells: Cells) -> None:
     """Say what a cache alone can't promise."""
     if cells.is_shared:
         where, loss = "the cache", "What it drops, or loses in a restart, is gone."
+    elif cells.is_file:
+        where, loss = "a file of this host", "It is for one process at a time: what decides is a lock of the process."
     else:
         where = "the memory of this process"
         loss = "That is fine for a server with one process; of several, each knows its own jobs only."

@@ -26,16 +26,20 @@ _TAG = 8
 _REGION = ("get", "set", "delete", "configure")
 _LONGEST_RELATIVE = 30 * 86400
 """Seconds; memcached takes a longer expiry for a time of its clock."""
+_LAST_TIME = 2**31 - 1
+"""The latest time that memcached knows: what expires after it has no expiry."""
 
 
-def check_region(region: Any) -> None:
-    """Raises ConfigError for what is no dogpile.cache region, or one that can't be used as it is."""
+def check_region(region: Any, is_alone: bool) -> None:
+    """Raises ConfigError for what is no dogpile.cache region, or one that can't be used as it is, or ``is_alone``."""
     if not all(callable(getattr(region, name, None)) for name in _REGION) or not hasattr(region, "is_configured"):
         raise ConfigError("cache must be a dogpile.cache region: make_region().configure(…)")
     if not region.is_configured:
         raise ConfigError("cache is a region that is not configured: call its configure() before BackJob()")
     if getattr(region.actual_backend, "default_noreply", False):
         raise ConfigError("cache has default_noreply=True: memcached then never says whether it has kept a value")
+    if is_alone and type(region.actual_backend).__name__ == "NullBackend":
+        raise ConfigError("cache is a region that keeps nothing (NullBackend): it needs a database")
 
 
 def open_cells(region: Any, seconds: float) -> Cells:
@@ -75,6 +79,7 @@ class Cells:
 
     def __init__(self, region: Any, seconds: float) -> None:
         self.backend_name = type(region.actual_backend).__name__
+        self.is_file = hasattr(region.actual_backend, "filename")
         self._region = region
         self._seconds = seconds
         self._calls = BoundedCalls("backjob-cache", self._disconnect)
@@ -189,7 +194,9 @@ class RedisCells(_SharedCells):
     """
 
     def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [_untag(_as_bytes(value)) for value in self._client.mget(keys)]
+        client = self._client
+        mget = getattr(client, "mget_nonatomic", client.mget)  # a cluster's keys are not all on one server
+        return [_untag(_as_bytes(value)) for value in mget(keys)]
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
         value = _as_bytes(self._client.get(key))
@@ -221,6 +228,7 @@ class MemcachedCells(_SharedCells):
 
     def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
         until = expire if expire <= _LONGEST_RELATIVE else int(time.time()) + expire
+        until = until if until <= _LAST_TIME else 0
         if token is None:
             return bool(self._client.add(key, new, until))
         return bool(self._client.cas(key, new, token, until))

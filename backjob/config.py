@@ -132,11 +132,11 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.cache is not None:
-            check_region(self.cache)
+            check_region(self.cache, is_alone=self.database is None)
         is_url = isinstance(self.database, str) or hasattr(self.database, "get_backend_name")
         is_engine = hasattr(self.database, "connect") and hasattr(self.database, "dialect")
         if not is_url and not is_engine and (self.database is not None or self.cache is None):
-            _refuse("database", "must be an SQLAlchemy URL or Engine, or None with a cache")
+            _refuse("database", "must be an SQLAlchemy URL or Engine, or None with cache= set")
         if self.key is not None:
             check_keys(self.key, "key")
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
@@ -296,4 +296,5 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "forward_headers": _parse_words,
     "connect_headers": _parse_headers,
     "key": _parse_key,
+    "database": lambda _, text: None if text.strip().lower() == "none" else text,
 }

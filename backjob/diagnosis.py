@@ -23,8 +23,9 @@ _REMEDIES = {
     403: "access is refused there: let the app's own address pass, or give all processes the same key",
     404: "no BackJob answers there: another app, this one under another path, or connect= leads elsewhere",
     405: "no BackJob answers there: another app, or something before BackJob that takes no POST",
-    410: "the job is not known there: set connect= to the app's own address, or give both one database and table_name",
     407: "it is a proxy that asks for a password: set connect= to the address where the app itself answers",
+    410: "the job is not known there: set connect= to the app's own address, or give both one table_name and one"
+    " database, or cache (the memory of a process is no other's)",
     413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
     414: "the job's target is too long for it",
     421: 'it serves several sites: set connect="https://…" with the name of this one, and ca_file= if need be',

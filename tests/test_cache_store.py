@@ -5,6 +5,7 @@ A process that dies between the writes of a record and of the list is one that m
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -28,6 +29,12 @@ from backjob.keyring import Keyring
 DAY = 86400.0
 KINDS = ("memory", "redis", "memcached")
 PREFIX = "test-"
+DEEP = zlib.compress(b"[" * 200_000 + b"]" * 200_000)
+"""A value whose JSON is nested more deeply than Python reads."""
+
+
+def name_value(value: bytes | None) -> str:
+    return "deep" if value is DEEP else repr(value)
 
 
 class Deployment:
@@ -376,7 +383,7 @@ def test_a_move_that_could_not_be_listed_is_made(store: CacheStore, caplog: pyte
 # --- What a cache loses ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [None, b"", b"garbage", b"x\x9c"], ids=repr)
+@pytest.mark.parametrize("value", [None, b"", b"garbage", b"x\x9c", DEEP], ids=name_value)
 def test_a_record_that_is_gone(deployment: Deployment, value: bytes | None) -> None:
     store, cells = deployment.store(), deployment.cells()
     lost, other = add(store, unique_key="u"), add(store)
@@ -393,7 +400,7 @@ def test_a_record_that_is_gone(deployment: Deployment, value: bytes | None) -> N
     assert store.add(new_job(unique_key="u"), seal, ["u"])[1]
 
 
-@pytest.mark.parametrize("value", [None, b"", b"garbage"], ids=repr)
+@pytest.mark.parametrize("value", [None, b"", b"garbage", DEEP], ids=name_value)
 def test_a_list_that_is_gone(deployment: Deployment, value: bytes | None) -> None:
     """What runs goes on to its end, and new jobs are found."""
     store, cells = deployment.store(), deployment.cells()

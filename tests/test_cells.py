@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from dogpile.cache import CacheRegion, make_region
 from support import wait_until
-from support.caches import PATIENT, empty_region, make_memory_region, opened, own_server, region_of
+from support.caches import PATIENT, cluster_region, empty_region, make_memory_region, opened, own_server, region_of
 
 from backjob import BackJob, ConfigError
 from backjob.bounded_calls import MOST_THREADS, BoundedCalls
@@ -134,8 +134,17 @@ def test_an_answer_that_was_lost(region: CacheRegion, cells: Cells) -> None:
     assert calls == [True, True]
 
 
+def test_a_cluster() -> None:
+    """Its keys are on several servers."""
+    with cluster_region() as region, opened(region) as cells:
+        for key in ("a", "b", "c"):
+            cells.change(key, lambda old: b"1")
+            cells.change(key, lambda old: (old or b"") + b"2", expire=60)
+        assert cells.read_many(["a", "none", "b", "c"]) == [b"12", None, b"12", b"12"]
+
+
 @pytest.mark.parametrize("kind", SHARED)
-@pytest.mark.parametrize("days", [0, 1, 30, 60, 3650])
+@pytest.mark.parametrize("days", [0, 1, 30, 60, 3650, 5000, 1_000_000])
 def test_what_expires(kind: str, days: int) -> None:
     """memcached takes more than 30 days for a date, which would long be over."""
     with empty_region(kind) as region, opened(region) as cells:
@@ -321,7 +330,7 @@ def test_a_region_that_is_not_configured() -> None:
 def test_a_region_that_does_not_tell_whether_it_keeps_a_value() -> None:
     arguments = {"url": "127.0.0.1", "default_noreply": True}
     with pytest.raises(ConfigError, match="default_noreply"):
-        check_region(make_region().configure("dogpile.cache.pymemcache", arguments=arguments))
+        check_region(make_region().configure("dogpile.cache.pymemcache", arguments=arguments), is_alone=False)
 
 
 def test_what_the_docs_show_can_be_made() -> None:
@@ -331,7 +340,7 @@ def test_what_the_docs_show_can_be_made() -> None:
     names: dict[str, Any] = {"app": app, "secret": KEY}
     for block in blocks:
         exec(compile(block, "docs/caching.md", "exec"), names)
-        check_region(names["region"])
+        check_region(names["region"], is_alone=True)
         if application := names.pop("application", None):
             assert application.config.cache is names["region"]
             application.close()
@@ -343,8 +352,24 @@ def test_backjob_can_be_imported_without_dogpile() -> None:
 
 
 def test_no_database_needs_a_cache() -> None:
-    with pytest.raises(ConfigError, match="None with a cache"):
+    with pytest.raises(ConfigError, match="or None with cache= set"):
         BackJob(app, database=None, key=KEY)
+
+
+def test_no_database_needs_a_cache_that_keeps_something() -> None:
+    region = make_region().configure("dogpile.cache.null")
+    with pytest.raises(ConfigError, match="keeps nothing"):
+        BackJob(app, database=None, cache=region, key=KEY)
+    BackJob(app, database="sqlite:///x.sqlite3", cache=region, key=KEY).close()
+
+
+def test_a_file_is_no_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    region = make_region().configure("dogpile.cache.dbm", arguments={"filename": str(tmp_path / "jobs.dbm")})
+    BackJob(app, database=None, cache=region, key=KEY).close()
+    (said,) = caplog.messages
+    assert "memory" not in said
+    assert "a file of this host" in said
+    assert "one process at a time" in said
 
 
 def test_no_database_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

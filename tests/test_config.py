@@ -292,6 +292,11 @@ def test_text_settings_read_as_the_options_that_they_mean() -> None:
     }
 
 
+@pytest.mark.parametrize("text", ["none", "None", " NONE "])
+def test_no_database_can_be_written_as_text(text: str) -> None:
+    assert read_settings({"backjob.database": text}) == {"database": None}
+
+
 def test_every_default_can_be_written_as_text() -> None:
     texts = {name: str(value) for name, value in DEFAULTS.items() if isinstance(value, (str, int, float))}
     assert make_config(read_settings(texts, prefix="")) == make_config({})

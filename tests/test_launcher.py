@@ -156,7 +156,9 @@ NOT_OURS: list[Any] = [
     pytest.param(prove(KEYRING, "202 Accepted", "ended"), True, ["202"], id="proof of something else"),
     pytest.param(prove(KEYRING, "200 OK", "monitor"), True, ["200"], id="proof with another status"),
     pytest.param(prove(KEYRING, "200 OK", "refused"), True, ["200"], id="refusal with another status"),
-    pytest.param(prove(KEYRING, "410 Gone", "unknown"), True, ["410", "table_name", "connect="], id="another table"),
+    pytest.param(
+        prove(KEYRING, "410 Gone", "unknown"), True, ["410", "table_name", "connect=", "cache"], id="another table"
+    ),
     pytest.param(answer(refusal("401 Unauthorized")), True, ["401", "thing/1.0", "connect_headers"], id="401"),
     pytest.param(
         answer(refusal("302 Found", "Location: https://a.test/mount/?next=secret")),

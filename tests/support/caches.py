@@ -149,6 +149,37 @@ def empty_region(kind: str) -> Iterator[CacheRegion]:
         yield region
 
 
+@contextlib.contextmanager
+def cluster_region() -> Iterator[CacheRegion]:
+    """A region on a Redis cluster of one node, which has all slots and takes no keys of several at once."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="backjob-"))
+        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        port, bus = [str(each.getsockname()[1]) for each in found]
+        for each in found:
+            each.close()
+        command = [needs.program("redis-server"), "--port", port, "--cluster-port", bus, "--bind", "127.0.0.1"]
+        command += ["--cluster-enabled", "yes", "--save", ""]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+
+        def ask(words: bytes, answer: bytes) -> bool:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port))) as client:
+                client.sendall(words + b"\r\n")
+                return answer in client.recv(1000)
+            return False
+
+        wait_until(lambda: ask(b"CLUSTER ADDSLOTSRANGE 0 16383", b"+OK"))
+        wait_until(lambda: ask(b"CLUSTER INFO", b"cluster_state:ok"))
+        url = f"redis://127.0.0.1:{port}/0"
+        region = make_region().configure("dogpile.cache.redis_cluster", arguments={"url": url})
+        yield region
+        for node in region.actual_backend.writer_client.get_nodes():
+            node.redis_connection.connection_pool.disconnect()  # its close() leaves them open
+        close_region(region)
+
+
 def close_region(region: Any) -> None:
     """What an application does at its end with a region of its own."""
     backend = region.actual_backend
