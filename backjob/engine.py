@@ -210,8 +210,7 @@ class Database:
 
     def _ask_place(self, connection: Connection) -> str:
         if self._is_sqlite:
-            file = connection.exec_driver_sql("PRAGMA database_list").all()[0][2]
-            return str(file) or self._told_place or os.urandom(16).hex()  # in memory it is nobody else's
+            return str(connection.exec_driver_sql("PRAGMA database_list").all()[0][2])
         statement, name = TOLD_PLACE[self.kind], connection.dialect.identifier_preparer.format_table(self.table)
         return repr(tuple(map(str, connection.execute(statement, {} if self._is_mysql else {"table": name}).one())))
 

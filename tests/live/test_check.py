@@ -213,8 +213,9 @@ def test_another_database_behind_connect(run_server: Serve, tmp_path: Path) -> N
     with script(tmp_path / "other", "http://{}:{}".format(*server.address), key=key) as application:
         found = application.check()
     assert found.is_ok
-    (warning,) = found.warnings
-    assert warning.name == "other-store"
+    warning, other = found.warnings
+    assert (warning.name, other.name) == ("other-store", "other-app")
+    assert "workshop" in other.text
     assert f"{tmp_path}/other/backjob.sqlite3" in warning.text
     assert f"{server.directory}/backjob.sqlite3" in warning.text
 
