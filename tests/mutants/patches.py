@@ -90,8 +90,8 @@ MUTANTS = [
     Mutant(
         "the proof is not checked",
         "backjob/launcher.py",
-        "return answer.status in OUTCOMES[outcome] and token.prove(outcome).encode() in answer.raw",
-        "return answer.status in OUTCOMES[outcome]",
+        "return answer.status in OUTCOMES[outcome.partition(\" \")[0]] and token.prove(outcome).encode() in answer.raw",
+        'return answer.status in OUTCOMES[outcome.partition(" ")[0]]',
         ("tests/test_launcher.py",),
     ),
     Mutant(
@@ -262,7 +262,7 @@ MUTANTS = [
     Mutant(
         "another app's job is launched at the own address",
         "backjob/launcher.py",
-        "if request.app == self._app or not request.address:",
+        "if request.app == self.app or not request.address:",
         "if request.app or not request.address:",
         ("tests/test_launcher.py",),
     ),
@@ -412,5 +412,19 @@ MUTANTS = [
         "client.retry_attempts, client.dead_timeout = 0, 0",
         "pass",
         ("tests/test_cells.py::test_a_server_that_is_away_is_an_error_each_time",),
+    ),
+    Mutant(
+        "another app in its place is good enough",
+        "backjob/launcher.py",
+        "if not is_proof(answer, probe, prove_app(app)):",
+        'if not is_proof(answer, probe, "here"):',
+        ("tests/test_launcher.py",),
+    ),
+    Mutant(
+        "a job of another app is run here",
+        "backjob/middleware.py",
+        'if not (request.by_connect or request.app in ("", backend.self_request.app)):',
+        "if False:",
+        ("tests/test_tokens.py",),
     ),
 ]
