@@ -19,7 +19,7 @@ from patches import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("backjob", "docs", "examples", "tests", "setup.cfg", "pyproject.toml")
 TESTS_FAILED = 1  # pytest's exit code
-AT_ONCE = int(os.environ.get("MUTANTS_AT_ONCE", "2"))
+AT_ONCE = int(os.environ.get("MUTANTS_AT_ONCE", "3"))
 LONGEST = 300
 
 
@@ -36,10 +36,10 @@ def copy_tree(folder: Path) -> None:
         shutil.copy(services, folder / ".services")
 
 
-def run_tests(folder: Path, tests: tuple[str, ...]) -> tuple[int, str]:
+def run_tests(folder: Path, tests: tuple[str, ...], *options: str) -> tuple[int, str]:
     # The copy comes before any installed backjob, in the tests' own processes too.
     environ = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDEVMODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *options, *tests]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environ, capture_output=True, text=True, timeout=LONGEST, check=False
@@ -70,7 +70,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy_tree(Path(name))
         tests = tuple(sorted({test for mutant in mutants for test in mutant.tests}))
-        code, output = run_tests(Path(name), tests)
+        code, output = run_tests(Path(name), tests, f"--numprocesses={AT_ONCE}", "--dist=loadfile")
         if code:
             print(f"Without any mutant the tests are not green:\n{output[-4000:]}")
             return 1
