@@ -36,16 +36,16 @@ def copy_tree(folder: Path) -> None:
         shutil.copy(services, folder / ".services")
 
 
-def run_tests(folder: Path, tests: tuple[str, ...], *options: str) -> tuple[int, str]:
+def run_tests(folder: Path, tests: tuple[str, ...], *options: str, longest: float = LONGEST) -> tuple[int, str]:
     # The copy comes before any installed backjob, in the tests' own processes too.
     environ = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDEVMODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *options, *tests]
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environ, capture_output=True, text=True, timeout=LONGEST, check=False
+            command, cwd=folder, env=environ, capture_output=True, text=True, timeout=longest, check=False
         )
     except subprocess.TimeoutExpired:
-        return TESTS_FAILED, f"no end within {LONGEST} s"
+        return TESTS_FAILED, f"no end within {longest} s"
     return done.returncode, done.stdout + done.stderr
 
 
@@ -70,7 +70,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy_tree(Path(name))
         tests = tuple(sorted({test for mutant in mutants for test in mutant.tests}))
-        code, output = run_tests(Path(name), tests, f"--numprocesses={AT_ONCE}", "--dist=loadfile")
+        code, output = run_tests(Path(name), tests, f"--numprocesses={AT_ONCE}", "--dist=loadfile", longest=3 * LONGEST)
         if code:
             print(f"Without any mutant the tests are not green:\n{output[-4000:]}")
             return 1
