@@ -89,6 +89,8 @@ class CachedStore(SQLStore):
         self._cells = cells
         self._keyring = keyring
         self._prefix = prefix
+        self._space: tuple[str | None, str] = (None, "")
+        """Where the database told that it is, and how the keys of its statuses begin: each poll asks for some."""
         self._monotonic = monotonic
         self._reading: _Reading | None = None
         self._leave_until = -float("inf")
@@ -181,8 +183,12 @@ class CachedStore(SQLStore):
     # An entry is signed: whoever can write to the cache can't put words into a job's mouth.
 
     def _key(self, job_id: int) -> str:
-        # Not another database's jobs, also if it has the same name on another host, and not another key's.
-        return f"{self._prefix}status-1-{self._keyring.digest(_name(self._database))[0]}-{job_id}"
+        told, space = self._space
+        if not space or told != self._database.told_place:
+            # Not another database's jobs, also if it has the same name on another host, and not another key's.
+            space = f"{self._prefix}status-1-{self._keyring.digest(_name(self._database))[0]}-"
+            self._space = (self._database.told_place, space)
+        return f"{space}{job_id}"
 
     def _encode(self, entry: Entry) -> bytes:
         text = json.dumps({**entry.status.as_dict(), "at": entry.at.isoformat()})

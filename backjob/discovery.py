@@ -49,7 +49,7 @@ def _both_schemes(addresses: Iterable[Address], environ: Mapping[str, Any]) -> I
     The scheme may come from a client's header on some servers, so it only adds a second try at the same place. TLS
     comes first where nothing but the server can have said "https": to some of them a plain request is an error to log.
     """
-    addresses = [replace(address, is_sure=False) for address in addresses]
+    addresses = list(addresses)
     over_tls = [replace(address, tls=True) for address in addresses]
     if environ.get("wsgi.url_scheme") != "https":
         yield from addresses
@@ -60,10 +60,8 @@ def _both_schemes(addresses: Iterable[Address], environ: Mapping[str, Any]) -> I
 
 
 def _of_mod_wsgi(environ: Mapping[str, Any]) -> Iterator[Address]:
-    port = str(environ.get("mod_wsgi.listener_port", ""))
-    if port.isascii() and port.isdigit() and 0 < int(port) < 65536:
-        host = str(environ.get("mod_wsgi.listener_host", ""))
-        yield Address(host=_LOOPBACK.get(host, host), port=int(port), found="mod_wsgi.listener_port")
+    host, port = environ.get("mod_wsgi.listener_host", ""), environ.get("mod_wsgi.listener_port", "")
+    yield from _of_host_and_port(str(host), str(port), "mod_wsgi.listener_port")
 
 
 def _of_asgi(environ: Mapping[str, Any]) -> Iterator[Address]:
@@ -72,11 +70,16 @@ def _of_asgi(environ: Mapping[str, Any]) -> Iterator[Address]:
     server = scope.get("server") if isinstance(scope, Mapping) else None
     if not isinstance(server, (tuple, list)) or len(server) != 2 or not isinstance(server[0], str):
         return
-    host, port = server[0], str(server[1])
+    host, port = server
     if host.startswith("/"):
-        yield Address(unix=host, found="asgi.scope")
-    elif port.isascii() and port.isdigit() and 0 < int(port) < 65536:
-        yield Address(host=_LOOPBACK.get(host, host), port=int(port), found="asgi.scope")
+        yield Address(unix=host, found="asgi.scope", is_sure=False)
+    else:
+        yield from _of_host_and_port(host, str(port), "asgi.scope")
+
+
+def _of_host_and_port(host: str, port: str, found: str) -> Iterator[Address]:
+    if port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+        yield Address(host=_LOOPBACK.get(host, host), port=int(port), found=found, is_sure=False)
 
 
 def _of_uwsgi() -> Iterator[Address]:
