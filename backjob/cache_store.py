@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from .cache_index import to_microseconds
 from .cache_list import JobList
 from .cells import Cells
 from .errors import StoreError
+from .jitter import between
 from .job import FINAL, Job, JobStatus, Move, NewJob, Status
 from .statements import PROCESS, Glance
 
@@ -73,7 +73,7 @@ class CacheStore:
             raise StoreError("The job cache refuses the record: retries must be at least 0")
         for turn in range(_TRIES):
             if turn > 1:
-                time.sleep(random.uniform(0, 0.02))  # noqa: S311 - spreads those who race for one unique key
+                time.sleep(between(0, 0.02))  # spreads those who race for one unique key
             index = self._jobs.read()
             found = index.find(new.uid, unique_keys)
             if found is None:

@@ -7,7 +7,6 @@ are looked at by their attributes: dogpile.cache need not be installed.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from .bounded_calls import BoundedCalls
 from .errors import ConfigError, StoreError, describe
 from .forks import call_in_child
+from .jitter import between
 
 Change = Callable[[bytes | None], bytes | None]
 """What is to stand in a cell instead of what stands there (None: nothing); None to leave it. Called once per try."""
@@ -171,7 +171,7 @@ class _SharedCells(Cells):
             if self._set(key, tried, token, expire):
                 return
             if turn > 1:
-                time.sleep(random.uniform(0, 0.001) * min(turn, 20))  # noqa: S311 - spreads those who race
+                time.sleep(between(0, 0.001) * min(turn, 20))  # spreads those who race
         raise StoreError("The cache takes no change: others are always quicker, or its client hides that it is away")
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import random
 import re
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 
 from .config import Config
 from .errors import StoreError
+from .jitter import between
 from .job import Job, Status
 from .keyring import Keyring
 from .monitor import Monitor, Verdict, backoff
@@ -237,7 +237,7 @@ class Dispatcher:
 
     def _note_absence(self, job: Job, verdict: Verdict) -> None:
         if verdict is Verdict.AWAY:
-            self._absent[job.app_id] = time.monotonic() + _ABSENCE * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+            self._absent[job.app_id] = time.monotonic() + _ABSENCE * between(0.5, 1.5)
 
     def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:
         self._claims[job.id] = leave_queue

@@ -6,7 +6,6 @@ Turns what SQLAlchemy raises into StoreError, without the statement and its valu
 from __future__ import annotations
 
 import contextlib
-import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from .errors import StoreError
+from .jitter import between
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for the writes of others, and goes on trying when it loses to them."""
@@ -98,7 +98,7 @@ def try_again(write: Callable[[], Result]) -> Result:
         except DBAPIError as error:
             if not has_given_way(error) or time.monotonic() > end:
                 raise
-        time.sleep(random.uniform(0.001, pause))  # noqa: S311 - spreads those who wait
+        time.sleep(between(0.001, pause))  # spreads those who wait
         pause = min(pause * 1.2, _LONGEST_PAUSE)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -17,6 +16,7 @@ from typing import TypeGuard
 from ._socket import Connection
 from .config import Config
 from .errors import LaunchError, StoreError
+from .jitter import between
 from .job import Job, Move, Status
 from .keyring import WORKER, Keyring, SealError, Token, new_nonce
 from .launcher import NotHome, SelfRequest, is_proof
@@ -44,7 +44,7 @@ class Verdict(Enum):
 
 def backoff(waited: float) -> float:
     """Seconds until the next try: as many as went by so far, from 1 to 300, times 0.5 to 1.5 to spread the load."""
-    return min(max(waited, 1.0), 300.0) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads the load, hides nothing
+    return min(max(waited, 1.0), 300.0) * between(0.5, 1.5)
 
 
 class Monitor:

@@ -5,7 +5,6 @@ What the answer to a write does not tell, or nobody heard, the row tells. Decide
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from .clock import choose_clock
 from .engine import Database
 from .errors import StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
+from .jitter import between
 from .job import Job, JobStatus, Move, NewJob, Status
 from .statements import Glance, Statements
 
@@ -85,7 +85,7 @@ class SQLStore:
                 # Another one was first with this unique key: take that one's job, if it still lives.
                 if not unique_keys or not tries_left:
                     raise
-                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - spreads those who wait
+                time.sleep(between(0, _PAUSE))  # spreads those who wait
         raise AssertionError("unreachable")
 
     def _fit(self, sealed: bytes) -> bytes:

@@ -23,7 +23,7 @@ from dogpile.cache import CacheRegion, make_region
 from dogpile.cache.util import sha1_mangle_key
 from sqlalchemy import NullPool, create_engine, event
 from support import wait_until
-from support.caches import close_region, empty_region, opened, own_server, region_of, shared_server
+from support.caches import PATIENT, close_region, empty_region, opened, own_server, region_of, shared_server
 from support.records import TABLE, Clock, add, bring_to
 from support.served import serve_site, wrap
 from support.services import new_database
@@ -577,19 +577,19 @@ def test_a_cache_that_does_not_answer_is_left_alone(
     tmp_path: Path, kind: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with own_server(kind) as server, region_of(server) as region, deploy(tmp_path, region, clock) as deployment:
-        process = deployment.process(seconds=0.2, is_real=True)
+        process = deployment.process(seconds=2.0, is_real=True)
         job_id = bring_to(process, Status.COMPLETED)
         status = process.status(job_id)
         with server.frozen():
             began = time.monotonic()
             assert process.status(job_id) == status
-            assert 0.2 <= time.monotonic() - began < 1.0
+            assert time.monotonic() - began >= 2.0
             began = time.monotonic()
             for _ in range(20):
                 assert process.status(job_id) == status
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 2.0  # not one of them waited
         assert [record.getMessage() for record in caplog.records] == [
-            "Statuses come from the database alone for now: The cache does not answer within 0.2 s"
+            "Statuses come from the database alone for now: The cache does not answer within 2 s"
         ]
 
 
@@ -610,8 +610,10 @@ def test_a_move_is_made_whatever_becomes_of_its_showing(deployment: Deployment) 
 
 
 @pytest.mark.parametrize("kind", SHARED)
-def test_nothing_is_decided_by_what_the_cache_says(kind: str, tmp_path: Path) -> None:
-    """It says STARTED for a second more, while the job runs: cancel() asks it to end, and does not pull it away."""
+def test_nothing_is_decided_by_what_the_cache_says(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It still says STARTED while the job runs: cancel() asks the job to end, and does not pull it away."""
+    for how_long in ("LIVE_FOR", "LONGEST_CALL"):  # a second, which a busy machine may take for the next two lines
+        monkeypatch.setattr(f"backjob.cache.{how_long}", PATIENT)
     with empty_region(kind) as region, wrap(tmp_path, cache=region) as site:
         job_id = site.start("/job")
         assert site.status(job_id).status is Status.STARTED

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "forks", "bounded_calls", "cells", "job", "keyring"),
+    *("errors", "jitter", "forks", "bounded_calls", "cells", "job", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
     *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_store"),
@@ -26,6 +26,7 @@ HOMES = {
     "sqlalchemy": {"schema", "faults", "engines", "dialects", "engine", "clock", "statements", "sqlstore"},
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
+    "random": {"jitter"},
     "socket": {"_socket", "discovery"},
     "ssl": {"_socket"},
 }
