@@ -46,7 +46,7 @@ JOB = JobRequest(
     remote_user="canary-user",
 )
 ACK = prove(KEYRING, "202 Accepted", "monitor")
-SOON = 1.0
+SOON = 3.0
 """Seconds within which anything is done that waits for nothing, on a busy machine too."""
 
 
@@ -266,7 +266,7 @@ class TestUnreachable:
 class TestSilence:
     """A server whose only slot is busy with the very request that starts the job answers later."""
 
-    DELAY = 0.4
+    DELAY = 2.0
 
     @staticmethod
     def time_launch(launcher: SelfRequest) -> float:
@@ -287,7 +287,7 @@ class TestSilence:
             launcher = self_request(peer.address, close_delay=0.01)
             assert self.time_launch(launcher) < self.DELAY / 2
 
-    @pytest.mark.parametrize("pause", [0.01, 0.9], ids=["trickle", "one late piece"])
+    @pytest.mark.parametrize("pause", [0.01, 1.8], ids=["trickle", "one late piece"])
     def test_close_delay_is_the_upper_bound_for_an_answer_in_pieces_too(self, pause: float) -> None:
         def answer_in_pieces(call: Call) -> None:
             call.read_request()
@@ -296,7 +296,7 @@ class TestSilence:
                 call.send(b"x")
 
         with Peer(answer_in_pieces) as peer:
-            assert 1.0 <= self.time_launch(self_request(peer.address, close_delay=1.0)) < 1.75
+            assert self.DELAY <= self.time_launch(self_request(peer.address, close_delay=self.DELAY)) < 3.6
 
     def test_a_server_that_never_answers_is_crowded_until_it_does(self) -> None:
         is_free = threading.Event()
