@@ -258,10 +258,22 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def hang(calls: BoundedCalls, gate: threading.Event, threads: int) -> None:
+    """So many of the threads make a call that does not end before the gate is open."""
+    begun: list[int] = []
+
+    def wait() -> None:
+        begun.append(threading.get_ident())
+        gate.wait()
+
+    while len(set(begun)) < threads:  # one that was left before a thread came to it is not made
+        with pytest.raises(TimeoutError):
+            calls.call(wait, 0.01)
+
+
 def test_a_call_that_hangs_is_left(calls: BoundedCalls) -> None:
     gate = threading.Event()
-    with pytest.raises(TimeoutError):
-        calls.call(gate.wait, 0.01)
+    hang(calls, gate, 1)
     assert calls.call(lambda: "others go on", PATIENT)
     gate.set()
 
@@ -269,9 +281,7 @@ def test_a_call_that_hangs_is_left(calls: BoundedCalls) -> None:
 def test_a_call_that_was_not_begun_is_not_made_any_more(calls: BoundedCalls) -> None:
     gate = threading.Event()
     made: list[str] = []
-    for _ in range(MOST_THREADS):
-        with pytest.raises(TimeoutError):
-            calls.call(gate.wait, 0.01)
+    hang(calls, gate, MOST_THREADS)
     with pytest.raises(TimeoutError):
         calls.call(lambda: made.append("late"), 0.01)
     assert len(calls._threads) == MOST_THREADS
