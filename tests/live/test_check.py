@@ -209,6 +209,7 @@ def test_the_facts_are_those_of_who_answers(run_server: Serve) -> None:
 def test_another_database_behind_connect(run_server: Serve, tmp_path: Path) -> None:
     key = "k" * 40
     server = run_server(MANY_THREADS, key=key)
+    server.ask("GET", "/live")  # it is up: who asks too early is told that it is busy
     (tmp_path / "other").mkdir()
     with script(tmp_path / "other", "http://{}:{}".format(*server.address), key=key) as application:
         found = application.check()
