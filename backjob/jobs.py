@@ -112,7 +112,7 @@ class Jobs:
             uid=uid,
             request=request,
             key_id=backend.keyring.key_id,
-            app_id=backend.self_request.name_home(request),
+            app_id=backend.self_request.home,
             scope=clean_text(scope),
             retries=retries,
             delay=delay,

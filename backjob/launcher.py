@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -62,6 +62,10 @@ class SelfRequest:
         self._config = config
         self._keyring = keyring
         self.app = app
+        self._app_id = self._name(_APP, app)
+        place = config.address
+        self.home = self._name(_PLACE, write_origin(place)) if place else self._app_id
+        """What tells the jobs of one app, or of one place, from those of others, for whoever has the key."""
         self._known: list[Address] = []
         self._proven: Address | None = None
         self._elsewhere: set[tuple[Address, str]] = set()
@@ -103,13 +107,9 @@ class SelfRequest:
             address = write_origin(self.candidates(environ)[0])
         return replace(request, app=self.app, address=address, by_connect=self._config.address is not None)
 
-    def name_home(self, request: JobRequest) -> str:
-        """What tells the jobs of one app, or of one place, from those of others, for whoever has the key."""
-        return self._name(_PLACE, request.address) if request.by_connect else self._name(_APP, request.app)
-
     def is_home_of(self, job: Job) -> bool:
         """Is it no other app's job, as far as its record tells in clear?"""
-        return not job.app_id.startswith(_APP) or job.app_id == self._name(_APP, self.app)
+        return not job.app_id.startswith(_APP) or job.app_id == self._app_id
 
     def _name(self, kind: str, home: str) -> str:
         return kind + self._keyring.digest(f"home {home}")[0][:15]
@@ -128,7 +128,7 @@ class SelfRequest:
                 with self._connect(address, end - time.monotonic(), request) as connection:
                     self._keep_sent(token.nonce, address)
                     self._send_monitor(connection, token, request, address)
-                    if not self._is_complete(connection, self._patience):
+                    if not _is_done(connection.receive, self._patience):
                         # Its only slot may be busy with this very request: what was sent is in its backlog.
                         self._patience = min(self._patience, _SHORT_PATIENCE)
                         self._unanswered += 1
@@ -157,8 +157,7 @@ class SelfRequest:
             address = home or self._proven_address(token, request, from_slot)
             connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
-                while not connection.shake_hands(_WAIT_SLICE):
-                    pass  # some servers shake hands in a slot: a busy server is no failure
+                _is_done(connection.shake_hands)  # some servers do that in a slot: a busy server is no failure
                 target = request.target
                 wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
                 connection.send(wire, SEND_TIMEOUT)
@@ -237,13 +236,11 @@ class SelfRequest:
         end = time.monotonic() + patience
         try:
             with self._connect(address, min(patience, CONNECT_TIMEOUT), request) as connection:
-                while not connection.shake_hands(min(end - time.monotonic(), _WAIT_SLICE)):
-                    if time.monotonic() >= end:
-                        raise explain_silence(address, patience)
+                if not _is_done(connection.shake_hands, end - time.monotonic()):
+                    raise explain_silence(address, patience)
                 connection.send(self._build(token, request, address, "POST", mount_target(request)), CONNECT_TIMEOUT)
-                while not connection.receive(min(end - time.monotonic(), _WAIT_SLICE)):
-                    if time.monotonic() >= end:
-                        raise explain_silence(address, patience)
+                if not _is_done(connection.receive, end - time.monotonic()):
+                    raise explain_silence(address, patience)
                 return connection.answer
         except OSError as error:
             raise explain_failure(error, address) from error
@@ -258,13 +255,6 @@ class SelfRequest:
             self._patience = min(self._patience, _SHORT_PATIENCE)
             raise Busy
         connection.send(self._build(token, request, address, "POST", mount_target(request)), _PAGE_CONNECT_TIMEOUT)
-
-    def _is_complete(self, connection: Connection, patience: float) -> bool:
-        end = time.monotonic() + patience
-        while not connection.receive(end - time.monotonic()):
-            if time.monotonic() >= end:
-                return False
-        return True
 
     def _build(
         self,
@@ -286,6 +276,15 @@ class SelfRequest:
             body=body,
             content_type=content_type,
         )
+
+
+def _is_done(step: Callable[[float], bool], patience: float = float("inf")) -> bool:
+    """Take a step of a connection until it is done, or so many seconds are over. No socket waits for ever at once."""
+    end = time.monotonic() + patience
+    while not step(min(end - time.monotonic(), _WAIT_SLICE)):
+        if time.monotonic() >= end:
+            return False
+    return True
 
 
 def is_proof(answer: Answer, token: Token, outcome: str) -> bool:
