@@ -10,16 +10,16 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime
 
 from . import changes
 from .cache_index import to_microseconds
 from .cache_list import JobList
 from .cells import Cells
+from .clock import host_time
 from .errors import StoreError
 from .jitter import between
-from .job import FINAL, Job, JobStatus, Move, NewJob, Status
-from .statements import PROCESS, Glance
+from .job import FINAL, PROCESS, Glance, Job, JobStatus, Move, NewJob, Status
 
 log = logging.getLogger("backjob")
 
@@ -60,7 +60,7 @@ class CacheStore:
         keep_ended: float = 0,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        self._now = now or (lambda: datetime.now(timezone.utc))
+        self._now = now or host_time
         self._jobs = JobList(cells, prefix, self._now)
         self._keep_ended = keep_ended
         self._keep_completed = min(filter(None, (keep_completed, keep_ended)), default=0.0)
@@ -88,7 +88,7 @@ class CacheStore:
         """Write the record, under a number that says when: it is a new one also to a cache that has lost all others."""
         now = self._now()
         job_id = max(to_microseconds(now), self._last_id + 1)
-        while not self._jobs.create(job := changes.make_job(job_id, new, seal(job_id), now)):
+        while not self._jobs.create(job := new.as_job(job_id, seal(job_id), now)):
             job_id += 1
         self._last_id = max(self._last_id, job_id)
         return job

@@ -10,45 +10,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from .job import Job, Move, NewJob, Status
+from .job import Job, Move, Status
 
 JobChange = Callable[[Job], "Job | None"]
 
 _NO_HOLD: dict[str, Any] = {"held_by": None, "held_until": None, "launch_failed_at": None}
 _NO_LEASE: dict[str, Any] = {"lease_by": None, "lease_until": None}
-
-
-def make_job(job_id: int, new: NewJob, sealed: bytes, now: datetime) -> Job:
-    """The record of a new job."""
-    return Job(
-        id=job_id,
-        uid=new.uid,
-        status=Status.STARTED,
-        attempt=1,
-        retries=new.retries,
-        progress=0,
-        status_text="",
-        scope=new.scope,
-        method=new.request.method[:64],
-        path=new.request.path[:255],
-        key_id=new.key_id,
-        app_id=new.app_id,
-        sealed=sealed,
-        priority=new.priority,
-        error_timeout=new.error_timeout,
-        created_at=now,
-        due_at=now + timedelta(seconds=new.delay),
-        started_at=None,
-        updated_at=now,
-        ended_at=None,
-        held_by=new.held_by,
-        held_until=now + timedelta(seconds=new.hold) if new.held_by else None,
-        lease_by=None,
-        lease_until=None,
-        launch_failed_at=None,
-        cancel_requested=False,
-        read_at=now,
-    )
 
 
 def is_free(job: Job, now: datetime) -> bool:

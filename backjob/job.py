@@ -6,7 +6,7 @@ All that decides a transition stands here, as data. Knows no database, no socket
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, IntEnum
 from typing import Any
 
@@ -28,6 +28,9 @@ class Status(IntEnum):
 
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 LIVE = frozenset(Status) - FINAL
+
+PROCESS = "process-"
+"""How the holder of a job begins that is a process, and not a launch."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,23 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """As much of a record as the one who watches it needs. Times are aware UTC datetimes."""
+
+    status: Status
+    attempt: int
+    error_timeout: float
+    updated_at: datetime
+    cancel_requested: bool
+    read_at: datetime
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the last sign of the job."""
+        return (self.read_at - self.updated_at).total_seconds()
+
+
+@dataclass(frozen=True)
 class NewJob:
     """A job that is to be recorded. ``delay`` and ``hold`` are seconds from now; a hold of 0 is none."""
 
@@ -215,3 +235,35 @@ class NewJob:
     unique_key: str | None = field(repr=False, default=None)
     held_by: str | None = field(repr=False, default=None)
     hold: float = 0
+
+    def as_job(self, job_id: int, sealed: bytes | None, now: datetime) -> Job:
+        """The record of it, as it is to be at this time."""
+        return Job(
+            id=job_id,
+            uid=self.uid,
+            status=Status.STARTED,
+            attempt=1,
+            retries=self.retries,
+            progress=0,
+            status_text="",
+            scope=self.scope,
+            method=self.request.method[:64],
+            path=self.request.path[:255],
+            key_id=self.key_id,
+            app_id=self.app_id,
+            sealed=sealed,
+            priority=self.priority,
+            error_timeout=self.error_timeout,
+            created_at=now,
+            due_at=now + timedelta(seconds=self.delay),
+            started_at=None,
+            updated_at=now,
+            ended_at=None,
+            held_by=self.held_by,
+            held_until=now + timedelta(seconds=self.hold) if self.held_by else None,
+            lease_by=None,
+            lease_until=None,
+            launch_failed_at=None,
+            cancel_requested=False,
+            read_at=now,
+        )

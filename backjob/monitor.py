@@ -17,11 +17,10 @@ from ._socket import Connection
 from .config import Config
 from .errors import LaunchError, StoreError
 from .jitter import between
-from .job import Job, Move, Status
+from .job import PROCESS, Glance, Job, Move, Status
 from .keyring import WORKER, Keyring, SealError, Token, new_nonce
 from .launcher import NotHome, SelfRequest, is_proof
 from .output import append_line
-from .statements import PROCESS, Glance
 from .store import Store
 
 log = logging.getLogger("backjob")

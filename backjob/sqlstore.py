@@ -17,8 +17,8 @@ from .engine import Database
 from .errors import StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
-from .job import Job, JobStatus, Move, NewJob, Status
-from .statements import Glance, Statements
+from .job import Glance, Job, JobStatus, Move, NewJob, Status
+from .statements import Statements
 
 _TRIES = 50
 _PAUSE = 0.02
@@ -50,24 +50,9 @@ class SQLStore:
             return int(job_id), True
 
     def _insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
-        now = self._now()
-        values = {
-            "uid": new.uid,
-            "retries": new.retries,
-            "scope": new.scope,
-            "method": new.request.method[:64],
-            "path": new.request.path[:255],
-            "key_id": new.key_id,
-            "app_id": new.app_id,
-            "unique_key": new.unique_key,
-            "priority": new.priority,
-            "error_timeout": new.error_timeout,
-            "created_at": now,
-            "updated_at": now,
-            "due_at": now + timedelta(seconds=new.delay),
-            "held_by": new.held_by,
-            "held_until": now + timedelta(seconds=new.hold) if new.held_by else None,
-        }
+        record = new.as_job(0, None, self._now())
+        values = {name: getattr(record, name) for name in self._statements.inserted}
+        values |= {"status": int(record.status), "unique_key": new.unique_key}
 
         def insert(connection: Connection) -> tuple[int, bool]:
             if unique_keys:

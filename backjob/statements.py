@@ -6,34 +6,11 @@ The guards come from the table of moves. Says what is written when, and runs not
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Table, Update, bindparam, case, func, insert, null, or_, select, update
 
-from .job import Job, Move, Status
-
-PROCESS = "process-"
-"""How the holder of a job begins that is a process, and not a launch."""
-
-
-@dataclass(frozen=True)
-class Glance:
-    """As much of a record as the one who watches it needs. Times are aware UTC datetimes."""
-
-    status: Status
-    attempt: int
-    error_timeout: float
-    updated_at: datetime
-    cancel_requested: bool
-    read_at: datetime
-
-    @property
-    def silent_for(self) -> float:
-        """Seconds since the last sign of the job."""
-        return (self.read_at - self.updated_at).total_seconds()
-
+from .job import PROCESS, Glance, Job, Move, Status
 
 _NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
 _NO_LEASE = {"lease_by": null(), "lease_until": null()}
@@ -45,9 +22,9 @@ class Statements:
     def __init__(self, table: Table) -> None:
         columns = table.c
         now, until = _at("now", columns.updated_at), _at("until", columns.updated_at)
-        self.insert = insert(table).values(
-            status=int(Status.STARTED), attempt=1, progress=0, status_text="", cancel_requested=False
-        )
+        self.insert = insert(table)
+        self.inserted = [column.name for column in _columns(table, Job) if column.name not in ("id", "sealed")]
+        """What a new row takes over from its record; the database gives it a number, and the seal needs that."""
         self.set_sealed = update(table).where(columns.id == bindparam("job_id")).values(sealed=bindparam("new_sealed"))
         self.get = select(*_columns(table, Job)).where(columns.id == bindparam("job_id"))
         self.glance = select(*_columns(table, Glance)).where(columns.id == bindparam("job_id"))

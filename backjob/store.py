@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
-from .job import Job, JobStatus, Move, NewJob, Status
-from .statements import Glance
+from .job import Glance, Job, JobStatus, Move, NewJob, Status
 
 
 class Store(Protocol):
