@@ -43,7 +43,7 @@ class Trial:
     def __str__(self) -> str:
         if self.seconds is None:
             return f"{self.error} (found by {self.found})"
-        return f"{self.address} (found by {self.found}) answers in {self.seconds * 1000:.1f} ms"
+        return f"{self.address} (found by {self.found}) {_answers_in(self.seconds)}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class StoreFacts:
     """The kind of network file system that an SQLite file lies on; empty where it is none, or not known."""
 
     def __str__(self) -> str:
-        answer = "was not asked" if self.seconds is None else f"answers in {self.seconds * 1000:.1f} ms"
+        answer = "was not asked" if self.seconds is None else _answers_in(self.seconds)
         return f"{self.place}: {self.error or answer}"
 
 
@@ -72,7 +72,7 @@ class CacheFacts:
 
     def __str__(self) -> str:
         whose = "shared" if self.is_shared else "one for each process"
-        return f"{self.kind}, {whose}: {self.error or f'answers in {(self.seconds or 0) * 1000:.1f} ms'}"
+        return f"{self.kind}, {whose}: {self.error or _answers_in(self.seconds or 0)}"
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,16 @@ class Check:
     @property
     def address(self) -> str:
         """Where the app answered itself; empty when it did not."""
-        return next((trial.address for trial in self.tried if trial.seconds is not None), "")
+        return self._answered.address if self._answered else ""
 
     @property
     def round_trip(self) -> float | None:
         """Seconds that its answer took."""
-        return next((trial.seconds for trial in self.tried if trial.seconds is not None), None)
+        return self._answered.seconds if self._answered else None
+
+    @property
+    def _answered(self) -> Trial | None:
+        return next((trial for trial in self.tried if trial.seconds is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -143,6 +147,10 @@ class Check:
         lines += [f"monitor  {self.monitor}"] if self.monitor else []
         lines += [f"key      {self.key} ({self.keys})", f"store    {self.store}", f"cache    {self.cache or 'none'}"]
         return "\n".join(lines)
+
+
+def _answers_in(seconds: float) -> str:
+    return f"answers in {seconds * 1000:.1f} ms"
 
 
 def find_problems(config: Config, here: StoreFacts, cache: CacheFacts | None, reply: Reply | None) -> Iterator[Finding]:
