@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +35,11 @@ from support.servers import (
     Server,
     Setup,
     gunicorn,
+    script,
 )
 from support.uwsgi import uwsgi
 
-from backjob import BackJob, Check
+from backjob import Check
 from backjob.check import PATIENCE
 
 from .conftest import Serve
@@ -52,22 +51,10 @@ SLOW_GEVENT = GEVENT.with_options("--worker-connections", "50")
 CANARIES = {"Cookie": "session=canary-cookie", "Authorization": "Bearer canary-credential", "X-CSRF-Token": "canary-t"}
 
 
-def say_nothing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    raise AssertionError("a check asks the app nothing")
-
-
-@contextlib.contextmanager
-def script(folder: Path, connect: str | None = None, **options: Any) -> Iterator[BackJob]:
-    """The same app in a process that serves nothing."""
-    application = BackJob(say_nothing, database=f"sqlite:///{folder}/backjob.sqlite3", connect=connect, **options)
-    yield application
-    application.close()
-
-
 def check_from_outside(server: Server, **options: Any) -> Check:
     where = f"unix:{server.address}" if isinstance(server.address, str) else "http://{}:{}".format(*server.address)
     server.ask("GET", "/live")  # the server is up, and has made its key
-    with script(server.directory, where, **options) as application:
+    with script(server.directory, connect=where, **options) as application:
         return application.check()
 
 
@@ -211,7 +198,7 @@ def test_another_database_behind_connect(run_server: Serve, tmp_path: Path) -> N
     server = run_server(MANY_THREADS, key=key)
     server.ask("GET", "/live")  # it is up: who asks too early is told that it is busy
     (tmp_path / "other").mkdir()
-    with script(tmp_path / "other", "http://{}:{}".format(*server.address), key=key) as application:
+    with script(tmp_path / "other", connect="http://{}:{}".format(*server.address), key=key) as application:
         found = application.check()
     assert found.is_ok
     warning, other = found.warnings
@@ -225,7 +212,7 @@ def test_a_mount_is_found_in_the_environ(run_server: Serve) -> None:
     """Under a path, and another app at the root: a request's environ tells where, outside of one nobody knows."""
     server = run_server(GTHREAD, app="mounted:checked")
     assert server.ask("GET", "/first/check").json()["problems"] == []
-    with script(server.directory, "http://{}:{}".format(*server.address)) as application:
+    with script(server.directory, connect="http://{}:{}".format(*server.address)) as application:
         found = application.check()
     assert found.problem is not None
     assert "answered 404" in found.problem.text

@@ -47,12 +47,13 @@ from support.servers import (
     Server,
     Setup,
     gunicorn,
+    script,
     serve,
 )
 from support.servers_page import IS_RECORDED, Finding, read_names, record
 from support.uwsgi import uwsgi
 
-from backjob import BackJob, Status
+from backjob import Status
 
 pytestmark = pytest.mark.live
 
@@ -205,16 +206,6 @@ def in_front_of(server: Server, directive: str) -> Iterator[Server]:
             yield replace(server, address=place.address)
 
 
-@contextlib.contextmanager
-def records_of(server: Server) -> Iterator[BackJob]:
-    """The records as another process sees them: a server with one slot answers no question while a job has it."""
-    application = BackJob(lambda environ, start_response: [], database=f"sqlite:///{server.directory}/backjob.sqlite3")
-    try:
-        yield application
-    finally:
-        application.close()
-
-
 @pytest.mark.parametrize("entry", MATRIX, ids=str)
 def test_server(entry: Entry, ahead: Ahead) -> None:
     with ahead.run(entry) as own, in_front_of(own, entry.front) if entry.front else nullcontext(own) as server:
@@ -229,7 +220,8 @@ def test_server(entry: Entry, ahead: Ahead) -> None:
 def walk_through(server: Server) -> None:
     """EBackJob's complete example: a page starts the job, another tells how it stands, while it runs and after."""
     job_id = server.start("/walk", {"Cookie": "user=Ada"})
-    with records_of(server) as records:
+    # From another process: a server with one slot answers no question while a job has it.
+    with script(server.directory) as records:
         look = records.jobs.status if server.setup.slots == 1 else None
 
         def seen(progress: int) -> str:

@@ -12,10 +12,9 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from support.servers import GTHREAD, SYNC, Server
+from support.servers import GTHREAD, SYNC, Server, script
 from support.twice import TwiceProxy
 
 from backjob import BackJob, JobNotFound, Status
@@ -32,16 +31,6 @@ def rows_of(server: Server) -> Iterator[sqlite3.Connection]:
         yield connection
     finally:
         connection.close()
-
-
-@contextlib.contextmanager
-def outsider(directory: Path) -> Iterator[BackJob]:
-    """A script beside the server, on the same database and key."""
-    application = BackJob(lambda environ, start_response: [], database=f"sqlite:///{directory}/backjob.sqlite3")
-    try:
-        yield application
-    finally:
-        application.close()
 
 
 @pytest.mark.parametrize("setup", [SYNC, GTHREAD], ids=str)
@@ -97,7 +86,7 @@ def test_6_a_final_status_stays_whatever_the_code_still_does(run_server, wait_un
     server = run_server(GTHREAD)
     job_id = server.start("/hang")
     wait_until(lambda: server.status(job_id)["status"] == Status.INPROGRESS)
-    with outsider(server.directory) as application:
+    with script(server.directory) as application:
         application.jobs.fail("Stopped by hand.", job_id=job_id)
         ended = server.status(job_id)
         assert (ended["status"], ended["status_text"]) == (Status.FAILED, "Stopped by hand.")

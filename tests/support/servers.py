@@ -22,7 +22,7 @@ from typing import Any
 import trustme
 
 import backjob
-from backjob import Status
+from backjob import BackJob, Status
 from support import wait_until
 from support.places import Place, make_place
 
@@ -370,3 +370,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+@contextlib.contextmanager
+def script(folder: Path, **options: Any) -> Iterator[BackJob]:
+    """An application in a process that serves nothing, on the database and the key file in this folder."""
+    application = BackJob(_serve_nothing, database=f"sqlite:///{folder}/backjob.sqlite3", **options)
+    try:
+        yield application
+    finally:
+        application.close()
+
+
+def _serve_nothing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    raise AssertionError("a script is asked for no page")
