@@ -333,9 +333,11 @@ def test_a_deadlock_is_tried_again(store: SQLStore, url: URL) -> None:
     assert [row["priority"] for row in rows(url)[:2]] == [2, 2]
 
 
-def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: Path, driver: str) -> None:
     """A user's own engine whose every statement is serializable."""
-    url = make_url(databases.url("postgresql", tmp_path))
+    needs.package(driver)
+    url = make_url(databases.url("postgresql", tmp_path)).set(drivername=f"postgresql+{driver}")
     connect_args = {"options": "-c default_transaction_isolation=serializable"}
     with own_engine(url, connect_args=connect_args) as engine:
         store = SQLStore(Database(engine, build_table(TABLE), True))
@@ -348,16 +350,11 @@ def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: 
             assert claim.result(20) is True
 
 
-@pytest.fixture
-def psycopg2_url(databases: Databases, tmp_path: Path) -> URL:
+def test_psycopg2_tells_of_a_duplicate(databases: Databases, tmp_path: Path) -> None:
     """PostgreSQL by its older driver, whose errors have other names for the same."""
     needs.package("psycopg2")
     url = make_url(databases.url("postgresql", tmp_path, has_table=True))
-    return url.set(drivername="postgresql+psycopg2")
-
-
-def test_psycopg2_tells_of_a_duplicate(psycopg2_url: URL) -> None:
-    with open_store(psycopg2_url) as store:
+    with open_store(url.set(drivername="postgresql+psycopg2")) as store:
         job_id = live_a_life(store)
         unique_id = add(store, unique_key="u")
         assert unique_id == job_id + 1
@@ -371,19 +368,6 @@ def test_psycopg2_tells_of_a_duplicate(psycopg2_url: URL) -> None:
             assert len(set(pool.map(start, range(8)))) == 1
         with pytest.raises(Duplicate, match="uq_background_job_unique_key"):
             store.add(new_job(unique_key="u"), seal)
-
-
-def test_psycopg2_tells_who_gives_way(psycopg2_url: URL) -> None:
-    connect_args = {"options": "-c default_transaction_isolation=serializable"}
-    with own_engine(psycopg2_url, connect_args=connect_args) as engine:
-        store = SQLStore(Database(engine, build_table(TABLE), True))
-        job_id = add(store)
-        with session(psycopg2_url) as other, ThreadPoolExecutor(1) as pool:
-            other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
-            claim = pool.submit(store.claim, job_id, 1, "run", 30, 0)
-            wait_until(lambda: is_waiting(psycopg2_url))
-            other.commit()
-            assert claim.result(20) is True
 
 
 # --- Users' own engines ----------------------------------------------------------------------------------------------
