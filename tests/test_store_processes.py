@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.caches import close_region, make_shared_region, opened, shared_server
+from support.caches import opened, region_at, shared_server
 from support.races import Racers, racing, wait_for_all
 from support.records import KEY_IDS, SERVERS, TABLE, Databases, add, new_job, open_store, run, seal
 
@@ -32,12 +32,8 @@ def open_at(place: Place) -> Iterator[Store]:
         with open_store(place) as store:
             yield store
         return
-    region = make_shared_region(*place)
-    try:
-        with opened(region) as cells:
-            yield CacheStore(cells, "race-")
-    finally:
-        close_region(region)
+    with region_at(*place) as region, opened(region) as cells:
+        yield CacheStore(cells, "race-")
 
 
 class StoreRacers:

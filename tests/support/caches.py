@@ -115,26 +115,27 @@ def own_server(kind: str) -> Iterator[CacheServer]:
         server.remove()
 
 
-def make_shared_region(kind: str, url: str) -> CacheRegion:
-    """A region on the server at this URL, as docs/caching.md shows it."""
-    if kind == "redis":
-        return make_region().configure("dogpile.cache.redis", arguments={"url": url})
-    return make_region().configure("dogpile.cache.pymemcache", arguments={"url": [url], "serde": None})
-
-
 def make_memory_region() -> CacheRegion:
     """A region in this process."""
     return make_region().configure("dogpile.cache.memory")
 
 
 @contextlib.contextmanager
-def region_of(server: CacheServer) -> Iterator[CacheRegion]:
-    """A region on this server, whose connections are closed at the end."""
-    region = make_shared_region(server.kind, server.url)
+def region_at(kind: str, url: str) -> Iterator[CacheRegion]:
+    """A region on the server at this URL, as docs/caching.md shows it. Its connections are closed at the end."""
+    if kind == "redis":
+        region = make_region().configure("dogpile.cache.redis", arguments={"url": url})
+    else:
+        region = make_region().configure("dogpile.cache.pymemcache", arguments={"url": [url], "serde": None})
     try:
         yield region
     finally:
         close_region(region)
+
+
+def region_of(server: CacheServer) -> contextlib.AbstractContextManager[CacheRegion]:
+    """The same on this server."""
+    return region_at(server.kind, server.url)
 
 
 @contextlib.contextmanager
