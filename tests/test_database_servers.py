@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, inspect, text
@@ -38,6 +39,7 @@ from support.records import (
     seal,
 )
 from support.relay import Relay
+from support.served import wrap
 
 import backjob.clock
 import backjob.faults
@@ -368,6 +370,45 @@ def test_psycopg2_tells_of_a_duplicate(databases: Databases, tmp_path: Path) -> 
             assert len(set(pool.map(start, range(8)))) == 1
         with pytest.raises(Duplicate, match="uq_background_job_unique_key"):
             store.add(new_job(unique_key="u"), seal)
+
+
+# --- Texts -----------------------------------------------------------------------------------------------------------
+
+ODD = "a\0b \N{CHICKEN}"
+AS_KEPT = "a\N{REPLACEMENT CHARACTER}b \N{CHICKEN}"
+
+
+def _raise(text: str) -> NoReturn:
+    raise RuntimeError(text)
+
+
+TELLING: dict[str, Callable[[Any], Any]] = {
+    "write": lambda jobs: jobs.write(ODD),
+    "update": lambda jobs: jobs.update(50, ODD),
+    "finish": lambda jobs: jobs.finish(ODD),
+    "fail": lambda jobs: jobs.fail(ODD),
+    "an exception": lambda _: _raise(ODD),
+    "output": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("way", TELLING)
+def test_no_server_meets_a_nul(url: URL, tmp_path: Path, way: str) -> None:
+    """PostgreSQL refuses a text with one: a job must not fail to end because of what its app tells."""
+
+    def job(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+        TELLING[way](environ["backjob"])
+        return [ODD.encode()] if way == "output" else []
+
+    with wrap(tmp_path, job, database=url.render_as_string(hide_password=False)) as site:
+        end = site.run("/job?" + urlencode({"q": ODD}), scope=ODD)
+        other = site.start("/job")
+        site.application.jobs.fail(ODD, job_id=other)
+        assert site.status(other).status_text == AS_KEPT
+    assert end.status is (Status.FAILED if way in ("fail", "an exception") else Status.COMPLETED)
+    assert AS_KEPT in end.status_text
+    assert end.scope == AS_KEPT
 
 
 # --- Users' own engines ----------------------------------------------------------------------------------------------
