@@ -136,8 +136,8 @@ MUTANTS = [
     Mutant(
         "close_delay has no effect",
         "backjob/launcher.py",
-        "        if time.monotonic() >= end:\n                return False",
-        "        if time.monotonic() >= end + 60:\n                return False",
+        "        if time.monotonic() >= end:\n            return False",
+        "        if time.monotonic() >= end + 60:\n            return False",
         ("tests/test_launcher.py",),
     ),
     Mutant(
