@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def closes_its_connections() -> Iterator[None]:
     except AssertionError:
         left = dict(open_connections().items() - before)
         pytest.fail(f"left open: {left}")
+
+
+@pytest.fixture(autouse=True)
+def ends_its_threads() -> Iterator[None]:
+    """Fail a test that leaves a thread of the package at work: what it does would be the next test's trouble."""
+    before = set(threading.enumerate())
+    yield
+
+    def left() -> list[str]:
+        return [each.name for each in set(threading.enumerate()) - before if each.name.startswith("backjob-")]
+
+    try:
+        support.wait_until(lambda: not left(), seconds=3)
+    except AssertionError:
+        pytest.fail(f"left at work: {left()}")
 
 
 @pytest.fixture

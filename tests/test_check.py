@@ -809,7 +809,8 @@ class TestCache:
         assert "Canary" not in repr(found) + str(found)
 
     def test_it_is_away_and_there_is_nothing_else(self, tmp_path: Path) -> None:
-        region = make_region().configure("dogpile.cache.redis", arguments={"host": "127.0.0.1", "port": 1})
+        # By its URL: told a host and a port, the client goes on trying for seconds, in a thread that outlives the test.
+        region = make_region().configure("dogpile.cache.redis", arguments={"url": f"redis://{self.NOBODY}/0"})
         with script(tmp_path, "http://127.0.0.1:1", cache=region, database=None) as application:
             found = application.check()
         assert [problem.name for problem in found.problems] == ["not-reached", "store"]
