@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -136,7 +135,7 @@ class Config:
         is_url = isinstance(self.database, str) or hasattr(self.database, "get_backend_name")
         is_engine = hasattr(self.database, "connect") and hasattr(self.database, "dialect")
         if not is_url and not is_engine and (self.database is not None or self.cache is None):
-            _refuse("database", "must be an SQLAlchemy URL or Engine, or None with cache= set")
+            refuse("database", "must be an SQLAlchemy URL or Engine, or None with cache= set")
         if self.key is not None:
             check_keys(self.key, "key")
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
@@ -144,7 +143,7 @@ class Config:
         self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
         for name in ("create_table", "redirect_ok"):
             if not isinstance(getattr(self, name), bool):
-                _refuse(name, "must be True or False")
+                refuse(name, "must be True or False")
         for name in ("error_timeout", "backlog_days", "all_backlog_days", "launch_timeout"):
             self._check_number(name, 0, 1e9)
         self._check_number("close_delay", 0.01, 60)
@@ -153,59 +152,59 @@ class Config:
         if self.max_running != "auto":
             self._check_integer("max_running", 'or "auto"')
         if self.monitor not in MONITORS:
-            _refuse("monitor", f"must be one of {', '.join(MONITORS)}")
+            refuse("monitor", f"must be one of {', '.join(MONITORS)}")
         if self.identify is not None and not callable(self.identify):
-            _refuse("identify", "must be a function of an environ")
+            refuse("identify", "must be a function of an environ")
         if self.launcher is not None and not all(callable(getattr(self.launcher, name, None)) for name in _LAUNCHER):
-            _refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
+            refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
         self._check_wire()
 
     def _check_wire(self) -> None:
         """Whatever goes into a self-request's head: it stays one line each, and the whole well under 2 kB."""
         if not is_header_value(self.user_agent) or not 0 < len(self.user_agent) <= 200:
-            _refuse("user_agent", "must be 1-200 printable ASCII characters")
+            refuse("user_agent", "must be 1-200 printable ASCII characters")
         self._check_with("ca_file", check_ca_file)
         self._check_with("connect", parse_connect)
         if not isinstance(self.forward_headers, (list, tuple)):
-            _refuse("forward_headers", "must be a list of header names")
+            refuse("forward_headers", "must be a list of header names")
         if not isinstance(self.connect_headers, Mapping):
-            _refuse("connect_headers", "must be a mapping of header names to values")
+            refuse("connect_headers", "must be a mapping of header names to values")
         try:
             lines = [check_header(name, value) for name, value in self.connect_headers.items()]
             for name in self.forward_headers:
                 check_header(name, "")
         except ValueError as error:
-            _refuse("connect_headers or forward_headers", f"is wrong: {error}")
+            refuse("connect_headers or forward_headers", f"is wrong: {error}")
         own = [name for name, _ in lines if name.lower() in _OWN_HEADERS]
         if own:
-            _refuse("connect_headers", f"can't have {own[0]}: backjob writes that header itself")
+            refuse("connect_headers", f"can't have {own[0]}: backjob writes that header itself")
         if sum(len(name) + len(value) + 4 for name, value in lines) > 1024:
-            _refuse("connect_headers", "must be at most 1024 bytes: some servers drop a head over 4096")
+            refuse("connect_headers", "must be at most 1024 bytes: some servers drop a head over 4096")
 
     def _check_with(self, name: str, check: Callable[[str], object]) -> None:
         value = getattr(self, name)
         if value is not None and not isinstance(value, str):
-            _refuse(name, "must be a str")
+            refuse(name, "must be a str")
         try:
             if value is not None:
                 check(value)
         except (OSError, ValueError) as error:
-            _refuse(name, f"is wrong: {error}")
+            refuse(name, f"is wrong: {error}")
 
     def _check_text(self, name: str, pattern: str, allowed: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            _refuse(name, f"must be {allowed}")
+            refuse(name, f"must be {allowed}")
 
     def _check_number(self, name: str, least: float, most: float) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            _refuse(name, f"must be a number of at least {least} and at most {most:g}")
+            refuse(name, f"must be a number of at least {least} and at most {most:g}")
 
     def _check_integer(self, name: str, otherwise: str = "") -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            _refuse(name, f"must be a whole number of at least 0 {otherwise}".rstrip())
+            refuse(name, f"must be a whole number of at least 0 {otherwise}".rstrip())
 
     @cached_property
     def running_limit(self) -> int:
@@ -231,70 +230,10 @@ def make_config(options: Mapping[str, Any]) -> Config:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
-            _refuse(name, f"is no option of BackJob: {hint}")
+            refuse(name, f"is no option of BackJob: {hint}")
     return Config(**options)
 
 
-def read_settings(settings: Mapping[str, Any], prefix: str = "backjob.") -> dict[str, Any]:
-    """The options among text settings, such as an ini file's: those whose names start with the prefix."""
-    options = {}
-    for name, value in settings.items():
-        if name.startswith(prefix):
-            option = name.removeprefix(prefix)
-            options[option] = _PARSERS.get(option, _keep)(option, value) if isinstance(value, str) else value
-    return options
-
-
-def _refuse(option: str, reason: str) -> NoReturn:
+def refuse(option: str, reason: str) -> NoReturn:
+    """Raise the ConfigError of an option."""
     raise ConfigError(f"{option} {reason}")
-
-
-def _keep(option: str, text: str) -> str:
-    return text
-
-
-def _parse_bool(option: str, text: str) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    if text.strip().lower() not in words:
-        _refuse(option, f"must be one of {', '.join(words)}")
-    return words[text.strip().lower()]
-
-
-def _parse_number(option: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        _refuse(option, "must be a number")
-    return int(value) if math.isfinite(value) and value == int(value) else value
-
-
-def _parse_limit(option: str, text: str) -> float | str:
-    return text if text == "auto" else _parse_number(option, text)
-
-
-def _parse_words(option: str, text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
-
-
-def _parse_key(option: str, text: str) -> str | tuple[str, ...]:
-    keys = tuple(text.split())
-    return keys[0] if len(keys) == 1 else keys
-
-
-def _parse_headers(option: str, text: str) -> dict[str, str]:
-    lines = [line.partition(":") for line in text.splitlines() if line.strip()]
-    if not all(colon for _, colon, _ in lines):
-        _refuse(option, "must be lines of the form 'Name: value'")
-    return {name.strip(): value.strip() for name, _, value in lines}
-
-
-_PARSERS: dict[str, Callable[[str, str], Any]] = {
-    **dict.fromkeys(("create_table", "redirect_ok"), _parse_bool),
-    **dict.fromkeys(("error_timeout", "backlog_days", "all_backlog_days", "close_delay"), _parse_number),
-    **dict.fromkeys(("lease", "launch_timeout", "max_output"), _parse_number),
-    "max_running": _parse_limit,
-    "forward_headers": _parse_words,
-    "connect_headers": _parse_headers,
-    "key": _parse_key,
-    "database": lambda _, text: None if text.strip().lower() == "none" else text,
-}

@@ -16,7 +16,7 @@ from typing import Any
 from .assembly import Assembly
 from .backend import Backend
 from .check import prove_facts
-from .config import make_config, read_settings
+from .config import make_config
 from .diagnosis import SIGNATURE
 from .errors import ConfigError, KeyringError, StoreError
 from .findings import Check
@@ -32,6 +32,7 @@ from .keyring import (
 )
 from .launcher import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
+from .settings import read_settings
 from .worker import CurrentJob
 
 log = logging.getLogger("backjob")

@@ -14,8 +14,9 @@ import sqlalchemy
 
 from backjob import BackJob, ConfigError
 from backjob.address import Address
-from backjob.config import FORWARD_HEADERS, Config, make_config, read_settings
+from backjob.config import FORWARD_HEADERS, Config, make_config
 from backjob.middleware import make_filter
+from backjob.settings import read_settings
 
 CANARY = "canary-4711"
 KEY = "k" * 32

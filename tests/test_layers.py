@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
     *("errors", "jitter", "forks", "bounded_calls", "cells", "job", "keyring"),
-    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config"),
+    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config", "settings"),
     *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_store"),
     *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
