@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from .attempts import AttemptEnd
 from .cells import Cells
 from .engine import Database
 from .errors import StoreError
@@ -203,6 +204,7 @@ class CachedStore(SQLStore):
         at = datetime.fromisoformat(fields.pop("at"))
         for name in ("start_time", "updated_time", "end_time"):
             fields[name] = datetime.fromisoformat(fields[name]) if fields[name] else None
+        fields["past"] = tuple(AttemptEnd.from_dict(end) for end in fields["past"])
         return Entry(JobStatus(**{**fields, "status": Status(fields["status"])}), at)
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .job import Job, Move, Status
+from .process import RESPONSE
 
 JobChange = Callable[[Job], "Job | None"]
 
@@ -19,8 +20,8 @@ _NO_LEASE: dict[str, Any] = {"lease_by": None, "lease_until": None}
 
 
 def is_free(job: Job, now: datetime) -> bool:
-    """Does nobody hold it (any more)?"""
-    return job.held_until is None or job.held_until <= now
+    """Does nobody hold it (any more)? What waits for a response is never free."""
+    return job.held_until is None or (job.held_until <= now and not (job.held_by or "").startswith(RESPONSE))
 
 
 def pass_hold(attempt: int, held_by: str | None, holder: str | None, seconds: float, now: datetime) -> JobChange:
@@ -68,6 +69,26 @@ def touch(attempt: int, progress: int, text: str, lease: float, now: datetime) -
     return change
 
 
+def renew_lease(claim: str, seconds: float, now: datetime) -> JobChange:
+    """Vouch on for a run."""
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.INPROGRESS and job.lease_by == claim
+        return replace(job, lease_until=now + timedelta(seconds=seconds)) if is_allowed else None
+
+    return change
+
+
+def renew_hold(holder: str, seconds: float, now: datetime) -> JobChange:
+    """Vouch on for a job that waits."""
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.STARTED and job.held_by == holder
+        return replace(job, held_until=now + timedelta(seconds=seconds)) if is_allowed else None
+
+    return change
+
+
 def request_cancel(job: Job) -> Job | None:
     """Ask it to end."""
     return replace(job, cancel_requested=True) if job.status is Status.INPROGRESS else None
@@ -79,18 +100,22 @@ def make_move(
     text: str | None,
     progress: int | None,
     delay: float,
+    past: str | None,
     silent_for: float,
+    vouched_until: datetime | None,
     now: datetime,
 ) -> JobChange:
     """Go on to another status; the arguments are those of the Store's move()."""
     told: dict[str, Any] = {"status": move.target, "updated_at": now}
     told |= {} if text is None else {"status_text": text}
     told |= {} if progress is None else {"progress": progress}
+    told |= {} if past is None else {"past": past}
 
     def change(job: Job) -> Job | None:
         is_other = attempt is not None and job.attempt != attempt
         has_spoken = silent_for > 0 and (now - job.updated_at).total_seconds() < silent_for
-        if job.status not in move.sources or is_other or has_spoken:
+        is_renewed = vouched_until is not None and (job.lease_until or job.held_until) != vouched_until
+        if job.status not in move.sources or is_other or has_spoken or is_renewed:
             return None
         if move.target.is_final:
             return replace(job, ended_at=now, sealed=None, **told, **_NO_LEASE, **_NO_HOLD)

@@ -19,6 +19,12 @@ def call_before_fork(method: Callable[[], Any]) -> None:
     os.register_at_fork(before=lambda: _call(reference))
 
 
+def call_after_fork(method: Callable[[], Any]) -> None:
+    """Call this bound method in the parent after each fork, while its object lives."""
+    reference = weakref.WeakMethod(method)
+    os.register_at_fork(after_in_parent=lambda: _call(reference))
+
+
 def call_in_child(method: Callable[[], Any]) -> None:
     """Call this bound method in the child of each fork, while its object lives."""
     _in_child[:] = [reference for reference in _in_child if reference() is not None]

@@ -106,6 +106,7 @@ def build_table(name: str) -> Table:
         Column("lease_until", UtcDateTime),
         Column("launch_failed_at", UtcDateTime),
         Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
+        Column("past", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
         UniqueConstraint("uid", name=named("uq", "uid")),
         UniqueConstraint("unique_key", name=named("uq", "unique_key")),
         CheckConstraint(
@@ -128,6 +129,8 @@ def build_table(name: str) -> Table:
         mariadb_engine="InnoDB",
         mariadb_charset="utf8mb4",
     )
+    # Of the many that may wait only a few are held.
+    Index(named("ix", "held_by"), table.c.status, table.c.held_by)
     # In the order in which jobs that wait are taken up.
     Index(named("ix", "due"), table.c.status, table.c.priority.desc(), table.c.due_at, table.c.id)
     return table

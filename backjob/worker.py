@@ -15,9 +15,9 @@ from typing import Any
 
 from .backend import Backend, Launch
 from .errors import JobEnded, StoreError, describe, explain_stop
+from .jitter import retry_delay
 from .job import Job, JobRequest, Move, Status
 from .jobs import Jobs, check_text, parse_id
-from .monitor import backoff
 from .output import Output, append_line, clean_text, cut_text
 from .request import restore_environ
 from .response import Response
@@ -243,7 +243,7 @@ class CurrentJob(Jobs):
             text = append_line(shown, cut_text(reason, _LONGEST_REASON)) if reason else shown
             job = self._job
             if self._may_retry(retry):
-                delay = backoff(2.0 ** (job.attempt - 1))
+                delay = retry_delay(job.attempt)
                 if self._settle(Move.RETRY, text, progress=0, delay=delay):
                     self._backend.dispatcher.look_after(delay)
                     return

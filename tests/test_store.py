@@ -31,7 +31,8 @@ from support.services import new_database
 
 from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.job import PROCESS, Move, Status
+from backjob.job import Move, Status
+from backjob.process import PROCESS
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
 from backjob.store import Store
