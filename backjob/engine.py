@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from .dialects import BEGIN, ENCODINGS, PATIENT, TOLD_PLACE
 from .engines import bare_engine, check_engine, make_engine, twin_engine
 from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
+from .files import make_file
 from .forks import call_before_fork, call_in_child
 
 _ROOM = 65536
@@ -225,7 +225,7 @@ class Database:
     def _make_sqlite_file(self) -> None:
         """With mode 0600 from its first moment on; SQLite gives its WAL the same."""
         try:
-            os.close(os.open(str(self.file), os.O_RDWR | os.O_CREAT, 0o600))
+            make_file(Path(str(self.file)))
         except OSError as error:
             raise StoreError(f"The SQLite file {self.file} can't be opened or made: {error.strerror}") from error
 

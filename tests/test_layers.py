@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "jitter", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
+    *("errors", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "job", "decisions", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings"),
     *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "vouching", "sqlstore"),
