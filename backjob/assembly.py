@@ -5,6 +5,8 @@ Knows which class stands in which place, and nothing of what they do. Connects n
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -13,20 +15,23 @@ from typing import cast
 from . import cache, cache_store
 from .backend import Backend
 from .cache import CachedStore
-from .cache_store import CacheStore, warn_of_loss
+from .cache_store import CacheStore
 from .cells import Cells, open_cells
 from .check import Deployment
 from .config import Config
 from .dispatcher import Dispatcher
 from .engine import Database
-from .errors import ConfigError
+from .errors import ConfigError, StoreError
 from .forks import call_in_child, notice_fork
 from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
+from .limits import Limits
 from .monitor import Monitor
 from .schema import build_table
 from .sqlstore import SQLStore
 from .store import Store
+
+log = logging.getLogger("backjob")
 
 WSGIApp = Callable[..., Iterable[bytes]]
 
@@ -41,7 +46,7 @@ class Assembly:
         self._begin_anew()
         self._keys = _find_keys(config, self._database)
         if self._cells is not None and self._database is None:
-            warn_of_loss(self._cells)
+            _warn_of_loss(self._cells)
         call_in_child(self._begin_anew)
 
     def _begin_anew(self) -> None:
@@ -73,6 +78,8 @@ class Assembly:
             backend, self._backend = self._backend, None
         if backend is not None:
             backend.dispatcher.close()
+            with contextlib.suppress(StoreError):  # the others forget it by themselves
+                backend.limits.withdraw()
         for connections in (self._database, self._cells):
             if connections is not None:
                 connections.dispose()
@@ -83,8 +90,9 @@ class Assembly:
         store = self._make_store(keyring)
         self_request = SelfRequest(config, keyring, self._name)
         monitor = Monitor(config, keyring, store, self_request)
-        dispatcher = Dispatcher(config, keyring, store, monitor)
-        return Backend(config, keyring, store, self_request, monitor, dispatcher)
+        limits = Limits(config, store, monitor.owner)
+        dispatcher = Dispatcher(config, keyring, store, limits, monitor)
+        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher)
 
     def _make_store(self, keyring: Keyring) -> Store:
         config = self._config
@@ -107,6 +115,19 @@ def _make_cells(config: Config) -> Cells | None:
     if config.cache is None:
         return None
     return open_cells(config.cache, cache_store.LONGEST_CALL if config.database is None else cache.LONGEST_CALL)
+
+
+def _warn_of_loss(cells: Cells) -> None:
+    """Say what a cache alone can't promise."""
+    if cells.is_shared:
+        where, loss = "the cache", "What it drops, or loses in a restart, is gone."
+    elif cells.is_file:
+        where, loss = "a file of this host", "It is for one process at a time: what decides is a lock of the process."
+    else:
+        where = "the memory of this process"
+        loss = "That is fine for a server with one process; of several, each knows its own jobs only."
+    what = f"database=None: jobs are kept in {where} alone ({cells.backend_name})"
+    log.warning("%s. %s See docs/caching.md", what, loss)
 
 
 def _find_keys(config: Config, database: Database | None) -> KeySource:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import Config
-from .dispatcher import Dispatcher, threads_outlive_requests
+from .dispatcher import Dispatcher
 from .errors import LaunchError, StoreError
 from .job import JobRequest, Move
 from .keyring import MONITOR, Keyring
 from .launcher import Busy, Launcher, SelfRequest
+from .limits import Limits
 from .monitor import Monitor
+from .server_facts import threads_outlive_requests
 from .store import Store
 
 log = logging.getLogger("backjob")
@@ -44,6 +46,7 @@ class Backend:
     config: Config
     keyring: Keyring
     store: Store
+    limits: Limits
     self_request: SelfRequest
     monitor: Monitor
     dispatcher: Dispatcher

@@ -230,23 +230,28 @@ class Database:
                 raise StoreError(f"{what} has the encoding {encoding}, and the job table needs {needed}")
 
     def _prepare_table(self, connection: Connection) -> None:
-        name = self.table.name
-        if not inspect(connection).has_table(name, schema=connection.schema_for_object(self.table)):
-            if not self._create_table:
-                raise StoreError(f"There is no table {name!r}: create it, or set create_table=True")
-            if self._is_sqlite:
-                self._make_table(connection)
-            else:
-                self._run_alone(connection, self._make_table)
-        there = set(connection.execute(select(literal_column("*")).select_from(self.table).where(false())).keys())
-        missing = sorted({column.name for column in self.table.columns} - there)
+        tables, schema_name = self.table.metadata.sorted_tables, connection.schema_for_object(self.table)
+        lacking = [table.name for table in tables if not inspect(connection).has_table(table.name, schema=schema_name)]
+        if lacking and not self._create_table:
+            raise StoreError(f"There is no table {lacking[0]!r}: create it, or set create_table=True")
+        if lacking and self._is_sqlite:
+            self._make_tables(connection)
+        elif lacking:
+            self._run_alone(connection, self._make_tables)
+        for table in tables:
+            self._check_columns(connection, table)
+
+    def _check_columns(self, connection: Connection, table: Table) -> None:
+        there = set(connection.execute(select(literal_column("*")).select_from(table).where(false())).keys())
+        missing = sorted({column.name for column in table.columns} - there)
         if missing:
+            kind = "job table" if table is self.table else "table of processes"
             raise StoreError(
-                f"Table {name!r} is not the job table of schema version {schema.VERSION}: it lacks "
+                f"Table {table.name!r} is not the {kind} of schema version {schema.VERSION}: it lacks "
                 f"{', '.join(missing)}. Set another table_name, or move the old table away."
             )
 
-    def _make_table(self, connection: Connection) -> None:
+    def _make_tables(self, connection: Connection) -> None:
         self.table.metadata.create_all(connection, checkfirst=True)
 
 

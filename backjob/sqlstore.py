@@ -12,26 +12,28 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Update
 
+from .backlog import find_old
 from .clock import choose_clock
 from .engine import Database
 from .errors import StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
 from .job import Glance, Job, JobStatus, Move, NewJob, Status
+from .process_table import ProcessTable
 from .statements import Statements
 
 _TRIES = 50
 _PAUSE = 0.02
 _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
+_NO_LIMIT = 2**31 - 1
 _STATUSES = {int(status): status for status in Status}
 
 
-class SQLStore:
+class SQLStore(ProcessTable):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
-        self._database = database
-        self._now = now or choose_clock(database)
+        super().__init__(database, now or choose_clock(database))
         self._statements = Statements(database.table)
 
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
@@ -130,25 +132,39 @@ class SQLStore:
         return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
 
     def take_due(
-        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+        self,
+        key_ids: Sequence[str],
+        holder: str,
+        seconds: float,
+        skipped: Collection[str] = (),
+        full_scopes: Collection[str] = (),
     ) -> Job | None:
-        values = {"key_ids": list(key_ids), "skipped": list(skipped), "now": self._now()}
+        values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
+        values["now"] = self._now()
         for job_id, attempt in self._database.read(self._statements.due, values):
             if self.hold(job_id, attempt, None, holder, seconds):
                 return self.get(job_id)
         return None
 
-    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
-        when = self._scalar(self._statements.next_due, key_ids=list(key_ids), skipped=list(skipped))
+    def seconds_to_next(
+        self, key_ids: Sequence[str], skipped: Collection[str] = (), full_scopes: Collection[str] = ()
+    ) -> float | None:
+        values = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
+        when = self._scalar(self._statements.next_due, **values)
         return max(0.0, (when - self._now()).total_seconds()) if when is not None else None
 
     def count(self, status: Status) -> int:
         return int(self._scalar(self._statements.count, in_status=int(status)))
 
+    def count_running(self) -> dict[str, int]:
+        return dict(tuple(row) for row in self._database.read(self._statements.count_running, {}))
+
     def count_launched(self) -> int:
         return int(self._scalar(self._statements.count_launched, now=self._now()))
 
-    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
+    def claim(
+        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
+    ) -> bool:
         now = self._now()
         values = {
             "job_id": job_id,
@@ -159,16 +175,17 @@ class SQLStore:
         }
         # The owner alone tells no claim from another: the same request may come twice.
         marks = {"status": Status.INPROGRESS, "attempt": attempt, "lease_by": owner, "started_at": now}
-        if not max_running:
+        if not max_running and not max_in_scope:
             return self._write(self._statements.claim, values, marks)
+        most = {"max_running": max_running or _NO_LIMIT, "max_in_scope": max_in_scope or _NO_LIMIT}
         if self._database.kind == "sqlite":
-            return self._write(self._statements.claim_if_few, {**values, "max_running": max_running}, marks)
+            return self._write(self._statements.claim_if_room, values | most, marks)
 
-        def claim_if_few(connection: Connection) -> int:
-            is_full = connection.execute(self._statements.count_running).scalar_one() >= max_running
-            return 0 if is_full else connection.execute(self._statements.claim, values).rowcount
+        def claim_if_room(connection: Connection) -> int:
+            has_room = connection.execute(self._statements.has_room, {"job_id": job_id, **most}).first()
+            return connection.execute(self._statements.claim, values).rowcount if has_room else 0
 
-        return self._make_sure(lambda: self._database.run_alone(claim_if_few), job_id, marks)
+        return self._make_sure(lambda: self._database.run_alone(claim_if_room), job_id, marks)
 
     def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
         now = self._now()
@@ -212,6 +229,16 @@ class SQLStore:
         if move is Move.RETRY and attempt is None:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
         return self._write(statement, values, marks)
+
+    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+        pruned = 0
+        for status, before in find_old(completed_before, ended_before):
+            values: dict[str, Any] = {"in_status": int(status), "before": before}
+            rows = self._database.read(self._statements.old, {**values, "most": most - pruned})
+            if rows:
+                values["job_ids"] = [row[0] for row in rows]
+                pruned += self._write_surely(self._statements.prune, values)
+        return pruned
 
     def _write(
         self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False

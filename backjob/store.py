@@ -6,6 +6,7 @@ Each write is atomic. It decides nothing about a job's life: one that comes too 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from .job import Glance, Job, JobStatus, Move, NewJob, Status
@@ -36,21 +37,34 @@ class Store(Protocol):
         """Tell people why a job still waits, and hold it until it is tried again."""
 
     def take_due(
-        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+        self,
+        key_ids: Sequence[str],
+        holder: str,
+        seconds: float,
+        skipped: Collection[str] = (),
+        full_scopes: Collection[str] = (),
     ) -> Job | None:
-        """Hold the first job that is due and that nobody holds, but none of these apps."""
+        """Hold the first job that is due and that nobody holds, but none of these apps and scopes."""
 
-    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
-        """How long until a job, but none of these apps, is due or loses its hold; None when no job waits."""
+    def seconds_to_next(
+        self, key_ids: Sequence[str], skipped: Collection[str] = (), full_scopes: Collection[str] = ()
+    ) -> float | None:
+        """How long until a job, but none of these apps and scopes, is due or loses its hold; None when none waits."""
 
     def count(self, status: Status) -> int:
         """How many jobs are in this status."""
 
+    def count_running(self) -> dict[str, int]:
+        """How many jobs run in each scope that has any."""
+
     def count_launched(self) -> int:
         """How many worker requests wait for a slot."""
 
-    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
-        """The one compare-and-set that lets an attempt run; not while ``max_running`` (if any) jobs run."""
+    def claim(
+        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
+    ) -> bool:
+        """The one compare-and-set that lets an attempt run; not while ``max_running`` jobs run, or ``max_in_scope`` of
+        its own scope. Limits of 0 are none."""
 
     def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
         """A sign from the running job. False when it runs no more, or is to be cancelled."""
@@ -70,3 +84,18 @@ class Store(Protocol):
         silent_for: float = 0,
     ) -> bool:
         """Make a move if its guard still holds; with ``silent_for`` only if there was no sign for so many seconds."""
+
+    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+        """Delete so many jobs at most that were completed, or have ended in any way, before these times (None: none).
+
+        How many it were; as many as ``most``: there may be more.
+        """
+
+    def register(self, name: str, slots: int | None, seconds: float) -> None:
+        """A process is there for so many seconds, and has so many slots (None: not known)."""
+
+    def read_slots(self) -> list[int | None]:
+        """The slots of each process that is there."""
+
+    def unregister(self, name: str) -> None:
+        """A process is there no more."""

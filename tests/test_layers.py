@@ -13,17 +13,19 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
     *("errors", "jitter", "forks", "bounded_calls", "cells", "job", "keyring"),
-    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config", "settings"),
-    *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "sqlstore"),
-    *("cache", "changes", "cache_index", "cache_list", "cache_store"),
-    *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
-    *("server_facts", "findings", "second_visit", "check"),
+    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config", "settings", "backlog"),
+    *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "process_table", "sqlstore"),
+    *("cache", "changes", "cache_index", "cache_list", "cache_processes", "cache_store"),
+    *("output", "request", "response", "launcher", "monitor"),
+    *("server_facts", "limits", "waiting", "dispatcher", "backend"),
+    *("findings", "second_visit", "check"),
     *("assembly", "jobs", "session", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
 HOMES = {
-    "sqlalchemy": {"schema", "faults", "engines", "dialects", "engine", "clock", "statements", "sqlstore"},
+    "sqlalchemy": {"schema", "faults", "engines", "dialects", "engine", "clock", "statements", "sqlstore"}
+    | {"process_table"},
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
     "random": {"jitter"},
