@@ -238,6 +238,8 @@ class SQLStore(ProcessTable):
             if rows:
                 values["job_ids"] = [row[0] for row in rows]
                 pruned += self._write_surely(self._statements.prune, values)
+            if pruned >= most:
+                break
         return pruned
 
     def _write(
