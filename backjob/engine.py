@@ -24,6 +24,7 @@ from .engines import bare_engine, check_engine, make_engine
 from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .forks import call_before_fork, call_in_child
+from .schema import find_process_table
 
 _ROOM = 65536
 """Bytes of a packet to MySQL that are kept for the rest of the statement."""
@@ -230,16 +231,20 @@ class Database:
                 raise StoreError(f"{what} has the encoding {encoding}, and the job table needs {needed}")
 
     def _prepare_table(self, connection: Connection) -> None:
-        tables, schema_name = self.table.metadata.sorted_tables, connection.schema_for_object(self.table)
-        lacking = [table.name for table in tables if not inspect(connection).has_table(table.name, schema=schema_name)]
+        lacking = []
+        for table in (self.table, find_process_table(self.table)):
+            if inspect(connection).has_table(table.name, schema=connection.schema_for_object(table)):
+                self._check_columns(connection, table)
+            else:
+                lacking.append(table)
         if lacking and not self._create_table:
-            raise StoreError(f"There is no table {lacking[0]!r}: create it, or set create_table=True")
+            raise StoreError(f"There is no table {lacking[0].name!r}: create it, or set create_table=True")
         if lacking and self._is_sqlite:
             self._make_tables(connection)
         elif lacking:
             self._run_alone(connection, self._make_tables)
-        for table in tables:
-            self._check_columns(connection, table)
+        for table in lacking:
+            self._check_columns(connection, table)  # another process may have made it, of another version
 
     def _check_columns(self, connection: Connection, table: Table) -> None:
         there = set(connection.execute(select(literal_column("*")).select_from(table).where(false())).keys())
