@@ -139,7 +139,9 @@ class Jobs:
 
         job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:
-            backend.limits.note_process(self._environ, self._start_response)
+            # With connect= the jobs may run elsewhere: what serves them tells of itself.
+            here = self._environ if backend.config.connect is None else None
+            backend.limits.note_process(here, self._start_response)
             launch = Launch(job_id, nonce, sealed, request)
             if waits:
                 backend.dispatcher.look_after(delay)

@@ -365,6 +365,14 @@ def test_start_tells_what_server_it_is_in(tmp_path: Path) -> None:
         assert site.backend.store.read_slots() == []
 
 
+def test_a_server_whose_jobs_run_elsewhere_is_not_counted(tmp_path: Path) -> None:
+    with wrap(tmp_path, connect="http://127.0.0.1:8001") as site:
+        job_id = site.start("/job", by=Threads(12).environ)
+        assert site.backend.store.read_slots() == []
+        site.work(job_id, **Threads(8).environ)
+        assert site.backend.store.read_slots() == [8]
+
+
 @pytest.mark.parametrize("priority", [None, True, "1", 1.5, 1001, -1001])
 def test_a_priority_is_a_small_number(tmp_path: Path, priority: Any) -> None:
     with wrap(tmp_path) as site:
