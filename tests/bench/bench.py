@@ -94,7 +94,7 @@ def report_pages(idle: list[float], busy: list[float]) -> None:
         return f"{statistics.median(seconds) * 1e3:.2f} ms ({statistics.quantiles(seconds, n=20)[-1] * 1e3:.2f})"
 
     ratio = statistics.median(busy) / statistics.median(idle)
-    print(f"a page, {len(idle)} times while nothing runs and {len(busy)} times while {JOBS} jobs wait and run; p50 (p95)")
+    print(f"a page, {len(idle)} times while nothing runs, {len(busy)} times while {JOBS} jobs wait and run; p50 (p95)")
     print(f"  idle {show(idle)}, busy {show(busy)}: {ratio:.2f} times its idle time   aim: {PAGE_AIM:.0f}")
     if ratio > PAGE_AIM:
         print("MISSED: a page while jobs wait and run")
