@@ -123,6 +123,8 @@ class JobStatus:
     updated_time: datetime
     end_time: datetime | None
     attempt: int
+    is_cancelling: bool
+    """It runs on, and is to end at its next sign: cancel() was called."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same, ready for JSON: the status as a number, times as ISO 8601 strings or None."""
@@ -136,6 +138,7 @@ class JobStatus:
             "updated_time": self.updated_time.isoformat(),
             "end_time": self.end_time.isoformat() if self.end_time else None,
             "attempt": self.attempt,
+            "is_cancelling": self.is_cancelling,
         }
 
 
@@ -149,6 +152,7 @@ class Job:
     attempt: int
     retries: int
     progress: int
+    signs: int
     status_text: str = field(repr=False)
     scope: str
     method: str
@@ -199,6 +203,7 @@ class Job:
             updated_time=self.updated_at,
             end_time=self.ended_at,
             attempt=self.attempt,
+            is_cancelling=self.status is Status.INPROGRESS and self.cancel_requested,
         )
 
 
@@ -211,6 +216,7 @@ class Glance:
     error_timeout: float
     updated_at: datetime
     cancel_requested: bool
+    signs: int
     read_at: datetime
 
     @property
@@ -245,6 +251,7 @@ class NewJob:
             attempt=1,
             retries=self.retries,
             progress=0,
+            signs=0,
             status_text="",
             scope=self.scope,
             method=self.request.method[:64],
