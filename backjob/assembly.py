@@ -24,6 +24,7 @@ from .forks import call_in_child, notice_fork
 from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
 from .monitor import Monitor
+from .outcome import Outcomes
 from .schema import build_table
 from .sqlstore import SQLStore
 from .store import Store
@@ -84,7 +85,7 @@ class Assembly:
         self_request = SelfRequest(config, keyring, self._name)
         monitor = Monitor(config, keyring, store, self_request)
         dispatcher = Dispatcher(config, keyring, store, monitor)
-        return Backend(config, keyring, store, self_request, monitor, dispatcher)
+        return Backend(config, keyring, store, self_request, monitor, dispatcher, Outcomes())
 
     def _make_store(self, keyring: Keyring) -> Store:
         config = self._config

@@ -17,6 +17,7 @@ from .job import JobRequest, Move
 from .keyring import MONITOR, Keyring
 from .launcher import Busy, Launcher, SelfRequest
 from .monitor import Monitor
+from .outcome import Outcomes
 from .store import Store
 
 log = logging.getLogger("backjob")
@@ -47,6 +48,7 @@ class Backend:
     self_request: SelfRequest
     monitor: Monitor
     dispatcher: Dispatcher
+    outcomes: Outcomes
 
     @property
     def launcher(self) -> Launcher:

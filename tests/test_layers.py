@@ -16,9 +16,9 @@ ORDER = (
     *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config", "settings"),
     *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_store"),
-    *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
+    *("output", "request", "response", "launcher", "monitor", "dispatcher", "outcome", "backend"),
     *("server_facts", "findings", "second_visit", "check"),
-    *("assembly", "jobs", "session", "worker", "middleware", "__init__"),
+    *("assembly", "jobs", "session", "signs", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
