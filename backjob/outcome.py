@@ -51,15 +51,19 @@ class Outcome:
 
     def try_write(self) -> bool:
         """Write it: one thread at a time. False while the store can't be reached; after True nothing is left to do."""
+        try:
+            self.write(self._store)
+        except StoreError as error:
+            self.error = error
+            return False
+        return True
+
+    def write(self, store: Store) -> None:
+        """Write it by this store, another one on the same jobs. Raises StoreError, and then it is to be tried again."""
         if not self.is_known:
-            try:
-                self.is_completed = self._write()
-            except StoreError as error:
-                self.error = error
-                return False
+            self.is_completed = self._make(store)
             self.is_known = True
         self._call_all()
-        return True
 
     def when_known(self, call: Callable[[bool], None]) -> None:
         """Call this once, with whether the job has completed: now, or as soon as that is known."""
@@ -75,23 +79,22 @@ class Outcome:
                 return
             call(self.is_completed)
 
-    def _write(self) -> bool:
+    def _make(self, store: Store) -> bool:
         job, delay = self._job, 0.0
         if self._move is Move.RETRY:
             delay = backoff(2.0 ** (job.attempt - 1))
-        if self._store.move(
-            self._move, job.id, attempt=job.attempt, text=self._text, progress=self._shown(self._move), delay=delay
-        ):
+        progress = self._shown(self._move)
+        if store.move(self._move, job.id, attempt=job.attempt, text=self._text, progress=progress, delay=delay):
             if self._move is Move.RETRY:
                 self._dispatcher.look_after(delay)
             return self._move is Move.COMPLETE
         # Somebody else was first, or we were, and the answer was lost.
-        glance = self._store.glance(job.id)
+        glance = store.glance(job.id)
         if self._move is not Move.RETRY or glance is None:
             return glance is not None and (glance.status, glance.attempt) == (Status.COMPLETED, job.attempt)
         if (glance.status, glance.attempt) == (Status.INPROGRESS, job.attempt):
             last = Move.CANCEL if glance.cancel_requested else Move.FAIL
-            self._store.move(last, job.id, attempt=job.attempt, text=self._text, progress=self._shown(last))
+            store.move(last, job.id, attempt=job.attempt, text=self._text, progress=self._shown(last))
         elif glance.status is Status.STARTED:
             self._dispatcher.look_after(delay)
         return False
