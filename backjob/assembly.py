@@ -88,7 +88,7 @@ class Assembly:
             self._backend.dispatcher.close()
 
     def _go_on(self) -> None:
-        if self._is_asked and self._config.keeper:
+        if self._is_asked:
             self._keeper_thread.start()
 
     def _leave(self) -> None:
@@ -104,9 +104,8 @@ class Assembly:
         return self._find_backend()
 
     def note_job_request(self) -> None:
-        """A request of a job has come: this process serves, and its keeper does not wait any more."""
-        if self._config.keeper:
-            self._keeper_thread.start()
+        """A request of a job has come: this process serves, and has something to vouch for."""
+        self._keeper_thread.start()
 
     def _find_backend(self) -> Backend:
         if self._backend is None:

@@ -79,8 +79,12 @@ class Backend:
                     self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
                 log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error)
-                self.vouching.hold(launch.job_id, launch.held_by)
-                self.vouching.postpone(functools.partial(self._make_up_for, launch, is_failed))
+                self.postpone_follower(launch, is_failed)
+
+    def postpone_follower(self, launch: Launch, is_failed: bool) -> None:
+        """Let the keeper see to it, as soon as it reaches the store."""
+        self.vouching.hold(launch.job_id, launch.held_by)
+        self.vouching.postpone(functools.partial(self._make_up_for, launch, is_failed))
 
     def _make_up_for(self, launch: Launch, is_failed: bool, store: Store) -> None:
         if is_failed:

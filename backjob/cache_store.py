@@ -143,9 +143,20 @@ class CacheStore(CacheReads):
         # The owner alone tells no claim from another: the same request may come twice.
         return job is not None and (job.lease_by, job.started_at) == (owner, now)
 
-    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
+    def touch(
+        self,
+        job_id: int,
+        attempt: int,
+        progress: int,
+        text: str,
+        lease: float,
+        number: int = 1,
+        *,
+        is_more: bool = False,
+    ) -> bool:
         _check_progress(progress)
-        return self._jobs.change(job_id, changes.touch(attempt, progress, text, lease, self._now())) is not None
+        change = changes.touch(attempt, progress, text, lease, number, is_more, self._now())
+        return self._jobs.change(job_id, change) is not None
 
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
         now = self._now()

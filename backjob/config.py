@@ -111,8 +111,8 @@ class Config:
     """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: 4 for each process that launches jobs."""
 
     keeper: bool = True
-    """Does this process look after all jobs: settle what was lost, and launch what is due? False for one that only asks
-    or starts jobs, such as a script."""
+    """Does this process look after all jobs: settle what was lost, launch what is due, delete what is old? False for
+    one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
     forward_headers: tuple[str, ...] = FORWARD_HEADERS
     """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host."""

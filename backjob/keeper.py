@@ -97,8 +97,10 @@ class Keeper:
             self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
             self._next.renewal = now + self._config.lease / 3
         if now >= self._next.sweep:
-            self._next.sweep = now + self.sweep() * between(0.75, 1.25)
-            self._see_to_launches()
+            pause = self.sweep() if self._config.keeper else _SWEEP_EVERY
+            self._next.sweep = now + pause * between(0.75, 1.25)
+            if self._config.keeper:
+                self._see_to_launches()
 
     def sweep(self) -> float:
         """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""

@@ -157,8 +157,7 @@ class BackJob:
             is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
             return respond("409 Conflict", token.prove("full" if is_full else "refused"))
         backend.dispatcher.note_claim(job.id)
-        with backend.vouching.running(job.id, owner):
-            current.run(self._app)
+        current.run(self._app, owner)
         way = backend.dispatcher.choose_way(environ)
         if way != "thread":
             backend.dispatcher.take_up_here(way)

@@ -31,7 +31,7 @@ from sqlalchemy.dialects import mysql
 
 from .job import FINAL, LIVE, Status
 
-VERSION = 1
+VERSION = 2
 """Goes up by one with each change of the table."""
 
 
@@ -83,6 +83,8 @@ def build_table(name: str) -> Table:
         Column("attempt", Integer, nullable=False),
         Column("retries", Integer, nullable=False),
         Column("progress", SmallInteger, nullable=False),
+        # How many signs the attempt has given: one that comes late must not be made any more.
+        Column("signs", Integer, nullable=False),
         # MySQL's TEXT ends at 64 kB.
         Column("status_text", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
         Column("scope", ExactString(255), nullable=False),

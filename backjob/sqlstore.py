@@ -182,18 +182,39 @@ class SQLStore:
 
         return self._make_sure(lambda: self._database.run_alone(claim_if_few), job_id, marks)
 
-    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
+    def touch(
+        self,
+        job_id: int,
+        attempt: int,
+        progress: int,
+        text: str,
+        lease: float,
+        number: int = 1,
+        *,
+        is_more: bool = False,
+    ) -> bool:
         now = self._now()
-        values = {
+        values: dict[str, Any] = {
             "job_id": job_id,
             "at_attempt": attempt,
             "new_progress": progress,
-            "text": self._cut(text),
+            "number": number,
             "now": now,
             "until": now + timedelta(seconds=lease),
         }
-        marks = {"status": Status.INPROGRESS, "attempt": attempt, "updated_at": now, "cancel_requested": False}
-        return self._write(self._statements.touch, values, marks, may_change_nothing=True)
+        if not is_more:
+            statement, values["text"] = self._statements.touch, self._cut(text)
+        elif not text:
+            statement = self._statements.touch_without_text
+        else:
+            statement, values["text"] = self._statements.touch_with_more, text
+            if (most := self._database.largest_value) is not None:
+                statement, values["room"] = self._statements.touch_if_it_fits, most // 2 - len(text.encode())
+                if values["room"] < 0:
+                    return False
+        marks = {"status": Status.INPROGRESS, "attempt": attempt, "signs": number, "updated_at": now}
+        marks["cancel_requested"] = False
+        return self._write(statement, values, marks, may_change_nothing=not is_more)
 
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
         until = self._now() + timedelta(seconds=seconds)

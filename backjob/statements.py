@@ -75,12 +75,20 @@ class Statements:
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
         )
         lease = {"lease_until": until, "updated_at": now}
-        self.touch = fenced.where(runs, columns.cancel_requested.is_(False)).values(
-            progress=bindparam("new_progress"), status_text=bindparam("text"), **lease
+        number = bindparam("number", type_=columns.signs.type)
+        sign = fenced.where(runs, columns.cancel_requested.is_(False)).values(
+            progress=bindparam("new_progress"), signs=number, **lease
+        )
+        more = bindparam("text", type_=columns.status_text.type)
+        self.touch = sign.where(columns.signs <= number).values(status_text=more)
+        self.touch_without_text = sign.where(columns.signs == number - 1)
+        self.touch_with_more = self.touch_without_text.values(status_text=columns.status_text + more)
+        self.touch_if_it_fits = self.touch_with_more.where(
+            func.octet_length(columns.status_text) <= bindparam("room", type_=columns.signs.type)
         )
         self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs).values(cancel_requested=True)
         self.claim = _guard(fenced, Move.CLAIM, table).values(
-            started_at=now, status_text="", progress=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
+            started_at=now, status_text="", progress=0, signs=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
         )
         other = table.alias("other")
         self.count_running = select(func.count()).where(other.c.status == int(Status.INPROGRESS))

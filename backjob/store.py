@@ -66,8 +66,22 @@ class Store(Protocol):
     def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
         """The one compare-and-set that lets an attempt run; not while ``max_running`` (if any) jobs run."""
 
-    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
-        """A sign from the running job. False when it runs no more, or is to be cancelled."""
+    def touch(
+        self,
+        job_id: int,
+        attempt: int,
+        progress: int,
+        text: str,
+        lease: float,
+        number: int = 1,
+        *,
+        is_more: bool = False,
+    ) -> bool:
+        """A sign from the running job, of this number within its attempt: what came before a later one is too late.
+
+        With ``is_more`` the text goes on after that of the sign before, which must be the last one that was made.
+        False when the job runs no more, is to be cancelled, when the number does not fit, or the text can't go on.
+        """
 
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
         """Vouch on for jobs that run, by their claims, and for jobs that wait, by their holders."""
