@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ from backjob.engine import Database
 from backjob.errors import StoreError
 from backjob.job import Move, Status
 from backjob.process import PROCESS
-from backjob.schema import build_table
+from backjob.schema import build_table, find_process_table
 from backjob.sqlstore import SQLStore
 from backjob.store import Store
 
@@ -82,7 +83,8 @@ def store(kind: str, database: Database | None, tmp_path: Path, clock: Clock) ->
             yield store
         return
     with database.connect() as connection:
-        connection.execute(database.table.delete())
+        for table in database.table.metadata.sorted_tables:
+            connection.execute(table.delete())
     yield SQLStore(database, clock)
 
 
@@ -549,6 +551,18 @@ def test_jobs_of_apps_that_are_skipped_are_left_alone(store: Store, clock: Clock
     assert store.take_due(KEY_IDS, "owner", 30, ["here"]).id == later  # type: ignore[union-attr]
 
 
+def test_jobs_of_full_scopes_are_left_alone(store: Store, clock: Clock) -> None:
+    full, none, other = add(store, scope="full"), add(store), add(store, scope="Full", delay=9)
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full", "gone"]).id == none  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]) is None
+    assert store.seconds_to_next(KEY_IDS, [], ["full"]) == 9
+    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full"]) == 20
+    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full", ""]) is None
+    clock.advance(9)
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]).id == other  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20).id == full  # type: ignore[union-attr]
+
+
 def test_seconds_to_next(store: Store, clock: Clock) -> None:
     assert store.seconds_to_next(KEY_IDS) is None
     add(store, delay=100)
@@ -571,6 +585,15 @@ def test_counts(store: Store, clock: Clock) -> None:
     add(store)
     add(store, held_by="nonce", hold=60)
     assert store.count(STARTED) == 3
+
+
+def test_counts_what_runs_in_each_scope(store: Store) -> None:
+    assert store.count_running() == {}
+    for scope in ("", "a", "a", "A", "b"):
+        bring_to(store, INPROGRESS, scope=scope)
+    for status in set(Status) - {INPROGRESS}:
+        bring_to(store, status, scope="a")
+    assert store.count_running() == {"": 1, "a": 2, "A": 1, "b": 1}
 
 
 def test_counts_what_waits_for_a_slot(store: Store, clock: Clock) -> None:
@@ -608,6 +631,31 @@ def test_no_more_jobs_than_max_running_are_claimed(store: Store) -> None:
     assert store.claim(job_ids[2], 1, "run", 30, 2)
     assert not store.claim(job_ids[3], 1, "run", 30, 2)
     assert store.claim(job_ids[3], 1, "run", 30, 0)
+
+
+def test_no_more_jobs_of_a_scope_than_may_are_claimed(store: Store) -> None:
+    first, second, other = add(store, scope="a"), add(store, scope="a"), add(store, scope="A")
+    assert store.claim(first, 1, "run", 30, 0, 1)
+    with unchanged(store, second):
+        assert not store.claim(second, 1, "run", 30, 0, 1)
+    assert store.claim(other, 1, "run", 30, 0, 1)
+    third, last = add(store, scope="a"), add(store, scope="b")
+    assert store.claim(third, 1, "run", 30, 0, 2)
+    with unchanged(store, second), unchanged(store, last):
+        assert not store.claim(second, 1, "run", 30, 9, 2)
+        assert not store.claim(last, 1, "run", 30, 3, 2)
+    assert store.move(Move.FAIL, first, attempt=1)
+    assert store.claim(second, 1, "run", 30, 9, 2)
+
+
+def test_a_retried_job_leaves_its_place_in_its_scope(store: Store) -> None:
+    first, second = add(store, scope="a", retries=1), add(store, scope="a")
+    assert store.claim(first, 1, "run", 30, 0, 1)
+    assert store.move(Move.RETRY, first, attempt=1)
+    assert store.claim(second, 1, "run", 30, 0, 1)
+    assert not store.claim(first, 2, "run", 30, 0, 1)
+    assert store.move(Move.COMPLETE, second, attempt=1)
+    assert store.claim(first, 2, "run", 30, 0, 1)
 
 
 def test_no_sign_is_taken_from_a_job_that_is_to_be_cancelled(store: Store, clock: Clock) -> None:
@@ -796,3 +844,90 @@ def test_find_pages_on(store: Store) -> None:
 def test_found_records_are_whole(store: Store) -> None:
     job_id = bring_to(store, INPROGRESS)
     assert store.find(None, None, 1, None) == [store.get(job_id)]
+
+
+# --- The backlog ---------------------------------------------------------------------------------------------------
+
+
+def ids_of(store: Store) -> list[int]:
+    return [job.id for job in store.find(None, None, 1000, None)]
+
+
+def test_what_has_ended_long_ago_is_pruned(store: Store, clock: Clock) -> None:
+    """Completed jobs before one time, any others before another one, and never a job that lives."""
+    old = {status: bring_to(store, status) for status in Status}
+    clock.advance(10)
+    between = clock.now
+    young = {status: bring_to(store, status) for status in Status}
+    everything = {*old.values(), *young.values()}
+    clock.advance(10)
+    assert store.prune(None, None, 99) == 0
+    assert store.prune(between - timedelta(seconds=10), between - timedelta(seconds=10), 99) == 0
+    assert set(ids_of(store)) == everything
+    assert store.prune(between, None, 99) == 1
+    assert set(ids_of(store)) == everything - {old[COMPLETED]}
+    assert store.prune(clock.now, between, 99) == 3
+    left = everything - {old[COMPLETED], young[COMPLETED], old[FAILED], old[CANCELLED]}
+    assert set(ids_of(store)) == left
+    assert store.prune(None, clock.now, 99) == 2
+    assert set(ids_of(store)) == {job[status] for job in (old, young) for status in (STARTED, INPROGRESS)}
+    assert store.prune(clock.now, clock.now, 99) == 0
+    for job_id in ids_of(store):
+        assert store.move(Move.FAIL, job_id, attempt=2)
+
+
+def test_all_that_is_old_goes_with_the_longer_of_both_times_too(store: Store, clock: Clock) -> None:
+    """backlog_days=0: completed jobs go with all others."""
+    job_ids = [bring_to(store, status) for status in (COMPLETED, FAILED)]
+    clock.advance(1)
+    assert store.prune(None, clock.now, 99) == 2
+    assert not set(ids_of(store)) & set(job_ids)
+
+
+def test_no_more_are_pruned_at_once_than_asked_for(store: Store, clock: Clock) -> None:
+    for status in (COMPLETED, FAILED, CANCELLED) * 7:
+        bring_to(store, status)
+    clock.advance(1)
+    pruned = []
+    while not pruned or pruned[-1]:
+        pruned.append(store.prune(clock.now, clock.now, 5))
+    assert pruned == [5, 5, 5, 5, 1, 0]
+    assert ids_of(store) == []
+
+
+# --- The processes -------------------------------------------------------------------------------------------------
+
+
+def test_processes_are_there_for_as_long_as_they_say(store: Store, clock: Clock) -> None:
+    assert store.read_slots() == []
+    store.register("one", 4, 30)
+    store.register("two", None, 20)
+    assert sorted(store.read_slots(), key=str) == [4, None]
+    clock.advance(19.99)
+    store.register("one", 8, 30)
+    assert sorted(store.read_slots(), key=str) == [8, None]
+    clock.advance(0.01)
+    assert store.read_slots() == [8]
+    store.unregister("one")
+    assert store.read_slots() == []
+    store.unregister("one")
+
+
+def test_a_process_may_say_the_same_again(store: Store, clock: Clock) -> None:
+    for _ in range(2):
+        store.register("process", 4, 30)
+    clock.advance(100)
+    assert store.read_slots() == []
+    store.register("process", 4, 30)  # it was stopped for a while
+    store.register("other", None, 30)
+    assert sorted(store.read_slots(), key=str) == [4, None]
+
+
+def test_processes_that_are_gone_are_forgotten(store: Store, clock: Clock, database: Database | None) -> None:
+    for number in range(9):
+        store.register(f"process {number}", 1, 5)
+        clock.advance(10)
+    if database is not None:
+        table = find_process_table(database.table)
+        with database.connect() as connection:
+            assert [row.name for row in connection.execute(table.select())] == ["process 8"]
