@@ -17,10 +17,11 @@ from typing import Any
 
 from .config import Config
 from .errors import StoreError
+from .jitter import backoff
 from .job import Job
 from .keyring import Keyring
 from .limits import Limits
-from .monitor import Monitor, Verdict, backoff
+from .monitor import Monitor, Verdict
 from .server_facts import threads_outlive_requests
 from .store import Store
 from .waiting import WaitingRows
@@ -73,8 +74,10 @@ class Dispatcher:
         if way == "thread":
             # Nobody overtakes the rows that wait.
             has_place = job.due_in <= 0 and not self._rows.are_there and self._take_place()
+        elif job.due_in > 0:
+            has_place = not has_threads  # who else would wait for its time?
         else:
-            has_place = way == "request" or job.due_in > 0 or self._store.count_launched() < LEFT_UNCLAIMED
+            has_place = way == "request" or self._store.count_launched() < LEFT_UNCLAIMED
         holder = self._monitor.owner if has_place else None
         is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease)
         if not is_taken:
@@ -121,6 +124,11 @@ class Dispatcher:
                     self.look_after(wait)
         except StoreError as error:
             log.warning("Jobs wait for their database: %s", error)
+
+    def start_looking(self) -> None:
+        """Look for rows that wait from now on, if nobody here does."""
+        if not self._threads:
+            self.look_after(0)
 
     def look_after(self, seconds: float) -> None:
         """Look for rows that wait so many seconds from now, or later as soon as there is a place."""
@@ -205,8 +213,7 @@ class Dispatcher:
         if self._is_closed:
             return None
         look = self._rows.look()
-        if look.next_in is not None:
-            self.look_after(look.next_in)
+        self.look_after(look.next_in)
         return look.job
 
     def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,15 +15,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, Pool, Table, false, func, inspect, literal_column, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from . import schema
-from .dialects import BEGIN, ENCODINGS, PATIENT, TOLD_PLACE
-from .engines import bare_engine, check_engine, make_engine
+from .dialects import ENCODINGS, PATIENT, TOLD_PLACE
+from .engines import bare_engine, check_engine, make_engine, twin_engine
 from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
+from .files import make_file
 from .forks import call_before_fork, call_in_child
 from .schema import find_process_table
+from .transactions import begin, with_named_lock
 
 _ROOM = 65536
 """Bytes of a packet to MySQL that are kept for the rest of the statement."""
@@ -38,7 +39,7 @@ class Database:
         self._create_table = create_table
         self._is_ready = False
         self._lock = threading.Lock()
-        self._is_ours = isinstance(database, (str, URL))
+        self._is_ours = self._has_own_pool = isinstance(database, (str, URL))
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
         self._engine = make_engine(database) if isinstance(database, (str, URL)) else check_engine(database)
         self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
@@ -53,6 +54,14 @@ class Database:
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
         call_before_fork(self._close_idle)
         call_in_child(self._forget)
+
+    def make_twin(self) -> Database:
+        """The same with connections of its own, for a thread that shares nothing with others."""
+        if self._is_ours:
+            return Database(self._engine.url, self.table, self._create_table)
+        twin = Database(twin_engine(self._engine), self.table, self._create_table)
+        twin._has_own_pool = True
+        return twin
 
     @property
     def url(self) -> URL:
@@ -90,7 +99,7 @@ class Database:
 
     def dispose(self) -> None:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""
-        if self._is_ours:
+        if self._has_own_pool:
             self._close_idle()
 
     def _close_idle(self) -> None:
@@ -166,7 +175,7 @@ class Database:
 
     def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         def transact_once() -> Result:
-            with _begin(connection, self.kind):
+            with begin(connection, self.kind):
                 return work(connection)
 
         return transact_once() if self._is_sqlite else try_again(transact_once)
@@ -176,7 +185,7 @@ class Database:
             return self._transact(connection, work)
         name = f"backjob {self.table.fullname}"
         if self._is_mysql:
-            return _with_named_lock(connection, name, work)
+            return with_named_lock(connection, name, work)
 
         def lock_and_work(connection: Connection) -> Result:
             number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
@@ -218,7 +227,7 @@ class Database:
     def _make_sqlite_file(self) -> None:
         """With mode 0600 from its first moment on; SQLite gives its WAL the same."""
         try:
-            os.close(os.open(str(self.file), os.O_RDWR | os.O_CREAT, 0o600))
+            make_file(Path(str(self.file)))
         except OSError as error:
             raise StoreError(f"The SQLite file {self.file} can't be opened or made: {error.strerror}") from error
 
@@ -258,38 +267,3 @@ class Database:
 
     def _make_tables(self, connection: Connection) -> None:
         self.table.metadata.create_all(connection, checkfirst=True)
-
-
-@contextlib.contextmanager
-def _begin(connection: Connection, kind: str) -> Iterator[None]:
-    # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
-    try_again(lambda: _run_each(connection, BEGIN[kind]))
-    try:
-        yield
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        with contextlib.suppress(SQLAlchemyError):  # a full disk, for one, has ended the transaction already
-            connection.exec_driver_sql("ROLLBACK")
-        raise
-
-
-def _run_each(connection: Connection, statements: tuple[str, ...]) -> None:
-    for statement in statements:
-        connection.exec_driver_sql(statement)
-
-
-def _with_named_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:
-    """MySQL and MariaDB: such a lock is the connection's, not a transaction's, and each database has its own."""
-    own_name = func.md5(func.concat(func.coalesce(func.database(), ""), " ", name))
-    if connection.scalar(select(func.get_lock(own_name, BUSY_TIMEOUT))) != 1:
-        raise StoreError(f"Other processes have had the lock of the job table for {BUSY_TIMEOUT:g} s")
-    is_released = False
-    try:
-        result = work(connection)
-        # Whatever becomes of the lock, the work is done.
-        with contextlib.suppress(DBAPIError):
-            is_released = connection.scalar(select(func.release_lock(own_name))) == 1
-        return result
-    finally:
-        if not is_released:
-            connection.invalidate()  # the lock goes with it

@@ -13,19 +13,20 @@ from typing import Any, TypeVar
 
 from webob.request import BaseRequest
 
-from .backend import RESPONSE_HOLD, RESPONSE_HOLDER, Backend, Launch
+from .backend import Backend, Launch
 from .config import MOST_SCOPE
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
 from .output import clean_text, cut_text
+from .process import name_response
 from .request import find_mount, make_request, name_user
+from .store import LONGEST
 
 Found = TypeVar("Found", Job, JobStatus)
 
 _MAX_ID = 2**63 - 1
 _MOST_PRIORITY = 1000
-_LONGEST_DELAY = 3650 * 86400
 
 
 class Jobs:
@@ -83,7 +84,7 @@ class Jobs:
         known, StoreError when the record can't be written. When it raises, there is no job.
         """
         backend = self._get_backend()
-        _check_number("delay", delay, _LONGEST_DELAY)
+        _check_number("delay", delay, LONGEST)
         flags = {"as_user": as_user, "unique": unique, "after_response": after_response}
         flags |= {} if redirect_ok is None else {"redirect_ok": redirect_ok}
         for name, value in flags.items():
@@ -112,7 +113,8 @@ class Jobs:
         request = backend.self_request.note_origin(request, self._environ)
         if after_response:
             self._check_after_response()
-        nonce, uid = (RESPONSE_HOLDER if after_response else "") + new_nonce(), uuid.uuid4().hex
+        holder = name_response(backend.monitor.owner) if after_response else new_nonce()
+        uid = uuid.uuid4().hex
         # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
         waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
         unique_keys = self._unique_keys(backend, request, scope, as_user) if unique else []
@@ -127,8 +129,8 @@ class Jobs:
             priority=priority,
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
             unique_key=unique_keys[0] if unique_keys else None,
-            held_by=None if waits else nonce,
-            hold=RESPONSE_HOLD if after_response else backend.config.lease,
+            held_by=None if waits else holder,
+            hold=backend.config.lease,
         )
         sealed = b""
 
@@ -142,10 +144,11 @@ class Jobs:
             # With connect= the jobs may run elsewhere: what serves them tells of itself.
             here = self._environ if backend.config.connect is None else None
             backend.limits.note_process(here, self._start_response)
-            launch = Launch(job_id, nonce, sealed, request)
+            launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(delay)
             elif after_response:
+                backend.vouching.hold(job_id, holder)
                 self._launch_after_response(launch)
             else:
                 backend.launch(launch, self._environ)

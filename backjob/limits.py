@@ -53,7 +53,7 @@ class Limits:
     def __init__(self, config: Config, store: Store, name: str) -> None:
         self._config = config
         self._store = store
-        self._name = name
+        self.name = name
         self._lock = threading.Lock()
         self._running = 0
         self._is_server = False
@@ -130,11 +130,11 @@ class Limits:
         store = store or self._store
         self._renew_at = time.monotonic() + self._config.lease / 3
         if self._is_server:
-            store.register(self._name, self._slots, self._config.lease)
+            store.register(self.name, self._slots, self._config.lease)
         self._auto = share_slots(store.read_slots() or [self._slots])
 
     def withdraw(self, store: Store | None = None) -> None:
         """This process ends: it counts no more. Raises StoreError."""
         if self._is_server:
             self._is_server = False
-            (store or self._store).unregister(self._name)
+            (store or self._store).unregister(self.name)

@@ -6,11 +6,11 @@ What the answer to a write does not tell, or nobody heard, the row tells. Decide
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Update
+from sqlalchemy import Connection, Update, func
 
 from .backlog import find_old
 from .clock import choose_clock
@@ -18,23 +18,23 @@ from .engine import Database
 from .errors import StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
-from .job import Glance, Job, JobStatus, Move, NewJob, Status
+from .job import Job, Move, NewJob, Status
 from .process_table import ProcessTable
-from .statements import Statements
+from .sql_reads import SQLReads
 
 _TRIES = 50
 _PAUSE = 0.02
 _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _NO_LIMIT = 2**31 - 1
-_STATUSES = {int(status): status for status in Status}
 
 
-class SQLStore(ProcessTable):
+class SQLStore(ProcessTable, SQLReads):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
-        super().__init__(database, now or choose_clock(database))
-        self._statements = Statements(database.table)
+        now = now or choose_clock(database)
+        ProcessTable.__init__(self, database, now)
+        SQLReads.__init__(self, database, now)
 
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
         try:
@@ -90,31 +90,6 @@ class SQLStore(ProcessTable):
         encoded = text.encode()
         return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore") + _CUT
 
-    def get(self, job_id: int) -> Job | None:
-        rows = self._database.read(self._statements.get, {"job_id": job_id})
-        return _as_job(rows[0], self._now()) if rows else None
-
-    def status(self, job_id: int) -> JobStatus | None:
-        job = self.get(job_id)
-        return job.as_status() if job is not None else None
-
-    def glance(self, job_id: int) -> Glance | None:
-        rows = self._database.read(self._statements.glance, {"job_id": job_id})
-        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:], self._now())) if rows else None
-
-    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
-        columns = self._database.table.c
-        query = self._statements.find.limit(limit)
-        if statuses is not None:
-            query = query.where(columns.status.in_([int(status) for status in statuses]))
-        if scope is not None:
-            query = query.where(columns.scope == scope)
-        if before is not None:
-            query = query.where(columns.id < before)
-        rows = self._database.read(query, {})
-        now = self._now()
-        return [_as_job(row, now) for row in rows]
-
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         now = self._now()
         until = now + timedelta(seconds=seconds) if holder is not None else None
@@ -131,6 +106,9 @@ class SQLStore(ProcessTable):
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "updated_at": now}
         return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
 
+    def free(self, holder: str) -> int:
+        return self._database.write(self._statements.free, {"holder": holder})
+
     def take_due(
         self,
         key_ids: Sequence[str],
@@ -145,22 +123,6 @@ class SQLStore(ProcessTable):
             if self.hold(job_id, attempt, None, holder, seconds):
                 return self.get(job_id)
         return None
-
-    def seconds_to_next(
-        self, key_ids: Sequence[str], skipped: Collection[str] = (), full_scopes: Collection[str] = ()
-    ) -> float | None:
-        values = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
-        when = self._scalar(self._statements.next_due, **values)
-        return max(0.0, (when - self._now()).total_seconds()) if when is not None else None
-
-    def count(self, status: Status) -> int:
-        return int(self._scalar(self._statements.count, in_status=int(status)))
-
-    def count_running(self) -> dict[str, int]:
-        return dict(tuple(row) for row in self._database.read(self._statements.count_running, {}))
-
-    def count_launched(self) -> int:
-        return int(self._scalar(self._statements.count_launched, now=self._now()))
 
     def claim(
         self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
@@ -187,18 +149,49 @@ class SQLStore(ProcessTable):
 
         return self._make_sure(lambda: self._database.run_alone(claim_if_room), job_id, marks)
 
-    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
+    def touch(
+        self,
+        job_id: int,
+        attempt: int,
+        progress: int,
+        text: str,
+        lease: float,
+        number: int = 1,
+        *,
+        is_more: bool = False,
+    ) -> bool:
         now = self._now()
-        values = {
+        values: dict[str, Any] = {
             "job_id": job_id,
             "at_attempt": attempt,
             "new_progress": progress,
-            "text": self._cut(text),
+            "number": number,
             "now": now,
             "until": now + timedelta(seconds=lease),
         }
-        marks = {"status": Status.INPROGRESS, "attempt": attempt, "updated_at": now, "cancel_requested": False}
-        return self._write(self._statements.touch, values, marks, may_change_nothing=True)
+        if not is_more:
+            statement, values["text"] = self._statements.touch, self._cut(text)
+        elif not text:
+            statement = self._statements.touch_without_text
+        else:
+            statement, values["text"] = self._statements.touch_with_more, text
+            if (most := self._database.largest_value) is not None:
+                statement, values["room"] = self._statements.touch_if_it_fits, most // 2 - len(text.encode())
+                if values["room"] < 0:
+                    return False
+        marks = {"status": Status.INPROGRESS, "attempt": attempt, "signs": number, "updated_at": now}
+        marks["cancel_requested"] = False
+        return self._write(statement, values, marks, may_change_nothing=not is_more)
+
+    def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
+        until = self._now() + timedelta(seconds=seconds)
+        for statement, ids, names in (
+            (self._statements.renew_leases, leases.values(), leases.keys()),
+            (self._statements.renew_holds, holds.keys(), holds.values()),
+        ):
+            if ids:
+                values = {"job_ids": list(ids), "names": list(names), "until": until}
+                self._database.write(statement, values)
 
     def request_cancel(self, job_id: int) -> bool:
         marks = {"status": Status.INPROGRESS, "cancel_requested": True}
@@ -213,11 +206,14 @@ class SQLStore(ProcessTable):
         text: str | None = None,
         progress: int | None = None,
         delay: float = 0,
+        past: str | None = None,
         silent_for: float = 0,
+        vouched_until: datetime | None = None,
     ) -> bool:
         now = self._now()
         text = self._cut(text) if text is not None else None
-        values: dict[str, Any] = {"job_id": job_id, "text": text, "new_progress": progress, "now": now}
+        told = {"text": text, "new_progress": progress, "new_past": past}
+        values: dict[str, Any] = {"job_id": job_id, "now": now, **told}
         marks = {"status": move.target, "updated_at": now}
         statement = self._statements.moves[move]
         if move is Move.RETRY:
@@ -226,6 +222,9 @@ class SQLStore(ProcessTable):
             statement, values["at_attempt"] = self._statements.fenced_moves[move], attempt
         if silent_for:
             statement = statement.where(self._database.table.c.updated_at <= now - timedelta(seconds=silent_for))
+        if vouched_until is not None:
+            columns = self._database.table.c
+            statement = statement.where(func.coalesce(columns.lease_until, columns.held_until) == vouched_until)
         if move is Move.RETRY and attempt is None:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
         return self._write(statement, values, marks)
@@ -264,12 +263,3 @@ class SQLStore(ProcessTable):
             return bool(count)
         job = self.get(job_id)
         return job is not None and all(getattr(job, name) == value for name, value in marks.items())
-
-    def _scalar(self, statement: Select[Any], **values: Any) -> Any:
-        rows = self._database.read(statement, values)
-        return rows[0][0] if rows else None
-
-
-def _as_job(row: Row[Any], read_at: datetime) -> Job:
-    job_id, uid, status, *rest = tuple(row)
-    return Job(*(job_id, uid, _STATUSES[status], *rest, read_at))

@@ -18,18 +18,17 @@ from .monitor import Monitor, Verdict
 from .store import Store
 
 SHORTEST_WAIT = 0.2
-LOOK_EVERY = 2.0
-"""Seconds between two looks at most, while rows wait for others to end."""
-_LONGEST_WAIT = 3600.0
+LOOK_EVERY = 1.0
+"""Seconds between two looks at most: rows may wait that nobody told this process of, or for others to end."""
 _ABSENCE = 10.0
 """Seconds until another app is asked for again that did not answer."""
 
 
 class Look(NamedTuple):
-    """What a look at the rows has found: a job that this process holds now, and when to look again (None: not)."""
+    """What a look at the rows has found: a job that this process holds now, and in how many seconds to look again."""
 
     job: Job | None
-    next_in: float | None
+    next_in: float
 
 
 class WaitingRows:
@@ -66,16 +65,16 @@ class WaitingRows:
             self._wait = SHORTEST_WAIT
             return Look(job, 0)
         seconds = self._seconds_to_next(())
-        if seconds != 0:
+        if seconds > 0:
             if self._left == left:
                 self._left = 0
-            return Look(None, None if seconds is None else min(max(seconds, SHORTEST_WAIT), _LONGEST_WAIT))
+            return Look(None, max(seconds, SHORTEST_WAIT))
         if not room.is_full and not room.full_scopes:
             return Look(None, SHORTEST_WAIT)  # others were quicker
         self._left = max(self._left, 1)
         wait = self.wait_for_room()
-        if not room.is_full and (seconds := self._seconds_to_next(room.full_scopes)) is not None:
-            wait = min(wait, max(seconds, SHORTEST_WAIT))
+        if not room.is_full:
+            wait = min(wait, max(self._seconds_to_next(room.full_scopes), SHORTEST_WAIT))
         return Look(None, wait)
 
     def wait_for_room(self) -> float:
@@ -94,7 +93,6 @@ class WaitingRows:
         if verdict is not Verdict.ENDED:
             return SHORTEST_WAIT
         self._wait = SHORTEST_WAIT
-        # Rows may wait that nobody told this process of: another one that died knew of them.
         return 0.0 if self.are_there else LOOK_EVERY
 
     def _take(self, room: Room) -> Job | None:
@@ -103,11 +101,10 @@ class WaitingRows:
         holder, lease = self._monitor.owner, self._config.lease
         return self._store.take_due(self._keyring.key_ids, holder, lease, self._list_absent(), room.full_scopes)
 
-    def _seconds_to_next(self, full_scopes: Collection[str]) -> float | None:
-        absent = self._list_absent()
-        next_due = self._store.seconds_to_next(self._keyring.key_ids, absent, full_scopes)
-        waits = [self._absent[app_id] - time.monotonic() for app_id in absent]
-        return min([*waits, *([next_due] if next_due is not None else [])], default=None)
+    def _seconds_to_next(self, full_scopes: Collection[str]) -> float:
+        absent, longest = self._list_absent(), LOOK_EVERY * between(0.75, 1.25)
+        next_due = self._store.seconds_to_next(self._keyring.key_ids, absent, full_scopes, longest)
+        return longest if next_due is None else min(next_due, longest)
 
     def _list_absent(self) -> list[str]:
         """The apps whose jobs are not asked for now: there may be many, and each would be tried and given back."""
