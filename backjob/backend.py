@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .config import Config
-from .dispatcher import Dispatcher, threads_outlive_requests
+from .dispatcher import Dispatcher
 from .errors import Busy, LaunchError, StoreError
 from .job import JobRequest, Move
 from .keeper import Keeper
 from .keyring import MONITOR, Keyring, new_nonce
 from .launcher import Launcher, SelfRequest
+from .limits import Limits
 from .monitor import Monitor
+from .server_facts import threads_outlive_requests
 from .store import Store
 from .vouching import Vouching
 
@@ -41,6 +43,7 @@ class Backend:
     config: Config
     keyring: Keyring
     store: Store
+    limits: Limits
     self_request: SelfRequest
     monitor: Monitor
     dispatcher: Dispatcher
@@ -79,8 +82,12 @@ class Backend:
                     self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
                 log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error)
-                self.vouching.hold(launch.job_id, launch.held_by)
-                self.vouching.postpone(functools.partial(self._make_up_for, launch, is_failed))
+                self.postpone_follower(launch, is_failed)
+
+    def postpone_follower(self, launch: Launch, is_failed: bool) -> None:
+        """Let the keeper see to it, as soon as it reaches the store."""
+        self.vouching.hold(launch.job_id, launch.held_by)
+        self.vouching.postpone(functools.partial(self._make_up_for, launch, is_failed))
 
     def _make_up_for(self, launch: Launch, is_failed: bool, store: Store) -> None:
         if is_failed:

@@ -53,7 +53,8 @@ class Entry:
     @property
     def rank(self) -> tuple[Any, ...]:
         """What only grows in a job's life, so that of two entries the newer one is known without a clock."""
-        return self.status.attempt, self.status.status, self.status.updated_time, self.status.progress, self.at
+        told = self.status
+        return told.attempt, told.status, told.is_cancelling, told.updated_time, told.progress, self.at
 
     @property
     def lasts(self) -> float:
@@ -105,8 +106,15 @@ class CachedStore(SQLStore):
         entry = self._decode(job_id, value)
         return entry.status if entry is not None and self._is_fresh(entry) else self._look(job_id)
 
-    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
-        is_made = super().claim(job_id, attempt, owner, lease, max_running)
+    def claim(
+        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
+    ) -> bool:
+        is_made = super().claim(job_id, attempt, owner, lease, max_running, max_in_scope)
+        self._show(job_id, is_made and self._cells.is_shared)
+        return is_made
+
+    def request_cancel(self, job_id: int) -> bool:
+        is_made = super().request_cancel(job_id)
         self._show(job_id, is_made and self._cells.is_shared)
         return is_made
 
@@ -187,7 +195,7 @@ class CachedStore(SQLStore):
         told, space = self._space
         if not space or told != self._database.told_place:
             # Not another database's jobs, also if it has the same name on another host, and not another key's.
-            space = f"{self._prefix}status-1-{self._keyring.digest(_name(self._database))[0]}-"
+            space = f"{self._prefix}status-2-{self._keyring.digest(_name(self._database))[0]}-"
             self._space = (self._database.told_place, space)
         return f"{space}{job_id}"
 

@@ -50,7 +50,8 @@ def note_launch_failure(attempt: int, holder: str, text: str, seconds: float, no
 def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     """Begin to run."""
     begun: dict[str, Any] = {"status": Move.CLAIM.target, "started_at": now, "updated_at": now, **_NO_HOLD}
-    begun |= {"progress": 0, "status_text": "", "lease_by": owner, "lease_until": now + timedelta(seconds=lease)}
+    begun |= {"lease_by": owner, "lease_until": now + timedelta(seconds=lease)}
+    begun |= {"progress": 0, "signs": 0, "status_text": ""}
 
     def change(job: Job) -> Job | None:
         return replace(job, **begun) if job.status in Move.CLAIM.sources and job.attempt == attempt else None
@@ -58,13 +59,18 @@ def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     return change
 
 
-def touch(attempt: int, progress: int, text: str, lease: float, now: datetime) -> JobChange:
-    """Give a sign."""
-    told: dict[str, Any] = {"progress": progress, "status_text": text, "updated_at": now}
+def touch(
+    attempt: int, progress: int, text: str, lease: float, number: int, is_more: bool, now: datetime
+) -> JobChange:
+    """Give a sign; the arguments are those of the Store's touch()."""
+    told: dict[str, Any] = {"progress": progress, "signs": number, "updated_at": now}
 
     def change(job: Job) -> Job | None:
-        is_allowed = job.status is Status.INPROGRESS and job.attempt == attempt and not job.cancel_requested
-        return replace(job, lease_until=now + timedelta(seconds=lease), **told) if is_allowed else None
+        runs = job.status is Status.INPROGRESS and job.attempt == attempt and not job.cancel_requested
+        if not runs or not (job.signs == number - 1 if is_more else job.signs <= number):
+            return None
+        whole = job.status_text + text if is_more else text
+        return replace(job, status_text=whole, lease_until=now + timedelta(seconds=lease), **told)
 
     return change
 

@@ -122,7 +122,9 @@ class JobStatus:
     updated_time: datetime
     end_time: datetime | None
     attempt: int
-    past: tuple[AttemptEnd, ...] = ()
+    is_cancelling: bool
+    """It runs on, and is to end at its next sign: cancel() was called."""
+    past: tuple[AttemptEnd, ...]
     """How the attempts before this one ended, the oldest first."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,6 +139,7 @@ class JobStatus:
             "updated_time": self.updated_time.isoformat(),
             "end_time": self.end_time.isoformat() if self.end_time else None,
             "attempt": self.attempt,
+            "is_cancelling": self.is_cancelling,
             "past": [end.as_dict() for end in self.past],
         }
 
@@ -151,6 +154,7 @@ class Job:
     attempt: int
     retries: int
     progress: int
+    signs: int
     status_text: str = field(repr=False)
     scope: str
     method: str
@@ -203,6 +207,7 @@ class Job:
             updated_time=self.updated_at,
             end_time=self.ended_at,
             attempt=self.attempt,
+            is_cancelling=self.status is Status.INPROGRESS and self.cancel_requested,
             past=read_ends(self.past),
         )
 
@@ -214,6 +219,7 @@ class Glance:
     status: Status
     attempt: int
     cancel_requested: bool
+    signs: int
 
 
 @dataclass(frozen=True)
@@ -242,6 +248,7 @@ class NewJob:
             attempt=1,
             retries=self.retries,
             progress=0,
+            signs=0,
             status_text="",
             scope=self.scope,
             method=self.request.method[:64],

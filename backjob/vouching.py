@@ -5,9 +5,8 @@ Told by its requests and threads, read by its keeper. Each use is one step of a 
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from .store import Store
 
@@ -30,14 +29,9 @@ class Vouching:
         """The jobs that are held for a launch or a response, and by which name."""
         return dict(self._holds)
 
-    @contextlib.contextmanager
-    def running(self, job_id: int, claim: str) -> Iterator[None]:
-        """Vouch for a job that was claimed, for as long as its code may run."""
+    def lease(self, job_id: int, claim: str) -> None:
+        """Vouch for a job that was claimed."""
         self._leases[claim] = job_id
-        try:
-            yield
-        finally:
-            self.end_lease(claim)
 
     def end_lease(self, claim: str) -> None:
         """This run is over, and its end is written."""

@@ -8,6 +8,7 @@ step on the rows themselves.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -38,8 +39,8 @@ class Writer:
     name: str
     store: SQLStore
     known: dict[int, Job] = field(default_factory=dict)
-    runs: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """For each job, the attempt that this writer claimed, and how far that run is."""
+    runs: dict[int, tuple[int, list[tuple[int, str, bool]]]] = field(default_factory=dict)
+    """For each job, the attempt that this writer claimed, and the signs of that run: progress, text, does it go on."""
 
 
 writers = st.sampled_from([0, 1])
@@ -109,7 +110,8 @@ class LifeCycle(RuleBasedStateMachine):
         assert job_id not in self.rows
         self.rows[job_id] = dict.fromkeys(each.name for each in dataclasses.fields(Job))
         self.rows[job_id] |= {"id": job_id, "uid": new.uid, "sealed": seal(job_id), "method": "POST", "path": "/report"}
-        self.rows[job_id] |= {"status": STARTED, "attempt": 1, "progress": 0, "status_text": "", "error_timeout": 120}
+        self.rows[job_id] |= {"status": STARTED, "attempt": 1, "error_timeout": 120}
+        self.rows[job_id] |= {"progress": 0, "signs": 0, "status_text": ""}
         self.rows[job_id] |= {"created_at": self.now, "updated_at": self.now, "cancel_requested": False, **fields}
         self.rows[job_id] |= {"due_at": self.clock.after(delay), "held_by": holder}
         self.rows[job_id] |= {"held_until": self.clock.after(30) if holder else None}
@@ -164,15 +166,17 @@ class LifeCycle(RuleBasedStateMachine):
         hold=seconds,
         key_ids=st.sampled_from([["key"], ["key", "other"]]),
         skipped=st.sampled_from([[], [], ["another"]]),
+        full=st.sampled_from([[], [], ["a"], ["a", ""]]),
     )
-    def take_due(self, writer: int, hold: float, key_ids: list[str], skipped: list[str]) -> None:
+    def take_due(self, writer: int, hold: float, key_ids: list[str], skipped: list[str], full: list[str]) -> None:
         me = self.writers[writer]
         waiting = [row for row in self.rows.values() if row["status"] is STARTED and row["key_id"] in key_ids]
-        waiting = [row for row in waiting if row["app_id"] not in skipped]
+        waiting = [row for row in waiting if row["app_id"] not in skipped and row["scope"] not in full]
         due = [row for row in waiting if row["due_at"] <= self.now and self.is_free(row)]
         times = [max(row["due_at"], row["held_until"] or row["due_at"], self.now) - self.now for row in waiting]
-        assert me.store.seconds_to_next(key_ids, skipped) == (min(times) / timedelta(seconds=1) if times else None)
-        job = me.store.take_due(key_ids, me.name, hold, skipped)
+        seconds_to_next = me.store.seconds_to_next(key_ids, skipped, full)
+        assert seconds_to_next == (min(times) / timedelta(seconds=1) if times else None)
+        job = me.store.take_due(key_ids, me.name, hold, skipped, full)
         if not due:
             assert job is None
             return
@@ -182,20 +186,24 @@ class LifeCycle(RuleBasedStateMachine):
         assert as_row(job) == row
         me.known[job.id] = job
 
-    @rule(writer=writers, job_id=jobs, max_running=st.sampled_from([0, 0, 1]))
-    def claim(self, writer: int, job_id: int, max_running: int) -> None:
+    @rule(
+        writer=writers, job_id=jobs, max_running=st.sampled_from([0, 0, 1, 2]), max_in_scope=st.sampled_from([0, 0, 1])
+    )
+    def claim(self, writer: int, job_id: int, max_running: int, max_in_scope: int) -> None:
         me = self.writers[writer]
         attempt = me.known[job_id].attempt
-        running = [row for row in self.rows.values() if row["status"] is INPROGRESS]
+        running = [row["scope"] for row in self.rows.values() if row["status"] is INPROGRESS]
         if self.expect(
-            me.store.claim(job_id, attempt, me.name, 10, max_running),
+            me.store.claim(job_id, attempt, me.name, 10, max_running, max_in_scope),
             job_id,
             lambda row: (
                 (row["status"], row["attempt"]) == (STARTED, attempt)
                 and (not max_running or len(running) < max_running)
+                and (not max_in_scope or running.count(row["scope"]) < max_in_scope)
             ),
             status=INPROGRESS,
             status_text="",
+            signs=0,
             started_at=self.now,
             updated_at=self.now,
             lease_by=me.name,
@@ -206,23 +214,45 @@ class LifeCycle(RuleBasedStateMachine):
         ):
             assert (job_id, attempt) not in self.claims, "an attempt ran twice"
             self.claims.add((job_id, attempt))
-            me.runs[job_id] = (attempt, 0)
+            me.runs[job_id] = (attempt, [(0, "", False)])
 
-    @rule(writer=writers, job_id=jobs, more=st.integers(0, 60), text=texts)
-    def touch(self, writer: int, job_id: int, more: int, text: str) -> None:
-        """Only who claimed a job does it, and goes on for as long as it believes that the job is its own."""
+    @rule(
+        writer=writers,
+        job_id=jobs,
+        more=st.integers(0, 60),
+        text=texts,
+        is_more=st.booleans(),
+        late=st.sampled_from([0, 0, 0, 1, 2]),
+    )
+    def touch(self, writer: int, job_id: int, more: int, text: str, is_more: bool, late: int) -> None:
+        """Only who claimed a job does it, and goes on for as long as it believes that the job is its own.
+
+        ``late``: not its newest sign, but one from before comes to the database once more, or only now.
+        """
         me = self.writers[writer]
         if job_id not in me.runs:
             return
-        attempt, progress = me.runs[job_id]
-        progress = min(progress + more, 100)
-        me.runs[job_id] = (attempt, progress)
+        attempt, signs = me.runs[job_id]
+        if late and len(signs) > 1:
+            number = max(len(signs) - late, 1)
+            progress, text, is_more = signs[number]
+        else:
+            number = len(signs)
+            progress = min(signs[-1][0] + more, 100)
+            signs.append((progress, text, is_more))
+
+        def is_allowed(row: Row) -> bool:
+            runs = (row["status"], row["attempt"], row["cancel_requested"]) == (INPROGRESS, attempt, False)
+            return runs and (row["signs"] == number - 1 if is_more else row["signs"] <= number)
+
+        before = self.rows[job_id]["status_text"]
         self.expect(
-            me.store.touch(job_id, attempt, progress, text, 10),
+            me.store.touch(job_id, attempt, progress, text, 10, number, is_more=is_more),
             job_id,
-            lambda row: (row["status"], row["attempt"], row["cancel_requested"]) == (INPROGRESS, attempt, False),
+            is_allowed,
             progress=progress,
-            status_text=text,
+            signs=number,
+            status_text=before + text if is_more else text,
             updated_at=self.now,
             lease_until=self.clock.after(10),
         )
@@ -338,6 +368,8 @@ class LifeCycle(RuleBasedStateMachine):
         store = self.writers[0].store
         statuses = [row["status"] for row in self.rows.values()]
         assert [store.count(status) for status in Status] == [statuses.count(status) for status in Status]
+        running = Counter(row["scope"] for row in self.rows.values() if row["status"] is INPROGRESS)
+        assert store.count_running() == running
 
 
 def as_row(job: Job) -> Row:

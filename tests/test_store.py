@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from backjob.engine import Database
 from backjob.errors import StoreError
 from backjob.job import Move, Status
 from backjob.process import PROCESS, RESPONSE
-from backjob.schema import build_table
+from backjob.schema import build_table, find_process_table
 from backjob.sqlstore import SQLStore
 from backjob.store import Store
 
@@ -83,7 +84,8 @@ def store(kind: str, database: Database | None, tmp_path: Path, clock: Clock) ->
             yield store
         return
     with database.connect() as connection:
-        connection.execute(database.table.delete())
+        for table in database.table.metadata.sorted_tables:
+            connection.execute(table.delete())
     yield SQLStore(database, clock)
 
 
@@ -118,6 +120,10 @@ def _wipe(clock: Clock) -> dict[str, Any]:
     return {"ended_at": clock.now, "updated_at": clock.now, "sealed": None, **NO_HOLD, **NO_LEASE}
 
 
+def _tell(clock: Clock) -> dict[str, Any]:
+    return {"progress": 41, "signs": 2, "updated_at": clock.now, "lease_until": clock.after(20)}
+
+
 # By the job's attempt: the third argument.
 FENCED = {
     "claim": Write(
@@ -126,6 +132,7 @@ FENCED = {
         lambda clock: {
             "status": INPROGRESS,
             "status_text": "",
+            "signs": 0,
             "started_at": clock.now,
             "updated_at": clock.now,
             "lease_by": "this run",
@@ -167,13 +174,18 @@ FENCED = {
     ),
     "touch": Write(
         frozenset({INPROGRESS}),
-        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, "further", 20),
-        lambda clock: {
-            "progress": 41,
-            "status_text": "further",
-            "updated_at": clock.now,
-            "lease_until": clock.after(20),
-        },
+        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, "further", 20, 2),
+        lambda clock: {"status_text": "further", **_tell(clock)},
+    ),
+    "touch with more": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, ", and on", 20, 2, is_more=True),
+        lambda clock: {"status_text": "so far, and on", **_tell(clock)},
+    ),
+    "touch without text": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, "", 20, 2, is_more=True),
+        _tell,
     ),
     "pass hold": Write(
         frozenset({STARTED}),
@@ -272,6 +284,7 @@ def test_add_records_everything(store: Store, clock: Clock) -> None:
         "attempt": 1,
         "retries": 2,
         "progress": 0,
+        "signs": 0,
         "status_text": "",
         "scope": "office 7",
         "method": "POST",
@@ -541,6 +554,18 @@ def test_jobs_of_apps_that_are_skipped_are_left_alone(store: Store, clock: Clock
     assert store.take_due(KEY_IDS, "owner", 30, ["here"]).id == later  # type: ignore[union-attr]
 
 
+def test_jobs_of_full_scopes_are_left_alone(store: Store, clock: Clock) -> None:
+    full, none, other = add(store, scope="full"), add(store), add(store, scope="Full", delay=9)
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full", "gone"]).id == none  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]) is None
+    assert store.seconds_to_next(KEY_IDS, [], ["full"]) == 9
+    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full"]) == 20
+    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full", ""]) is None
+    clock.advance(9)
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]).id == other  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20).id == full  # type: ignore[union-attr]
+
+
 def test_seconds_to_next(store: Store, clock: Clock) -> None:
     assert store.seconds_to_next(KEY_IDS) is None
     add(store, delay=100)
@@ -563,6 +588,15 @@ def test_counts(store: Store, clock: Clock) -> None:
     add(store)
     add(store, held_by="nonce", hold=60)
     assert store.count(STARTED) == 3
+
+
+def test_counts_what_runs_in_each_scope(store: Store) -> None:
+    assert store.count_running() == {}
+    for scope in ("", "a", "a", "A", "b"):
+        bring_to(store, INPROGRESS, scope=scope)
+    for status in set(Status) - {INPROGRESS}:
+        bring_to(store, status, scope="a")
+    assert store.count_running() == {"": 1, "a": 2, "A": 1, "b": 1}
 
 
 def test_counts_what_waits_for_a_slot(store: Store, clock: Clock) -> None:
@@ -600,6 +634,31 @@ def test_no_more_jobs_than_max_running_are_claimed(store: Store) -> None:
     assert store.claim(job_ids[2], 1, "run", 30, 2)
     assert not store.claim(job_ids[3], 1, "run", 30, 2)
     assert store.claim(job_ids[3], 1, "run", 30, 0)
+
+
+def test_no_more_jobs_of_a_scope_than_may_are_claimed(store: Store) -> None:
+    first, second, other = add(store, scope="a"), add(store, scope="a"), add(store, scope="A")
+    assert store.claim(first, 1, "run", 30, 0, 1)
+    with unchanged(store, second):
+        assert not store.claim(second, 1, "run", 30, 0, 1)
+    assert store.claim(other, 1, "run", 30, 0, 1)
+    third, last = add(store, scope="a"), add(store, scope="b")
+    assert store.claim(third, 1, "run", 30, 0, 2)
+    with unchanged(store, second), unchanged(store, last):
+        assert not store.claim(second, 1, "run", 30, 9, 2)
+        assert not store.claim(last, 1, "run", 30, 3, 2)
+    assert store.move(Move.FAIL, first, attempt=1)
+    assert store.claim(second, 1, "run", 30, 9, 2)
+
+
+def test_a_retried_job_leaves_its_place_in_its_scope(store: Store) -> None:
+    first, second = add(store, scope="a", retries=1), add(store, scope="a")
+    assert store.claim(first, 1, "run", 30, 0, 1)
+    assert store.move(Move.RETRY, first, attempt=1)
+    assert store.claim(second, 1, "run", 30, 0, 1)
+    assert not store.claim(first, 2, "run", 30, 0, 1)
+    assert store.move(Move.COMPLETE, second, attempt=1)
+    assert store.claim(first, 2, "run", 30, 0, 1)
 
 
 def test_no_sign_is_taken_from_a_job_that_is_to_be_cancelled(store: Store, clock: Clock) -> None:
@@ -661,9 +720,71 @@ def test_progress_is_0_to_100(store: Store, progress: int) -> None:
 )
 def test_any_text_is_kept(store: Store, text: str) -> None:
     job_id = bring_to(store, INPROGRESS, scope=text[:255])
-    assert store.touch(job_id, 2, 50, text, 30)
+    assert store.touch(job_id, 2, 50, text, 30, 2)
     job = record(store, job_id)
     assert (job.scope, job.status_text) == (text[:255], text)
+    assert store.touch(job_id, 2, 50, text, 30, 3, is_more=True)
+    assert record(store, job_id).status_text == text + text
+
+
+def test_a_text_that_goes_on_is_appended_once(store: Store) -> None:
+    """A sign that is made again, whenever that is, finds that it was made."""
+    job_id = bring_to(store, INPROGRESS)
+    assert store.touch(job_id, 2, 50, ", on", 30, 2, is_more=True)
+    with unchanged(store, job_id):
+        assert not store.touch(job_id, 2, 50, ", on", 30, 2, is_more=True)
+    assert store.touch(job_id, 2, 60, ", on", 30, 3, is_more=True)
+    with unchanged(store, job_id):
+        assert not store.touch(job_id, 2, 50, ", on", 30, 2, is_more=True)
+        assert not store.touch(job_id, 2, 60, "", 30, 3, is_more=True)
+    assert record(store, job_id).status_text == "so far, on, on"
+
+
+@pytest.mark.parametrize("text", ["so far", "other!", "so far, on"])
+def test_no_text_goes_on_after_another_one(store: Store, text: str) -> None:
+    """Not even one of the same size."""
+    job_id = bring_to(store, INPROGRESS)
+    assert store.touch(job_id, 2, 70, text, 30, 3)
+    with unchanged(store, job_id):
+        for number in (1, 2, 3, 5):
+            assert not store.touch(job_id, 2, 50, ", on", 30, number, is_more=True)
+            assert not store.touch(job_id, 2, 50, "", 30, number, is_more=True)
+    assert store.touch(job_id, 2, 70, ", on", 30, 4, is_more=True)
+    assert record(store, job_id).status_text == f"{text}, on"
+
+
+def test_a_sign_that_comes_after_a_later_one_changes_nothing(store: Store) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    assert store.touch(job_id, 2, 70, "later", 30, 5)
+    with unchanged(store, job_id):
+        assert not store.touch(job_id, 2, 50, "earlier", 30, 4)
+    assert store.touch(job_id, 2, 70, "the same again", 30, 5)
+    assert record(store, job_id).status_text == "the same again"
+
+
+def test_each_attempt_counts_its_signs_anew(store: Store) -> None:
+    job_id = add(store, retries=1)
+    for attempt in (1, 2):
+        assert store.claim(job_id, attempt, "run", 30, 0)
+        assert store.touch(job_id, attempt, 10, f"attempt {attempt}", 30, 1, is_more=True)
+        assert store.touch(job_id, attempt, 20, "", 30, 2)
+        if attempt == 1:
+            assert store.move(Move.RETRY, job_id, attempt=1)
+    assert record(store, job_id).signs == 2
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_job_that_runs_on_is_shown_as_being_cancelled(store: Store, status: Status) -> None:
+    job_id = bring_to(store, status)
+    assert store.status(job_id).is_cancelling is False  # type: ignore[union-attr]
+    store.request_cancel(job_id)
+    told = store.status(job_id)
+    assert told is not None
+    assert told.is_cancelling is told.as_dict()["is_cancelling"] is (status is INPROGRESS)
+    if status is INPROGRESS:
+        # What ends by itself is what it ended as.
+        assert store.move(Move.COMPLETE, job_id, attempt=2)
+        assert store.status(job_id).is_cancelling is False  # type: ignore[union-attr]
 
 
 # --- Who vouches for what ------------------------------------------------------------------------------------------
@@ -790,7 +911,7 @@ def test_a_lease_that_was_renewed_since_is_no_lost_one(store: Store, clock: Cloc
         assert not store.move(move, job_id, attempt=1, vouched_until=seen)
     seen = record(store, job_id).lease_until
     clock.advance(0.000001)
-    assert store.touch(job_id, 1, 5, "a sign", 30)
+    assert store.touch(job_id, 1, 5, "a sign", 30, 1)
     with unchanged(store, job_id):
         assert not store.move(move, job_id, attempt=1, vouched_until=seen)
     assert store.move(move, job_id, attempt=1, vouched_until=record(store, job_id).lease_until)
@@ -819,7 +940,7 @@ def test_what_is_told_of_earlier_attempts_stays_until_it_is_told_anew(store: Sto
     job_id = add(store, retries=2)
     for attempt, past in ((1, "[1]"), (2, None)):
         assert store.claim(job_id, attempt, "run", 30, 0)
-        assert store.touch(job_id, attempt, 5, "a sign", 30)
+        assert store.touch(job_id, attempt, 5, "a sign", 30, 1)
         assert store.move(Move.RETRY, job_id, attempt=attempt, past=past)
         assert record(store, job_id).past == "[1]"
     assert store.claim(job_id, 3, "run", 30, 0)
@@ -852,7 +973,8 @@ def test_what_is_not_there_is_none(store: Store) -> None:
 @pytest.mark.parametrize("status", Status)
 def test_a_glance_shows_what_moves(store: Store, status: Status) -> None:
     glance = store.glance(bring_to(store, status))
-    assert dataclasses.asdict(glance) == {"status": status, "attempt": 2, "cancel_requested": False}  # type: ignore[call-overload]
+    signs = 0 if status is STARTED else 1
+    assert dataclasses.asdict(glance) == {"status": status, "attempt": 2, "cancel_requested": False, "signs": signs}  # type: ignore[call-overload]
     assert glance.status is status  # type: ignore[union-attr]
 
 
@@ -887,3 +1009,90 @@ def test_find_pages_on(store: Store) -> None:
 def test_found_records_are_whole(store: Store) -> None:
     job_id = bring_to(store, INPROGRESS)
     assert store.find(None, None, 1, None) == [store.get(job_id)]
+
+
+# --- The backlog ---------------------------------------------------------------------------------------------------
+
+
+def ids_of(store: Store) -> list[int]:
+    return [job.id for job in store.find(None, None, 1000, None)]
+
+
+def test_what_has_ended_long_ago_is_pruned(store: Store, clock: Clock) -> None:
+    """Completed jobs before one time, any others before another one, and never a job that lives."""
+    old = {status: bring_to(store, status) for status in Status}
+    clock.advance(10)
+    between = clock.now
+    young = {status: bring_to(store, status) for status in Status}
+    everything = {*old.values(), *young.values()}
+    clock.advance(10)
+    assert store.prune(None, None, 99) == 0
+    assert store.prune(between - timedelta(seconds=10), between - timedelta(seconds=10), 99) == 0
+    assert set(ids_of(store)) == everything
+    assert store.prune(between, None, 99) == 1
+    assert set(ids_of(store)) == everything - {old[COMPLETED]}
+    assert store.prune(clock.now, between, 99) == 3
+    left = everything - {old[COMPLETED], young[COMPLETED], old[FAILED], old[CANCELLED]}
+    assert set(ids_of(store)) == left
+    assert store.prune(None, clock.now, 99) == 2
+    assert set(ids_of(store)) == {job[status] for job in (old, young) for status in (STARTED, INPROGRESS)}
+    assert store.prune(clock.now, clock.now, 99) == 0
+    for job_id in ids_of(store):
+        assert store.move(Move.FAIL, job_id, attempt=2)
+
+
+def test_all_that_is_old_goes_with_the_longer_of_both_times_too(store: Store, clock: Clock) -> None:
+    """backlog_days=0: completed jobs go with all others."""
+    job_ids = [bring_to(store, status) for status in (COMPLETED, FAILED)]
+    clock.advance(1)
+    assert store.prune(None, clock.now, 99) == 2
+    assert not set(ids_of(store)) & set(job_ids)
+
+
+def test_no_more_are_pruned_at_once_than_asked_for(store: Store, clock: Clock) -> None:
+    for status in (COMPLETED, FAILED, CANCELLED) * 7:
+        bring_to(store, status)
+    clock.advance(1)
+    pruned = []
+    while not pruned or pruned[-1]:
+        pruned.append(store.prune(clock.now, clock.now, 5))
+    assert pruned == [5, 5, 5, 5, 1, 0]
+    assert ids_of(store) == []
+
+
+# --- The processes -------------------------------------------------------------------------------------------------
+
+
+def test_processes_are_there_for_as_long_as_they_say(store: Store, clock: Clock) -> None:
+    assert store.read_slots() == []
+    store.register("one", 4, 30)
+    store.register("two", None, 20)
+    assert sorted(store.read_slots(), key=str) == [4, None]
+    clock.advance(19.99)
+    store.register("one", 8, 30)
+    assert sorted(store.read_slots(), key=str) == [8, None]
+    clock.advance(0.01)
+    assert store.read_slots() == [8]
+    store.unregister("one")
+    assert store.read_slots() == []
+    store.unregister("one")
+
+
+def test_a_process_may_say_the_same_again(store: Store, clock: Clock) -> None:
+    for _ in range(2):
+        store.register("process", 4, 30)
+    clock.advance(100)
+    assert store.read_slots() == []
+    store.register("process", 4, 30)  # it was stopped for a while
+    store.register("other", None, 30)
+    assert sorted(store.read_slots(), key=str) == [4, None]
+
+
+def test_processes_that_are_gone_are_forgotten(store: Store, clock: Clock, database: Database | None) -> None:
+    for number in range(9):
+        store.register(f"process {number}", 1, 5)
+        clock.advance(10)
+    if database is not None:
+        table = find_process_table(database.table)
+        with database.connect() as connection:
+            assert [row.name for row in connection.execute(table.select())] == ["process 8"]
