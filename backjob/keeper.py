@@ -100,11 +100,11 @@ class Keeper:
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
-        self._vouching.write_postponed(self._store)
         if now >= self._next.renewal:
             self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
             self._limits.renew(self._store)
             self._next.renewal = now + self._config.lease / 3
+        self._vouching.write_postponed(self._store)
         if now >= self._next.sweep:
             pause = self.sweep() if self._config.keeper else _SWEEP_EVERY
             self._next.sweep = now + pause * between(0.75, 1.25)

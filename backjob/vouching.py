@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from .errors import StoreError
 from .store import Store
 
 
@@ -50,7 +51,12 @@ class Vouching:
         self._postponed.append(write)
 
     def write_postponed(self, store: Store) -> None:
-        """Make up for it now. Raises StoreError, and then the rest stays for the next time."""
+        """Make up for it now. Raises StoreError, and then the rest stays for the next time; it begins with another one,
+        for the store may refuse this one for what it is."""
         while self._postponed:
-            self._postponed[0](store)
+            try:
+                self._postponed[0](store)
+            except StoreError:
+                self._postponed.rotate(-1)
+                raise
             self._postponed.popleft()
