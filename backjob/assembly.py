@@ -60,8 +60,10 @@ class Assembly:
         call_after_fork(self._go_on)
         leave = weakref.WeakMethod(self._leave)
         atexit.register(lambda: (method := leave()) and method())
+        if config.keeper:
+            self._keeper_thread.start(MOMENT)
 
-    def _begin(self, keeps: bool = True) -> None:
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._database = _make_database(self._config)
         self._cells = _make_cells(self._config)
@@ -72,15 +74,16 @@ class Assembly:
         self._keeper_thread = KeeperThread(self._keep, native=self._database is not None)
         # After those of the databases, so that it comes before them: they close what is not in use.
         call_before_fork(self._pause)
-        if keeps and self._config.keeper:
-            self._keeper_thread.start(MOMENT)
 
     def _begin_anew(self) -> None:
         """In a child its parent's threads are not there, and the locks are to be made after gevent's patches.
 
         The child of a process that serves requests is its tool, and not one more server, until a job comes to it.
         """
-        self._begin(keeps=not self._is_asked)
+        is_server = not self._is_asked
+        self._begin()
+        if is_server and self._config.keeper:
+            self._keeper_thread.start(MOMENT)
 
     def _pause(self) -> None:
         """Before a fork: nothing is to be under way. A parent that serves no requests leaves them to its children."""
