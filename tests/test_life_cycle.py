@@ -113,6 +113,7 @@ class LifeCycle(RuleBasedStateMachine):
         self.rows[job_id] |= {"status": STARTED, "attempt": 1, "error_timeout": 120}
         self.rows[job_id] |= {"progress": 0, "signs": 0, "status_text": ""}
         self.rows[job_id] |= {"created_at": self.now, "updated_at": self.now, "cancel_requested": False, **fields}
+        self.rows[job_id]["past"] = ""
         self.rows[job_id] |= {"due_at": self.clock.after(delay), "held_by": holder}
         self.rows[job_id] |= {"held_until": self.clock.after(30) if holder else None}
         if unique:
