@@ -30,8 +30,8 @@ class Blueprint:
     """Is a Redis in front of the database?"""
     has_relay: bool = False
     """Does connect= name a relay in front of the server, which can be closed?"""
-    clocks: tuple[str, ...] = ("",)
-    """For each host, how far its clock is off: "+5m"."""
+    clocks: tuple[int, ...] = (0,)
+    """For each host, by how many seconds its time of day is off."""
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ def _list_blueprints() -> list[Blueprint]:
     plain = [Blueprint(server, database, recycle=80) for server in SERVERS for database in DATABASES]
     fronted = zip(SERVERS, ("postgresql", "sqlite", "mariadb", "postgresql"), strict=True)
     dressed = [Blueprint(*names, recycle=80, has_cache=True, has_relay=True) for names in fronted]
-    apart = [replace(each, clocks=("+150s", "-150s")) for each in plain if each.name in _WITH_CLOCKS]
+    apart = [replace(each, clocks=(150, -150)) for each in plain if each.name in _WITH_CLOCKS]
     return [*plain, *dressed, *apart]
 
 

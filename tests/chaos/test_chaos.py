@@ -41,7 +41,7 @@ def test_fault(name, tmp_path, own_services):
 
 
 def test_hosts_whose_clocks_are_five_minutes_apart(tmp_path, own_services):
-    blueprint = Blueprint("gthread", "postgresql", clocks=("+150s", "-150s"))
+    blueprint = Blueprint("gthread", "postgresql", clocks=(150, -150))
     outcome = run(make_plan(blueprint, "kill a worker", 2), tmp_path, own_services)
     print(outcome)
     assert outcome.verdict.is_good, outcome.verdict.explain()
