@@ -5,8 +5,12 @@ Knows which class stands in which place, and nothing of what they do. Connects n
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -19,14 +23,23 @@ from .check import Deployment
 from .config import Config
 from .dispatcher import Dispatcher
 from .engine import Database
-from .errors import ConfigError
-from .forks import call_in_child, notice_fork
+from .errors import ConfigError, KeyringError
+from .forks import call_after_fork, call_before_fork, call_in_child, notice_fork
+from .keeper import Keeper
+from .keeper_thread import MOMENT, KeeperThread
 from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
 from .monitor import Monitor
 from .schema import build_table
 from .sqlstore import SQLStore
 from .store import Store
+from .vouching import Vouching
+
+log = logging.getLogger("backjob")
+
+_NOTHING_TO_KEEP = 1.0
+"""Seconds until the keeper looks again whether there can be any job."""
+_NOT_HERE = 3600.0
 
 WSGIApp = Callable[..., Iterable[bytes]]
 
@@ -38,26 +51,80 @@ class Assembly:
         self._app = app
         self._config = config
         self._name = name
-        self._begin_anew()
+        self._begin()
         self._keys = _find_keys(config, self._database)
         if self._cells is not None and self._database is None:
             warn_of_loss(self._cells)
         call_in_child(self._begin_anew)
+        call_after_fork(self._go_on)
+        leave = weakref.WeakMethod(self._leave)
+        atexit.register(lambda: (method := leave()) and method())
 
-    def _begin_anew(self) -> None:
-        """In a child its parent's threads are not there, and the locks are to be made after gevent's patches."""
+    def _begin(self, keeps: bool = True) -> None:
         self._lock = threading.Lock()
         self._database = _make_database(self._config)
         self._cells = _make_cells(self._config)
         self._backend: Backend | None = None
+        self._is_asked = False
+        # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
+        self._keeper_database = self._database.make_twin() if self._database is not None else None
+        self._keeper_thread = KeeperThread(self._keep, native=self._database is not None)
+        # After those of the databases, so that it comes before them: they close what is not in use.
+        call_before_fork(self._pause)
+        if keeps and self._config.keeper:
+            self._keeper_thread.start(MOMENT)
+
+    def _begin_anew(self) -> None:
+        """In a child its parent's threads are not there, and the locks are to be made after gevent's patches.
+
+        The child of a process that serves requests is its tool, and not one more server, until a job comes to it.
+        """
+        self._begin(keeps=not self._is_asked)
+
+    def _pause(self) -> None:
+        """Before a fork: nothing is to be under way. A parent that serves no requests leaves them to its children."""
+        self._keeper_thread.stop()
+        if self._backend is not None and not self._is_asked:
+            self._backend.dispatcher.close()
+
+    def _go_on(self) -> None:
+        if self._is_asked:
+            self._keeper_thread.start()
+
+    def _leave(self) -> None:
+        """The process ends in an orderly way."""
+        self._keeper_thread.stop()
+        if self._backend is not None:
+            self._backend.keeper.leave()
 
     def get_backend(self) -> Backend:
         """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
         notice_fork()
+        self._is_asked = True
+        return self._find_backend()
+
+    def note_job_request(self) -> None:
+        """A request of a job has come: this process serves, and has something to vouch for."""
+        self._keeper_thread.start()
+
+    def _find_backend(self) -> Backend:
         if self._backend is None:
             with self._lock:
                 self._backend = self._backend or self._make_backend()
         return self._backend
+
+    def _keep(self) -> float:
+        """A step of the keeper. Where there is no file, there is no job; and uWSGI's master has nothing to serve."""
+        uwsgi = sys.modules.get("uwsgi")
+        if uwsgi is not None and not uwsgi.worker_id():
+            return _NOT_HERE
+        if self._database is not None and self._database.file is not None and not self._database.file.exists():
+            return _NOTHING_TO_KEEP
+        try:
+            return self._find_backend().keeper.step()
+        except KeyringError as error:
+            log.error("Nobody looks after the jobs in this process: %s", error)
+            return _NOT_HERE
 
     @property
     def deployment(self) -> Deployment:
@@ -68,12 +135,14 @@ class Assembly:
         return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
 
     def close(self) -> None:
-        """Stop looking for jobs that wait, and close the connections that are not in use."""
+        """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
+        self._keeper_thread.stop()
         with self._lock:
             backend, self._backend = self._backend, None
         if backend is not None:
             backend.dispatcher.close()
-        for connections in (self._database, self._cells):
+            backend.keeper.leave()
+        for connections in (self._database, self._keeper_database, self._cells):
             if connections is not None:
                 connections.dispose()
 
@@ -81,10 +150,15 @@ class Assembly:
         config = self._config
         keyring = Keyring(self._keys.read())
         store = self._make_store(keyring)
+        keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else store
         self_request = SelfRequest(config, keyring, self._name)
-        monitor = Monitor(config, keyring, store, self_request)
+        vouching = Vouching()
+        monitor = Monitor(config, keyring, store, self_request, vouching)
         dispatcher = Dispatcher(config, keyring, store, monitor)
-        return Backend(config, keyring, store, self_request, monitor, dispatcher)
+        keeper = Keeper(
+            config, keyring, keeper_store, self_request, vouching, monitor.owner, dispatcher.start_looking
+        )
+        return Backend(config, keyring, store, self_request, monitor, dispatcher, vouching, keeper)
 
     def _make_store(self, keyring: Keyring) -> Store:
         config = self._config

@@ -5,34 +5,31 @@ Puts the rooms together and keeps no state of its own. Knows nothing of WSGI but
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .config import Config
 from .dispatcher import Dispatcher, threads_outlive_requests
-from .errors import LaunchError, StoreError
+from .errors import Busy, LaunchError, StoreError
 from .job import JobRequest, Move
-from .keyring import MONITOR, Keyring
-from .launcher import Busy, Launcher, SelfRequest
+from .keeper import Keeper
+from .keyring import MONITOR, Keyring, new_nonce
+from .launcher import Launcher, SelfRequest
 from .monitor import Monitor
 from .store import Store
+from .vouching import Vouching
 
 log = logging.getLogger("backjob")
 
-RESPONSE_HOLDER = "response-"
-"""How the holder of a job begins that waits for the end of a response."""
-RESPONSE_HOLD = 10 * 365 * 86400.0
-"""Seconds of that hold: should the process die within the request, the job is never wanted."""
-
-
 @dataclass(frozen=True)
 class Launch:
-    """A job that was just recorded, held under ``nonce``, and is to be launched for the first time."""
+    """A job that was just recorded, held by ``held_by``, and is to be launched for the first time."""
 
     job_id: int
-    nonce: str
+    held_by: str
     sealed: bytes
     request: JobRequest
 
@@ -47,6 +44,8 @@ class Backend:
     self_request: SelfRequest
     monitor: Monitor
     dispatcher: Dispatcher
+    vouching: Vouching
+    keeper: Keeper
 
     @property
     def launcher(self) -> Launcher:
@@ -59,7 +58,7 @@ class Backend:
 
     def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
         """Send the monitor's request. Raises nothing: the record stands, and what fails here is tried again."""
-        token = self.keyring.sign(MONITOR, launch.job_id, 1, launch.sealed, launch.nonce)
+        token = self.keyring.sign(MONITOR, launch.job_id, 1, launch.sealed, launch.held_by)
         try:
             if self.launcher.launch(token, launch.request, environ):
                 return
@@ -72,22 +71,39 @@ class Backend:
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, is_failed: bool) -> None:
         """What these jobs were to follow has ended: launch them, or cancel them if it failed."""
         for launch in launches:
+            self.vouching.end_hold(launch.job_id)
             try:
                 if is_failed:
-                    self.store.move(Move.CANCEL, launch.job_id, text="The request that started this job failed")
-                else:
-                    self.store.hold(launch.job_id, 1, launch.nonce, launch.nonce, self.config.lease)
-                    self.launch(launch, environ)
+                    _cancel_follower(launch, self.store)
+                elif self.store.hold(launch.job_id, 1, launch.held_by, nonce := new_nonce(), self.config.lease):
+                    self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
-                log.error("Job %d, which was to follow a request, waits: %s", launch.job_id, error)
+                log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error)
+                self.postpone_follower(launch, is_failed)
+
+    def postpone_follower(self, launch: Launch, is_failed: bool) -> None:
+        """Let the keeper see to it, as soon as it reaches the store."""
+        self.vouching.hold(launch.job_id, launch.held_by)
+        self.vouching.postpone(functools.partial(self._make_up_for, launch, is_failed))
+
+    def _make_up_for(self, launch: Launch, is_failed: bool, store: Store) -> None:
+        if is_failed:
+            _cancel_follower(launch, store)
+        else:
+            store.hold(launch.job_id, 1, launch.held_by, None, 0)
+        self.vouching.end_hold(launch.job_id)
 
     def _give_up(self, launch: Launch, error: LaunchError, is_for_thread: bool) -> float:
         """Seconds until this process is to look for the job again. A thread of it has all the patience there is."""
         try:
             if not is_for_thread:
-                return self.monitor.refuse(launch.job_id, 1, launch.nonce, error)
-            self.store.hold(launch.job_id, 1, launch.nonce, None, 0)
+                return self.monitor.refuse(launch.job_id, 1, launch.held_by, error)
+            self.store.hold(launch.job_id, 1, launch.held_by, None, 0)
             return 0.0
         except StoreError as store_error:
             log.warning("Job %d waits: %s", launch.job_id, store_error)
             return self.config.lease
+
+
+def _cancel_follower(launch: Launch, store: Store) -> None:
+    store.move(Move.CANCEL, launch.job_id, attempt=1, text="The request that started this job failed")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from .attempts import AttemptEnd
 from .cells import Cells
 from .engine import Database
 from .errors import StoreError
@@ -52,7 +53,8 @@ class Entry:
     @property
     def rank(self) -> tuple[Any, ...]:
         """What only grows in a job's life, so that of two entries the newer one is known without a clock."""
-        return self.status.attempt, self.status.status, self.status.updated_time, self.status.progress, self.at
+        told = self.status
+        return told.attempt, told.status, told.is_cancelling, told.updated_time, told.progress, self.at
 
     @property
     def lasts(self) -> float:
@@ -106,6 +108,11 @@ class CachedStore(SQLStore):
 
     def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
         is_made = super().claim(job_id, attempt, owner, lease, max_running)
+        self._show(job_id, is_made and self._cells.is_shared)
+        return is_made
+
+    def request_cancel(self, job_id: int) -> bool:
+        is_made = super().request_cancel(job_id)
         self._show(job_id, is_made and self._cells.is_shared)
         return is_made
 
@@ -186,7 +193,7 @@ class CachedStore(SQLStore):
         told, space = self._space
         if not space or told != self._database.told_place:
             # Not another database's jobs, also if it has the same name on another host, and not another key's.
-            space = f"{self._prefix}status-1-{self._keyring.digest(_name(self._database))[0]}-"
+            space = f"{self._prefix}status-2-{self._keyring.digest(_name(self._database))[0]}-"
             self._space = (self._database.told_place, space)
         return f"{space}{job_id}"
 
@@ -203,6 +210,7 @@ class CachedStore(SQLStore):
         at = datetime.fromisoformat(fields.pop("at"))
         for name in ("start_time", "updated_time", "end_time"):
             fields[name] = datetime.fromisoformat(fields[name]) if fields[name] else None
+        fields["past"] = tuple(AttemptEnd.from_dict(end) for end in fields["past"])
         return Entry(JobStatus(**{**fields, "status": Status(fields["status"])}), at)
 
 

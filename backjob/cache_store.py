@@ -1,33 +1,31 @@
 """The Store without a database: every record is a cell of a cache, changed by compare-and-set, and so is their list.
 
-Makes the numbers of the jobs, and finds by the list what a database finds by its indexes. Times are this host's.
+Makes the numbers of the jobs. Times are this host's. What it reads stands in cache_reads.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
 from . import changes
 from .cache_index import to_microseconds
 from .cache_list import JobList
+from .cache_reads import CacheReads, in_turns
 from .cells import Cells
 from .clock import host_time
 from .errors import StoreError
 from .jitter import between
-from .job import FINAL, PROCESS, Glance, Job, JobStatus, Move, NewJob, Status
+from .job import Job, Move, NewJob, Status
 
 log = logging.getLogger("backjob")
 
 LONGEST_CALL = 2.0
 """Seconds that anybody waits for the cache."""
 _TRIES = 50
-_AT_ONCE = 16
-"""Records that one look reads."""
 _MOST_DOUBTFUL = 1000
 _Asked = tuple[int, "int | None", Move]
 
@@ -45,7 +43,7 @@ def warn_of_loss(cells: Cells) -> None:
     log.warning("%s. %s See docs/caching.md", what, loss)
 
 
-class CacheStore:
+class CacheStore(CacheReads):
     """The Store in a cache. ``now`` gives the time as an aware datetime.
 
     ``keep_completed``, ``keep_ended``: seconds for which records stay after their end; 0: as long as the cache likes.
@@ -60,8 +58,8 @@ class CacheStore:
         keep_ended: float = 0,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        self._now = now or host_time
-        self._jobs = JobList(cells, prefix, self._now)
+        now = now or host_time
+        super().__init__(JobList(cells, prefix, now), now)
         self._keep_ended = keep_ended
         self._keep_completed = min(filter(None, (keep_completed, keep_ended)), default=0.0)
         self._last_id = 0
@@ -105,29 +103,6 @@ class CacheStore:
                     self._jobs.delete(job.id)
         return is_listed
 
-    def get(self, job_id: int) -> Job | None:
-        return self._jobs.get(job_id)
-
-    def status(self, job_id: int) -> JobStatus | None:
-        job = self.get(job_id)
-        return job.as_status() if job is not None else None
-
-    def glance(self, job_id: int) -> Glance | None:
-        job = self.get(job_id)
-        return Glance(*(getattr(job, each.name) for each in dataclasses.fields(Glance))) if job is not None else None
-
-    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
-        wanted = frozenset(statuses) if statuses is not None else frozenset(Status)
-        index = self._jobs.read()
-        ids = sorted({*index.live, *(index.ended if wanted & FINAL else ())}, reverse=True)
-        found: list[Job] = []
-        for some in _in_turns([job_id for job_id in ids if before is None or job_id < before]):
-            jobs = self._jobs.get_many(some)
-            found += [job for job in jobs if job and job.status in wanted and scope in (None, job.scope)]
-            if len(found) >= limit:
-                break
-        return found[:limit]
-
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         change = changes.pass_hold(attempt, held_by, holder, seconds, self._now())
         return self._jobs.change(job_id, change) is not None
@@ -136,6 +111,10 @@ class CacheStore:
         change = changes.note_launch_failure(attempt, holder, text, seconds, self._now())
         return self._jobs.change(job_id, change) is not None
 
+    def free(self, holder: str) -> int:
+        held = [job for job in self._list_waiting() if job.held_by == holder]
+        return sum(self.hold(job.id, job.attempt, holder, None, 0) for job in held)
+
     def take_due(
         self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
     ) -> Job | None:
@@ -143,42 +122,13 @@ class CacheStore:
             index, now = self._jobs.read(), self._now()
             due = [job_id for job_id in index.waiting(key_ids) if index.live[job_id].due <= to_microseconds(now)]
             due.sort(key=lambda job_id: -index.live[job_id].priority)  # stable: then by time, then by id
-            for some in _in_turns(due):
+            for some in in_turns(due):
                 for job in self._jobs.get_live(some):
                     is_due = job.status is Status.STARTED and job.due_at <= now and changes.is_free(job, now)
                     if is_due and job.app_id not in skipped and self.hold(job.id, job.attempt, None, holder, seconds):
                         return self.get(job.id)
             if not self._jobs.mend():
                 return None
-
-    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
-        index = self._jobs.read()
-        soonest: datetime | None = None
-        for some in _in_turns(index.waiting(key_ids)):
-            if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
-                break  # none of these can be sooner
-            for job in self._jobs.get_live(some):
-                if job.status is Status.STARTED and job.app_id not in skipped:
-                    when = max(job.due_at, job.held_until or job.due_at)
-                    soonest = min(soonest or when, when)
-        return max(0.0, (soonest - self._now()).total_seconds()) if soonest is not None else None
-
-    def count(self, status: Status) -> int:
-        index = self._jobs.read()
-        if status.is_final:
-            return len(self.find([status], None, len(index.live) + len(index.ended), None))
-        # Whatever runs was reserved.
-        ids = {job_id for job_id, _ in index.running} if status is Status.INPROGRESS else set(index.live)
-        return sum(job.status is status for some in _in_turns(sorted(ids)) for job in self._jobs.get_live(some))
-
-    def count_launched(self) -> int:
-        index, now = self._jobs.read(), self._now()
-
-        def is_launched(job: Job) -> bool:
-            is_sent = not changes.is_free(job, now) and (job.held_by or "").startswith(PROCESS) and job.due_at <= now
-            return job.status is Status.STARTED and is_sent and job.launch_failed_at is None
-
-        return sum(is_launched(job) for some in _in_turns(index.waiting()) for job in self._jobs.get_live(some))
 
     def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
         now = self._now()
@@ -193,9 +143,27 @@ class CacheStore:
         # The owner alone tells no claim from another: the same request may come twice.
         return job is not None and (job.lease_by, job.started_at) == (owner, now)
 
-    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
+    def touch(
+        self,
+        job_id: int,
+        attempt: int,
+        progress: int,
+        text: str,
+        lease: float,
+        number: int = 1,
+        *,
+        is_more: bool = False,
+    ) -> bool:
         _check_progress(progress)
-        return self._jobs.change(job_id, changes.touch(attempt, progress, text, lease, self._now())) is not None
+        change = changes.touch(attempt, progress, text, lease, number, is_more, self._now())
+        return self._jobs.change(job_id, change) is not None
+
+    def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
+        now = self._now()
+        for name, job_id in leases.items():
+            self._jobs.change(job_id, changes.renew_lease(name, seconds, now))
+        for job_id, name in holds.items():
+            self._jobs.change(job_id, changes.renew_hold(name, seconds, now))
 
     def request_cancel(self, job_id: int) -> bool:
         return self._jobs.change(job_id, changes.request_cancel) is not None
@@ -209,13 +177,16 @@ class CacheStore:
         text: str | None = None,
         progress: int | None = None,
         delay: float = 0,
+        past: str | None = None,
         silent_for: float = 0,
+        vouched_until: datetime | None = None,
     ) -> bool:
         if progress is not None:
             _check_progress(progress)
-        asked = (job_id, attempt, move) if attempt is not None and not silent_for else None
+        is_ours_alone = attempt is not None and not silent_for and vouched_until is None
+        asked = (job_id, attempt, move) if is_ours_alone else None
         now = self._doubtful.get(asked) or self._now()
-        change = changes.make_move(move, attempt, text, progress, delay, silent_for, now)
+        change = changes.make_move(move, attempt, text, progress, delay, past, silent_for, vouched_until, now)
         keep = self._keep_completed if move.target is Status.COMPLETED else self._keep_ended
         seen: Job | None = None
 
@@ -254,7 +225,3 @@ class CacheStore:
 def _check_progress(progress: int) -> None:
     if not 0 <= progress <= 100:
         raise StoreError("The job cache refuses the record: progress must be 0-100")
-
-
-def _in_turns(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))

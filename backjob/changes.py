@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .job import Job, Move, Status
+from .process import RESPONSE
 
 JobChange = Callable[[Job], "Job | None"]
 
@@ -19,8 +20,8 @@ _NO_LEASE: dict[str, Any] = {"lease_by": None, "lease_until": None}
 
 
 def is_free(job: Job, now: datetime) -> bool:
-    """Does nobody hold it (any more)?"""
-    return job.held_until is None or job.held_until <= now
+    """Does nobody hold it (any more)? What waits for a response is never free."""
+    return job.held_until is None or (job.held_until <= now and not (job.held_by or "").startswith(RESPONSE))
 
 
 def pass_hold(attempt: int, held_by: str | None, holder: str | None, seconds: float, now: datetime) -> JobChange:
@@ -49,7 +50,8 @@ def note_launch_failure(attempt: int, holder: str, text: str, seconds: float, no
 def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     """Begin to run."""
     begun: dict[str, Any] = {"status": Move.CLAIM.target, "started_at": now, "updated_at": now, **_NO_HOLD}
-    begun |= {"progress": 0, "status_text": "", "lease_by": owner, "lease_until": now + timedelta(seconds=lease)}
+    begun |= {"lease_by": owner, "lease_until": now + timedelta(seconds=lease)}
+    begun |= {"progress": 0, "signs": 0, "status_text": ""}
 
     def change(job: Job) -> Job | None:
         return replace(job, **begun) if job.status in Move.CLAIM.sources and job.attempt == attempt else None
@@ -57,13 +59,38 @@ def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     return change
 
 
-def touch(attempt: int, progress: int, text: str, lease: float, now: datetime) -> JobChange:
-    """Give a sign."""
-    told: dict[str, Any] = {"progress": progress, "status_text": text, "updated_at": now}
+def touch(
+    attempt: int, progress: int, text: str, lease: float, number: int, is_more: bool, now: datetime
+) -> JobChange:
+    """Give a sign; the arguments are those of the Store's touch()."""
+    told: dict[str, Any] = {"progress": progress, "signs": number, "updated_at": now}
 
     def change(job: Job) -> Job | None:
-        is_allowed = job.status is Status.INPROGRESS and job.attempt == attempt and not job.cancel_requested
-        return replace(job, lease_until=now + timedelta(seconds=lease), **told) if is_allowed else None
+        runs = job.status is Status.INPROGRESS and job.attempt == attempt and not job.cancel_requested
+        if not runs or not (job.signs == number - 1 if is_more else job.signs <= number):
+            return None
+        whole = job.status_text + text if is_more else text
+        return replace(job, status_text=whole, lease_until=now + timedelta(seconds=lease), **told)
+
+    return change
+
+
+def renew_lease(claim: str, seconds: float, now: datetime) -> JobChange:
+    """Vouch on for a run."""
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.INPROGRESS and job.lease_by == claim
+        return replace(job, lease_until=now + timedelta(seconds=seconds)) if is_allowed else None
+
+    return change
+
+
+def renew_hold(holder: str, seconds: float, now: datetime) -> JobChange:
+    """Vouch on for a job that waits."""
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.STARTED and job.held_by == holder
+        return replace(job, held_until=now + timedelta(seconds=seconds)) if is_allowed else None
 
     return change
 
@@ -79,18 +106,22 @@ def make_move(
     text: str | None,
     progress: int | None,
     delay: float,
+    past: str | None,
     silent_for: float,
+    vouched_until: datetime | None,
     now: datetime,
 ) -> JobChange:
     """Go on to another status; the arguments are those of the Store's move()."""
     told: dict[str, Any] = {"status": move.target, "updated_at": now}
     told |= {} if text is None else {"status_text": text}
     told |= {} if progress is None else {"progress": progress}
+    told |= {} if past is None else {"past": past}
 
     def change(job: Job) -> Job | None:
         is_other = attempt is not None and job.attempt != attempt
         has_spoken = silent_for > 0 and (now - job.updated_at).total_seconds() < silent_for
-        if job.status not in move.sources or is_other or has_spoken:
+        is_renewed = vouched_until is not None and (job.lease_until or job.held_until) != vouched_until
+        if job.status not in move.sources or is_other or has_spoken or is_renewed:
             return None
         if move.target.is_final:
             return replace(job, ended_at=now, sealed=None, **told, **_NO_LEASE, **_NO_HOLD)

@@ -110,6 +110,10 @@ class Config:
     max_running: int | str = "auto"
     """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: 4 for each process that launches jobs."""
 
+    keeper: bool = True
+    """Does this process look after all jobs: settle what was lost, launch what is due, delete what is old? False for
+    one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
+
     forward_headers: tuple[str, ...] = FORWARD_HEADERS
     """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host."""
 
@@ -141,7 +145,7 @@ class Config:
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
         self._check_text("cache_prefix", r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
         self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
-        for name in ("create_table", "redirect_ok"):
+        for name in ("create_table", "keeper", "redirect_ok"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")
         for name in ("error_timeout", "backlog_days", "all_backlog_days", "launch_timeout"):

@@ -27,6 +27,16 @@ def discover(environ: Mapping[str, Any]) -> list[Address]:
     return list(dict.fromkeys(_candidates(environ)))
 
 
+def discover_unasked() -> list[Address]:
+    """The same where no request is at hand: in a process that has just begun."""
+    if "uwsgi" in sys.modules:
+        return list(dict.fromkeys(_of_uwsgi()))
+    if "mod_wsgi" in sys.modules or "PASSENGER_APP_ENV" in os.environ:
+        return []
+    listeners = list(_listeners())
+    return list(dict.fromkeys([*listeners, *(replace(address, tls=True) for address in listeners)]))
+
+
 def _candidates(environ: Mapping[str, Any]) -> Iterator[Address]:
     for key in ("gunicorn.socket", "werkzeug.socket"):
         yield from _of_socket(environ.get(key), key)

@@ -19,10 +19,10 @@ from typing import Any
 
 from .config import Config
 from .errors import StoreError
-from .jitter import between
+from .jitter import backoff, between
 from .job import Job, Status
 from .keyring import Keyring
-from .monitor import Monitor, Verdict, backoff
+from .monitor import Monitor, Verdict
 from .store import Store
 
 log = logging.getLogger("backjob")
@@ -36,8 +36,8 @@ LEFT_UNCLAIMED = 4
 """The same in the whole deployment, where nobody watches."""
 _NEVER = float("inf")
 _SHORTEST_WAIT = 0.2
-_LOOK_EVERY = 2.0
-_LONGEST_WAIT = 3600.0
+_LOOK_EVERY = 1.0
+"""Seconds after which it looks for rows that nobody told this process of: another one that ended knew of them."""
 _ABSENCE = 10.0
 """Seconds until another app is asked for again that did not answer."""
 _UWSGI_WITH_THREADS = (2, 0, 27)
@@ -83,8 +83,10 @@ class Dispatcher:
         """
         if way == "thread":
             has_place = job.due_in <= 0 and self._take_place()
+        elif job.due_in > 0:
+            has_place = not has_threads  # who else would wait for its time?
         else:
-            has_place = way == "request" or job.due_in > 0 or self._store.count_launched() < LEFT_UNCLAIMED
+            has_place = way == "request" or self._store.count_launched() < LEFT_UNCLAIMED
         holder = self._monitor.owner if has_place else None
         is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease)
         if not is_taken:
@@ -128,6 +130,11 @@ class Dispatcher:
                 )
         except StoreError as error:
             log.warning("Jobs wait for their database: %s", error)
+
+    def start_looking(self) -> None:
+        """Look for rows that wait from now on, if nobody here does."""
+        if not self._threads:
+            self.look_after(0)
 
     def look_after(self, seconds: float) -> None:
         """Look for rows that wait so many seconds from now, or later as soon as there is a place."""
@@ -217,18 +224,17 @@ class Dispatcher:
             job = self._take_due()
         if job is not None:
             self.look_after(0)
-        elif (seconds := self._seconds_to_next()) is not None:
-            self.look_after(min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
+        else:
+            self.look_after(max(self._seconds_to_next(_LOOK_EVERY * between(0.75, 1.25)), _SHORTEST_WAIT))
         return job
 
     def _take_due(self) -> Job | None:
         return self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease, self._list_absent())
 
-    def _seconds_to_next(self) -> float | None:
+    def _seconds_to_next(self, longest: float) -> float:
         absent = self._list_absent()
-        next_due = self._store.seconds_to_next(self._keyring.key_ids, absent)
-        waits = [self._absent[app_id] - time.monotonic() for app_id in absent]
-        return min([*waits, *([next_due] if next_due is not None else [])], default=None)
+        next_due = self._store.seconds_to_next(self._keyring.key_ids, absent, longest)
+        return longest if next_due is None else min(next_due, longest)
 
     def _list_absent(self) -> list[str]:
         """The apps whose jobs are not asked for now: there may be many, and each would be tried and given back."""
@@ -246,8 +252,8 @@ class Dispatcher:
         finally:
             self._claims.pop(job.id, None)
         self._note_absence(job, verdict)
-        # Rows may wait that nobody told this process of: another one that died knew of them.
-        self.look_after(_LOOK_EVERY if verdict is Verdict.ENDED else _SHORTEST_WAIT)
+        if verdict is not Verdict.ENDED:
+            self.look_after(_SHORTEST_WAIT)
 
 
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:

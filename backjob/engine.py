@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAl
 
 from . import schema
 from .dialects import BEGIN, ENCODINGS, PATIENT, TOLD_PLACE
-from .engines import bare_engine, check_engine, make_engine
+from .engines import bare_engine, check_engine, make_engine, twin_engine
 from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
+from .files import make_file
 from .forks import call_before_fork, call_in_child
 
 _ROOM = 65536
@@ -37,7 +37,7 @@ class Database:
         self._create_table = create_table
         self._is_ready = False
         self._lock = threading.Lock()
-        self._is_ours = isinstance(database, (str, URL))
+        self._is_ours = self._has_own_pool = isinstance(database, (str, URL))
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
         self._engine = make_engine(database) if isinstance(database, (str, URL)) else check_engine(database)
         self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
@@ -52,6 +52,14 @@ class Database:
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
         call_before_fork(self._close_idle)
         call_in_child(self._forget)
+
+    def make_twin(self) -> Database:
+        """The same with connections of its own, for a thread that shares nothing with others."""
+        if self._is_ours:
+            return Database(self._engine.url, self.table, self._create_table)
+        twin = Database(twin_engine(self._engine), self.table, self._create_table)
+        twin._has_own_pool = True
+        return twin
 
     @property
     def url(self) -> URL:
@@ -89,7 +97,7 @@ class Database:
 
     def dispose(self) -> None:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""
-        if self._is_ours:
+        if self._has_own_pool:
             self._close_idle()
 
     def _close_idle(self) -> None:
@@ -217,7 +225,7 @@ class Database:
     def _make_sqlite_file(self) -> None:
         """With mode 0600 from its first moment on; SQLite gives its WAL the same."""
         try:
-            os.close(os.open(str(self.file), os.O_RDWR | os.O_CREAT, 0o600))
+            make_file(Path(str(self.file)))
         except OSError as error:
             raise StoreError(f"The SQLite file {self.file} can't be opened or made: {error.strerror}") from error
 

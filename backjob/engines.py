@@ -77,6 +77,11 @@ def check_engine(engine: Engine) -> Engine:
     return engine
 
 
+def twin_engine(engine: Engine) -> Engine:
+    """An engine to the same database with connections of its own, for a thread that shares nothing with others."""
+    return Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options())
+
+
 def bare_engine(engine: Engine) -> Engine:
     """A user's engine with its connections, but without what begins and shapes its transactions: its listeners, and
     the options of its transactions, which would be set after ours."""

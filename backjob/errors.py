@@ -36,6 +36,14 @@ class LaunchError(BackJobError):
         self.is_final = is_final
 
 
+class Busy(LaunchError):
+    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy."""
+
+
+class NotHome(LaunchError):
+    """The app that started this job does not answer where it did, and in another one it would be another job."""
+
+
 class StoreError(BackJobError):
     """The job database can't be reached or used just now. The app itself goes on."""
 

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from enum import Enum, IntEnum
 from typing import Any
 
+from .attempts import AttemptEnd, read_ends
+
 
 class Status(IntEnum):
     """Where a job is in its life. The numbers are those of EBackJob for Yii 1."""
@@ -28,9 +30,6 @@ class Status(IntEnum):
 
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 LIVE = frozenset(Status) - FINAL
-
-PROCESS = "process-"
-"""How the holder of a job begins that is a process, and not a launch."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,10 @@ class JobStatus:
     updated_time: datetime
     end_time: datetime | None
     attempt: int
+    is_cancelling: bool
+    """It runs on, and is to end at its next sign: cancel() was called."""
+    past: tuple[AttemptEnd, ...]
+    """How the attempts before this one ended, the oldest first."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same, ready for JSON: the status as a number, times as ISO 8601 strings or None."""
@@ -136,6 +139,8 @@ class JobStatus:
             "updated_time": self.updated_time.isoformat(),
             "end_time": self.end_time.isoformat() if self.end_time else None,
             "attempt": self.attempt,
+            "is_cancelling": self.is_cancelling,
+            "past": [end.as_dict() for end in self.past],
         }
 
 
@@ -149,6 +154,7 @@ class Job:
     attempt: int
     retries: int
     progress: int
+    signs: int
     status_text: str = field(repr=False)
     scope: str
     method: str
@@ -169,6 +175,8 @@ class Job:
     lease_until: datetime | None
     launch_failed_at: datetime | None
     cancel_requested: bool
+    past: str = field(repr=False)
+    """How its earlier attempts ended, as attempts.py writes it."""
     read_at: datetime
     """The store's time when it was read: what the other times are compared with."""
 
@@ -199,24 +207,19 @@ class Job:
             updated_time=self.updated_at,
             end_time=self.ended_at,
             attempt=self.attempt,
+            is_cancelling=self.status is Status.INPROGRESS and self.cancel_requested,
+            past=read_ends(self.past),
         )
 
 
 @dataclass(frozen=True)
 class Glance:
-    """As much of a record as the one who watches it needs. Times are aware UTC datetimes."""
+    """As much of a record as the one who watches it needs."""
 
     status: Status
     attempt: int
-    error_timeout: float
-    updated_at: datetime
     cancel_requested: bool
-    read_at: datetime
-
-    @property
-    def silent_for(self) -> float:
-        """Seconds since the last sign of the job."""
-        return (self.read_at - self.updated_at).total_seconds()
+    signs: int
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,7 @@ class NewJob:
             attempt=1,
             retries=self.retries,
             progress=0,
+            signs=0,
             status_text="",
             scope=self.scope,
             method=self.request.method[:64],
@@ -265,5 +269,6 @@ class NewJob:
             lease_until=None,
             launch_failed_at=None,
             cancel_requested=False,
+            past="",
             read_at=now,
         )

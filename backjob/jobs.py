@@ -13,18 +13,19 @@ from typing import Any, TypeVar
 
 from webob.request import BaseRequest
 
-from .backend import RESPONSE_HOLD, RESPONSE_HOLDER, Backend, Launch
+from .backend import Backend, Launch
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
 from .output import clean_text, cut_text
+from .process import name_response
 from .request import find_mount, make_request, name_user
+from .store import LONGEST
 
 Found = TypeVar("Found", Job, JobStatus)
 
 _MAX_ID = 2**63 - 1
 _MAX_SCOPE = 255
-_LONGEST_DELAY = 3650 * 86400
 
 
 class Jobs:
@@ -77,7 +78,7 @@ class Jobs:
         known, StoreError when the record can't be written. When it raises, there is no job.
         """
         backend = self._get_backend()
-        _check_number("delay", delay, _LONGEST_DELAY)
+        _check_number("delay", delay, LONGEST)
         flags = {"as_user": as_user, "unique": unique, "after_response": after_response}
         flags |= {} if redirect_ok is None else {"redirect_ok": redirect_ok}
         for name, value in flags.items():
@@ -104,7 +105,8 @@ class Jobs:
         request = backend.self_request.note_origin(request, self._environ)
         if after_response:
             self._check_after_response()
-        nonce, uid = (RESPONSE_HOLDER if after_response else "") + new_nonce(), uuid.uuid4().hex
+        holder = name_response(backend.monitor.owner) if after_response else new_nonce()
+        uid = uuid.uuid4().hex
         # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
         waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
         unique_keys = self._unique_keys(backend, request, scope, as_user) if unique else []
@@ -118,8 +120,8 @@ class Jobs:
             delay=delay,
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
             unique_key=unique_keys[0] if unique_keys else None,
-            held_by=None if waits else nonce,
-            hold=RESPONSE_HOLD if after_response else backend.config.lease,
+            held_by=None if waits else holder,
+            hold=backend.config.lease,
         )
         sealed = b""
 
@@ -130,10 +132,11 @@ class Jobs:
 
         job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:
-            launch = Launch(job_id, nonce, sealed, request)
+            launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(delay)
             elif after_response:
+                backend.vouching.hold(job_id, holder)
                 self._launch_after_response(launch)
             else:
                 backend.launch(launch, self._environ)

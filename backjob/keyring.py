@@ -9,7 +9,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from .errors import ConfigError, KeyringError
+from .files import make_file
 from .job import JobRequest
 
 MONITOR = "monitor"
@@ -156,7 +156,7 @@ def read_or_make_key_file(path: Path) -> str:
     """
     try:
         if not path.exists():
-            _make_key_file(path)
+            make_file(path, secrets.token_urlsafe(48) + "\n")
         key = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise KeyringError(f"The key file {path} can't be read or made ({error}). Set key= or $BACKJOB_KEY.") from error
@@ -178,20 +178,6 @@ def check_keys(keys: object, source: str) -> list[str]:
 def _is_key(key: object) -> bool:
     # A lone surrogate is no text that could be encoded.
     return isinstance(key, str) and len(key) >= MIN_KEY_LENGTH and not any("\ud800" <= each <= "\udfff" for each in key)
-
-
-def _make_key_file(path: Path) -> None:
-    # Written whole under a name of its own, then linked: another process sees no file or the whole key, never a part.
-    draft = path.with_name(f"{path.name}.{new_nonce()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(48) + "\n")
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
 
 
 def _mac(key: bytes, message: str) -> str:

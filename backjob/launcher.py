@@ -15,14 +15,13 @@ from ._socket import Answer, Connection, build_request
 from .address import Address, read_origin, write_origin
 from .config import Config
 from .diagnosis import explain, explain_failure, explain_silence, sum_up
-from .discovery import discover
-from .errors import AddressError, LaunchError
-from .job import Job, JobRequest
+from .discovery import discover, discover_unasked
+from .errors import AddressError, Busy, LaunchError, NotHome
+from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
+from .proofs import TOKEN_HEADER, is_proof, prove_app
 from .request import mount_target, wire_host
 
-TOKEN_HEADER = "Backjob-Token"  # noqa: S105 - its name, no secret
-PROOF_HEADER = "Backjob-Proof"
 CONNECT_TIMEOUT = 1.0
 SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
@@ -32,17 +31,6 @@ _WAIT_SLICE = 10.0
 _PROBE_PATIENCE = 2.0
 _MOST_SENT = 64
 _APP, _PLACE = "a", "p"
-
-OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409}, "unknown": {410}}
-"""What our own middleware may answer to a request of ours, and with which status."""
-
-
-class Busy(LaunchError):
-    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy."""
-
-
-class NotHome(LaunchError):
-    """The app that started this job does not answer where it did, and in another one it would be another job."""
 
 
 class Launcher(Protocol):
@@ -107,9 +95,9 @@ class SelfRequest:
             address = write_origin(self.candidates(environ)[0])
         return replace(request, app=self.app, address=address, by_connect=self._config.address is not None)
 
-    def is_home_of(self, job: Job) -> bool:
-        """Is it no other app's job, as far as its record tells in clear?"""
-        return not job.app_id.startswith(_APP) or job.app_id == self._app_id
+    def is_home_of(self, app_id: str) -> bool:
+        """Is a job with this app_id no other app's, as far as its record tells in clear?"""
+        return not app_id.startswith(_APP) or app_id == self._app_id
 
     def _name(self, kind: str, home: str) -> str:
         return kind + self._keyring.digest(f"home {home}")[0][:15]
@@ -205,12 +193,17 @@ class SelfRequest:
 
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
-        failures: list[LaunchError] = []
-        candidates = self.candidates(None)
+        candidates = self._guess(request)
+        if from_slot and len(candidates) == 1:
+            return candidates[0]
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
         patience = _PROBE_PATIENCE if len(candidates) > 1 else float("inf")
+        return self._prove_one(candidates, token, request, patience)
+
+    def _prove_one(self, candidates: list[Address], token: Token, request: JobRequest, patience: float) -> Address:
+        failures: list[LaunchError] = []
         for address in candidates:
-            if address.is_sure or address == self._proven or (from_slot and len(candidates) == 1):
+            if address.is_sure or address == self._proven:
                 return address
             try:
                 self._probe(address, token, request, patience, self.app)
@@ -220,6 +213,26 @@ class SelfRequest:
                 self._proven = address
                 return address
         raise sum_up(failures)
+
+    def _guess(self, request: JobRequest) -> list[Address]:
+        """Where this app may be reached, the likeliest first, also by a process that no request has come to yet."""
+        try:
+            return self.candidates(None)
+        except AddressError:
+            found = discover_unasked()
+        if request.app == self.app and request.address:
+            recorded = read_origin(request.address)
+            found = [recorded] * (recorded in found) + [each for each in found if each != recorded] or [recorded]
+        if not found:
+            raise AddressError
+        return found
+
+    def knock(self, token: Token, request: JobRequest, patience: float) -> None:
+        """Have a request come to this app, in whichever process. Raises AddressError where no address is known."""
+        for address in self._guess(request):
+            with contextlib.suppress(LaunchError):
+                self._probe(address, token, request, patience, self.app)
+                break
 
     def _probe(self, address: Address, token: Token, request: JobRequest, patience: float, app: str) -> None:
         """Ask whether this app is there (any of ours where it has no name). Raises LaunchError when it is not."""
@@ -285,13 +298,3 @@ def _is_done(step: Callable[[float], bool], patience: float = float("inf")) -> b
         if time.monotonic() >= end:
             return False
     return True
-
-
-def is_proof(answer: Answer, token: Token, outcome: str) -> bool:
-    """Is this the answer that only our own middleware can give to the request with this token?"""
-    return answer.status in OUTCOMES[outcome.partition(" ")[0]] and token.prove(outcome).encode() in answer.raw
-
-
-def prove_app(app: str) -> str:
-    """The outcome of a probe that reached this very app."""
-    return f"here {app}".rstrip()

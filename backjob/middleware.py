@@ -30,7 +30,7 @@ from .keyring import (
     Token,
     TokenError,
 )
-from .launcher import PROOF_HEADER, TOKEN_HEADER, prove_app
+from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
 from .settings import read_settings
 from .worker import CurrentJob
@@ -107,7 +107,10 @@ class BackJob:
             backend = self._find_backend()
             token = backend.keyring.verify(environ[TOKEN_KEY])
             backend.self_request.learn(environ)
+            self._assembly.note_job_request()
             if token.kind == PROBE:
+                if backend.has_dispatcher(environ):
+                    backend.dispatcher.start_looking()
                 return respond("200 OK", f"{token.prove('here')} {token.prove(prove_app(backend.self_request.app))}")
             if token.kind == CHECK:
                 facts = self._assembly.deployment.answer(environ, start_response)
@@ -130,7 +133,7 @@ class BackJob:
         backend.self_request.note_arrival(token.nonce)
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
-        if not backend.self_request.is_home_of(job):
+        if not backend.self_request.is_home_of(job.app_id):
             return respond("421 Misdirected Request", token.prove("elsewhere"))
         way, has_threads = backend.dispatcher.choose_way(environ), backend.has_dispatcher(environ)
         go_on = backend.dispatcher.accept(job, token.nonce, way, has_threads)
@@ -154,7 +157,7 @@ class BackJob:
             is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
             return respond("409 Conflict", token.prove("full" if is_full else "refused"))
         backend.dispatcher.note_claim(job.id)
-        current.run(self._app)
+        current.run(self._app, owner)
         way = backend.dispatcher.choose_way(environ)
         if way != "thread":
             backend.dispatcher.take_up_here(way)

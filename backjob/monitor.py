@@ -1,34 +1,34 @@
 """The monitor of one job: launches its worker, waits as long as it takes, and judges what came back.
 
-Before a claim, an answer that is not our worker's is a launch failure. After it the worker alone ends the job, but for
-one that gives no sign within its error_timeout. Knows no threads and no places: those are the dispatcher's.
+Before a claim, an answer that is not our worker's is a launch failure. After it the worker alone ends the job, or the
+keeper if the worker is gone. Knows no threads and no places: those are the dispatcher's.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Callable
 from enum import Enum
 from typing import TypeGuard
 
 from ._socket import Connection
 from .config import Config
-from .errors import LaunchError, StoreError
-from .jitter import between
-from .job import PROCESS, Glance, Job, Move, Status
-from .keyring import WORKER, Keyring, SealError, Token, new_nonce
-from .launcher import NotHome, SelfRequest, is_proof
-from .output import append_line
+from .decisions import ABSENCE
+from .errors import LaunchError, NotHome, StoreError
+from .jitter import backoff
+from .job import Glance, Job, Move, Status
+from .keyring import WORKER, Keyring, SealError, Token
+from .launcher import SelfRequest
+from .process import name_process
+from .proofs import is_proof
 from .store import Store
+from .vouching import Vouching
 
 log = logging.getLogger("backjob")
 
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
-_LONGEST_ABSENCE = 86400.0
-"""Seconds after which it does not come back."""
+_AFTER_CLAIM = 10.0
 
 
 class Verdict(Enum):
@@ -41,21 +41,19 @@ class Verdict(Enum):
     UNSEEN = "the answer was not our worker's, but the job runs"
 
 
-def backoff(waited: float) -> float:
-    """Seconds until the next try: as many as went by so far, from 1 to 300, times 0.5 to 1.5 to spread the load."""
-    return min(max(waited, 1.0), 300.0) * between(0.5, 1.5)
-
-
 class Monitor:
     """Launches and watches jobs for this process, one call a job."""
 
-    def __init__(self, config: Config, keyring: Keyring, store: Store, launcher: SelfRequest) -> None:
+    def __init__(
+        self, config: Config, keyring: Keyring, store: Store, launcher: SelfRequest, vouching: Vouching
+    ) -> None:
         self._config = config
         self._keyring = keyring
         self._store = store
         self._launcher = launcher
-        self.owner = f"{PROCESS}{os.getpid()}-{new_nonce()}"
-        """This process in the records: a host name or a pid alone would come again."""
+        self._vouching = vouching
+        self.owner = name_process()
+        """This process in the records."""
 
     def run(self, job: Job, on_claim: Callable[[], None]) -> Verdict:
         """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot."""
@@ -63,12 +61,13 @@ class Monitor:
         def watch(token: Token, connection: Connection) -> Verdict:
             self._wait(job, connection, on_claim)
             on_claim()
-            verdict = self._judge(job, token, connection)
-            if verdict is Verdict.UNSEEN:
-                self._watch_on(job)
-            return verdict
+            return self._judge(job, token, connection)
 
-        return self._launch(job, watch)
+        self._vouching.hold(job.id, self.owner)
+        try:
+            return self._launch(job, watch)
+        finally:
+            self._vouching.end_hold(job.id)
 
     def leave(self, job: Job) -> Verdict:
         """Launch the job and wait no longer than start() does."""
@@ -109,7 +108,7 @@ class Monitor:
 
     def _leave_to_its_app(self, job: Job, error: LaunchError) -> Verdict:
         """Its own app launches it by itself once it is back, wherever that is then."""
-        if job.overdue_for > _LONGEST_ABSENCE:
+        if job.overdue_for > ABSENCE:
             self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True))
             return Verdict.REFUSED
         log.info("Job %d waits: %s", job.id, error)
@@ -117,20 +116,20 @@ class Monitor:
         return Verdict.AWAY
 
     def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None]) -> None:
-        """Wait for the answer. Until the claim vouch for the job, from then on see that it gives signs."""
-        wait = _FIRST_LOOK
-        vouched = time.monotonic()
+        """Wait for the answer, as long as it takes, and see when the job gets its slot."""
+        wait, is_claimed = _FIRST_LOOK, False
         while not connection.receive(wait):
+            if is_claimed:
+                continue
             wait = min(wait * 1.5, _LONGEST_LOOK)
             try:
-                if not _is_at(glance := self._store.glance(job.id), job, Status.STARTED):
-                    on_claim()
-                    self._end_if_silent(job, glance)
-                elif time.monotonic() - vouched > self._config.lease / 3:
-                    self._store.hold(job.id, job.attempt, self.owner, self.owner, self._config.lease)
-                    vouched = time.monotonic()
+                is_claimed = not _is_at(self._store.glance(job.id), job, Status.STARTED)
             except StoreError as error:
                 log.warning("Job %d goes on, its record can't be read: %s", job.id, error)
+            if is_claimed:
+                wait = _AFTER_CLAIM
+                self._vouching.end_hold(job.id)
+                on_claim()
 
     def _judge(self, job: Job, token: Token, connection: Connection) -> Verdict:
         answer = connection.answer
@@ -143,21 +142,6 @@ class Monitor:
         if _is_at(glance, job, Status.STARTED) and not is_proof(answer, token, "refused"):
             raise self._launcher.doubt(connection)
         return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
-
-    def _watch_on(self, job: Job) -> None:
-        """The connection is gone and the job runs on: a proxy's time-out, say. Only its signs count now."""
-        while job.error_timeout and _is_at(glance := self._store.glance(job.id), job, Status.INPROGRESS):
-            self._end_if_silent(job, glance)
-            time.sleep(_LONGEST_LOOK)
-
-    def _end_if_silent(self, job: Job, glance: Glance | None) -> None:
-        if not _is_at(glance, job, Status.INPROGRESS) or not 0 < job.error_timeout < glance.silent_for:
-            return
-        reason = f"job timeout: no update for {job.error_timeout:g} s (error_timeout)"
-        record = self._store.get(job.id)
-        text = append_line(record.status_text if record else "", reason)
-        if self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=text, silent_for=job.error_timeout):
-            log.error("Job %d: %s", job.id, reason)
 
 
 def _is_at(glance: Glance | None, job: Job, status: Status) -> TypeGuard[Glance]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import threading
 
 import webob
 
@@ -18,10 +19,11 @@ _WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as browsers re
 
 
 class Output:
-    """The output of one run. ``limit`` is how many bytes of UTF-8 are kept."""
+    """The output of one run. ``limit`` is how many bytes of UTF-8 are kept. Several threads may write and read text."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._lock = threading.Lock()
         self._parts: list[str] = []
         self._kept = 0
         self.size = 0
@@ -46,8 +48,9 @@ class Output:
         if self._is_text:
             self.write_text(self._decode(chunk))
         else:
-            self._binary += len(chunk)
-            self.size += len(chunk)
+            with self._lock:
+                self._binary += len(chunk)
+                self.size += len(chunk)
 
     def write_text(self, text: str) -> None:
         """Take text."""
@@ -55,15 +58,16 @@ class Output:
             return
         text = clean_text(text)
         encoded = text.encode()
-        self.size += len(encoded)
-        room = self._limit - self._kept
-        if self._cut or len(encoded) > room:
-            # Cut at a whole character; what comes after the first cut is only counted.
-            text = "" if self._cut else encoded[:room].decode(errors="ignore")
-            self._cut += len(encoded) - len(text.encode())
-        if text:
-            self._parts.append(text)
-            self._kept += len(text.encode())
+        with self._lock:
+            self.size += len(encoded)
+            room = self._limit - self._kept
+            if self._cut or len(encoded) > room:
+                # Cut at a whole character; what comes after the first cut is only counted.
+                text = "" if self._cut else encoded[:room].decode(errors="ignore")
+                self._cut += len(encoded) - len(text.encode())
+            if text:
+                self._parts.append(text)
+                self._kept += len(text.encode())
 
     def finish(self) -> None:
         """No more bytes come: a character that was left half is shown as such."""
@@ -78,15 +82,21 @@ class Output:
             self._decoder = codecs.getincrementaldecoder(_WITHOUT_MARK.get(self._charset, "utf-8"))("replace")
             return self._decoder.decode(held_back + chunk, final)
 
-    def text(self) -> str:
-        """All of it as one text, with a line for what is not shown."""
-        if len(self._parts) > 1:
-            self._parts = ["".join(self._parts)]
-        text = "".join(self._parts)
-        if self._binary:
-            text += f"{_line_break(text)}[{self._binary} bytes of {self._type or 'binary output'}]"
-        if self._cut:
-            text += f"{_line_break(text)}[{self._cut} more bytes of output were cut: max_output is {self._limit}]"
+    def text(self, *, is_whole: bool = True) -> str:
+        """All of it as one text, with a line for what is not shown.
+
+        Without ``is_whole`` more is to come, and the line for what was cut has no count that would change each time.
+        """
+        with self._lock:
+            if len(self._parts) > 1:
+                self._parts = ["".join(self._parts)]
+            text = "".join(self._parts)
+            binary, cut = self._binary, self._cut
+        if binary:
+            text = append_line(text, f"[{binary} bytes of {self._type or 'binary output'}]")
+        if cut:
+            count = f"{cut} more bytes of output were" if is_whole else "more output was"
+            text = append_line(text, f"[{count} cut: max_output is {self._limit}]")
         return text
 
 

@@ -31,7 +31,7 @@ from sqlalchemy.dialects import mysql
 
 from .job import FINAL, LIVE, Status
 
-VERSION = 1
+VERSION = 2
 """Goes up by one with each change of the table."""
 
 
@@ -83,6 +83,8 @@ def build_table(name: str) -> Table:
         Column("attempt", Integer, nullable=False),
         Column("retries", Integer, nullable=False),
         Column("progress", SmallInteger, nullable=False),
+        # How many signs the attempt has given: one that comes late must not be made any more.
+        Column("signs", Integer, nullable=False),
         # MySQL's TEXT ends at 64 kB.
         Column("status_text", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
         Column("scope", ExactString(255), nullable=False),
@@ -106,6 +108,7 @@ def build_table(name: str) -> Table:
         Column("lease_until", UtcDateTime),
         Column("launch_failed_at", UtcDateTime),
         Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
+        Column("past", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
         UniqueConstraint("uid", name=named("uq", "uid")),
         UniqueConstraint("unique_key", name=named("uq", "unique_key")),
         CheckConstraint(
@@ -128,6 +131,8 @@ def build_table(name: str) -> Table:
         mariadb_engine="InnoDB",
         mariadb_charset="utf8mb4",
     )
+    # Of the many that may wait only a few are held.
+    Index(named("ix", "held_by"), table.c.status, table.c.held_by)
     # In the order in which jobs that wait are taken up.
     Index(named("ix", "due"), table.c.status, table.c.priority.desc(), table.c.due_at, table.c.id)
     return table

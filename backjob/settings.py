@@ -62,7 +62,7 @@ def _parse_headers(option: str, text: str) -> dict[str, str]:
 
 
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
-    **dict.fromkeys(("create_table", "redirect_ok"), _parse_bool),
+    **dict.fromkeys(("create_table", "keeper", "redirect_ok"), _parse_bool),
     **dict.fromkeys(("error_timeout", "backlog_days", "all_backlog_days", "close_delay"), _parse_number),
     **dict.fromkeys(("lease", "launch_timeout", "max_output"), _parse_number),
     "max_running": _parse_limit,

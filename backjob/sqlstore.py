@@ -6,19 +6,21 @@ What the answer to a write does not tell, or nobody heard, the row tells. Decide
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Update
+from sqlalchemy import Connection, Row, Select, Update, func
 
 from .clock import choose_clock
+from .decisions import Vouched
 from .engine import Database
 from .errors import StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
 from .job import Glance, Job, JobStatus, Move, NewJob, Status
 from .statements import Statements
+from .store import LONGEST
 
 _TRIES = 50
 _PAUSE = 0.02
@@ -98,7 +100,7 @@ class SQLStore:
 
     def glance(self, job_id: int) -> Glance | None:
         rows = self._database.read(self._statements.glance, {"job_id": job_id})
-        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:], self._now())) if rows else None
+        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:])) if rows else None
 
     def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
         columns = self._database.table.c
@@ -129,6 +131,12 @@ class SQLStore:
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "updated_at": now}
         return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
 
+    def free(self, holder: str) -> int:
+        return self._database.write(self._statements.free, {"holder": holder})
+
+    def list_holders(self) -> list[str]:
+        return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
+
     def take_due(
         self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
     ) -> Job | None:
@@ -138,9 +146,13 @@ class SQLStore:
                 return self.get(job_id)
         return None
 
-    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
-        when = self._scalar(self._statements.next_due, key_ids=list(key_ids), skipped=list(skipped))
-        return max(0.0, (when - self._now()).total_seconds()) if when is not None else None
+    def seconds_to_next(
+        self, key_ids: Sequence[str], skipped: Collection[str] = (), within: float = LONGEST
+    ) -> float | None:
+        now = self._now()
+        values = {"key_ids": list(key_ids), "skipped": list(skipped), "horizon": now + timedelta(seconds=within)}
+        when = self._scalar(self._statements.next_due, **values)
+        return max(0.0, (when - now).total_seconds()) if when is not None else None
 
     def count(self, status: Status) -> int:
         return int(self._scalar(self._statements.count, in_status=int(status)))
@@ -170,18 +182,56 @@ class SQLStore:
 
         return self._make_sure(lambda: self._database.run_alone(claim_if_few), job_id, marks)
 
-    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
+    def touch(
+        self,
+        job_id: int,
+        attempt: int,
+        progress: int,
+        text: str,
+        lease: float,
+        number: int = 1,
+        *,
+        is_more: bool = False,
+    ) -> bool:
         now = self._now()
-        values = {
+        values: dict[str, Any] = {
             "job_id": job_id,
             "at_attempt": attempt,
             "new_progress": progress,
-            "text": self._cut(text),
+            "number": number,
             "now": now,
             "until": now + timedelta(seconds=lease),
         }
-        marks = {"status": Status.INPROGRESS, "attempt": attempt, "updated_at": now, "cancel_requested": False}
-        return self._write(self._statements.touch, values, marks, may_change_nothing=True)
+        if not is_more:
+            statement, values["text"] = self._statements.touch, self._cut(text)
+        elif not text:
+            statement = self._statements.touch_without_text
+        else:
+            statement, values["text"] = self._statements.touch_with_more, text
+            if (most := self._database.largest_value) is not None:
+                statement, values["room"] = self._statements.touch_if_it_fits, most // 2 - len(text.encode())
+                if values["room"] < 0:
+                    return False
+        marks = {"status": Status.INPROGRESS, "attempt": attempt, "signs": number, "updated_at": now}
+        marks["cancel_requested"] = False
+        return self._write(statement, values, marks, may_change_nothing=not is_more)
+
+    def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
+        until = self._now() + timedelta(seconds=seconds)
+        for statement, ids, names in (
+            (self._statements.renew_leases, leases.values(), leases.keys()),
+            (self._statements.renew_holds, holds.keys(), holds.values()),
+        ):
+            if ids:
+                values = {"job_ids": list(ids), "names": list(names), "until": until}
+                self._database.write(statement, values)
+
+    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+        rows = self._database.read(self._statements.vouched, {"key_ids": list(key_ids)})
+        return [Vouched(*(row[0], _STATUSES[row[1]], *tuple(row)[2:])) for row in rows]
+
+    def time(self) -> datetime:
+        return self._now()
 
     def request_cancel(self, job_id: int) -> bool:
         marks = {"status": Status.INPROGRESS, "cancel_requested": True}
@@ -196,11 +246,14 @@ class SQLStore:
         text: str | None = None,
         progress: int | None = None,
         delay: float = 0,
+        past: str | None = None,
         silent_for: float = 0,
+        vouched_until: datetime | None = None,
     ) -> bool:
         now = self._now()
         text = self._cut(text) if text is not None else None
-        values: dict[str, Any] = {"job_id": job_id, "text": text, "new_progress": progress, "now": now}
+        told = {"text": text, "new_progress": progress, "new_past": past}
+        values: dict[str, Any] = {"job_id": job_id, "now": now, **told}
         marks = {"status": move.target, "updated_at": now}
         statement = self._statements.moves[move]
         if move is Move.RETRY:
@@ -209,6 +262,9 @@ class SQLStore:
             statement, values["at_attempt"] = self._statements.fenced_moves[move], attempt
         if silent_for:
             statement = statement.where(self._database.table.c.updated_at <= now - timedelta(seconds=silent_for))
+        if vouched_until is not None:
+            columns = self._database.table.c
+            statement = statement.where(func.coalesce(columns.lease_until, columns.held_until) == vouched_until)
         if move is Move.RETRY and attempt is None:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
         return self._write(statement, values, marks)

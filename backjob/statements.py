@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sqlalchemy import Table, Update, bindparam, case, func, insert, null, or_, select, update
+from sqlalchemy import BindParameter, Table, Update, bindparam, case, func, insert, null, or_, select, update
 
-from .job import PROCESS, Glance, Job, Move, Status
+from .decisions import Vouched
+from .job import Glance, Job, Move, Status
+from .process import PROCESS, RESPONSE
 
 _NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
 _NO_LEASE = {"lease_by": null(), "lease_until": null()}
@@ -35,7 +37,9 @@ class Statements:
         )
         self.count = select(func.count()).select_from(table).where(columns.status == bindparam("in_status"))
 
-        is_free = or_(columns.held_until.is_(None), columns.held_until <= now)
+        # What waits for a response is never free: should its request be gone, the job is not wanted any more.
+        is_lapsed = (columns.held_until <= now) & columns.held_by.not_like(f"{RESPONSE}%")
+        is_free = or_(columns.held_until.is_(None), is_lapsed)
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
         waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
         self.count_launched = select(func.count()).where(
@@ -49,23 +53,42 @@ class Statements:
         self.due = select(columns.id, columns.attempt).where(waits, columns.due_at <= now, is_free)
         self.due = self.due.order_by(*order).limit(8)
         later = case((columns.held_until > columns.due_at, columns.held_until), else_=columns.due_at)
-        self.next_due = select(func.min(later)).where(waits)
+        self.next_due = select(func.min(later)).where(waits, columns.due_at <= _at("horizon", columns.due_at))
 
         fenced = update(table).where(columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt"))
         is_started, runs = columns.status == int(Status.STARTED), columns.status == int(Status.INPROGRESS)
         held = fenced.where(is_started).values(held_by=bindparam("holder"), held_until=until)
         self.hold_of_nobody = held.where(is_free)
         self.hold_of_holder = held.where(columns.held_by == bindparam("old_holder"))
+        self.held_by_process = select(columns.held_by).distinct().where(is_started, columns.held_by.startswith(PROCESS))
+        held_by_holder = update(table).where(is_started, columns.held_by == bindparam("holder"))
+        self.free = held_by_holder.values(held_by=null(), held_until=null())
         self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
             status_text=bindparam("text"), updated_at=now, launch_failed_at=func.coalesce(columns.launch_failed_at, now)
         )
+        of_these = update(table).where(columns.id.in_(bindparam("job_ids", expanding=True)))
+        named: BindParameter[Any] = bindparam("names", expanding=True)
+        self.renew_leases = of_these.where(runs, columns.lease_by.in_(named)).values(lease_until=until)
+        self.renew_holds = of_these.where(is_started, columns.held_by.in_(named)).values(held_until=until)
+        self.vouched = select(*_columns(table, Vouched)).where(
+            or_(runs, is_started & columns.held_by.startswith(RESPONSE)),
+            columns.key_id.in_(bindparam("key_ids", expanding=True)),
+        )
         lease = {"lease_until": until, "updated_at": now}
-        self.touch = fenced.where(runs, columns.cancel_requested.is_(False)).values(
-            progress=bindparam("new_progress"), status_text=bindparam("text"), **lease
+        number = bindparam("number", type_=columns.signs.type)
+        sign = fenced.where(runs, columns.cancel_requested.is_(False)).values(
+            progress=bindparam("new_progress"), signs=number, **lease
+        )
+        more = bindparam("text", type_=columns.status_text.type)
+        self.touch = sign.where(columns.signs <= number).values(status_text=more)
+        self.touch_without_text = sign.where(columns.signs == number - 1)
+        self.touch_with_more = self.touch_without_text.values(status_text=columns.status_text + more)
+        self.touch_if_it_fits = self.touch_with_more.where(
+            func.octet_length(columns.status_text) <= bindparam("room", type_=columns.signs.type)
         )
         self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs).values(cancel_requested=True)
         self.claim = _guard(fenced, Move.CLAIM, table).values(
-            started_at=now, status_text="", progress=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
+            started_at=now, status_text="", progress=0, signs=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
         )
         other = table.alias("other")
         self.count_running = select(func.count()).where(other.c.status == int(Status.INPROGRESS))
@@ -75,6 +98,7 @@ class Statements:
         told = {
             "status_text": func.coalesce(bindparam("text", type_=columns.status_text.type), columns.status_text),
             "progress": func.coalesce(bindparam("new_progress", type_=columns.progress.type), columns.progress),
+            "past": func.coalesce(bindparam("new_past", type_=columns.past.type), columns.past),
             "updated_at": now,
         }
         final = {"ended_at": now, "sealed": null(), "unique_key": null(), **_NO_LEASE, **_NO_HOLD}
@@ -94,7 +118,7 @@ class Statements:
             self.fenced_moves[move] = made.where(columns.attempt == bindparam("at_attempt"))
 
 
-def _columns(table: Table, record: type[Job] | type[Glance]) -> list[Any]:
+def _columns(table: Table, record: type[Job] | type[Glance] | type[Vouched]) -> list[Any]:
     """The columns of a record's fields, in their order; when it was read is no column."""
     return [table.c[each.name] for each in dataclasses.fields(record) if each.name != "read_at"]
 

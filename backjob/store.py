@@ -5,10 +5,15 @@ Each write is atomic. It decides nothing about a job's life: one that comes too 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
+from .decisions import Vouched
 from .job import Glance, Job, JobStatus, Move, NewJob, Status
+
+LONGEST = 3650 * 86400.0
+"""Seconds for which a job can wait at most."""
 
 
 class Store(Protocol):
@@ -35,13 +40,22 @@ class Store(Protocol):
     def note_launch_failure(self, job_id: int, attempt: int, holder: str, text: str, seconds: float) -> bool:
         """Tell people why a job still waits, and hold it until it is tried again."""
 
+    def free(self, holder: str) -> int:
+        """Let go of all jobs that wait and that this one holds: how many there were."""
+
+    def list_holders(self) -> list[str]:
+        """The names of the processes that hold jobs which wait."""
+
     def take_due(
         self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
     ) -> Job | None:
         """Hold the first job that is due and that nobody holds, but none of these apps."""
 
-    def seconds_to_next(self, key_ids: Sequence[str], skipped: Collection[str] = ()) -> float | None:
-        """How long until a job, but none of these apps, is due or loses its hold; None when no job waits."""
+    def seconds_to_next(
+        self, key_ids: Sequence[str], skipped: Collection[str] = (), within: float = LONGEST
+    ) -> float | None:
+        """How long until a job, but none of these apps, is due or loses its hold. None: none is due ``within`` so
+        many seconds."""
 
     def count(self, status: Status) -> int:
         """How many jobs are in this status."""
@@ -52,8 +66,31 @@ class Store(Protocol):
     def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
         """The one compare-and-set that lets an attempt run; not while ``max_running`` (if any) jobs run."""
 
-    def touch(self, job_id: int, attempt: int, progress: int, text: str, lease: float) -> bool:
-        """A sign from the running job. False when it runs no more, or is to be cancelled."""
+    def touch(
+        self,
+        job_id: int,
+        attempt: int,
+        progress: int,
+        text: str,
+        lease: float,
+        number: int = 1,
+        *,
+        is_more: bool = False,
+    ) -> bool:
+        """A sign from the running job, of this number within its attempt: what came before a later one is too late.
+
+        With ``is_more`` the text goes on after that of the sign before, which must be the last one that was made.
+        False when the job runs no more, is to be cancelled, when the number does not fit, or the text can't go on.
+        """
+
+    def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
+        """Vouch on for jobs that run, by their claims, and for jobs that wait, by their holders."""
+
+    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+        """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
+
+    def time(self) -> datetime:
+        """The time of this store."""
 
     def request_cancel(self, job_id: int) -> bool:
         """Ask a running job to end. False when it does not run."""
@@ -67,6 +104,9 @@ class Store(Protocol):
         text: str | None = None,
         progress: int | None = None,
         delay: float = 0,
+        past: str | None = None,
         silent_for: float = 0,
+        vouched_until: datetime | None = None,
     ) -> bool:
-        """Make a move if its guard still holds; with ``silent_for`` only if there was no sign for so many seconds."""
+        """Make a move if its guard still holds. With ``silent_for`` only if there was no sign for so many seconds, with
+        ``vouched_until`` only if nobody has vouched for the job since its lease or hold was that."""

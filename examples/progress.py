@@ -79,7 +79,7 @@ PROGRESS = SimpleTemplate("""\
       if (!response.ok) throw new Error("the server answered " + response.status);
       const job = await response.json();
       document.getElementById("bar").value = job.progress;
-      show("state", names[job.status] + ", " + job.progress + " %");
+      show("state", (job.is_cancelling ? "being cancelled" : names[job.status]) + ", " + job.progress + " %");
       show("output", job.status_text);
       show("trouble", "");
       for (const id of ["bar", "state"]) document.getElementById(id).classList.toggle("failed", job.status === 3);

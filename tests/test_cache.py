@@ -405,6 +405,24 @@ def test_a_slower_process_does_not_put_progress_back_by_a_later_clock(deployment
     assert reader.progress(job_id) == 50
 
 
+def test_a_job_is_shown_as_being_cancelled_at_once_and_from_then_on(deployment: Deployment, clock: Clock) -> None:
+    """Also when a slower process has read the row before, and takes its own look for the younger one."""
+    worker, slow, reader = deployment.processes(3)
+    job_id = begin(worker, clock)
+    touch(worker, job_id, 50)
+
+    def cancel() -> None:
+        assert worker.request_cancel(job_id)
+        clock.advance(0.1)
+
+    slow.after_look = cancel
+    for each in (slow, reader):
+        status = each.status(job_id)
+        assert status is not None
+        assert (status.status, status.progress, status.is_cancelling) == (Status.INPROGRESS, 50, True)
+        assert each.is_status_kept(job_id)
+
+
 @pytest.mark.parametrize("move", [Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.RETRY])
 def test_a_slower_process_does_not_bring_a_job_back(deployment: Deployment, clock: Clock, move: Move) -> None:
     worker, slow, reader = deployment.processes(3)

@@ -6,6 +6,7 @@ Every trouble is a real one, made by a second session, by the server's own admin
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import socket
@@ -43,6 +44,7 @@ from support.served import wrap
 
 import backjob.clock
 import backjob.faults
+from backjob import signs
 from backjob.engine import Database
 from backjob.errors import ConfigError, StoreError
 from backjob.faults import AnswerLost, Duplicate, Unreachable
@@ -101,7 +103,15 @@ def rows(url: URL) -> list[dict[str, Any]]:
 WRITES: dict[str, tuple[Status, Callable[[SQLStore, int], bool]]] = {
     "claim": (Status.STARTED, lambda store, job_id: store.claim(job_id, 2, "me", 30, 0)),
     "claim if few": (Status.STARTED, lambda store, job_id: store.claim(job_id, 2, "me", 30, 5)),
-    "touch": (Status.INPROGRESS, lambda store, job_id: store.touch(job_id, 2, 50, "on", 30)),
+    "touch": (Status.INPROGRESS, lambda store, job_id: store.touch(job_id, 2, 50, "so far, on", 30, 2)),
+    "touch with more": (
+        Status.INPROGRESS,
+        lambda store, job_id: store.touch(job_id, 2, 50, ", on", 30, 2, is_more=True),
+    ),
+    "touch without text": (
+        Status.INPROGRESS,
+        lambda store, job_id: store.touch(job_id, 2, 50, "", 30, 2, is_more=True),
+    ),
     "hold": (Status.STARTED, lambda store, job_id: store.hold(job_id, 2, "holder", "me", 30)),
     "give up": (Status.STARTED, lambda store, job_id: store.hold(job_id, 2, "holder", None, 0)),
     "note": (Status.STARTED, lambda store, job_id: store.note_launch_failure(job_id, 2, "holder", "no", 30)),
@@ -127,6 +137,8 @@ def test_a_write_whose_answer_is_lost_is_made_once_and_said_to_be(
     assert after != before
     assert after is not None
     assert after.attempt == (3 if write == "retry" else 2)
+    if write.startswith("touch"):
+        assert after.status_text == ("so far" if write == "touch without text" else "so far, on")
 
 
 def test_a_lost_write_that_another_one_was_quicker_than_is_said_to_be_lost(
@@ -757,9 +769,57 @@ def test_a_text_that_the_server_does_not_take_is_cut_and_the_job_ends(name: str)
         assert output.startswith(kept)
         assert len(kept.encode()) > 400_000
         assert "max_allowed_packet" in line
+        assert job.signs == 1
         with pytest.raises(StoreError, match="bytes sealed, is more than max_allowed_packet"):
             store.add(new_job(), lambda _: b"x" * 1_100_000)
         assert [row["id"] for row in rows(url)] == [job_id]
+
+
+@pytest.mark.parametrize("name", MYSQL)
+@pytest.mark.usefixtures("small_packets")
+def test_a_text_that_grows_beyond_what_the_server_takes_is_cut(name: str) -> None:
+    """To append would make one that nobody could read, or none: the server takes what is too long for NULL."""
+    with services.new_database(name) as url, open_store(url) as store:
+        job_id = bring_to(store, Status.INPROGRESS)
+        piece = "\U0001f414" * 50_000
+        for number in (2, 3):
+            assert store.touch(job_id, 2, 50, piece, 30, number, is_more=True)
+        before = store.get(job_id)
+        assert not store.touch(job_id, 2, 50, piece, 30, 4, is_more=True)
+        assert not store.touch(job_id, 2, 50, piece * 10, 30, 4, is_more=True)
+        assert dataclasses.replace(store.get(job_id), read_at=before.read_at) == before  # type: ignore[union-attr,type-var]
+        assert store.touch(job_id, 2, 50, "so far" + piece * 3, 30, 4)
+        assert store.touch(job_id, 2, 60, "", 30, 5, is_more=True)
+        job = store.get(job_id)
+        assert job is not None
+        assert "max_allowed_packet" in job.status_text
+        assert not store.touch(job_id, 2, 50, "more", 30, 6, is_more=True)
+
+
+@pytest.mark.parametrize("name", MYSQL)
+@pytest.mark.usefixtures("small_packets")
+def test_a_job_that_writes_more_than_the_server_takes_runs_to_its_end(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signs, "QUIET", 0.0)
+    seen = []
+
+    def job(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+        jobs = environ["backjob"]
+        for number in range(12):
+            jobs.write("\U0001f414" * 20_000)
+            jobs.update(number)
+            seen.append(jobs.status(jobs.job_id).progress)
+        return []
+
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(services.new_database(name)).render_as_string(hide_password=False)
+        status = stack.enter_context(wrap(tmp_path, job, database=url)).run("/job")
+    assert seen == list(range(12))
+    assert status.status is Status.COMPLETED
+    assert len(status.status_text.encode()) > 400_000
+    assert "max_allowed_packet" in status.status_text
 
 
 @pytest.mark.parametrize("text", ["\U0001f414" * 262_144, "'" * 1_048_576, "\\" * 1_048_576])

@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -677,6 +678,22 @@ def test_children_of_a_fork_write_at_once(file: Path, kind: str) -> None:
     assert {(row["status"], row["progress"], row["status_text"] == row["scope"]) for row in rows} == {(2, 50, True)}
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_second_engine_of_a_process_does_not_take_the_locks_of_the_first(
+    open_database: Callable[..., Database], file: Path
+) -> None:
+    """Closing a file takes away all locks of the process on it: the next one to leave would drop the WAL under us."""
+    first = SQLStore(open_database("ours"))
+    add(first, scope="before")
+    SQLStore(open_database("ours")).get(1)
+    other = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM " + TABLE + "').fetchall()"
+    subprocess.run([sys.executable, "-c", other, str(file)], check=True)
+    add(first, scope="after")
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        seen = connection.execute(f"SELECT scope FROM {TABLE}").fetchall()
+    assert seen == [("before",), ("after",)]
+    assert file.with_name(file.name + "-wal").exists()
 
 
 def fork_and_close(kind: str, file: Path) -> list[int]:

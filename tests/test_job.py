@@ -88,7 +88,15 @@ def test_the_public_part_of_a_record() -> None:
         updated_time=NOW + timedelta(2),
         end_time=NOW + timedelta(1),
         attempt=3,
+        is_cancelling=False,
     )
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_only_what_runs_is_being_cancelled(status: Status, is_asked: bool) -> None:
+    shown = make_job(status=status, cancel_requested=is_asked).as_status()
+    assert shown.is_cancelling is (is_asked and status is Status.INPROGRESS)
 
 
 @pytest.mark.parametrize("ended_at", [None, NOW + timedelta(1)])
@@ -105,6 +113,7 @@ def test_as_dict_is_ready_for_json(ended_at: datetime | None) -> None:
         "updated_time": "2031-01-02T03:04:05.000678+00:00",
         "end_time": "2031-01-03T03:04:05.000678+00:00" if ended_at else None,
         "attempt": 1,
+        "is_cancelling": False,
     }
     assert list(read) == [field.name for field in dataclasses.fields(status)]
     assert datetime.fromisoformat(read["start_time"]) == status.start_time

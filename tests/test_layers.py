@@ -12,13 +12,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "jitter", "forks", "bounded_calls", "cells", "job", "keyring"),
-    *("address", "discovery", "_uwsgi", "_socket", "diagnosis", "config", "settings"),
-    *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "sqlstore"),
-    *("cache", "changes", "cache_index", "cache_list", "cache_store"),
-    *("output", "request", "response", "launcher", "monitor", "dispatcher", "backend"),
+    *("errors", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
+    *("process", "attempts", "job", "decisions", "keyring"),
+    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings"),
+    *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "vouching", "sqlstore"),
+    *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_store"),
+    *("output", "request", "response", "launcher", "monitor", "dispatcher", "outcome", "keeper", "backend"),
     *("server_facts", "findings", "second_visit", "check"),
-    *("assembly", "jobs", "session", "worker", "middleware", "__init__"),
+    *("assembly", "jobs", "session", "signs", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 

@@ -38,8 +38,8 @@ class Writer:
     name: str
     store: SQLStore
     known: dict[int, Job] = field(default_factory=dict)
-    runs: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """For each job, the attempt that this writer claimed, and how far that run is."""
+    runs: dict[int, tuple[int, list[tuple[int, str, bool]]]] = field(default_factory=dict)
+    """For each job, the attempt that this writer claimed, and the signs of that run: progress, text, does it go on."""
 
 
 writers = st.sampled_from([0, 1])
@@ -109,7 +109,8 @@ class LifeCycle(RuleBasedStateMachine):
         assert job_id not in self.rows
         self.rows[job_id] = dict.fromkeys(each.name for each in dataclasses.fields(Job))
         self.rows[job_id] |= {"id": job_id, "uid": new.uid, "sealed": seal(job_id), "method": "POST", "path": "/report"}
-        self.rows[job_id] |= {"status": STARTED, "attempt": 1, "progress": 0, "status_text": "", "error_timeout": 120}
+        self.rows[job_id] |= {"status": STARTED, "attempt": 1, "error_timeout": 120}
+        self.rows[job_id] |= {"progress": 0, "signs": 0, "status_text": ""}
         self.rows[job_id] |= {"created_at": self.now, "updated_at": self.now, "cancel_requested": False, **fields}
         self.rows[job_id] |= {"due_at": self.clock.after(delay), "held_by": holder}
         self.rows[job_id] |= {"held_until": self.clock.after(30) if holder else None}
@@ -196,6 +197,7 @@ class LifeCycle(RuleBasedStateMachine):
             ),
             status=INPROGRESS,
             status_text="",
+            signs=0,
             started_at=self.now,
             updated_at=self.now,
             lease_by=me.name,
@@ -206,23 +208,45 @@ class LifeCycle(RuleBasedStateMachine):
         ):
             assert (job_id, attempt) not in self.claims, "an attempt ran twice"
             self.claims.add((job_id, attempt))
-            me.runs[job_id] = (attempt, 0)
+            me.runs[job_id] = (attempt, [(0, "", False)])
 
-    @rule(writer=writers, job_id=jobs, more=st.integers(0, 60), text=texts)
-    def touch(self, writer: int, job_id: int, more: int, text: str) -> None:
-        """Only who claimed a job does it, and goes on for as long as it believes that the job is its own."""
+    @rule(
+        writer=writers,
+        job_id=jobs,
+        more=st.integers(0, 60),
+        text=texts,
+        is_more=st.booleans(),
+        late=st.sampled_from([0, 0, 0, 1, 2]),
+    )
+    def touch(self, writer: int, job_id: int, more: int, text: str, is_more: bool, late: int) -> None:
+        """Only who claimed a job does it, and goes on for as long as it believes that the job is its own.
+
+        ``late``: not its newest sign, but one from before comes to the database once more, or only now.
+        """
         me = self.writers[writer]
         if job_id not in me.runs:
             return
-        attempt, progress = me.runs[job_id]
-        progress = min(progress + more, 100)
-        me.runs[job_id] = (attempt, progress)
+        attempt, signs = me.runs[job_id]
+        if late and len(signs) > 1:
+            number = max(len(signs) - late, 1)
+            progress, text, is_more = signs[number]
+        else:
+            number = len(signs)
+            progress = min(signs[-1][0] + more, 100)
+            signs.append((progress, text, is_more))
+
+        def is_allowed(row: Row) -> bool:
+            runs = (row["status"], row["attempt"], row["cancel_requested"]) == (INPROGRESS, attempt, False)
+            return runs and (row["signs"] == number - 1 if is_more else row["signs"] <= number)
+
+        before = self.rows[job_id]["status_text"]
         self.expect(
-            me.store.touch(job_id, attempt, progress, text, 10),
+            me.store.touch(job_id, attempt, progress, text, 10, number, is_more=is_more),
             job_id,
-            lambda row: (row["status"], row["attempt"], row["cancel_requested"]) == (INPROGRESS, attempt, False),
+            is_allowed,
             progress=progress,
-            status_text=text,
+            signs=number,
+            status_text=before + text if is_more else text,
             updated_at=self.now,
             lease_until=self.clock.after(10),
         )

@@ -31,7 +31,8 @@ from support.services import new_database
 
 from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.job import PROCESS, Move, Status
+from backjob.job import Move, Status
+from backjob.process import PROCESS
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
 from backjob.store import Store
@@ -116,6 +117,10 @@ def _wipe(clock: Clock) -> dict[str, Any]:
     return {"ended_at": clock.now, "updated_at": clock.now, "sealed": None, **NO_HOLD, **NO_LEASE}
 
 
+def _tell(clock: Clock) -> dict[str, Any]:
+    return {"progress": 41, "signs": 2, "updated_at": clock.now, "lease_until": clock.after(20)}
+
+
 # By the job's attempt: the third argument.
 FENCED = {
     "claim": Write(
@@ -124,6 +129,7 @@ FENCED = {
         lambda clock: {
             "status": INPROGRESS,
             "status_text": "",
+            "signs": 0,
             "started_at": clock.now,
             "updated_at": clock.now,
             "lease_by": "this run",
@@ -164,13 +170,18 @@ FENCED = {
     ),
     "touch": Write(
         frozenset({INPROGRESS}),
-        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, "further", 20),
-        lambda clock: {
-            "progress": 41,
-            "status_text": "further",
-            "updated_at": clock.now,
-            "lease_until": clock.after(20),
-        },
+        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, "further", 20, 2),
+        lambda clock: {"status_text": "further", **_tell(clock)},
+    ),
+    "touch with more": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, ", and on", 20, 2, is_more=True),
+        lambda clock: {"status_text": "so far, and on", **_tell(clock)},
+    ),
+    "touch without text": Write(
+        frozenset({INPROGRESS}),
+        lambda store, job_id, attempt: store.touch(job_id, attempt, 41, "", 20, 2, is_more=True),
+        _tell,
     ),
     "pass hold": Write(
         frozenset({STARTED}),
@@ -269,6 +280,7 @@ def test_add_records_everything(store: Store, clock: Clock) -> None:
         "attempt": 1,
         "retries": 2,
         "progress": 0,
+        "signs": 0,
         "status_text": "",
         "scope": "office 7",
         "method": "POST",
@@ -657,9 +669,71 @@ def test_progress_is_0_to_100(store: Store, progress: int) -> None:
 )
 def test_any_text_is_kept(store: Store, text: str) -> None:
     job_id = bring_to(store, INPROGRESS, scope=text[:255])
-    assert store.touch(job_id, 2, 50, text, 30)
+    assert store.touch(job_id, 2, 50, text, 30, 2)
     job = record(store, job_id)
     assert (job.scope, job.status_text) == (text[:255], text)
+    assert store.touch(job_id, 2, 50, text, 30, 3, is_more=True)
+    assert record(store, job_id).status_text == text + text
+
+
+def test_a_text_that_goes_on_is_appended_once(store: Store) -> None:
+    """A sign that is made again, whenever that is, finds that it was made."""
+    job_id = bring_to(store, INPROGRESS)
+    assert store.touch(job_id, 2, 50, ", on", 30, 2, is_more=True)
+    with unchanged(store, job_id):
+        assert not store.touch(job_id, 2, 50, ", on", 30, 2, is_more=True)
+    assert store.touch(job_id, 2, 60, ", on", 30, 3, is_more=True)
+    with unchanged(store, job_id):
+        assert not store.touch(job_id, 2, 50, ", on", 30, 2, is_more=True)
+        assert not store.touch(job_id, 2, 60, "", 30, 3, is_more=True)
+    assert record(store, job_id).status_text == "so far, on, on"
+
+
+@pytest.mark.parametrize("text", ["so far", "other!", "so far, on"])
+def test_no_text_goes_on_after_another_one(store: Store, text: str) -> None:
+    """Not even one of the same size."""
+    job_id = bring_to(store, INPROGRESS)
+    assert store.touch(job_id, 2, 70, text, 30, 3)
+    with unchanged(store, job_id):
+        for number in (1, 2, 3, 5):
+            assert not store.touch(job_id, 2, 50, ", on", 30, number, is_more=True)
+            assert not store.touch(job_id, 2, 50, "", 30, number, is_more=True)
+    assert store.touch(job_id, 2, 70, ", on", 30, 4, is_more=True)
+    assert record(store, job_id).status_text == f"{text}, on"
+
+
+def test_a_sign_that_comes_after_a_later_one_changes_nothing(store: Store) -> None:
+    job_id = bring_to(store, INPROGRESS)
+    assert store.touch(job_id, 2, 70, "later", 30, 5)
+    with unchanged(store, job_id):
+        assert not store.touch(job_id, 2, 50, "earlier", 30, 4)
+    assert store.touch(job_id, 2, 70, "the same again", 30, 5)
+    assert record(store, job_id).status_text == "the same again"
+
+
+def test_each_attempt_counts_its_signs_anew(store: Store) -> None:
+    job_id = add(store, retries=1)
+    for attempt in (1, 2):
+        assert store.claim(job_id, attempt, "run", 30, 0)
+        assert store.touch(job_id, attempt, 10, f"attempt {attempt}", 30, 1, is_more=True)
+        assert store.touch(job_id, attempt, 20, "", 30, 2)
+        if attempt == 1:
+            assert store.move(Move.RETRY, job_id, attempt=1)
+    assert record(store, job_id).signs == 2
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_job_that_runs_on_is_shown_as_being_cancelled(store: Store, status: Status) -> None:
+    job_id = bring_to(store, status)
+    assert store.status(job_id).is_cancelling is False  # type: ignore[union-attr]
+    store.request_cancel(job_id)
+    told = store.status(job_id)
+    assert told is not None
+    assert told.is_cancelling is told.as_dict()["is_cancelling"] is (status is INPROGRESS)
+    if status is INPROGRESS:
+        # What ends by itself is what it ended as.
+        assert store.move(Move.COMPLETE, job_id, attempt=2)
+        assert store.status(job_id).is_cancelling is False  # type: ignore[union-attr]
 
 
 # --- Read ----------------------------------------------------------------------------------------------------------
@@ -684,6 +758,7 @@ def test_a_glance_shows_what_moves(store: Store, clock: Clock, status: Status) -
         "error_timeout": 2.5,
         "updated_at": told,
         "cancel_requested": False,
+        "signs": 0 if status is STARTED else 1,
         "read_at": clock.now,
     }
     assert glance.status is status  # type: ignore[union-attr]

@@ -13,10 +13,16 @@ import pytest
 from support import wait_until
 from support.served import make_environ, serve_site, wrap
 
-from backjob import JobEnded, JobNotFound, JobStatus, Status
+from backjob import JobEnded, JobNotFound, JobStatus, Status, signs
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 GREETING = "Grüße, 世界 🌍"
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Every sign is written at once, so that each of them is seen."""
+    monkeypatch.setattr(signs, "QUIET", 0.0)
 
 
 @pytest.fixture
@@ -194,7 +200,7 @@ def test_close_is_called_once_however_it_ends(site, chunks, expected):
 
         def cancel():
             assert site.application.jobs.cancel(jobs.job_id) is True
-            jobs.update(1)
+            wait_until(lambda: jobs.update(1))
 
         steps = {"cancel": cancel, "fail": lambda: jobs.fail("given up")}
         iterable = Chunks(*[steps.get(chunk, chunk) if isinstance(chunk, str) else chunk for chunk in chunks])
@@ -219,6 +225,7 @@ def test_an_error_in_close_fails_the_job(site):
 
 
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "one-thread"])
+@pytest.mark.usefixtures("at_once")
 def test_progress_and_output_are_seen_while_it_runs(tmp_path, threads):
     """By another request where the server has a slot for one, else from outside."""
     steps = {name: (threading.Event(), threading.Event()) for name in ("one", "two")}
@@ -382,6 +389,7 @@ def test_what_is_no_progress_is_refused(site, method, wrong):
     assert seen == [7]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_progress_never_goes_back(site):
     seen = []
 
@@ -394,6 +402,7 @@ def test_progress_never_goes_back(site):
     assert seen == [50, 50, 50, 55]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_many_small_steps_add_up(site):
     """Three hundred steps of a third: no step is lost to rounding."""
 
@@ -419,13 +428,12 @@ def test_eight_threads_of_a_job_add_up(site):
             thread.start()
         for thread in threads:
             thread.join()
-        seen.append(jobs.status(jobs.job_id).progress)
+        wait_until(lambda: jobs.status(jobs.job_id).progress == 80, 5)
 
-    seen = []
-    status = act(site, action)
-    assert (seen, status.status_text) == ([80], "." * 40)
+    assert act(site, action).status_text == "." * 40
 
 
+@pytest.mark.usefixtures("at_once")
 def test_an_explicit_text_stays_until_output_follows_it(site):
     def action(jobs):
         def look():
@@ -559,9 +567,11 @@ def test_a_job_that_was_ended_elsewhere_stops_at_its_next_sign(site, end, call):
         jobs = environ["backjob"]
         jobs.write("work")
         jobs.update(30)
+        wait_until(lambda: jobs.status(jobs.job_id).progress == 30, 5)
         if end == "cancel":
             assert site.application.jobs.cancel(jobs.job_id) is True
-            assert jobs.status(jobs.job_id).status is Status.INPROGRESS
+            status = jobs.status(jobs.job_id)
+            assert (status.status, status.is_cancelling) == (Status.INPROGRESS, True)
         else:
             site.application.jobs.fail("told to stop", job_id=jobs.job_id)
         try:
@@ -582,11 +592,22 @@ def test_a_job_that_was_ended_elsewhere_stops_at_its_next_sign(site, end, call):
         assert (status.status, status.progress, status.status_text) == (Status.FAILED, 30, "told to stop")
 
 
+def test_a_job_that_cancels_itself_ends_at_its_next_sign(site):
+    def action(jobs):
+        jobs.update(10)
+        assert jobs.cancel(jobs.job_id) is True
+        with pytest.raises(JobEnded):
+            jobs.update(20)
+
+    assert act(site, action).status is Status.CANCELLED
+
+
 def test_cancelled_and_swallowed_stays_cancelled(site):
     def action(jobs):
         site.application.jobs.cancel(jobs.job_id)
         with contextlib.suppress(JobEnded):
             jobs.update(10)
+        assert jobs.status(jobs.job_id).status is Status.CANCELLED
         with pytest.raises(JobEnded):
             jobs.update(20)
 

@@ -117,7 +117,8 @@ class Site:
         self.begin: Callable[[Any], Any] = lambda jobs: None
         self.ask: Callable[[dict[str, Any]], Any] = lambda environ: call(self.application, environ)
         self.launches = KeptLaunches()
-        options = {"launcher": self.launches, "key": KEY, "database": f"sqlite:///{path}", **options}
+        own = {"launcher": self.launches, "key": KEY, "database": f"sqlite:///{path}", "keeper": False}
+        options = {**own, **options}
         self.application = BackJob(self._answer, **options)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

@@ -1,0 +1,113 @@
+"""What the Store without a database reads: by the list of all jobs it finds what a database finds by its indexes.
+
+Changes nothing but the list, where that is behind the records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+from . import changes
+from .cache_index import to_microseconds
+from .cache_list import JobList
+from .decisions import Vouched
+from .job import FINAL, Glance, Job, JobStatus, Status
+from .process import PROCESS, RESPONSE
+from .store import LONGEST
+
+_AT_ONCE = 16
+"""Records that one look reads."""
+
+
+class CacheReads:
+    """The reads of CacheStore. ``now`` gives the time as an aware datetime."""
+
+    def __init__(self, jobs: JobList, now: Callable[[], datetime]) -> None:
+        self._jobs = jobs
+        self._now = now
+
+    def get(self, job_id: int) -> Job | None:
+        return self._jobs.get(job_id)
+
+    def status(self, job_id: int) -> JobStatus | None:
+        job = self.get(job_id)
+        return job.as_status() if job is not None else None
+
+    def glance(self, job_id: int) -> Glance | None:
+        job = self.get(job_id)
+        return Glance(*(getattr(job, each.name) for each in dataclasses.fields(Glance))) if job is not None else None
+
+    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
+        wanted = frozenset(statuses) if statuses is not None else frozenset(Status)
+        index = self._jobs.read()
+        ids = sorted({*index.live, *(index.ended if wanted & FINAL else ())}, reverse=True)
+        found: list[Job] = []
+        for some in in_turns([job_id for job_id in ids if before is None or job_id < before]):
+            jobs = self._jobs.get_many(some)
+            found += [job for job in jobs if job and job.status in wanted and scope in (None, job.scope)]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def time(self) -> datetime:
+        return self._now()
+
+    def count(self, status: Status) -> int:
+        index = self._jobs.read()
+        if status.is_final:
+            return len(self.find([status], None, len(index.live) + len(index.ended), None))
+        # Whatever runs was reserved.
+        ids = {job_id for job_id, _ in index.running} if status is Status.INPROGRESS else set(index.live)
+        return sum(job.status is status for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some))
+
+    def count_launched(self) -> int:
+        index, now = self._jobs.read(), self._now()
+
+        def is_launched(job: Job) -> bool:
+            is_sent = not changes.is_free(job, now) and (job.held_by or "").startswith(PROCESS) and job.due_at <= now
+            return job.status is Status.STARTED and is_sent and job.launch_failed_at is None
+
+        return sum(is_launched(job) for some in in_turns(index.waiting()) for job in self._jobs.get_live(some))
+
+    def list_holders(self) -> list[str]:
+        names = {job.held_by for job in self._list_waiting() if job.held_by}
+        return [name for name in names if name.startswith(PROCESS)]
+
+    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+        index = self._jobs.read()
+        ids = {*index.waiting(key_ids), *(job_id for job_id, _ in index.running)}
+        found = [job for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some)]
+        wanted = [
+            job
+            for job in found
+            if job.key_id in key_ids
+            and (job.status is Status.INPROGRESS or (job.held_by or "").startswith(RESPONSE))
+        ]
+        names = [each.name for each in dataclasses.fields(Vouched)]
+        return [Vouched(*(getattr(job, name) for name in names)) for job in wanted]
+
+    def seconds_to_next(
+        self, key_ids: Sequence[str], skipped: Collection[str] = (), within: float = LONGEST
+    ) -> float | None:
+        index = self._jobs.read()
+        horizon = to_microseconds(self._now() + timedelta(seconds=within))
+        soonest: datetime | None = None
+        for some in in_turns([job_id for job_id in index.waiting(key_ids) if index.live[job_id].due <= horizon]):
+            if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
+                break  # none of these can be sooner
+            for job in self._jobs.get_live(some):
+                if job.status is Status.STARTED and job.app_id not in skipped:
+                    when = max(job.due_at, job.held_until or job.due_at)
+                    soonest = min(soonest or when, when)
+        return max(0.0, (soonest - self._now()).total_seconds()) if soonest is not None else None
+
+    def _list_waiting(self) -> list[Job]:
+        ids = self._jobs.read().waiting()
+        return [job for some in in_turns(ids) for job in self._jobs.get_live(some) if job.status is Status.STARTED]
+
+
+def in_turns(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many at a time as one look reads."""
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))

@@ -1,0 +1,155 @@
+"""The keeper: sees to it that no job is lost or stuck, in every process and without any request.
+
+Vouches for what this process runs and holds, settles what nobody vouches for any more, and sees that somebody looks for
+what is due. Its moves are guarded, so that any number of keepers may do the same. What is decided stands in decisions.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from .attempts import AttemptEnd, add_end
+from .config import Config
+from .decisions import Policy, Settlement, Vouched, decide
+from .errors import AddressError, StoreError
+from .jitter import between, retry_delay
+from .job import Move
+from .keyring import PROBE, Keyring, SealError
+from .launcher import SelfRequest
+from .native import is_native
+from .output import append_line
+from .process import is_dead
+from .store import Store
+from .vouching import Vouching
+
+log = logging.getLogger("backjob")
+
+_SWEEP_EVERY = 2.0
+_SHORTEST_PAUSE = 0.1
+_AFTER_FAILURE = 1.0
+_KNOCK_PATIENCE = 2.0
+
+
+@dataclass
+class _Times:
+    """When each thing is to be done next, in time.monotonic()."""
+
+    renewal: float = 0.0
+    sweep: float = 0.0
+
+
+class Keeper:
+    """What has to be done now and then. ``start_looking`` has the dispatcher look for rows that wait."""
+
+    def __init__(
+        self,
+        config: Config,
+        keyring: Keyring,
+        store: Store,
+        self_request: SelfRequest,
+        vouching: Vouching,
+        owner: str,
+        start_looking: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._keyring = keyring
+        self._store = store
+        self._self_request = self_request
+        self._vouching = vouching
+        self._owner = owner
+        self._start_looking = start_looking
+        self._next = _Times()
+        self._reached_since: datetime | None = None
+        self._is_away = False
+
+    def step(self) -> float:
+        """Do what is to be done by now, and tell how many seconds there is nothing to do. Raises nothing of a store."""
+        try:
+            self._do_what_is_due()
+        except StoreError as error:
+            self._reached_since, self._next = None, _Times()
+            if not self._is_away:
+                self._is_away = True
+                log.warning("Nobody settles lost jobs until the job store is back: %s", error)
+            return _AFTER_FAILURE * between(0.75, 1.25)
+        if self._is_away:
+            self._is_away = False
+            log.info("The job store is back")
+        return max(0.0, min(self._next.renewal, self._next.sweep) - time.monotonic())
+
+    def leave(self) -> None:
+        """This process ends: write what it knows, and let go of what it holds. Others launch that within a second."""
+        try:
+            self._vouching.write_postponed(self._store)
+            if self._store.free(self._owner):
+                log.info("The jobs that waited here are left to other processes")
+        except StoreError as error:
+            log.warning("The jobs that wait here are taken up later: %s", error)
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        self._vouching.write_postponed(self._store)
+        if now >= self._next.renewal:
+            self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
+            self._next.renewal = now + self._config.lease / 3
+        if now >= self._next.sweep:
+            pause = self.sweep() if self._config.keeper else _SWEEP_EVERY
+            self._next.sweep = now + pause * between(0.75, 1.25)
+            if self._config.keeper:
+                self._see_to_launches()
+
+    def sweep(self) -> float:
+        """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""
+        now = self._store.time()
+        self._reached_since = self._reached_since or now
+        for holder in filter(is_dead, self._store.list_holders()):
+            self._store.free(holder)
+        policy = Policy(self._config.lease, self._reached_since, self._self_request.is_home_of, is_dead)
+        jobs = self._store.find_vouched(self._keyring.key_ids)
+        for job in jobs:
+            settlement = decide(job, now, policy)
+            if settlement is not None:
+                self._settle(job, settlement)
+        timeouts = [job.error_timeout / 2 for job in jobs if job.error_timeout]
+        return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
+
+    def _settle(self, job: Vouched, settlement: Settlement) -> None:
+        record = self._store.get(job.id)
+        if record is None or (record.status, record.attempt) != (job.status, job.attempt):
+            return  # somebody was quicker
+        text = append_line(record.status_text, settlement.reason)
+        again = settlement.move is Move.RETRY
+        is_made = self._store.move(
+            settlement.move,
+            job.id,
+            attempt=job.attempt,
+            text=text,
+            progress=0 if again else None,
+            delay=retry_delay(job.attempt) if again else 0,
+            past=add_end(record.past, AttemptEnd(job.attempt, record.read_at, text)) if again else None,
+            silent_for=job.error_timeout if settlement.is_silence else 0,
+            vouched_until=None if settlement.is_silence else job.lease_until or job.held_until,
+        )
+        if is_made:
+            log.error("Job %d, attempt %d: %s", job.id, job.attempt, settlement.reason)
+
+    def _see_to_launches(self) -> None:
+        """Where a thread can look for rows that wait, one does from now on. Greenlets begin in a request only."""
+        if is_native():
+            self._start_looking()
+            return
+        job = self._store.take_due(self._keyring.key_ids, self._owner, self._config.lease)
+        if job is None:
+            return
+        try:
+            request = self._keyring.unseal(job.id, job.uid, job.sealed)
+            token = self._keyring.sign(PROBE, job.id, job.attempt, b"")
+            self._self_request.knock(token, request, _KNOCK_PATIENCE)
+        except (AddressError, SealError) as error:
+            log.info("Job %d waits until a request comes: %s", job.id, error)
+        finally:
+            self._store.hold(job.id, job.attempt, self._owner, None, 0)

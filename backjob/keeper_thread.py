@@ -1,0 +1,77 @@
+"""The thread in which a keeper works, from a moment after the app was made to the end of the process, and over forks.
+
+Knows nothing of jobs: what is done in it is somebody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+
+from .native import Bell, Threads
+
+log = logging.getLogger("backjob")
+
+MOMENT = 1.0
+"""Seconds from the start of a process until its keeper begins: most servers have forked by then."""
+_LONGEST_STEP = 5.0
+_AFTER_ERROR = 5.0
+
+
+class KeeperThread:
+    """Calls ``step`` until it is stopped: a bound method that tells how many seconds there is nothing to do."""
+
+    def __init__(self, step: Callable[[], float], native: bool) -> None:
+        # An app that nobody has any more ends its keeper, not the other way round.
+        self._step = weakref.WeakMethod(step, lambda _: self.stop())
+        self._threads = Threads(native)
+        self._starting = self._threads.make_lock()
+        self._stepping = self._threads.make_lock()
+        self._bell: Bell | None = None
+        """That of the thread that is wanted: one that finds another's there ends."""
+
+    @property
+    def is_running(self) -> bool:
+        """Was it started, and not stopped since?"""
+        return self._bell is not None
+
+    def start(self, after: float = 0.0) -> None:
+        """Begin so many seconds from now, if it has not begun."""
+        with self._starting:
+            if self._bell is not None:
+                return
+            self._bell = bell = Bell(self._threads)
+            try:
+                self._threads.start(lambda: self._work(bell, after), "backjob-keeper")
+            except RuntimeError as error:  # no more threads: the next request tries again
+                self._bell = None
+                log.warning("There is no thread for the keeper: %s", error)
+
+    def wake(self) -> None:
+        """There is something to do now."""
+        if self._bell is not None:
+            self._bell.ring()
+
+    def stop(self) -> None:
+        """Take no further step, and wait for the one that is under way."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.ring()
+            if self._stepping.acquire(True, _LONGEST_STEP):
+                self._stepping.release()
+
+    def _work(self, bell: Bell, after: float) -> None:
+        wait = after
+        while True:
+            bell.wait(wait)
+            with self._stepping:
+                step = self._step()
+                if step is None or self._bell is not bell:
+                    return
+                try:
+                    wait = step()
+                except Exception:
+                    log.exception("The keeper goes on after an error of its own")
+                    wait = _AFTER_ERROR
+                del step

@@ -1,0 +1,53 @@
+"""Threads and locks, of the system also where gevent has put greenlets in their place. Knows nothing of jobs."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import sys
+import threading
+from collections.abc import Callable
+from types import BuiltinFunctionType
+from typing import Any
+
+
+def is_native() -> bool:
+    """Are this process's threads those of the system, as far as any code sees?"""
+    return isinstance(_thread.start_new_thread, BuiltinFunctionType)
+
+
+class Threads:
+    """How to start a thread and to wake it. ``native``: one of the system, which no greenlet that computes stops."""
+
+    def __init__(self, native: bool) -> None:
+        monkey = sys.modules.get("gevent.monkey")
+        self._is_hidden = native and monkey is not None and not is_native()
+        self.make_lock: Callable[[], Any] = threading.Lock
+        if self._is_hidden:
+            self.make_lock = monkey.get_original("_thread", "allocate_lock")  # type: ignore[union-attr]
+            self._start = monkey.get_original("_thread", "start_new_thread")  # type: ignore[union-attr]
+
+    def start(self, target: Callable[[], None], name: str) -> None:
+        """Run this in a daemon thread. Raises RuntimeError when there are no more."""
+        if self._is_hidden:
+            self._start(target, ())
+        else:
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+
+class Bell:
+    """Wakes the one thread that waits for it."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._lock = threads.make_lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """End the wait; or the next one, if nobody waits."""
+        with contextlib.suppress(RuntimeError):  # it was rung already
+            self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is rung, or so long. Was it rung?"""
+        rung: bool = self._lock.acquire(True, min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+        return rung

@@ -1,0 +1,97 @@
+"""How a run ended, until it is written: a database that is away keeps it waiting, and it is not lost.
+
+Knows the moves that end an attempt, and nothing of the app that ran.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from .attempts import AttemptEnd, add_end
+from .errors import StoreError
+from .jitter import retry_delay
+from .job import Job, Move, Status
+from .store import Store
+from .vouching import Vouching
+
+log = logging.getLogger("backjob")
+
+PATIENCE = 5.0
+"""Seconds for which the request of a job tries to write its outcome."""
+_PAUSE = 0.2
+
+
+class Outcome:
+    """The move that ends this attempt of a job, with its last text and progress."""
+
+    def __init__(self, job: Job, move: Move, text: str, progress: int) -> None:
+        self._job = job
+        self._move = move
+        self._text = text
+        self._progress = progress
+        self.delay = retry_delay(job.attempt) if move is Move.RETRY else 0.0
+        """Seconds until the next attempt, if there is one."""
+        self._call: Callable[[bool], None] | None = None
+        self.is_known = False
+        """Is it known how the job stands? Then the move was made, or somebody else was first."""
+        self.is_completed = False
+
+    def write_patiently(self, store: Store, vouching: Vouching) -> None:
+        """Write it now, or in a few seconds; or leave it to the keeper, as long as the process lives."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.write(store)
+            except StoreError as error:
+                if time.monotonic() > end:
+                    log.error("Job %d has ended, its outcome waits: %s", self._job.id, error)
+                    return vouching.postpone(self._write_late)
+            time.sleep(_PAUSE)
+
+    def _write_late(self, store: Store) -> None:
+        self.write(store)
+        log.info("Job %d: its outcome is written", self._job.id)
+
+    def write(self, store: Store) -> None:
+        """Write it. Raises StoreError, and then it is to be tried again."""
+        if not self.is_known:
+            self.is_completed = self._make(store)
+            self.is_known = True
+        self._call_once()
+
+    def when_known(self, call: Callable[[bool], None]) -> None:
+        """Call this once, with whether the job has completed: now, or as soon as that is known."""
+        self._call = call
+        if self.is_known:
+            self._call_once()
+
+    def _call_once(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call(self.is_completed)
+
+    def _make(self, store: Store) -> bool:
+        job, again = self._job, self._move is Move.RETRY
+        is_made = store.move(
+            self._move,
+            job.id,
+            attempt=job.attempt,
+            text=self._text,
+            progress=self._shown(self._move),
+            delay=self.delay,
+            past=add_end(job.past, AttemptEnd(job.attempt, store.time(), self._text)) if again else None,
+        )
+        if is_made:
+            return self._move is Move.COMPLETE
+        # Somebody else was first, or we were, and the answer was lost.
+        glance = store.glance(job.id)
+        is_ours = glance is not None and glance.attempt == job.attempt
+        if glance is not None and is_ours and again and glance.status is Status.INPROGRESS:
+            last = Move.CANCEL if glance.cancel_requested else Move.FAIL
+            store.move(last, job.id, attempt=job.attempt, text=self._text, progress=self._shown(last))
+        return glance is not None and is_ours and glance.status is Status.COMPLETED
+
+    def _shown(self, move: Move) -> int:
+        return {Move.COMPLETE: 100, Move.RETRY: 0}.get(move, self._progress)

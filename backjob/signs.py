@@ -1,0 +1,194 @@
+"""The signs of a running job: its newest progress and text, and their way to the store, a few times a second at most.
+
+A sign that can't be written waits here. Knows nothing of how a job ends: whoever made the signs is told when one is
+refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from .errors import StoreError
+from .jitter import between
+from .job import Job
+from .output import Output, clean_text, cut_text
+from .store import Store
+
+log = logging.getLogger("backjob")
+
+QUIET = 0.2
+"""Seconds between two writes of one job."""
+_AWAY = 1.0
+"""Seconds until a sign is tried again that the store did not take."""
+_LONGEST_WRITE = 30.0
+"""Seconds after which a write that is on its way is not waited for: its guard refuses it from then on."""
+
+
+class Signs:
+    """Those of one attempt. ``limit`` are the bytes of a text that are kept, ``lease`` the seconds that a sign buys.
+
+    ``on_refusal`` is called when the store takes no sign any more: it gives the number of the last sign in the record
+    where the attempt runs on all the same, and None where it has ended. Several threads may give signs.
+    """
+
+    def __init__(
+        self, store: Store, job: Job, output: Output, *, limit: int, lease: float, on_refusal: Callable[[], int | None]
+    ) -> None:
+        self._store = store
+        self._job = job
+        self._output = output
+        self._limit = limit
+        self._lease = lease
+        self._on_refusal = on_refusal
+        self._changed = threading.Condition()
+        self._progress = 0.0  # small steps add up; what is stored is rounded
+        self._text: tuple[str, int] | None = None  # and the size of the output that it stands for
+        self._number = 0
+        self._stored: str | None = ""  # None: not known, an answer was lost
+        self._thread: threading.Thread | None = None
+        self._next_at = -math.inf  # when the next write may be made, in time.monotonic()
+        self._waits = False
+        self._is_writing = False
+        self._is_away = False
+        self._is_over = False
+
+    @property
+    def progress(self) -> int:
+        """0-100."""
+        return round(self._progress)
+
+    @property
+    def is_over(self) -> bool:
+        """Is no sign written any more?"""
+        return self._is_over
+
+    def tell(self, progress: float | None = None, text: object = None, *, step: float = 0) -> None:
+        """Give a sign: a progress, which never goes back, a step on from there, and a text, shown until output follows.
+
+        Raises ValueError for a progress that is none.
+        """
+        progress, step = _clamp(progress) if progress is not None else 0.0, _clamp(step)
+        if text is not None and not isinstance(text, str):
+            text = clean_text(text)  # a text is cut when it is written: most are never
+        with self._changed:
+            if not self._is_over:
+                self._progress = min(max(self._progress, progress) + step, 100.0)
+                if text is not None:
+                    self._text = text, self._output.size
+        self.give()
+
+    def give(self) -> None:
+        """Give a sign, with what was told and what was put out so far. The first is written at once, and then those
+        that come together when the last write is a moment ago: by a thread, so that none needs a next one to be seen.
+        """
+        with self._changed:
+            if self._is_over:
+                return
+            self._waits = True
+            # A database that is away is the thread's to wait for; but under gevent it may have no chance to run.
+            own_turn = self._next_at + (_AWAY if self._is_away else 0)
+            if self._is_writing or time.monotonic() < own_turn:
+                self._see_to_thread()
+                return
+            self._is_writing = True
+        self._write()
+
+    def hasten(self) -> None:
+        """Write the next sign at once."""
+        with self._changed:
+            self._next_at = -math.inf
+            self._changed.notify_all()
+
+    def stop(self) -> bool:
+        """Let no sign be written any more, not even one that is on its way. False when that was so already."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_writing, _LONGEST_WRITE)
+            was_over, self._is_over = self._is_over, True
+            self._changed.notify_all()
+            return not was_over
+
+    def text(self, *, is_whole: bool = True) -> str:
+        """What is shown: an explicit text stays until output follows it. ``is_whole``: nothing more is to come."""
+        told = self._text
+        if told is not None and told[1] == self._output.size:
+            return cut_text(told[0], self._limit)
+        return self._output.text(is_whole=is_whole)
+
+    def _see_to_thread(self) -> None:
+        if self._thread is None or not self._thread.is_alive():  # in the child of a fork it is not
+            thread = threading.Thread(target=self._work, name="backjob-signs", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no more threads here: the next sign takes this one along
+                thread.start()
+                self._thread = thread
+
+    def _work(self) -> None:
+        """Write what waits, each time when it may be written, for as long as the job runs."""
+        while True:
+            with self._changed:
+                while not self._is_over and (self._is_writing or (wait := self._wait()) > 0):
+                    self._changed.wait(None if self._is_writing or wait == math.inf else wait)
+                if self._is_over:
+                    return
+                self._is_writing = True
+            self._write()
+
+    def _wait(self) -> float:
+        return self._next_at - time.monotonic() if self._waits else math.inf
+
+    def _write(self) -> None:
+        """Without the lock, for a database may be slow; by one thread at a time, which has set ``_is_writing``."""
+        is_over, is_written, wait = False, False, QUIET
+        try:
+            self._waits = False
+            is_over = not self._try_to_write()
+            is_written = True
+        except StoreError as error:
+            self._stored, wait = None, _AWAY * between(0.8, 1.2)
+            if not self._is_away:
+                log.warning("Job %d goes on, its update waits: %s", self._job.id, error)
+        finally:
+            with self._changed:
+                self._is_away = wait > QUIET
+                self._waits = self._waits or not is_written
+                self._is_over = self._is_over or is_over
+                self._next_at = time.monotonic() + wait
+                self._is_writing = False
+                self._changed.notify_all()
+                if self._waits and not self._is_over:
+                    self._see_to_thread()
+
+    def _try_to_write(self) -> bool:
+        progress, text = self.progress, self.text(is_whole=False)
+        if self._touch(progress, text):
+            return True
+        number = self._on_refusal()
+        if number is None:
+            return False
+        # It runs, and the record is not as it was left: a child of this process has given a sign too, or the database
+        # takes no more of a text. Should it have ended just now, the next try finds that.
+        self._number, self._stored = number, None
+        self._waits = not self._touch(progress, text) or self._waits
+        return True
+
+    def _touch(self, progress: int, text: str) -> bool:
+        self._number += 1
+        stored, self._stored = self._stored, None
+        is_more = stored is not None and text.startswith(stored)
+        told = text[len(stored) :] if stored is not None and is_more else text
+        is_made = self._store.touch(
+            self._job.id, self._job.attempt, progress, told, self._lease, self._number, is_more=is_more
+        )
+        self._stored = text if is_made else None
+        return is_made
+
+
+def _clamp(progress: float) -> float:
+    is_number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
+    if not is_number or (isinstance(progress, float) and not math.isfinite(progress)):
+        raise ValueError(f"progress must be a number, not {progress!r}")
+    return min(max(progress, 0), 100)
