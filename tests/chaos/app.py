@@ -35,7 +35,7 @@ def start(request: webob.Request) -> Answer:
         job_id = request.environ["backjob"].start(told["target"], **told["options"])
     except StoreError as error:
         return HTTPServiceUnavailable(str(error))
-    answer = webob.Response(json=job_id)
+    answer = webob.Response(json={"job": job_id, "pid": os.getpid()})
     answer.status_code = 500 if told["page_fails"] else 200
     return answer
 
@@ -89,9 +89,10 @@ def sleep(job: Any, seconds: float) -> None:
 
 
 def give_signs(job: Any, seconds: float) -> None:
-    begin = time.monotonic()
-    while (passed := time.monotonic() - begin) < seconds:
-        job.update(100 * passed / seconds, f"{passed:.1f} of {seconds:.1f} s")
+    """So many, and not for so long: who stood still in between has signs left to give."""
+    steps = max(round(seconds / _STEP), 1)
+    for step in range(steps):
+        job.update(100 * step / steps, f"Step {step} of {steps}.")
         time.sleep(_STEP)
 
 

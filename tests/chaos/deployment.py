@@ -40,6 +40,8 @@ class Deployment:
     gate: Gate | None = None
     start_job: Callable[[Kind, random.Random], int | None] | None = None
     """How a fault has a client start a job of its own, as long as there are clients."""
+    struck_around: int = 0
+    """How many runs of jobs were at work when something around the servers was broken."""
 
     @property
     def kills(self) -> int:
@@ -47,8 +49,17 @@ class Deployment:
         return sum(len(host.killed) for host in self.hosts)
 
     @property
+    def struck(self) -> int:
+        """How many runs of jobs were at work in what was broken."""
+        return self.struck_around + sum(host.struck for host in self.hosts)
+
+    @property
     def freezes(self) -> list[Freeze]:
         return [freeze for host in self.hosts for freeze in host.freezes]
+
+    def list_workers(self) -> list[int]:
+        """The processes that run the app just now."""
+        return [pid for host in self.hosts for pid in host.workers()]
 
     @property
     def sqlite_file(self) -> Path:

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from support import needs, wait_until
 from support.places import Place, make_place
 
+from chaos import runs
 from chaos.blueprint import Blueprint
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,8 @@ class Host:
         self.killed: list[int] = []
         """The processes of the app that were killed, by their pids."""
         self.freezes: list[Freeze] = []
+        self.struck = 0
+        """How many runs of jobs were at work in a process when it was killed, stopped, reloaded or frozen."""
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
@@ -80,6 +83,7 @@ class Host:
 
     def kill(self, pid: int) -> None:
         """SIGKILL one of the workers. The server's master starts another one; where there is none, this does."""
+        self._note_strike([pid])
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self.killed.append(pid)
@@ -89,11 +93,14 @@ class Host:
 
     def kill_all(self) -> None:
         """SIGKILL every process of the server. It stays down."""
-        self.killed += self.workers()
+        workers = self.workers()
+        self._note_strike(workers)
         self._kill_group()
+        self.killed += workers
 
     def stop(self) -> None:
         """SIGTERM, as an operator does. It stays down."""
+        self._note_strike(self.workers())
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -103,6 +110,7 @@ class Host:
     def reload(self) -> None:
         """SIGHUP, and wait until gunicorn has replaced all its workers."""
         before = set(self.wait_for_workers())
+        self._note_strike(before)
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
         wait_until(lambda: not before & set(self.workers()), _START_TIMEOUT)
@@ -110,6 +118,7 @@ class Host:
     @contextlib.contextmanager
     def frozen(self, pid: int) -> Iterator[None]:
         """SIGSTOP this worker, and SIGCONT it in the end, if it is still there."""
+        self._note_strike([pid])
         freeze = Freeze(pid, time.monotonic())
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
@@ -134,6 +143,9 @@ class Host:
             connection.request("GET", "/")
             return connection.getresponse().status == 200
         return False
+
+    def _note_strike(self, pids: Collection[int]) -> None:
+        self.struck += sum(mark.pid in pids for mark in runs.find_open(runs.read(self._folder)))
 
     def _kill_group(self) -> None:
         if self._process is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
+
+from backjob.decisions import TIMED_OUT
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,14 @@ class Kind:
         return self.page_fails
 
     @property
-    def may_be_cancelled(self) -> bool:
-        """By the client, or because the process died that was to launch it after its response."""
-        return self.is_cancelled or self.options.get("after_response", False)
+    def follows(self) -> bool:
+        """Does it wait for the end of the response that started it?"""
+        return self.options.get("after_response", False)
+
+    @property
+    def is_silent(self) -> bool:
+        """Does it give no sign for longer than it may?"""
+        return "error_timeout" in self.options
 
 
 _ALL = (
@@ -47,7 +55,7 @@ _ALL = (
     Kind("silent", (3.5, 4.5), options={"retries": 2}),
     Kind("flaky", (0.0, 0.3), weight=2, options={"retries": 3}, failure="HTTP 503"),
     Kind("broken", (0.0, 0.2), options={"retries": 1}, failure="RuntimeError: on purpose", never_completes=True),
-    Kind("mute", (4.0, 5.0), options={"error_timeout": 2}, failure="job timeout: no update for 2 s"),
+    Kind("mute", (4.0, 5.0), options={"error_timeout": 2}, failure=f"{re.escape(TIMED_OUT.format(timeout=2))}$"),
     Kind("delayed", (0.0, 0.3), weight=2, longest_delay=5.0),
     Kind("unwanted", (4.0, 5.0), options={"retries": 1}, is_cancelled=True),
     Kind("follower", (0.0, 0.3), options={"after_response": True}),
@@ -56,5 +64,7 @@ _ALL = (
 KINDS = {kind.name: kind for kind in _ALL}
 """Those that the load starts at random."""
 
+PATIENT = Kind("steps", (3.0, 3.0), options={"retries": 2})
+"""For a process that is to be stopped while it works."""
 HOG = Kind("silent", (12.0, 12.0), failure="SystemExit")
 """Longer than the time-out of gunicorn's sync workers."""

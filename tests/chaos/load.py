@@ -33,6 +33,8 @@ class Asked:
     job: int | None
     is_refused: bool = False
     """Did the app answer that it can't be recorded?"""
+    pid: int = 0
+    """The process that answered."""
 
 
 @dataclass
@@ -90,14 +92,14 @@ class Load:
         target = f"/job/{kind.name}?" + urlencode({"tag": tag, "seconds": f"{seconds:.3f}"})
         told = {"target": target, "options": options, "page_fails": kind.page_fails}
         self._note({"ask": tag, "kind": kind.name})
-        job, is_refused = None, False
+        job, pid, is_refused = None, 0, False
         with contextlib.suppress(*BROKEN):
             code, answer = ask(chance.choice(self._site.hosts), "POST", "/start", told)
-            if code == (500 if kind.page_fails else 200) and isinstance(answer, int):
-                job = answer
+            if code == (500 if kind.page_fails else 200) and isinstance(answer, dict):
+                job, pid = answer["job"], answer["pid"]
             is_refused = code == 503
         self._note({"ask": tag, "job": job, "is_refused": is_refused})
-        self.journal.asked.append(Asked(tag, kind, job, is_refused))
+        self.journal.asked.append(Asked(tag, kind, job, is_refused, pid))
         return job
 
     def _start_jobs(self, number: int) -> None:

@@ -10,8 +10,8 @@ from chaos.run import Outcome
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "chaos.md"
 _BEGIN, _END = "<!-- what make chaos has found -->\n", "<!-- end -->\n"
 _COLUMNS = (
-    *("Set-up", "Seconds", "Kills", "Faults", "Accepted", "Completed", "Failed with a cause", "Cancelled"),
-    *("Lost", "Run twice", "Otherwise wrong"),
+    *("Set-up", "Seconds", "Kills", "Faults", "Runs struck", "Accepted", "Completed", "Failed with a cause"),
+    *("Cancelled", "Lost", "Run twice", "Otherwise wrong"),
 )
 
 
@@ -34,7 +34,7 @@ def format_table(outcomes: Sequence[Outcome]) -> str:
 def _count(outcome: Outcome) -> list[int]:
     verdict = outcome.verdict
     return [
-        *(round(outcome.seconds), outcome.kills, outcome.strikes.total()),
+        *(round(outcome.seconds), outcome.kills, outcome.strikes.total(), outcome.struck),
         *(verdict.accepted, verdict.completed, verdict.causes.total(), verdict.cancelled),
         *(len(verdict.lost), len(verdict.twice), len(verdict.wrongs)),
     ]

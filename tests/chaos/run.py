@@ -62,6 +62,8 @@ class Outcome:
     plan: Plan
     verdict: Verdict
     kills: int
+    struck: int
+    """Runs of jobs that were at work in what was broken."""
     strikes: Counter[str]
     seconds: float
     settled: float
@@ -81,6 +83,7 @@ class Outcome:
             "run twice": len(verdict.twice),
             "otherwise wrong": len(verdict.wrongs),
             "kills": self.kills,
+            "runs struck": self.struck,
         }
         more = {**verdict.causes, **verdict.seen, **self.strikes}
         lines = [
@@ -163,13 +166,14 @@ def run(plan: Plan, folder: Path, services: OwnServices) -> Outcome:
         site.wait_for_the_end(plan.patience)
         settled = time.monotonic() - mended
         statuses = read_statuses(site)
-        verdict = judge(journal, runs.read(folder), statuses, site.freezes, LEASE)
+        verdict = judge(journal, runs.read(folder), statuses, site.freezes, LEASE, site.list_workers())
         verdict.wrongs += find_differences(site.read_statuses(), statuses)
         seconds = time.monotonic() - begin
         return Outcome(
             plan,
             verdict,
             kills=site.kills,
+            struck=site.struck,
             strikes=strikers.strikes,
             seconds=seconds,
             settled=settled,

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from backjob import Status
+from backjob.decisions import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE, TIMED_OUT
 from chaos.host import Freeze
 from chaos.kinds import KINDS
 from chaos.load import Asked, Journal, find_steps_back
 from chaos.runs import Mark, find_open
-from chaos.verdict import Verdict, judge
+from chaos.verdict import REQUEST_FAILED, Verdict, judge
 
 LEASE = 3.0
-DIED = "The process that ran this job is gone."
+DIED = PROCESS_GONE
+LAPSED = LEASE_LAPSED.format(lease=LEASE)
 
 
 def try_job(
@@ -29,14 +31,18 @@ def try_job(
     is_refused: bool = False,
     is_cancelled: bool = False,
     freezes: tuple[Freeze, ...] = (),
+    survivors: tuple[int, ...] = (),
 ) -> Verdict:
-    """One job of this kind: what its runs wrote ("attempt what seconds pid word", …), and how it stands in the end."""
-    journal = Journal([Asked("tag", KINDS[kind], job, is_refused)], cancelled={7} if is_cancelled else set())
+    """One job of this kind: what its runs wrote ("attempt what seconds pid word", …), and how it stands in the end.
+
+    Process 40 has answered the client.
+    """
+    journal = Journal([Asked("tag", KINDS[kind], job, is_refused, pid=40)], cancelled={7} if is_cancelled else set())
     marks = [Mark.parse(f"7 {line.strip()}") for line in lines.split(",") if line]
     shown: dict[int, dict[str, Any]] = {}
     if status is not None:
         shown[7] = {"id": 7, "status": int(status), "attempt": attempt, "status_text": text, "progress": 0}
-    return judge(journal, marks, shown, freezes, LEASE)
+    return judge(journal, marks, shown, freezes, LEASE, survivors)
 
 
 ONE_RUN = "1 begin 1 50 tag, 1 end 2 50 -"
@@ -55,10 +61,13 @@ TAKEN = "1 begin 1 50 tag, 1 left 9 50 JobEnded"
         try_job("steps", TAKEN, Status.FAILED, DIED, attempt=3, freezes=(Freeze(50, 2, 8),)),
         try_job("unwanted", TAKEN, Status.CANCELLED, is_cancelled=True),
         try_job("unwanted", ONE_RUN, Status.COMPLETED, is_cancelled=True),
-        try_job("orphan", "", Status.CANCELLED),
-        try_job("follower", "", Status.CANCELLED),
+        try_job("short", "1 begin 1 50 tag", Status.FAILED, f"Line 3\n{LAPSED}", freezes=(Freeze(50, 2, 8),)),
+        try_job("short", "1 begin 1 50 tag, 1 left 2 50 SystemExit", Status.FAILED, "SystemExit: 1 (the server …)"),
+        try_job("orphan", "", Status.CANCELLED, REQUEST_FAILED, survivors=(40,)),
+        try_job("follower", "", Status.CANCELLED, REQUEST_GONE),
+        try_job("follower", "", Status.CANCELLED, REQUEST_GONE, survivors=(40,), freezes=(Freeze(40, 2, 8),)),
         try_job("flaky", "1 begin 1 50 tag, 1 left 2 50 X, 4 begin 9 50 tag", Status.FAILED, "HTTP 503 X", attempt=4),
-        try_job("mute", "1 begin 1 50 tag", Status.FAILED, "job timeout: no update for 2 s (error_timeout)"),
+        try_job("mute", "1 begin 1 50 tag", Status.FAILED, TIMED_OUT.format(timeout=2)),
         try_job("short", ONE_RUN, Status.COMPLETED, job=None),
         try_job("short", "", Status.CANCELLED, job=None),
         try_job("short", "", None, job=None),
@@ -85,7 +94,7 @@ def test_good(verdict: Verdict) -> None:
             "began while attempt 1 was at work",
         ),
         (
-            try_job("steps", BESIDE, Status.COMPLETED, attempt=2, freezes=(Freeze(50, 2, 3),)),
+            try_job("steps", BESIDE, Status.COMPLETED, attempt=2, freezes=(Freeze(50, 2, 4.5),)),
             "began while attempt 1 was at work",
         ),
         (try_job("short", RETRIED, Status.COMPLETED, attempt=2), "made attempt 2 with 0 retries"),
@@ -96,10 +105,24 @@ def test_good(verdict: Verdict) -> None:
         (try_job("short", "1 begin 1 50 tag", Status.FAILED, ""), "without a cause"),
         (try_job("short", "1 begin 1 50 tag", Status.FAILED, "Line 19 of 20."), "without a cause"),
         (try_job("short", "1 begin 1 50 tag", Status.FAILED, "HTTP 503 Service Unavailable"), "without a cause"),
-        (try_job("short", "", Status.FAILED, "job timeout: no update for 20 s"), "without a cause"),
+        (try_job("short", "1 begin 1 50 tag", Status.FAILED, "My lease is over."), "without a cause"),
+        (try_job("short", "1 begin 1 50 tag", Status.FAILED, f"{DIED}\nLine 19 of 20."), "without a cause"),
+        (try_job("short", "1 begin 1 50 tag", Status.FAILED, LEASE_LAPSED.format(lease=1)), "without a cause"),
+        (try_job("short", "1 begin 1 50 tag", Status.FAILED, DIED, survivors=(50,)), "and 50 is there"),
+        (try_job("short", "1 begin 1 50 tag", Status.FAILED, LAPSED), "and 50 never stood still"),
+        (
+            try_job("short", "1 begin 1 50 tag", Status.FAILED, LAPSED, freezes=(Freeze(50, 2, 4.5),)),
+            "never stood still",
+        ),
+        (try_job("short", "", Status.FAILED, TIMED_OUT.format(timeout=20)), "without a cause"),
         (try_job("short", "", Status.FAILED, "The job can't be launched: refused"), "without a cause"),
         (try_job("steps", "1 begin 1 50 tag", Status.FAILED, DIED), "with retries left"),
         (try_job("short", "", Status.CANCELLED), "nobody asked for"),
+        (try_job("short", "", Status.CANCELLED, REQUEST_GONE), "nobody asked for"),
+        (try_job("follower", "", Status.CANCELLED), "nobody asked for"),
+        (try_job("follower", "", Status.CANCELLED, REQUEST_GONE, survivors=(40,)), "nobody asked for"),
+        (try_job("follower", "", Status.CANCELLED, REQUEST_FAILED, survivors=(40,)), "nobody asked for"),
+        (try_job("orphan", "", Status.CANCELLED, REQUEST_GONE, survivors=(40,)), "nobody asked for"),
         (try_job("orphan", ONE_RUN, Status.COMPLETED), "though the request that started it failed"),
         (try_job("steps", TAKEN, Status.FAILED, DIED, attempt=3), "was taken from attempt 1"),
     ],
@@ -121,7 +144,9 @@ def test_counts() -> None:
     assert verdict.causes == {"its process died": 1}
     assert verdict.lost == [4]
     assert {name: count for name, count in verdict.seen.items() if count} == {
-        "unanswered": 1, "refused": 1, "refused, yet recorded": 1
+        "unanswered": 1,
+        "refused": 1,
+        "refused, yet recorded": 1,
     }
 
 

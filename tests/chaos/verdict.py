@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from backjob import Status
+from backjob.decisions import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE
 from chaos.host import Freeze
 from chaos.kinds import Kind
 from chaos.load import Asked, Journal
 from chaos.runs import BEGIN, BESIDE, END, LEFT, Mark
 
-CAUSES = {
-    "its process died": r"\bprocess\b.*\b(died|dead|gone|ended|lost|killed)\b|\blease\b",
-    "the server stopped it": r"^(SystemExit|KeyboardInterrupt|GreenletExit)",
-}
-"""Why any job may fail: patterns of a line of its status text."""
-_OWN = "its own"
+_GONE, _LAPSED, _STOPPED, _OWN = "its process died", "its process froze", "the server stopped it", "its own"
+_STOP = re.compile(r"(SystemExit|KeyboardInterrupt|GreenletExit)\b")
+REQUEST_FAILED = "The request that started this job failed"
 
 
 @dataclass
@@ -68,9 +66,12 @@ def judge(
     statuses: Mapping[int, Mapping[str, Any]],
     freezes: Iterable[Freeze],
     lease: float,
+    survivors: Container[int] = (),
 ) -> Verdict:
-    """``statuses``: of each job that is recorded, what the app shows of it in the end."""
-    return _Trial(journal, list(marks), statuses, list(freezes), lease).verdict
+    """``statuses``: of each job that is recorded, what the app shows of it in the end. ``survivors``: the processes of
+    the app that are still there.
+    """
+    return _Trial(journal, list(marks), statuses, list(freezes), lease, survivors).verdict
 
 
 class _Trial:
@@ -81,8 +82,10 @@ class _Trial:
         statuses: Mapping[int, Mapping[str, Any]],
         freezes: list[Freeze],
         lease: float,
+        survivors: Container[int],
     ) -> None:
         self._statuses = statuses
+        self._survivors = survivors
         self._freezes = freezes
         self._lease = lease
         self._runs: dict[int, dict[int, _Run]] = defaultdict(lambda: defaultdict(_Run))
@@ -123,9 +126,9 @@ class _Trial:
             )
 
     def _was_frozen(self, pid: int, begin: float, end: float) -> bool:
-        """Did it stand still within this time, for so long that its lease may have lapsed?"""
+        """Did it stand still within this time, for longer than a lease?"""
         return any(
-            each.pid == pid and each.begin < end and each.end > begin and each.end - each.begin > self._lease / 2
+            each.pid == pid and each.begin < end and each.end > begin and each.end - each.begin > self._lease
             for each in self._freezes
         )
 
@@ -161,24 +164,37 @@ class _Trial:
                 wrongs.append(f"{what} is COMPLETED and did not come to its end")
         elif status is Status.CANCELLED:
             self.verdict.cancelled += is_accepted
-            if job not in self._cancelled and not kind.may_be_cancelled:
-                wrongs.append(f"{what} is CANCELLED, which nobody asked for")
+            if job not in self._cancelled and not self._may_have_lost_its_request(asked, shown["status_text"]):
+                wrongs.append(f"{what} is CANCELLED, which nobody asked for: {_show_end(shown)}")
         else:
-            self._try_failure(what, kind, shown, is_accepted=is_accepted)
+            self._try_failure(what, kind, shown, runs.get(shown["attempt"], _Run()), is_accepted=is_accepted)
 
-    def _try_failure(self, what: str, kind: Kind, shown: Mapping[str, Any], *, is_accepted: bool) -> None:
-        cause = find_cause(kind, shown["status_text"])
+    def _may_have_lost_its_request(self, asked: Asked, status_text: str) -> bool:
+        """Was it to follow a response that failed, or that its process did not live to make?"""
+        if not asked.kind.follows:
+            return False
+        if status_text == REQUEST_FAILED and asked.kind.page_fails:
+            return True
+        is_gone = asked.pid not in self._survivors or self._was_frozen(asked.pid, 0, float("inf"))
+        return status_text in (REQUEST_GONE, REQUEST_FAILED) and is_gone
+
+    def _try_failure(self, what: str, kind: Kind, shown: Mapping[str, Any], run: _Run, *, is_accepted: bool) -> None:
+        cause = find_cause(kind, shown["status_text"], self._lease)
         if cause is None:
-            self.verdict.wrongs.append(f"{what} is FAILED without a cause of its own: {shown['status_text'][-300:]!r}")
+            self.verdict.wrongs.append(f"{what} is FAILED without a cause of its own: {_show_end(shown)}")
             return
         self.verdict.causes[cause] += is_accepted
-        is_timeout = "error_timeout" in kind.options and cause == _OWN
-        if shown["attempt"] <= kind.retries and not is_timeout:
-            self.verdict.wrongs.append(f"{what} is FAILED with retries left: {shown['status_text'][-300:]!r}")
+        if shown["attempt"] <= kind.retries and not (kind.is_silent and cause == _OWN):
+            self.verdict.wrongs.append(f"{what} is FAILED with retries left: {_show_end(shown)}")
+        for pid in {begin.pid for begin in run.begins}:
+            if cause == _GONE and pid in self._survivors:
+                self.verdict.wrongs.append(f"{what} is FAILED because its process is gone, and {pid} is there")
+            if cause == _LAPSED and not self._was_frozen(pid, 0, float("inf")):
+                self.verdict.wrongs.append(f"{what} is FAILED because its lease lapsed, and {pid} never stood still")
 
     def _look_for_theft(self, job: int, kind: Kind, shown: Mapping[str, Any]) -> None:
         """Code that met its job's end at a sign, though its process lived on and nobody asked for that."""
-        if job in self._cancelled or "error_timeout" in kind.options:
+        if job in self._cancelled or kind.is_silent:
             return
         for attempt, run in self._runs.get(job, {}).items():
             left = run.left
@@ -192,13 +208,15 @@ class _Trial:
                 )
 
 
-def find_cause(kind: Kind, status_text: str) -> str | None:
-    """Why a job has failed, by the last lines of its text."""
+def find_cause(kind: Kind, status_text: str, lease: float) -> str | None:
+    """Why a job has failed: the last line of its text says it, but for what is told of an answer before its body."""
     if kind.failure and re.search(kind.failure, status_text):
         return _OWN
-    for cause, pattern in CAUSES.items():
-        if re.search(pattern, status_text, re.MULTILINE):
-            return cause
-    return None
+    last = status_text.rpartition("\n")[2]
+    if _STOP.match(last):
+        return _STOPPED
+    return {PROCESS_GONE: _GONE, LEASE_LAPSED.format(lease=lease): _LAPSED}.get(last)
 
 
+def _show_end(shown: Mapping[str, Any]) -> str:
+    return repr(shown["status_text"][-300:])
