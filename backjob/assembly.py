@@ -17,7 +17,7 @@ from typing import cast
 from . import cache, cache_store
 from .backend import Backend
 from .cache import CachedStore
-from .cache_store import CacheStore, warn_of_loss
+from .cache_store import CacheStore
 from .cells import Cells, open_cells
 from .check import Deployment
 from .config import Config
@@ -29,6 +29,7 @@ from .keeper import Keeper
 from .keeper_thread import MOMENT, KeeperThread
 from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
+from .limits import Limits
 from .monitor import Monitor
 from .schema import build_table
 from .sqlstore import SQLStore
@@ -54,7 +55,7 @@ class Assembly:
         self._begin()
         self._keys = _find_keys(config, self._database)
         if self._cells is not None and self._database is None:
-            warn_of_loss(self._cells)
+            _warn_of_loss(self._cells)
         call_in_child(self._begin_anew)
         call_after_fork(self._go_on)
         leave = weakref.WeakMethod(self._leave)
@@ -154,11 +155,10 @@ class Assembly:
         self_request = SelfRequest(config, keyring, self._name)
         vouching = Vouching()
         monitor = Monitor(config, keyring, store, self_request, vouching)
-        dispatcher = Dispatcher(config, keyring, store, monitor)
-        keeper = Keeper(
-            config, keyring, keeper_store, self_request, vouching, monitor.owner, dispatcher.start_looking
-        )
-        return Backend(config, keyring, store, self_request, monitor, dispatcher, vouching, keeper)
+        limits = Limits(config, store, monitor.owner)
+        dispatcher = Dispatcher(config, keyring, store, limits, monitor)
+        keeper = Keeper(config, keyring, keeper_store, self_request, vouching, limits, dispatcher.start_looking)
+        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, vouching, keeper)
 
     def _make_store(self, keyring: Keyring) -> Store:
         config = self._config
@@ -181,6 +181,19 @@ def _make_cells(config: Config) -> Cells | None:
     if config.cache is None:
         return None
     return open_cells(config.cache, cache_store.LONGEST_CALL if config.database is None else cache.LONGEST_CALL)
+
+
+def _warn_of_loss(cells: Cells) -> None:
+    """Say what a cache alone can't promise."""
+    if cells.is_shared:
+        where, loss = "the cache", "What it drops, or loses in a restart, is gone."
+    elif cells.is_file:
+        where, loss = "a file of this host", "It is for one process at a time: what decides is a lock of the process."
+    else:
+        where = "the memory of this process"
+        loss = "That is fine for a server with one process; of several, each knows its own jobs only."
+    what = f"database=None: jobs are kept in {where} alone ({cells.backend_name})"
+    log.warning("%s. %s See docs/caching.md", what, loss)
 
 
 def _find_keys(config: Config, database: Database | None) -> KeySource:

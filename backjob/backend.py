@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .config import Config
-from .dispatcher import Dispatcher, threads_outlive_requests
+from .dispatcher import Dispatcher
 from .errors import Busy, LaunchError, StoreError
 from .job import JobRequest, Move
 from .keeper import Keeper
 from .keyring import MONITOR, Keyring, new_nonce
 from .launcher import Launcher, SelfRequest
+from .limits import Limits
 from .monitor import Monitor
+from .server_facts import threads_outlive_requests
 from .store import Store
 from .vouching import Vouching
 
@@ -41,6 +43,7 @@ class Backend:
     config: Config
     keyring: Keyring
     store: Store
+    limits: Limits
     self_request: SelfRequest
     monitor: Monitor
     dispatcher: Dispatcher

@@ -106,8 +106,10 @@ class CachedStore(SQLStore):
         entry = self._decode(job_id, value)
         return entry.status if entry is not None and self._is_fresh(entry) else self._look(job_id)
 
-    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
-        is_made = super().claim(job_id, attempt, owner, lease, max_running)
+    def claim(
+        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
+    ) -> bool:
+        is_made = super().claim(job_id, attempt, owner, lease, max_running, max_in_scope)
         self._show(job_id, is_made and self._cells.is_shared)
         return is_made
 

@@ -10,7 +10,7 @@ import binascii
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
@@ -71,6 +71,7 @@ class Listed(NamedTuple):
     key_id: str
     priority: int
     due: int
+    scope: str = ""
 
 
 @dataclass
@@ -115,7 +116,7 @@ class Index:
     def add(self, job: Job, new: NewJob) -> None:
         """List a job."""
         due = to_microseconds(job.due_at)
-        self.live[job.id] = Listed(new.uid, new.unique_key, new.key_id, new.priority, due)
+        self.live[job.id] = Listed(new.uid, new.unique_key, new.key_id, new.priority, due, new.scope)
 
     def postpone(self, job: Job) -> None:
         """A job waits again."""
@@ -135,14 +136,32 @@ class Index:
         dropped, self.ended = self.ended[:-MOST_ENDED], self.ended[-MOST_ENDED:]
         return dropped
 
-    def waiting(self, key_ids: Iterable[str] | None = None) -> list[int]:
-        """Those that wait, by the time at which they are due; with ``key_ids`` only those sealed with one of them."""
+    def has_room(self, job_id: int, attempt: int, max_running: int, max_in_scope: int) -> bool:
+        """May this run begin (or have begun), beside the others? Limits of 0 are none."""
+        others = [other for other in self.running if other != (job_id, attempt)]
+        if 0 < max_running <= len(others):
+            return False
+        scopes = [self.live[other].scope for other, _ in others if other in self.live]
+        return not (max_in_scope and job_id in self.live and scopes.count(self.live[job_id].scope) >= max_in_scope)
+
+    def unlist(self, job_ids: Iterable[int]) -> None:
+        """The records of these jobs, which have ended, are gone."""
+        gone = set(job_ids)
+        self.ended = [job_id for job_id in self.ended if job_id not in gone]
+
+    def waiting(self, key_ids: Iterable[str] | None = None, full_scopes: Collection[str] = ()) -> list[int]:
+        """Those that wait, by the time at which they are due; with ``key_ids`` only those sealed with one of them.
+
+        Those in ``full_scopes`` are left out.
+        """
         running = {job_id for job_id, _ in self.running}
         wanted = set(key_ids) if key_ids is not None else None
         found = [
             (listed.due, job_id)
             for job_id, listed in self.live.items()
-            if job_id not in running and (wanted is None or listed.key_id in wanted)
+            if job_id not in running
+            and (wanted is None or listed.key_id in wanted)
+            and listed.scope not in full_scopes
         ]
         return [job_id for _, job_id in sorted(found)]
 

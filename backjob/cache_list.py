@@ -127,14 +127,19 @@ class JobList:
             for job_id in dropped:
                 self.delete(job_id)
 
-    def reserve(self, job_id: int, attempt: int, max_running: int) -> bool:
-        """Count this run among those of max_running (0: no limit), before it begins. False when there are as many."""
+    def prune(self, job_ids: Sequence[int]) -> None:
+        """Delete the records of these jobs, which have ended."""
+        for job_id in job_ids:
+            self.delete(job_id)
+        self._change_list(lambda index: index.unlist(job_ids))
+
+    def reserve(self, job_id: int, attempt: int, max_running: int, max_in_scope: int) -> bool:
+        """Count this run among those that run, before it begins. False when as many run as may (0: no limit)."""
         is_reserved = False
 
         def reserve(index: Index) -> None:
             nonlocal is_reserved
-            others = index.running.keys() - {(job_id, attempt)}
-            is_reserved = not max_running or len(others) < max_running
+            is_reserved = index.has_room(job_id, attempt, max_running, max_in_scope)
             if is_reserved:
                 index.running.setdefault((job_id, attempt), to_microseconds(self._now()))
 

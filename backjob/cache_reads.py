@@ -6,6 +6,7 @@ Changes nothing but the list, where that is behind the records.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -58,9 +59,14 @@ class CacheReads:
         index = self._jobs.read()
         if status.is_final:
             return len(self.find([status], None, len(index.live) + len(index.ended), None))
-        # Whatever runs was reserved.
-        ids = {job_id for job_id, _ in index.running} if status is Status.INPROGRESS else set(index.live)
-        return sum(job.status is status for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some))
+        if status is Status.INPROGRESS:
+            return sum(self.count_running().values())
+        return sum(job.status is status for some in in_turns(sorted(index.live)) for job in self._jobs.get_live(some))
+
+    def count_running(self) -> dict[str, int]:
+        ids = sorted({job_id for job_id, _ in self._jobs.read().running})  # whatever runs was reserved
+        jobs = (job for some in in_turns(ids) for job in self._jobs.get_live(some))
+        return dict(Counter(job.scope for job in jobs if job.status is Status.INPROGRESS))
 
     def count_launched(self) -> int:
         index, now = self._jobs.read(), self._now()
@@ -89,12 +95,16 @@ class CacheReads:
         return [Vouched(*(getattr(job, name) for name in names)) for job in wanted]
 
     def seconds_to_next(
-        self, key_ids: Sequence[str], skipped: Collection[str] = (), within: float = LONGEST
+        self,
+        key_ids: Sequence[str],
+        skipped: Collection[str] = (),
+        full_scopes: Collection[str] = (),
+        within: float = LONGEST,
     ) -> float | None:
         index = self._jobs.read()
         horizon = to_microseconds(self._now() + timedelta(seconds=within))
         soonest: datetime | None = None
-        for some in in_turns([job_id for job_id in index.waiting(key_ids) if index.live[job_id].due <= horizon]):
+        for some in in_turns([each for each in index.waiting(key_ids, full_scopes) if index.live[each].due <= horizon]):
             if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
                 break  # none of these can be sooner
             for job in self._jobs.get_live(some):

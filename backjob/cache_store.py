@@ -12,8 +12,10 @@ from contextlib import suppress
 from datetime import datetime
 
 from . import changes
+from .backlog import find_old
 from .cache_index import to_microseconds
 from .cache_list import JobList
+from .cache_processes import ProcessCell
 from .cache_reads import CacheReads, in_turns
 from .cells import Cells
 from .clock import host_time
@@ -30,20 +32,7 @@ _MOST_DOUBTFUL = 1000
 _Asked = tuple[int, "int | None", Move]
 
 
-def warn_of_loss(cells: Cells) -> None:
-    """Say what a cache alone can't promise."""
-    if cells.is_shared:
-        where, loss = "the cache", "What it drops, or loses in a restart, is gone."
-    elif cells.is_file:
-        where, loss = "a file of this host", "It is for one process at a time: what decides is a lock of the process."
-    else:
-        where = "the memory of this process"
-        loss = "That is fine for a server with one process; of several, each knows its own jobs only."
-    what = f"database=None: jobs are kept in {where} alone ({cells.backend_name})"
-    log.warning("%s. %s See docs/caching.md", what, loss)
-
-
-class CacheStore(CacheReads):
+class CacheStore(ProcessCell, CacheReads):
     """The Store in a cache. ``now`` gives the time as an aware datetime.
 
     ``keep_completed``, ``keep_ended``: seconds for which records stay after their end; 0: as long as the cache likes.
@@ -59,7 +48,8 @@ class CacheStore(CacheReads):
         now: Callable[[], datetime] | None = None,
     ) -> None:
         now = now or host_time
-        super().__init__(JobList(cells, prefix, now), now)
+        ProcessCell.__init__(self, cells, f"{prefix}processes", now)
+        CacheReads.__init__(self, JobList(cells, prefix, now), now)
         self._keep_ended = keep_ended
         self._keep_completed = min(filter(None, (keep_completed, keep_ended)), default=0.0)
         self._last_id = 0
@@ -116,11 +106,17 @@ class CacheStore(CacheReads):
         return sum(self.hold(job.id, job.attempt, holder, None, 0) for job in held)
 
     def take_due(
-        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+        self,
+        key_ids: Sequence[str],
+        holder: str,
+        seconds: float,
+        skipped: Collection[str] = (),
+        full_scopes: Collection[str] = (),
     ) -> Job | None:
         while True:
             index, now = self._jobs.read(), self._now()
-            due = [job_id for job_id in index.waiting(key_ids) if index.live[job_id].due <= to_microseconds(now)]
+            due = index.waiting(key_ids, full_scopes)
+            due = [job_id for job_id in due if index.live[job_id].due <= to_microseconds(now)]
             due.sort(key=lambda job_id: -index.live[job_id].priority)  # stable: then by time, then by id
             for some in in_turns(due):
                 for job in self._jobs.get_live(some):
@@ -130,11 +126,15 @@ class CacheStore(CacheReads):
             if not self._jobs.mend():
                 return None
 
-    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
+    def claim(
+        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
+    ) -> bool:
         now = self._now()
         begin = changes.claim(attempt, owner, lease, now)
         job = self.get(job_id)
-        if job is None or begin(job) is None or not self._jobs.reserve(job_id, attempt, max_running):
+        if job is None or begin(job) is None:
+            return False
+        if not self._jobs.reserve(job_id, attempt, max_running, max_in_scope):
             return False
         try:
             job = self._jobs.change(job_id, begin)  # if not made, the place is free as soon as one is wanted
@@ -215,11 +215,29 @@ class CacheStore(CacheReads):
             log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error)
         return True
 
+    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+        times = dict(find_old(completed_before, ended_before))
+        old: list[int] = []
+        for some in in_turns(self._jobs.read().ended if times else ()):
+            jobs = self._jobs.get_many(some)
+            # What a cache has dropped by itself is only struck off.
+            old += [job_id for job_id, job in zip(some, jobs, strict=True) if job is None or _is_old(job, times)]
+            youngest = max((job.ended_at for job in jobs if job and job.ended_at), default=None)
+            if len(old) >= most or (youngest is not None and youngest >= max(times.values())):
+                break  # the others have ended later
+        if old:
+            self._jobs.prune(old[:most])
+        return len(old[:most])
+
     def _note_doubt(self, asked: _Asked | None, now: datetime) -> None:
         if asked is not None:
             self._doubtful[asked] = now
             for old in list(self._doubtful)[:-_MOST_DOUBTFUL]:
                 self._doubtful.pop(old, None)
+
+
+def _is_old(job: Job, times: Mapping[Status, datetime]) -> bool:
+    return job.ended_at is not None and job.status in times and job.ended_at < times[job.status]
 
 
 def _check_progress(progress: int) -> None:

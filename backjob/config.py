@@ -28,6 +28,8 @@ except PackageNotFoundError:  # a source tree that was never installed
 _OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
 _OWN_HEADERS |= {"transfer-encoding", "user-agent"}
 _LAUNCHER = ("check", "launch")
+MOST_SCOPE = 255
+"""Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
 FORWARD_HEADERS = (
     "Accept-Language",
@@ -108,7 +110,14 @@ class Config:
     """Seconds for which a launch that can't be done is tried again before the job fails."""
 
     max_running: int | str = "auto"
-    """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: 4 for each process that launches jobs."""
+    """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: half of the requests that its processes
+    take at once, and at least 1; 4 for each process of which that is not known."""
+
+    max_running_per_process: int = 0
+    """Jobs that run at once in one process. 0: no limit."""
+
+    max_running_per_scope: int | Mapping[str, int] = 0
+    """Jobs that run at once in each scope that is not "", or a mapping of scopes to such numbers. 0: no limit."""
 
     keeper: bool = True
     """Does this process look after all jobs: settle what was lost, launch what is due, delete what is old? False for
@@ -155,6 +164,8 @@ class Config:
         self._check_integer("max_output")
         if self.max_running != "auto":
             self._check_integer("max_running", 'or "auto"')
+        self._check_integer("max_running_per_process")
+        self._check_scopes()
         if self.monitor not in MONITORS:
             refuse("monitor", f"must be one of {', '.join(MONITORS)}")
         if self.identify is not None and not callable(self.identify):
@@ -162,6 +173,16 @@ class Config:
         if self.launcher is not None and not all(callable(getattr(self.launcher, name, None)) for name in _LAUNCHER):
             refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
         self._check_wire()
+
+    def _check_scopes(self) -> None:
+        if not isinstance(self.max_running_per_scope, Mapping):
+            self._check_integer("max_running_per_scope", "or a mapping of scopes to such numbers")
+            return
+        for scope, limit in self.max_running_per_scope.items():
+            if not isinstance(scope, str) or not 0 < len(scope) <= MOST_SCOPE:
+                refuse("max_running_per_scope", f"must name scopes of 1-{MOST_SCOPE} characters")
+            if not _is_whole(limit):
+                refuse("max_running_per_scope", f"must have a whole number of at least 0 for {scope[:40]!r}")
 
     def _check_wire(self) -> None:
         """Whatever goes into a self-request's head: it stays one line each, and the whole well under 2 kB."""
@@ -206,14 +227,8 @@ class Config:
             refuse(name, f"must be a number of at least {least} and at most {most:g}")
 
     def _check_integer(self, name: str, otherwise: str = "") -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        if not _is_whole(getattr(self, name)):
             refuse(name, f"must be a whole number of at least 0 {otherwise}".rstrip())
-
-    @cached_property
-    def running_limit(self) -> int:
-        """``max_running`` as a number; 0 where there is no limit for the whole deployment."""
-        return self.max_running if isinstance(self.max_running, int) else 0
 
     @cached_property
     def address(self) -> Address | None:
@@ -225,6 +240,10 @@ class Config:
         """The environ keys of the headers that a job of a user gets."""
         names = ("Cookie", "Authorization", *self.forward_headers)
         return tuple(dict.fromkeys("HTTP_" + name.upper().replace("-", "_") for name in names))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def make_config(options: Mapping[str, Any]) -> Config:

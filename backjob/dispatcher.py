@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import re
-import sys
 import threading
 import time
 from collections import deque
@@ -19,44 +17,36 @@ from typing import Any
 
 from .config import Config
 from .errors import StoreError
-from .jitter import backoff, between
-from .job import Job, Status
+from .jitter import backoff
+from .job import Job
 from .keyring import Keyring
+from .limits import Limits
 from .monitor import Monitor, Verdict
+from .server_facts import threads_outlive_requests
 from .store import Store
+from .waiting import WaitingRows
 
 log = logging.getLogger("backjob")
 
-PLACES = 4
-"""Jobs that one process launches and watches at once where max_running does not say."""
-MOST_PLACES = 32
 UNCLAIMED = 2
 """Worker requests of one process that may wait for a slot at once."""
 LEFT_UNCLAIMED = 4
 """The same in the whole deployment, where nobody watches."""
 _NEVER = float("inf")
-_SHORTEST_WAIT = 0.2
-_LOOK_EVERY = 1.0
-"""Seconds after which it looks for rows that nobody told this process of: another one that ended knew of them."""
-_ABSENCE = 10.0
-"""Seconds until another app is asked for again that did not answer."""
-_UWSGI_WITH_THREADS = (2, 0, 27)
-"""From this version on its option enable-threads changes nothing: threads always run."""
 
 
 class Dispatcher:
     """Fills the places of this process with jobs that are handed over, or that wait as rows."""
 
-    def __init__(self, config: Config, keyring: Keyring, store: Store, monitor: Monitor) -> None:
+    def __init__(self, config: Config, keyring: Keyring, store: Store, limits: Limits, monitor: Monitor) -> None:
         self._config = config
-        self._keyring = keyring
         self._store = store
+        self._limits = limits
         self._monitor = monitor
-        self._places = PLACES if config.max_running == "auto" else min(config.running_limit or MOST_PLACES, MOST_PLACES)
+        self._rows = WaitingRows(config, keyring, store, limits, monitor)
         self._changed = threading.Condition()
         self._handed: deque[Job] = deque()
         self._claims: dict[int, Callable[[], None]] = {}
-        self._absent: dict[str, float] = {}  # until when the jobs of an app are left alone, in time.monotonic()
         self._is_closed = False
         self._threads = 0
         self._taken = 0  # places
@@ -82,7 +72,8 @@ class Dispatcher:
         Else what is to be done once the answer is out: until then the job would only be in the way of it.
         """
         if way == "thread":
-            has_place = job.due_in <= 0 and self._take_place()
+            # Nobody overtakes the rows that wait.
+            has_place = job.due_in <= 0 and not self._rows.are_there and self._take_place()
         elif job.due_in > 0:
             has_place = not has_threads  # who else would wait for its time?
         else:
@@ -95,17 +86,19 @@ class Dispatcher:
                 self._give_place_back()
             return None
         if not has_place:
+            if job.due_in <= 0:
+                self._rows.note_left()
             return functools.partial(self.look_after, job.due_in) if has_threads else _nothing
         if way == "thread":
             return functools.partial(self._hand_over, job)
-        return functools.partial(self._run_here, job.id, way)
+        return functools.partial(self._run_here, job.id, way, has_threads)
 
     def _hand_over(self, job: Job) -> None:
         with self._changed:
             self._handed.append(job)
             self._wake()
 
-    def _run_here(self, job_id: int, way: str) -> None:
+    def _run_here(self, job_id: int, way: str, has_threads: bool) -> None:
         """In this very request: wait for the job's time, launch it, and watch it ("request") or leave ("leave")."""
 
         def wait_for_time() -> Job | None:
@@ -115,19 +108,20 @@ class Dispatcher:
                 job = self._store.get(job_id)
             return job if job is not None and job.held_by == self._monitor.owner else None
 
-        self._run_in_request(wait_for_time, way)
+        self._run_in_request(wait_for_time, way, has_threads)
 
-    def take_up_here(self, way: str) -> None:
-        """Where no thread looks for the rows that wait: launch the next one, now that a job has ended."""
-        self._run_in_request(self._take_due, way)
+    def take_up_here(self, way: str, has_threads: bool) -> None:
+        """Where threads need not look for the rows that wait: launch the next one, now that there is room."""
+        self._run_in_request(self._rows.take, way, has_threads)
 
-    def _run_in_request(self, find: Callable[[], Job | None], way: str) -> None:
+    def _run_in_request(self, find: Callable[[], Job | None], way: str, has_threads: bool) -> None:
         try:
             job = find()
             if job is not None:
-                self._note_absence(
-                    job, self._monitor.run(job, _nothing) if way == "request" else self._monitor.leave(job)
-                )
+                verdict = self._monitor.run(job, _nothing) if way == "request" else self._monitor.leave(job)
+                wait = self._rows.note_verdict(job, verdict)
+                if verdict is Verdict.FULL and has_threads:
+                    self.look_after(wait)
         except StoreError as error:
             log.warning("Jobs wait for their database: %s", error)
 
@@ -157,7 +151,7 @@ class Dispatcher:
             return is_free
 
     def _has_room(self) -> bool:
-        return self._taken < self._places and self._unclaimed < UNCLAIMED
+        return self._taken < self._limits.places and self._unclaimed < UNCLAIMED
 
     def _give_place_back(self) -> None:
         with self._changed:
@@ -172,7 +166,7 @@ class Dispatcher:
     def _wake(self) -> None:
         """With the lock held: see that there is a thread for each place that is taken, and one to look for rows."""
         self._changed.notify()
-        if not self._is_closed and self._threads < min(self._places, self._taken + (self._look_at < _NEVER)):
+        if not self._is_closed and self._threads < min(self._limits.places, self._taken + (self._look_at < _NEVER)):
             try:
                 threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
                 self._threads += 1
@@ -215,35 +209,12 @@ class Dispatcher:
             return self._handed.popleft()
 
     def _look(self) -> Job | None:
-        """The next row that is due, held by this process now."""
-        job = None
+        """The next row that is due and may run, held by this process now."""
         if self._is_closed:
             return None
-        limit = self._config.running_limit
-        if not limit or self._store.count(Status.INPROGRESS) < limit:
-            job = self._take_due()
-        if job is not None:
-            self.look_after(0)
-        else:
-            self.look_after(max(self._seconds_to_next(_LOOK_EVERY * between(0.75, 1.25)), _SHORTEST_WAIT))
-        return job
-
-    def _take_due(self) -> Job | None:
-        return self._store.take_due(self._keyring.key_ids, self._monitor.owner, self._config.lease, self._list_absent())
-
-    def _seconds_to_next(self, longest: float) -> float:
-        absent = self._list_absent()
-        next_due = self._store.seconds_to_next(self._keyring.key_ids, absent, longest)
-        return longest if next_due is None else min(next_due, longest)
-
-    def _list_absent(self) -> list[str]:
-        """The apps whose jobs are not asked for now: there may be many, and each would be tried and given back."""
-        now = time.monotonic()
-        return [app_id for app_id, until in tuple(self._absent.items()) if until > now]
-
-    def _note_absence(self, job: Job, verdict: Verdict) -> None:
-        if verdict is Verdict.AWAY:
-            self._absent[job.app_id] = time.monotonic() + _ABSENCE * between(0.5, 1.5)
+        look = self._rows.look()
+        self.look_after(look.next_in)
+        return look.job
 
     def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:
         self._claims[job.id] = leave_queue
@@ -251,25 +222,7 @@ class Dispatcher:
             verdict = self._monitor.run(job, leave_queue)
         finally:
             self._claims.pop(job.id, None)
-        self._note_absence(job, verdict)
-        if verdict is not Verdict.ENDED:
-            self.look_after(_SHORTEST_WAIT)
-
-
-def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
-    """Not under an old uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and "uwsgi.version" in environ:
-        options = getattr(uwsgi, "opt", {})
-        has_option = any(name in options or name.encode() in options for name in ("enable-threads", "threads"))
-        return has_option or _uwsgi_version(environ["uwsgi.version"]) >= _UWSGI_WITH_THREADS
-    return "werkzeug.socket" not in environ or not environ.get("wsgi.multiprocess")
-
-
-def _uwsgi_version(version: bytes | str) -> tuple[int, ...]:
-    """The numbers at its beginning: "2.0.21-debian" is 2.0.21."""
-    text = version.decode("ascii", "replace") if isinstance(version, bytes) else version
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+        self.look_after(self._rows.note_verdict(job, verdict))
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:

@@ -15,15 +15,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, Pool, Table, false, func, inspect, literal_column, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from . import schema
-from .dialects import BEGIN, ENCODINGS, PATIENT, TOLD_PLACE
+from .dialects import ENCODINGS, PATIENT, TOLD_PLACE
 from .engines import bare_engine, check_engine, make_engine, twin_engine
 from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .files import make_file
 from .forks import call_before_fork, call_in_child
+from .schema import find_process_table
+from .transactions import begin, with_named_lock
 
 _ROOM = 65536
 """Bytes of a packet to MySQL that are kept for the rest of the statement."""
@@ -173,7 +175,7 @@ class Database:
 
     def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         def transact_once() -> Result:
-            with _begin(connection, self.kind):
+            with begin(connection, self.kind):
                 return work(connection)
 
         return transact_once() if self._is_sqlite else try_again(transact_once)
@@ -183,7 +185,7 @@ class Database:
             return self._transact(connection, work)
         name = f"backjob {self.table.fullname}"
         if self._is_mysql:
-            return _with_named_lock(connection, name, work)
+            return with_named_lock(connection, name, work)
 
         def lock_and_work(connection: Connection) -> Result:
             number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
@@ -238,56 +240,30 @@ class Database:
                 raise StoreError(f"{what} has the encoding {encoding}, and the job table needs {needed}")
 
     def _prepare_table(self, connection: Connection) -> None:
-        name = self.table.name
-        if not inspect(connection).has_table(name, schema=connection.schema_for_object(self.table)):
-            if not self._create_table:
-                raise StoreError(f"There is no table {name!r}: create it, or set create_table=True")
-            if self._is_sqlite:
-                self._make_table(connection)
+        lacking = []
+        for table in (self.table, find_process_table(self.table)):
+            if inspect(connection).has_table(table.name, schema=connection.schema_for_object(table)):
+                self._check_columns(connection, table)
             else:
-                self._run_alone(connection, self._make_table)
-        there = set(connection.execute(select(literal_column("*")).select_from(self.table).where(false())).keys())
-        missing = sorted({column.name for column in self.table.columns} - there)
+                lacking.append(table)
+        if lacking and not self._create_table:
+            raise StoreError(f"There is no table {lacking[0].name!r}: create it, or set create_table=True")
+        if lacking and self._is_sqlite:
+            self._make_tables(connection)
+        elif lacking:
+            self._run_alone(connection, self._make_tables)
+        for table in lacking:
+            self._check_columns(connection, table)  # another process may have made it, of another version
+
+    def _check_columns(self, connection: Connection, table: Table) -> None:
+        there = set(connection.execute(select(literal_column("*")).select_from(table).where(false())).keys())
+        missing = sorted({column.name for column in table.columns} - there)
         if missing:
+            kind = "job table" if table is self.table else "table of processes"
             raise StoreError(
-                f"Table {name!r} is not the job table of schema version {schema.VERSION}: it lacks "
+                f"Table {table.name!r} is not the {kind} of schema version {schema.VERSION}: it lacks "
                 f"{', '.join(missing)}. Set another table_name, or move the old table away."
             )
 
-    def _make_table(self, connection: Connection) -> None:
+    def _make_tables(self, connection: Connection) -> None:
         self.table.metadata.create_all(connection, checkfirst=True)
-
-
-@contextlib.contextmanager
-def _begin(connection: Connection, kind: str) -> Iterator[None]:
-    # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
-    try_again(lambda: _run_each(connection, BEGIN[kind]))
-    try:
-        yield
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        with contextlib.suppress(SQLAlchemyError):  # a full disk, for one, has ended the transaction already
-            connection.exec_driver_sql("ROLLBACK")
-        raise
-
-
-def _run_each(connection: Connection, statements: tuple[str, ...]) -> None:
-    for statement in statements:
-        connection.exec_driver_sql(statement)
-
-
-def _with_named_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:
-    """MySQL and MariaDB: such a lock is the connection's, not a transaction's, and each database has its own."""
-    own_name = func.md5(func.concat(func.coalesce(func.database(), ""), " ", name))
-    if connection.scalar(select(func.get_lock(own_name, BUSY_TIMEOUT))) != 1:
-        raise StoreError(f"Other processes have had the lock of the job table for {BUSY_TIMEOUT:g} s")
-    is_released = False
-    try:
-        result = work(connection)
-        # Whatever becomes of the lock, the work is done.
-        with contextlib.suppress(DBAPIError):
-            is_released = connection.scalar(select(func.release_lock(own_name))) == 1
-        return result
-    finally:
-        if not is_released:
-            connection.invalidate()  # the lock goes with it

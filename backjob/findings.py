@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import Config, __version__
-from .dispatcher import PLACES
 from .server_facts import ServerFacts
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -244,7 +243,10 @@ def _of_reply(config: Config, here: StoreFacts, reply: Reply) -> Iterator[Findin
         text = "The server has one slot: while a job runs, nobody gets a page"
         yield Finding("one-slot", text, "Give the server more threads (gunicorn: --threads 8)")
     elif server.slots is not None and server.processes is not None:
-        limit = config.running_limit if config.max_running != "auto" else PLACES * server.processes
+        each = config.max_running_per_process * server.processes
+        # "auto" leaves half of the slots.
+        of_all = config.max_running if isinstance(config.max_running, int) else server.slots // 2
+        limit = min(filter(None, (of_all, each)), default=0)
         if not limit or server.slots <= limit:
             most = f"up to {limit}" if limit else "any number of"
             text = f"The server has {server.slots} slots, and {most} jobs run at once: then nobody gets a page"

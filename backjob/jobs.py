@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from webob.request import BaseRequest
 
 from .backend import Backend, Launch
+from .config import MOST_SCOPE
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
@@ -25,7 +26,7 @@ from .store import LONGEST
 Found = TypeVar("Found", Job, JobStatus)
 
 _MAX_ID = 2**63 - 1
-_MAX_SCOPE = 255
+_MOST_PRIORITY = 1000
 
 
 class Jobs:
@@ -39,6 +40,9 @@ class Jobs:
     """The id of the job that runs here."""
     attempt: int | None = None
     """Which run of this job it is, from 1."""
+
+    _start_response: Callable[..., Any] | None = None
+    """The server's own, which tells of the server."""
 
     def __init__(self, get_backend: Callable[[], Backend], environ: Mapping[str, Any] | None = None) -> None:
         self._get_backend = get_backend
@@ -56,6 +60,7 @@ class Jobs:
         scope: str = "",
         as_user: bool = True,
         delay: float = 0,
+        priority: int = 0,
         retries: int = 0,
         unique: bool = False,
         after_response: bool = False,
@@ -69,6 +74,7 @@ class Jobs:
         becomes an url-encoded body: mappings, lists of pairs, MultiDicts, with lists for several values. ``method`` is
         any token of RFC 9110 but CONNECT. ``scope`` is free text (up to 255 characters) that limits where the job
         applies. ``as_user=False`` takes no cookie and no credential along. ``delay``: seconds until it may run.
+        ``priority``: of the jobs that wait, one with more goes first (-1000 to 1000).
         ``retries``: how often it may run again after a failure. ``unique``: an unfinished job of the same request,
         scope and user is returned instead of a second one, also if it waits for another request's response.
         ``after_response``: launched when this request's response has ended, cancelled when the request raises or
@@ -86,10 +92,12 @@ class Jobs:
                 raise TypeError(f"{name} must be True or False")
         if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**31:
             raise ValueError("retries must be a whole number of at least 0")
+        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _MOST_PRIORITY:
+            raise ValueError(f"priority must be a whole number from -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
         if error_timeout is not None:
             _check_number("error_timeout", error_timeout, 1e9)
-        if not isinstance(scope, str) or len(scope) > _MAX_SCOPE:
-            raise ValueError(f"scope must be a str of at most {_MAX_SCOPE} characters")
+        if not isinstance(scope, str) or len(scope) > MOST_SCOPE:
+            raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters")
         request = make_request(
             self._environ,
             backend.config,
@@ -118,6 +126,7 @@ class Jobs:
             scope=clean_text(scope),
             retries=retries,
             delay=delay,
+            priority=priority,
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
             unique_key=unique_keys[0] if unique_keys else None,
             held_by=None if waits else holder,
@@ -132,6 +141,9 @@ class Jobs:
 
         job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:
+            # With connect= the jobs may run elsewhere: what serves them tells of itself.
+            here = self._environ if backend.config.connect is None else None
+            backend.limits.note_process(here, self._start_response)
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(delay)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from .attempts import AttemptEnd, add_end
+from .backlog import find_cut_offs
 from .config import Config
 from .decisions import Policy, Settlement, Vouched, decide
 from .errors import AddressError, StoreError
@@ -20,6 +21,7 @@ from .jitter import between, retry_delay
 from .job import Move
 from .keyring import PROBE, Keyring, SealError
 from .launcher import SelfRequest
+from .limits import Limits
 from .native import is_native
 from .output import append_line
 from .process import is_dead
@@ -32,6 +34,9 @@ _SWEEP_EVERY = 2.0
 _SHORTEST_PAUSE = 0.1
 _AFTER_FAILURE = 1.0
 _KNOCK_PATIENCE = 2.0
+_PRUNED_AT_ONCE = 200
+_PAUSE_IN_PRUNING = 2.0
+_PRUNE_EVERY = 600.0
 
 
 @dataclass
@@ -40,6 +45,7 @@ class _Times:
 
     renewal: float = 0.0
     sweep: float = 0.0
+    pruning: float = 0.0
 
 
 class Keeper:
@@ -52,7 +58,7 @@ class Keeper:
         store: Store,
         self_request: SelfRequest,
         vouching: Vouching,
-        owner: str,
+        limits: Limits,
         start_looking: Callable[[], None],
     ) -> None:
         self._config = config
@@ -60,7 +66,8 @@ class Keeper:
         self._store = store
         self._self_request = self_request
         self._vouching = vouching
-        self._owner = owner
+        self._limits = limits
+        self._owner = limits.name
         self._start_looking = start_looking
         self._next = _Times()
         self._reached_since: datetime | None = None
@@ -85,6 +92,7 @@ class Keeper:
         """This process ends: write what it knows, and let go of what it holds. Others launch that within a second."""
         try:
             self._vouching.write_postponed(self._store)
+            self._limits.withdraw(self._store)
             if self._store.free(self._owner):
                 log.info("The jobs that waited here are left to other processes")
         except StoreError as error:
@@ -95,12 +103,15 @@ class Keeper:
         self._vouching.write_postponed(self._store)
         if now >= self._next.renewal:
             self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
+            self._limits.renew(self._store)
             self._next.renewal = now + self._config.lease / 3
         if now >= self._next.sweep:
             pause = self.sweep() if self._config.keeper else _SWEEP_EVERY
             self._next.sweep = now + pause * between(0.75, 1.25)
             if self._config.keeper:
                 self._see_to_launches()
+        if self._config.keeper and now >= self._next.pruning:
+            self._next.pruning = now + self._prune() * between(0.75, 1.25)
 
     def sweep(self) -> float:
         """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""
@@ -116,6 +127,12 @@ class Keeper:
                 self._settle(job, settlement)
         timeouts = [job.error_timeout / 2 for job in jobs if job.error_timeout]
         return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
+
+    def _prune(self) -> float:
+        """Delete some of what is old, and tell in how many seconds to go on."""
+        cut_offs = find_cut_offs(self._config, self._store.time())
+        is_more = self._store.prune(*cut_offs, _PRUNED_AT_ONCE) >= _PRUNED_AT_ONCE
+        return _PAUSE_IN_PRUNING if is_more else _PRUNE_EVERY
 
     def _settle(self, job: Vouched, settlement: Settlement) -> None:
         record = self._store.get(job.id)

@@ -24,7 +24,7 @@ class KeeperThread:
 
     def __init__(self, step: Callable[[], float], native: bool) -> None:
         # An app that nobody has any more ends its keeper, not the other way round.
-        self._step = weakref.WeakMethod(step, lambda _: self.stop())
+        self._step = weakref.WeakMethod(step, lambda _: self._let_end())
         self._threads = Threads(native)
         self._starting = self._threads.make_lock()
         self._stepping = self._threads.make_lock()
@@ -55,11 +55,15 @@ class KeeperThread:
 
     def stop(self) -> None:
         """Take no further step, and wait for the one that is under way."""
+        if self._let_end() and self._stepping.acquire(True, _LONGEST_STEP):
+            self._stepping.release()
+
+    def _let_end(self) -> bool:
+        """The thread is not wanted any more; was it? Waits for nothing: it may be that very thread which comes here."""
         bell, self._bell = self._bell, None
         if bell is not None:
             bell.ring()
-            if self._stepping.acquire(True, _LONGEST_STEP):
-                self._stepping.release()
+        return bell is not None
 
     def _work(self, bell: Bell, after: float) -> None:
         wait = after

@@ -118,6 +118,7 @@ class BackJob:
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
                 return respond("410 Gone", token.prove("unknown"))
+            backend.limits.note_process(environ, start_response)
             if token.kind == MONITOR:
                 return self._monitor(backend, job, token, environ, respond)
             return self._work(backend, job, token, environ, respond)
@@ -151,17 +152,30 @@ class BackJob:
             return respond("421 Misdirected Request", token.prove("elsewhere"))
         current = CurrentJob(backend, job, request, environ)
         _drain(environ)
-        owner = f"{backend.monitor.owner}-{token.nonce}"
-        if not backend.store.claim(job.id, job.attempt, owner, backend.config.lease, backend.config.running_limit):
-            glance = backend.store.glance(job.id)
-            is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
-            return respond("409 Conflict", token.prove("full" if is_full else "refused"))
-        backend.dispatcher.note_claim(job.id)
-        current.run(self._app, owner)
-        way = backend.dispatcher.choose_way(environ)
-        if way != "thread":
-            backend.dispatcher.take_up_here(way)
-        return respond("200 OK", token.prove("ended"))
+        outcome, way = self._run_if_room(backend, job, token, current), backend.dispatcher.choose_way(environ)
+        if way != "thread" and outcome == "full":
+            # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
+            backend.store.hold(job.id, job.attempt, job.held_by, None, 0)
+        if way != "thread" and (outcome == "ended" or (outcome == "full" and backend.limits.has_room_here)):
+            backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
+        return respond("200 OK" if outcome == "ended" else "409 Conflict", token.prove(outcome))
+
+    def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> str:
+        """Claim the job and run it, unless as many run as may. How that went, in the words of the proof."""
+        limits, owner = backend.limits, f"{backend.monitor.owner}-{token.nonce}"
+        if not limits.enter():
+            return "full"
+        try:
+            most = limits.max_running, limits.of_scope(job.scope)
+            if not backend.store.claim(job.id, job.attempt, owner, backend.config.lease, *most):
+                glance = backend.store.glance(job.id)
+                is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
+                return "full" if is_full else "refused"
+            backend.dispatcher.note_claim(job.id)
+            current.run(self._app, owner)
+            return "ended"
+        finally:
+            limits.leave()
 
 
 def _name_caller(app: WSGIApp) -> str:

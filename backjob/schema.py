@@ -36,6 +36,10 @@ VERSION = 2
 
 
 _MYSQL = ("mysql", "mariadb")
+_PROCESSES = "_process"
+# Whatever the defaults of the server and of its databases are.
+_OPTIONS: dict[str, Any] = {f"{name}_engine": "InnoDB" for name in _MYSQL}
+_OPTIONS |= {f"{name}_charset": "utf8mb4" for name in _MYSQL}
 
 
 class UtcDateTime(types.TypeDecorator[datetime]):
@@ -67,7 +71,7 @@ class ExactString(types.TypeDecorator[str]):
 
 
 def build_table(name: str) -> Table:
-    """The job table under this name, in a MetaData of its own."""
+    """The job table under this name, and that of the processes, in a MetaData of their own."""
 
     def named(kind: str, what: str) -> str:
         return f"{kind}_{name}_{what}"
@@ -123,19 +127,30 @@ def build_table(name: str) -> Table:
         ),
         CheckConstraint("progress BETWEEN 0 AND 100", name=named("ck", "progress")),
         CheckConstraint("attempt >= 1 AND retries >= 0", name=named("ck", "attempt")),
-        Index(named("ix", "ended_at"), "ended_at"),
+        # By which what is old is found.
+        Index(named("ix", "ended"), "status", "ended_at"),
         sqlite_autoincrement=True,
-        # Whatever the defaults of the server and of its databases are.
-        mysql_engine="InnoDB",
-        mysql_charset="utf8mb4",
-        mariadb_engine="InnoDB",
-        mariadb_charset="utf8mb4",
+        **_OPTIONS,
+    )
+    Table(
+        name + _PROCESSES,
+        table.metadata,
+        Column("name", ExactString(64), primary_key=True),
+        Column("slots", Integer),
+        Column("alive_until", UtcDateTime, nullable=False),
+        **_OPTIONS,
     )
     # Of the many that may wait only a few are held.
     Index(named("ix", "held_by"), table.c.status, table.c.held_by)
     # In the order in which jobs that wait are taken up.
     Index(named("ix", "due"), table.c.status, table.c.priority.desc(), table.c.due_at, table.c.id)
     return table
+
+
+def find_process_table(table: Table) -> Table:
+    """The table of the processes that share this job table."""
+    found: Table = table.metadata.tables[table.name + _PROCESSES]
+    return found
 
 
 def _numbers(statuses: frozenset[Status]) -> str:

@@ -30,6 +30,8 @@ class ServerFacts:
     """Requests that one process works on at once."""
     has_processes: bool = False
     """Are there several processes?"""
+    is_cooperative: bool = False
+    """Do the requests of a process take turns in one thread?"""
     timeout: float = 0
     """Seconds after which the server kills a worker with the request in it; 0: it does not."""
 
@@ -40,12 +42,19 @@ class ServerFacts:
             return None
         return self.processes * self.slots_each
 
+    @property
+    def threads_each(self) -> int | None:
+        """Requests that one process works on at once, each in a thread or process of its own."""
+        return None if self.is_cooperative else self.slots_each
+
     def __str__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}" if self.slots else "slots not known, or without a bound"
         return ", ".join(filter(None, (self.software, self.worker, slots)))
 
 
 Found = Iterator[tuple[str, Any]]
+_UWSGI_WITH_THREADS = (2, 0, 27)
+"""From this version on its option enable-threads changes nothing: threads always run."""
 
 
 def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any] | None = None) -> ServerFacts:
@@ -60,6 +69,22 @@ def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any
     if facts.get("processes"):
         facts["has_processes"] = facts["processes"] > 1
     return ServerFacts(**facts)
+
+
+def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
+    """Not under an old uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None and "uwsgi.version" in environ:
+        options = getattr(uwsgi, "opt", {})
+        has_option = any(name in options or name.encode() in options for name in ("enable-threads", "threads"))
+        return has_option or _uwsgi_version(environ["uwsgi.version"]) >= _UWSGI_WITH_THREADS
+    return "werkzeug.socket" not in environ or not environ.get("wsgi.multiprocess")
+
+
+def _uwsgi_version(version: bytes | str) -> tuple[int, ...]:
+    """The numbers at its beginning: "2.0.21-debian" is 2.0.21."""
+    text = version.decode("ascii", "replace") if isinstance(version, bytes) else version
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
 def _gunicorn(environ: Mapping[str, Any]) -> Found:
@@ -78,6 +103,7 @@ def _gunicorn(environ: Mapping[str, Any]) -> Found:
         yield "slots_each", settings.threads
     elif "AsyncWorker" in kinds:
         yield "slots_each", settings.worker_connections
+        yield "is_cooperative", True
 
 
 def _waitress(environ: Mapping[str, Any]) -> Found:
@@ -97,6 +123,7 @@ def _uwsgi(environ: Mapping[str, Any]) -> Found:
         yield "worker", _text(uwsgi.loop) if uwsgi.loop else "threads" if uwsgi.cores > 1 else "one at a time"
         yield "processes", uwsgi.numproc
         yield "slots_each", uwsgi.cores
+        yield "is_cooperative", bool(uwsgi.loop)
 
 
 def _mod_wsgi(environ: Mapping[str, Any]) -> Found:

@@ -45,6 +45,15 @@ def _parse_limit(option: str, text: str) -> float | str:
     return text if text == "auto" else _parse_number(option, text)
 
 
+def _parse_scopes(option: str, text: str) -> float | dict[str, float]:
+    if "=" not in text:
+        return _parse_number(option, text)
+    parts = [part.rpartition("=") for part in text.replace(",", "\n").splitlines() if part.strip()]
+    if not all(equals for _, equals, _ in parts):
+        refuse(option, "must be a number, or scopes with theirs, such as 'reports=1, mail=2'")
+    return {scope.strip(): _parse_number(option, limit) for scope, _, limit in parts}
+
+
 def _parse_words(option: str, text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
@@ -66,6 +75,8 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(("error_timeout", "backlog_days", "all_backlog_days", "close_delay"), _parse_number),
     **dict.fromkeys(("lease", "launch_timeout", "max_output"), _parse_number),
     "max_running": _parse_limit,
+    "max_running_per_process": _parse_number,
+    "max_running_per_scope": _parse_scopes,
     "forward_headers": _parse_words,
     "connect_headers": _parse_headers,
     "key": _parse_key,

@@ -6,35 +6,35 @@ What the answer to a write does not tell, or nobody heard, the row tells. Decide
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Update, func
+from sqlalchemy import Connection, Update, func
 
+from .backlog import find_old
 from .clock import choose_clock
-from .decisions import Vouched
 from .engine import Database
 from .errors import StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
-from .job import Glance, Job, JobStatus, Move, NewJob, Status
-from .statements import Statements
-from .store import LONGEST
+from .job import Job, Move, NewJob, Status
+from .process_table import ProcessTable
+from .sql_reads import SQLReads
 
 _TRIES = 50
 _PAUSE = 0.02
 _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
-_STATUSES = {int(status): status for status in Status}
+_NO_LIMIT = 2**31 - 1
 
 
-class SQLStore:
+class SQLStore(ProcessTable, SQLReads):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
-        self._database = database
-        self._now = now or choose_clock(database)
-        self._statements = Statements(database.table)
+        now = now or choose_clock(database)
+        ProcessTable.__init__(self, database, now)
+        SQLReads.__init__(self, database, now)
 
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
         try:
@@ -90,31 +90,6 @@ class SQLStore:
         encoded = text.encode()
         return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore") + _CUT
 
-    def get(self, job_id: int) -> Job | None:
-        rows = self._database.read(self._statements.get, {"job_id": job_id})
-        return _as_job(rows[0], self._now()) if rows else None
-
-    def status(self, job_id: int) -> JobStatus | None:
-        job = self.get(job_id)
-        return job.as_status() if job is not None else None
-
-    def glance(self, job_id: int) -> Glance | None:
-        rows = self._database.read(self._statements.glance, {"job_id": job_id})
-        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:])) if rows else None
-
-    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
-        columns = self._database.table.c
-        query = self._statements.find.limit(limit)
-        if statuses is not None:
-            query = query.where(columns.status.in_([int(status) for status in statuses]))
-        if scope is not None:
-            query = query.where(columns.scope == scope)
-        if before is not None:
-            query = query.where(columns.id < before)
-        rows = self._database.read(query, {})
-        now = self._now()
-        return [_as_job(row, now) for row in rows]
-
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         now = self._now()
         until = now + timedelta(seconds=seconds) if holder is not None else None
@@ -134,33 +109,24 @@ class SQLStore:
     def free(self, holder: str) -> int:
         return self._database.write(self._statements.free, {"holder": holder})
 
-    def list_holders(self) -> list[str]:
-        return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
-
     def take_due(
-        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+        self,
+        key_ids: Sequence[str],
+        holder: str,
+        seconds: float,
+        skipped: Collection[str] = (),
+        full_scopes: Collection[str] = (),
     ) -> Job | None:
-        values = {"key_ids": list(key_ids), "skipped": list(skipped), "now": self._now()}
+        values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
+        values["now"] = self._now()
         for job_id, attempt in self._database.read(self._statements.due, values):
             if self.hold(job_id, attempt, None, holder, seconds):
                 return self.get(job_id)
         return None
 
-    def seconds_to_next(
-        self, key_ids: Sequence[str], skipped: Collection[str] = (), within: float = LONGEST
-    ) -> float | None:
-        now = self._now()
-        values = {"key_ids": list(key_ids), "skipped": list(skipped), "horizon": now + timedelta(seconds=within)}
-        when = self._scalar(self._statements.next_due, **values)
-        return max(0.0, (when - now).total_seconds()) if when is not None else None
-
-    def count(self, status: Status) -> int:
-        return int(self._scalar(self._statements.count, in_status=int(status)))
-
-    def count_launched(self) -> int:
-        return int(self._scalar(self._statements.count_launched, now=self._now()))
-
-    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
+    def claim(
+        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
+    ) -> bool:
         now = self._now()
         values = {
             "job_id": job_id,
@@ -171,16 +137,17 @@ class SQLStore:
         }
         # The owner alone tells no claim from another: the same request may come twice.
         marks = {"status": Status.INPROGRESS, "attempt": attempt, "lease_by": owner, "started_at": now}
-        if not max_running:
+        if not max_running and not max_in_scope:
             return self._write(self._statements.claim, values, marks)
+        most = {"max_running": max_running or _NO_LIMIT, "max_in_scope": max_in_scope or _NO_LIMIT}
         if self._database.kind == "sqlite":
-            return self._write(self._statements.claim_if_few, {**values, "max_running": max_running}, marks)
+            return self._write(self._statements.claim_if_room, values | most, marks)
 
-        def claim_if_few(connection: Connection) -> int:
-            is_full = connection.execute(self._statements.count_running).scalar_one() >= max_running
-            return 0 if is_full else connection.execute(self._statements.claim, values).rowcount
+        def claim_if_room(connection: Connection) -> int:
+            has_room = connection.execute(self._statements.has_room, {"job_id": job_id, **most}).first()
+            return connection.execute(self._statements.claim, values).rowcount if has_room else 0
 
-        return self._make_sure(lambda: self._database.run_alone(claim_if_few), job_id, marks)
+        return self._make_sure(lambda: self._database.run_alone(claim_if_room), job_id, marks)
 
     def touch(
         self,
@@ -226,13 +193,6 @@ class SQLStore:
                 values = {"job_ids": list(ids), "names": list(names), "until": until}
                 self._database.write(statement, values)
 
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
-        rows = self._database.read(self._statements.vouched, {"key_ids": list(key_ids)})
-        return [Vouched(*(row[0], _STATUSES[row[1]], *tuple(row)[2:])) for row in rows]
-
-    def time(self) -> datetime:
-        return self._now()
-
     def request_cancel(self, job_id: int) -> bool:
         marks = {"status": Status.INPROGRESS, "cancel_requested": True}
         return self._write(self._statements.request_cancel, {"job_id": job_id}, marks, may_change_nothing=True)
@@ -269,6 +229,18 @@ class SQLStore:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
         return self._write(statement, values, marks)
 
+    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+        pruned = 0
+        for status, before in find_old(completed_before, ended_before):
+            values: dict[str, Any] = {"in_status": int(status), "before": before}
+            rows = self._database.read(self._statements.old, {**values, "most": most - pruned})
+            if rows:
+                values["job_ids"] = [row[0] for row in rows]
+                pruned += self._write_surely(self._statements.prune, values)
+            if pruned >= most:
+                break
+        return pruned
+
     def _write(
         self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False
     ) -> bool:
@@ -291,12 +263,3 @@ class SQLStore:
             return bool(count)
         job = self.get(job_id)
         return job is not None and all(getattr(job, name) == value for name, value in marks.items())
-
-    def _scalar(self, statement: Select[Any], **values: Any) -> Any:
-        rows = self._database.read(statement, values)
-        return rows[0][0] if rows else None
-
-
-def _as_job(row: Row[Any], read_at: datetime) -> Job:
-    job_id, uid, status, *rest = tuple(row)
-    return Job(*(job_id, uid, _STATUSES[status], *rest, read_at))

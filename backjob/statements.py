@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sqlalchemy import BindParameter, Table, Update, bindparam, case, func, insert, null, or_, select, update
+from sqlalchemy import BindParameter, Table, Update, bindparam, case, delete, func, insert, null, or_, select, update
 
 from .decisions import Vouched
 from .job import Glance, Job, Move, Status
@@ -35,6 +35,17 @@ class Statements:
         self.of_unique = select(columns.id, columns.uid).where(
             columns.unique_key.in_(bindparam("unique_keys", expanding=True))
         )
+        self.old = (
+            select(columns.id)
+            .where(columns.status == bindparam("in_status"), columns.ended_at < _at("before", columns.ended_at))
+            .order_by(columns.ended_at)
+            .limit(bindparam("most"))
+        )
+        self.prune = delete(table).where(
+            columns.id.in_(bindparam("job_ids", expanding=True)),
+            columns.status == bindparam("in_status"),
+            columns.ended_at < _at("before", columns.ended_at),
+        )
         self.count = select(func.count()).select_from(table).where(columns.status == bindparam("in_status"))
 
         # What waits for a response is never free: should its request be gone, the job is not wanted any more.
@@ -42,6 +53,7 @@ class Statements:
         is_free = or_(columns.held_until.is_(None), is_lapsed)
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
         waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
+        waits &= columns.scope.not_in(bindparam("full_scopes", expanding=True))
         self.count_launched = select(func.count()).where(
             columns.status == int(Status.STARTED),
             columns.held_until > now,
@@ -90,10 +102,15 @@ class Statements:
         self.claim = _guard(fenced, Move.CLAIM, table).values(
             started_at=now, status_text="", progress=0, signs=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
         )
+        self.count_running = select(columns.scope, func.count()).where(runs).group_by(columns.scope)
         other = table.alias("other")
-        self.count_running = select(func.count()).where(other.c.status == int(Status.INPROGRESS))
+        running = select(func.count()).where(other.c.status == int(Status.INPROGRESS))
+        in_scope = running.where(other.c.scope == columns.scope).correlate(table)
+        has_room = running.scalar_subquery() < bindparam("max_running")
+        has_room &= in_scope.scalar_subquery() < bindparam("max_in_scope")
         # One statement, and exact, where one writes at a time: on SQLite.
-        self.claim_if_few = self.claim.where(self.count_running.scalar_subquery() < bindparam("max_running"))
+        self.claim_if_room = self.claim.where(has_room)
+        self.has_room = select(columns.id).where(columns.id == bindparam("job_id"), has_room)
 
         told = {
             "status_text": func.coalesce(bindparam("text", type_=columns.status_text.type), columns.status_text),

@@ -47,24 +47,39 @@ class Store(Protocol):
         """The names of the processes that hold jobs which wait."""
 
     def take_due(
-        self, key_ids: Sequence[str], holder: str, seconds: float, skipped: Collection[str] = ()
+        self,
+        key_ids: Sequence[str],
+        holder: str,
+        seconds: float,
+        skipped: Collection[str] = (),
+        full_scopes: Collection[str] = (),
     ) -> Job | None:
-        """Hold the first job that is due and that nobody holds, but none of these apps."""
+        """Hold the first job that is due and that nobody holds, but none of these apps and scopes."""
 
     def seconds_to_next(
-        self, key_ids: Sequence[str], skipped: Collection[str] = (), within: float = LONGEST
+        self,
+        key_ids: Sequence[str],
+        skipped: Collection[str] = (),
+        full_scopes: Collection[str] = (),
+        within: float = LONGEST,
     ) -> float | None:
-        """How long until a job, but none of these apps, is due or loses its hold. None: none is due ``within`` so
-        many seconds."""
+        """How long until a job, but none of these apps and scopes, is due or loses its hold. None: none is due
+        ``within`` so many seconds."""
 
     def count(self, status: Status) -> int:
         """How many jobs are in this status."""
 
+    def count_running(self) -> dict[str, int]:
+        """How many jobs run in each scope that has any."""
+
     def count_launched(self) -> int:
         """How many worker requests wait for a slot."""
 
-    def claim(self, job_id: int, attempt: int, owner: str, lease: float, max_running: int) -> bool:
-        """The one compare-and-set that lets an attempt run; not while ``max_running`` (if any) jobs run."""
+    def claim(
+        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
+    ) -> bool:
+        """The one compare-and-set that lets an attempt run; not while ``max_running`` jobs run, or ``max_in_scope`` of
+        its own scope. Limits of 0 are none."""
 
     def touch(
         self,
@@ -110,3 +125,18 @@ class Store(Protocol):
     ) -> bool:
         """Make a move if its guard still holds. With ``silent_for`` only if there was no sign for so many seconds, with
         ``vouched_until`` only if nobody has vouched for the job since its lease or hold was that."""
+
+    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+        """Delete so many jobs at most that were completed, or have ended in any way, before these times (None: none).
+
+        How many it were; as many as ``most``: there may be more.
+        """
+
+    def register(self, name: str, slots: int | None, seconds: float) -> None:
+        """A process is there for so many seconds, and has so many slots (None: not known)."""
+
+    def read_slots(self) -> list[int | None]:
+        """The slots of each process that is there."""
+
+    def unregister(self, name: str) -> None:
+        """A process is there no more."""

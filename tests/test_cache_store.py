@@ -159,7 +159,7 @@ def test_a_job_that_waits_again_and_is_still_listed_as_running(store: CacheStore
 
 def test_a_place_that_was_reserved_and_never_used(store: CacheStore, clock: Clock) -> None:
     first, second = add(store), add(store)
-    assert store._jobs.reserve(first, 1, 1)
+    assert store._jobs.reserve(first, 1, 1, 0)
     assert not store.claim(second, 1, "run", 30, 1)
     clock.advance(RESERVED_FOR - 1)
     assert not store.claim(second, 1, "run", 30, 1)

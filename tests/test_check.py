@@ -646,10 +646,8 @@ class TestWarnings:
         ("processes", "slots_each", "max_running", "names"),
         [
             (1, 1, "auto", ["one-slot"]),
-            (1, 4, "auto", ["few-slots"]),
-            (1, 5, "auto", []),
-            (2, 4, "auto", ["few-slots"]),
-            (2, 5, "auto", []),
+            (1, 2, "auto", []),
+            (2, 4, "auto", []),
             (1, 4, 3, []),
             (1, 4, 4, ["few-slots"]),
             (9, 9, 0, ["few-slots"]),

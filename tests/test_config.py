@@ -55,6 +55,14 @@ WRONG: dict[str, list[Any]] = {
     "lease": [*NO_NUMBERS, 0, 0.9, 86401],
     "launch_timeout": NO_NUMBERS,
     "max_running": [*NO_INTEGERS, "", "automatic", "5"],
+    "max_running_per_process": [*NO_INTEGERS, "auto"],
+    "max_running_per_scope": [
+        *NO_INTEGERS,
+        "a=1",
+        [("a", 1)],
+        *[{"a": wrong} for wrong in (*NO_INTEGERS, "auto")],
+        *[{wrong: 1} for wrong in (None, 7, "", "a" * 256, b"a")],
+    ],
     "forward_headers": [None, "X-A", 7, ["A B"], ["A\n"], [7], [b"A"], [""]],
     "redirect_ok": NO_BOOLS,
     "max_output": [*NO_INTEGERS, "auto"],
@@ -81,6 +89,8 @@ DEFAULTS: dict[str, Any] = {
     "lease": 30,
     "launch_timeout": 60,
     "max_running": "auto",
+    "max_running_per_process": 0,
+    "max_running_per_scope": 0,
     "redirect_ok": False,
     "max_output": 1048576,
     "identify": None,
@@ -125,6 +135,10 @@ def test_wrong_value_is_refused(option: str, value: Any) -> None:
         ("backlog_days", 0),
         ("max_running", 0),
         ("max_running", 1),
+        ("max_running_per_process", 3),
+        ("max_running_per_scope", 2),
+        ("max_running_per_scope", {}),
+        ("max_running_per_scope", {"reports": 1, "a" * 255: 0}),
         ("max_output", 0),
         ("close_delay", 0.01),
         ("lease", 1),
@@ -259,6 +273,9 @@ backjob.connect_headers =
 backjob.monitor = leave
 backjob.lease = 10
 backjob.max_running = 3
+backjob.max_running_per_process = 2
+backjob.max_running_per_scope = reports=1, mail = 2
+    a=b = 0
 backjob.forward_headers = X-Tenant, X-Other
     Accept-Language
 backjob.redirect_ok = TRUE
@@ -287,10 +304,16 @@ def test_text_settings_read_as_the_options_that_they_mean() -> None:
         "monitor": "leave",
         "lease": 10,
         "max_running": 3,
+        "max_running_per_process": 2,
+        "max_running_per_scope": {"reports": 1, "mail": 2, "a=b": 0},
         "forward_headers": ("X-Tenant", "X-Other", "Accept-Language"),
         "redirect_ok": True,
         "max_output": 1000,
     }
+
+
+def test_one_limit_for_each_scope_can_be_written_as_text() -> None:
+    assert read_settings({"backjob.max_running_per_scope": "4"}) == {"max_running_per_scope": 4}
 
 
 @pytest.mark.parametrize("text", ["none", "None", " NONE "])
@@ -324,6 +347,14 @@ def test_one_key_is_one_key() -> None:
         ("lease", "1e400"),
         ("max_output", "1.5"),
         ("max_running", "many"),
+        ("max_running_per_process", "auto"),
+        ("max_running_per_process", "1.5"),
+        ("max_running_per_scope", ""),
+        ("max_running_per_scope", "many"),
+        ("max_running_per_scope", "reports=1, 2"),
+        ("max_running_per_scope", "reports="),
+        ("max_running_per_scope", "=1"),
+        ("max_running_per_scope", "reports=-1"),
         ("error_timeout", "-1"),
         ("key", ""),
         ("key", CANARY),

@@ -27,6 +27,7 @@ from sqlalchemy import Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from support import needs, services, wait_until
 from support.records import (
+    PROCESSES,
     SERVERS,
     TABLE,
     Clock,
@@ -642,11 +643,12 @@ def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, 
     add(store)
     is_postgresql = url.get_backend_name() == "postgresql"
     if is_postgresql:
-        run(url, f"CREATE ROLE clerk LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO clerk")
+        run(url, f"CREATE ROLE clerk LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, {PROCESSES} TO clerk")
         run(url, f"GRANT USAGE ON SEQUENCE {TABLE}_id_seq TO clerk")
     else:
         run(url, "CREATE USER clerk@'%'")
-        run(url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {url.database}.{TABLE} TO clerk@'%'")
+        for table in (TABLE, PROCESSES):
+            run(url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {url.database}.{table} TO clerk@'%'")
     try:
         with open_store(url.set(username="clerk")) as clerk:
             live_a_life(clerk, priority=1)
@@ -668,7 +670,7 @@ def test_the_statements_that_the_documentation_prints_make_the_table(url: URL) -
     assert '"postgresql+psycopg://"' in recipe
     recipe = recipe.replace("postgresql+psycopg://", f"{url.drivername}://".replace("mysql+", "mariadb+"))
     printed = subprocess.run([sys.executable, "-c", recipe], capture_output=True, text=True, check=True, timeout=60)
-    run(url, f"DROP TABLE IF EXISTS {TABLE}")
+    run(url, f"DROP TABLE IF EXISTS {TABLE}, {PROCESSES}")
     for statement in printed.stdout.split(";"):
         if statement.strip():
             run(url, statement)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backjob.dispatcher import threads_outlive_requests
+from backjob.server_facts import threads_outlive_requests
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,22 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     *("errors", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "job", "decisions", "keyring"),
-    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings"),
-    *("schema", "faults", "engines", "dialects", "engine", "clock", "statements", "store", "vouching", "sqlstore"),
-    *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_store"),
-    *("output", "request", "response", "launcher", "monitor", "dispatcher", "outcome", "keeper", "backend"),
-    *("server_facts", "findings", "second_visit", "check"),
+    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings", "backlog"),
+    *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
+    *("process_table", "sql_reads", "sqlstore"),
+    *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
+    *("output", "request", "response", "launcher", "monitor"),
+    *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
+    *("findings", "second_visit", "check"),
     *("assembly", "jobs", "session", "signs", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
 HOMES = {
-    "sqlalchemy": {"schema", "faults", "engines", "dialects", "engine", "clock", "statements", "sqlstore"},
+    "sqlalchemy": {
+        *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock"),
+        *("statements", "process_table", "sql_reads", "sqlstore"),
+    },
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
     "random": {"jitter"},

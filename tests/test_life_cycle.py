@@ -8,6 +8,7 @@ step on the rows themselves.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -165,15 +166,17 @@ class LifeCycle(RuleBasedStateMachine):
         hold=seconds,
         key_ids=st.sampled_from([["key"], ["key", "other"]]),
         skipped=st.sampled_from([[], [], ["another"]]),
+        full=st.sampled_from([[], [], ["a"], ["a", ""]]),
     )
-    def take_due(self, writer: int, hold: float, key_ids: list[str], skipped: list[str]) -> None:
+    def take_due(self, writer: int, hold: float, key_ids: list[str], skipped: list[str], full: list[str]) -> None:
         me = self.writers[writer]
         waiting = [row for row in self.rows.values() if row["status"] is STARTED and row["key_id"] in key_ids]
-        waiting = [row for row in waiting if row["app_id"] not in skipped]
+        waiting = [row for row in waiting if row["app_id"] not in skipped and row["scope"] not in full]
         due = [row for row in waiting if row["due_at"] <= self.now and self.is_free(row)]
         times = [max(row["due_at"], row["held_until"] or row["due_at"], self.now) - self.now for row in waiting]
-        assert me.store.seconds_to_next(key_ids, skipped) == (min(times) / timedelta(seconds=1) if times else None)
-        job = me.store.take_due(key_ids, me.name, hold, skipped)
+        seconds_to_next = me.store.seconds_to_next(key_ids, skipped, full)
+        assert seconds_to_next == (min(times) / timedelta(seconds=1) if times else None)
+        job = me.store.take_due(key_ids, me.name, hold, skipped, full)
         if not due:
             assert job is None
             return
@@ -183,17 +186,20 @@ class LifeCycle(RuleBasedStateMachine):
         assert as_row(job) == row
         me.known[job.id] = job
 
-    @rule(writer=writers, job_id=jobs, max_running=st.sampled_from([0, 0, 1]))
-    def claim(self, writer: int, job_id: int, max_running: int) -> None:
+    @rule(
+        writer=writers, job_id=jobs, max_running=st.sampled_from([0, 0, 1, 2]), max_in_scope=st.sampled_from([0, 0, 1])
+    )
+    def claim(self, writer: int, job_id: int, max_running: int, max_in_scope: int) -> None:
         me = self.writers[writer]
         attempt = me.known[job_id].attempt
-        running = [row for row in self.rows.values() if row["status"] is INPROGRESS]
+        running = [row["scope"] for row in self.rows.values() if row["status"] is INPROGRESS]
         if self.expect(
-            me.store.claim(job_id, attempt, me.name, 10, max_running),
+            me.store.claim(job_id, attempt, me.name, 10, max_running, max_in_scope),
             job_id,
             lambda row: (
                 (row["status"], row["attempt"]) == (STARTED, attempt)
                 and (not max_running or len(running) < max_running)
+                and (not max_in_scope or running.count(row["scope"]) < max_in_scope)
             ),
             status=INPROGRESS,
             status_text="",
@@ -362,6 +368,8 @@ class LifeCycle(RuleBasedStateMachine):
         store = self.writers[0].store
         statuses = [row["status"] for row in self.rows.values()]
         assert [store.count(status) for status in Status] == [statuses.count(status) for status in Status]
+        running = Counter(row["scope"] for row in self.rows.values() if row["status"] is INPROGRESS)
+        assert store.count_running() == running
 
 
 def as_row(job: Job) -> Row:

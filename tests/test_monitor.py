@@ -451,6 +451,6 @@ def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, free_port, ove
         if status is Status.FAILED:
             assert f"127.0.0.1:{free_port}" in site.wait_for_end(job_id).status_text
         else:
-            wait_until(lambda: site.backend.dispatcher._absent)
+            wait_until(lambda: site.backend.dispatcher._rows._absent)
             row = site.row(job_id)
             assert (row.status, row.held_by, row.status_text) == (status, None, "")

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +30,12 @@ from support.records import (
 )
 from support.services import new_database
 
+from backjob.decisions import Vouched
 from backjob.engine import Database
 from backjob.errors import StoreError
 from backjob.job import Move, Status
-from backjob.process import PROCESS
-from backjob.schema import build_table
+from backjob.process import PROCESS, RESPONSE
+from backjob.schema import build_table, find_process_table
 from backjob.sqlstore import SQLStore
 from backjob.store import Store
 
@@ -82,7 +84,8 @@ def store(kind: str, database: Database | None, tmp_path: Path, clock: Clock) ->
             yield store
         return
     with database.connect() as connection:
-        connection.execute(database.table.delete())
+        for table in database.table.metadata.sorted_tables:
+            connection.execute(table.delete())
     yield SQLStore(database, clock)
 
 
@@ -155,7 +158,7 @@ FENCED = {
     "retry": Write(
         frozenset({INPROGRESS}),
         lambda store, job_id, attempt: store.move(
-            Move.RETRY, job_id, attempt=attempt, text="again", progress=0, delay=7
+            Move.RETRY, job_id, attempt=attempt, text="again", progress=0, delay=7, past="[2]"
         ),
         lambda clock: {
             "status": STARTED,
@@ -165,6 +168,7 @@ FENCED = {
             "due_at": clock.after(7),
             "started_at": None,
             "updated_at": clock.now,
+            "past": "[2]",
             **NO_LEASE,
         },
     ),
@@ -215,7 +219,7 @@ UNFENCED = {
     "complete by id": _unfenced(FENCED["complete"], Move.COMPLETE, text="done", progress=100),
     "fail by id": _unfenced(FENCED["fail"], Move.FAIL, text="broken"),
     "cancel by id": _unfenced(FENCED["cancel"], Move.CANCEL),
-    "retry by id": _unfenced(FENCED["retry"], Move.RETRY, text="again", progress=0, delay=7),
+    "retry by id": _unfenced(FENCED["retry"], Move.RETRY, text="again", progress=0, delay=7, past="[2]"),
     "request cancel": Write(
         frozenset({INPROGRESS}),
         lambda store, job_id, _: store.request_cancel(job_id),
@@ -301,6 +305,7 @@ def test_add_records_everything(store: Store, clock: Clock) -> None:
         "lease_until": None,
         "launch_failed_at": None,
         "cancel_requested": False,
+        "past": "",
         "read_at": clock.now,
     }
     assert job.status is STARTED
@@ -549,6 +554,18 @@ def test_jobs_of_apps_that_are_skipped_are_left_alone(store: Store, clock: Clock
     assert store.take_due(KEY_IDS, "owner", 30, ["here"]).id == later  # type: ignore[union-attr]
 
 
+def test_jobs_of_full_scopes_are_left_alone(store: Store, clock: Clock) -> None:
+    full, none, other = add(store, scope="full"), add(store), add(store, scope="Full", delay=9)
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full", "gone"]).id == none  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]) is None
+    assert store.seconds_to_next(KEY_IDS, [], ["full"]) == 9
+    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full"]) == 20
+    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full", ""]) is None
+    clock.advance(9)
+    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]).id == other  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20).id == full  # type: ignore[union-attr]
+
+
 def test_seconds_to_next(store: Store, clock: Clock) -> None:
     assert store.seconds_to_next(KEY_IDS) is None
     add(store, delay=100)
@@ -571,6 +588,15 @@ def test_counts(store: Store, clock: Clock) -> None:
     add(store)
     add(store, held_by="nonce", hold=60)
     assert store.count(STARTED) == 3
+
+
+def test_counts_what_runs_in_each_scope(store: Store) -> None:
+    assert store.count_running() == {}
+    for scope in ("", "a", "a", "A", "b"):
+        bring_to(store, INPROGRESS, scope=scope)
+    for status in set(Status) - {INPROGRESS}:
+        bring_to(store, status, scope="a")
+    assert store.count_running() == {"": 1, "a": 2, "A": 1, "b": 1}
 
 
 def test_counts_what_waits_for_a_slot(store: Store, clock: Clock) -> None:
@@ -608,6 +634,31 @@ def test_no_more_jobs_than_max_running_are_claimed(store: Store) -> None:
     assert store.claim(job_ids[2], 1, "run", 30, 2)
     assert not store.claim(job_ids[3], 1, "run", 30, 2)
     assert store.claim(job_ids[3], 1, "run", 30, 0)
+
+
+def test_no_more_jobs_of_a_scope_than_may_are_claimed(store: Store) -> None:
+    first, second, other = add(store, scope="a"), add(store, scope="a"), add(store, scope="A")
+    assert store.claim(first, 1, "run", 30, 0, 1)
+    with unchanged(store, second):
+        assert not store.claim(second, 1, "run", 30, 0, 1)
+    assert store.claim(other, 1, "run", 30, 0, 1)
+    third, last = add(store, scope="a"), add(store, scope="b")
+    assert store.claim(third, 1, "run", 30, 0, 2)
+    with unchanged(store, second), unchanged(store, last):
+        assert not store.claim(second, 1, "run", 30, 9, 2)
+        assert not store.claim(last, 1, "run", 30, 3, 2)
+    assert store.move(Move.FAIL, first, attempt=1)
+    assert store.claim(second, 1, "run", 30, 9, 2)
+
+
+def test_a_retried_job_leaves_its_place_in_its_scope(store: Store) -> None:
+    first, second = add(store, scope="a", retries=1), add(store, scope="a")
+    assert store.claim(first, 1, "run", 30, 0, 1)
+    assert store.move(Move.RETRY, first, attempt=1)
+    assert store.claim(second, 1, "run", 30, 0, 1)
+    assert not store.claim(first, 2, "run", 30, 0, 1)
+    assert store.move(Move.COMPLETE, second, attempt=1)
+    assert store.claim(first, 2, "run", 30, 0, 1)
 
 
 def test_no_sign_is_taken_from_a_job_that_is_to_be_cancelled(store: Store, clock: Clock) -> None:
@@ -736,6 +787,179 @@ def test_a_job_that_runs_on_is_shown_as_being_cancelled(store: Store, status: St
         assert store.status(job_id).is_cancelling is False  # type: ignore[union-attr]
 
 
+# --- Who vouches for what ------------------------------------------------------------------------------------------
+
+
+def run_by(store: Store, claim: str, **changes: Any) -> int:
+    """A job that runs, by this claim."""
+    job_id = add(store, **changes)
+    assert store.claim(job_id, 1, claim, 30, 0)
+    return job_id
+
+
+def test_the_time_of_the_store(store: Store, clock: Clock) -> None:
+    assert store.time() == clock.now
+    clock.advance(0.000001)
+    assert store.time() == clock.now
+
+
+def test_renewal_moves_the_leases_and_holds_of_one_process_and_nothing_else(store: Store, clock: Clock) -> None:
+    ours = [run_by(store, "ours-a"), run_by(store, "ours-b")]
+    held = [add(store, held_by="ours", hold=30), add(store, held_by=f"{RESPONSE}ours", hold=30)]
+    others = [run_by(store, "theirs-a"), add(store, held_by="theirs", hold=30), add(store), bring_to(store, FAILED)]
+    before = {job_id: record(store, job_id) for job_id in (*ours, *held, *others)}
+    clock.advance(10)
+    leases, holds = {"ours-a": ours[0], "ours-b": ours[1]}, {held[0]: "ours", held[1]: f"{RESPONSE}ours"}
+    store.renew(leases, holds, 45)
+    for job_id in ours:  # it is no sign of the job's: updated_at stays
+        assert record(store, job_id) == dataclasses.replace(before[job_id], lease_until=clock.after(45))
+    for job_id in held:
+        assert record(store, job_id) == dataclasses.replace(before[job_id], held_until=clock.after(45))
+    assert {job_id: record(store, job_id) for job_id in others} == {job_id: before[job_id] for job_id in others}
+
+
+def test_what_is_ours_no_more_is_not_renewed(store: Store, clock: Clock) -> None:
+    retried = run_by(store, "ours-a", retries=1)
+    assert store.move(Move.RETRY, retried, attempt=1)
+    elsewhere = run_by(store, "ours-b", retries=1)
+    assert store.move(Move.RETRY, elsewhere, attempt=1)
+    assert store.claim(elsewhere, 2, "theirs", 30, 0)
+    ended = run_by(store, "ours-c")
+    assert store.move(Move.COMPLETE, ended)
+    passed = add(store, held_by="ours", hold=30)
+    assert store.hold(passed, 1, "ours", "theirs", 30)
+    let_go = add(store, held_by="ours", hold=30)
+    assert store.hold(let_go, 1, "ours", None, 0)
+    begun = add(store, held_by="ours", hold=30)
+    assert store.claim(begun, 1, "theirs", 30, 0)
+    job_ids = [retried, elsewhere, ended, passed, let_go, begun]
+    before = [record(store, job_id) for job_id in job_ids]
+    clock.advance(10)
+    leases = {"ours-a": retried, "ours-b": elsewhere, "ours-c": ended, "ours-d": max(job_ids) + 1}
+    store.renew(leases, dict.fromkeys([passed, let_go, begun, max(job_ids) + 1], "ours"), 30)
+    assert [record(store, job_id) for job_id in job_ids] == before
+
+
+def test_renewal_of_nothing_and_of_many(store: Store, clock: Clock) -> None:
+    store.renew({}, {}, 30)
+    job_ids = [run_by(store, f"ours-{number}") for number in range(40)]
+    clock.advance(10)
+    store.renew({f"ours-{number}": job_id for number, job_id in enumerate(job_ids)}, {}, 30)
+    assert {record(store, job_id).lease_until for job_id in job_ids} == {clock.after(30)}
+
+
+def test_find_vouched_finds_what_runs_and_what_waits_for_a_response(store: Store, clock: Clock) -> None:
+    by_status = {status: bring_to(store, status, error_timeout=2.5, app_id="another") for status in Status}
+    waiting = add(store, held_by=f"{RESPONSE}1", hold=30)
+    for others in ({}, {"held_by": "nonce"}, {"held_by": f"{PROCESS}1"}, {"held_by": f"x{RESPONSE}1"}):
+        add(store, hold=30, **others)
+    add(store, held_by=f"{RESPONSE}1", hold=30, key_id="foreign")
+    run_by(store, "run", key_id="foreign")
+    clock.advance(1000)  # also long after anybody has vouched for them
+    names = [each.name for each in dataclasses.fields(Vouched)]
+    wanted = [record(store, job_id) for job_id in (by_status[INPROGRESS], waiting)]
+    found = sorted(store.find_vouched(KEY_IDS), key=lambda job: job.id)
+    assert found == [Vouched(*(getattr(job, name) for name in names)) for job in wanted]
+    assert found[0].status is INPROGRESS
+    assert len(store.find_vouched((*KEY_IDS, "foreign"))) == 4
+    assert store.find_vouched(("none",)) == []
+
+
+def test_holders_are_listed_once_each_and_only_processes(store: Store, clock: Clock) -> None:
+    assert store.list_holders() == []
+    for name in (f"{PROCESS}1", f"{PROCESS}2", f"{PROCESS}1", "nonce", f"{RESPONSE}1", None):
+        add(store, held_by=name, hold=30)
+    run_by(store, f"{PROCESS}3-nonce", held_by=f"{PROCESS}3", hold=30)
+    ended = add(store, held_by=f"{PROCESS}4", hold=30)
+    assert store.move(Move.CANCEL, ended)
+    clock.advance(1000)
+    assert sorted(store.list_holders()) == [f"{PROCESS}1", f"{PROCESS}2"]
+
+
+def test_what_one_holds_is_let_go_of_all_at_once(store: Store, clock: Clock) -> None:
+    held = [add(store, held_by="gone", hold=60), add(store, held_by="gone", hold=60, delay=5)]
+    others = [add(store, held_by=name, hold=60) for name in ("going", "gone-2", "nonce")] + [run_by(store, "gone")]
+    before = [record(store, job_id) for job_id in others]
+    clock.advance(1)
+    assert store.free("gone") == 2
+    assert store.free("gone") == 0
+    for job_id in held:
+        job = record(store, job_id)
+        assert (job.held_by, job.held_until, job.status) == (None, None, STARTED)
+    assert [record(store, job_id) for job_id in others] == before
+    assert take_all(store) == held[:1]
+
+
+def test_a_job_that_waits_for_a_response_is_never_free(store: Store, clock: Clock) -> None:
+    """When nobody vouches for it any more its request is gone, and it is not wanted."""
+    job_id = add(store, held_by=f"{RESPONSE}1", hold=30)
+    clock.advance(1000)
+    with unchanged(store, job_id):
+        assert store.take_due(KEY_IDS, "taker", 30) is None
+        assert not store.hold(job_id, 1, None, "taker", 30)
+    assert store.hold(job_id, 1, f"{RESPONSE}1", None, 0)
+    assert take_all(store) == [job_id]
+
+
+@pytest.mark.parametrize("move", [Move.FAIL, Move.CANCEL, Move.RETRY], ids=lambda move: move.name)
+def test_a_lease_that_was_renewed_since_is_no_lost_one(store: Store, clock: Clock, move: Move) -> None:
+    job_id = run_by(store, "run", retries=1)
+    seen = record(store, job_id).lease_until
+    clock.advance(40.123457)
+    store.renew({"run": job_id}, {}, 30)
+    with unchanged(store, job_id):
+        assert not store.move(move, job_id, attempt=1, vouched_until=seen)
+    seen = record(store, job_id).lease_until
+    clock.advance(0.000001)
+    assert store.touch(job_id, 1, 5, "a sign", 30)
+    with unchanged(store, job_id):
+        assert not store.move(move, job_id, attempt=1, vouched_until=seen)
+    assert store.move(move, job_id, attempt=1, vouched_until=record(store, job_id).lease_until)
+    assert record(store, job_id).status is move.target
+    with unchanged(store, job_id):
+        assert not store.move(move, job_id, attempt=1, vouched_until=clock.after(30))
+
+
+def test_a_hold_that_was_renewed_since_is_no_lost_one(store: Store, clock: Clock) -> None:
+    holder = f"{RESPONSE}1"
+    job_id = add(store, held_by=holder, hold=30)
+    seen = record(store, job_id).held_until
+    clock.advance(40)
+    store.renew({}, {job_id: holder}, 30)
+    with unchanged(store, job_id):
+        assert not store.move(Move.CANCEL, job_id, attempt=1, vouched_until=seen)
+    seen = record(store, job_id).held_until
+    assert store.hold(job_id, 1, holder, None, 0)
+    with unchanged(store, job_id):
+        assert not store.move(Move.CANCEL, job_id, attempt=1, vouched_until=seen)
+    assert store.hold(job_id, 1, None, holder, 30)
+    assert store.move(Move.CANCEL, job_id, attempt=1, vouched_until=record(store, job_id).held_until)
+
+
+def test_what_is_told_of_earlier_attempts_stays_until_it_is_told_anew(store: Store) -> None:
+    job_id = add(store, retries=2)
+    for attempt, past in ((1, "[1]"), (2, None)):
+        assert store.claim(job_id, attempt, "run", 30, 0)
+        assert store.touch(job_id, attempt, 5, "a sign", 30)
+        assert store.move(Move.RETRY, job_id, attempt=attempt, past=past)
+        assert record(store, job_id).past == "[1]"
+    assert store.claim(job_id, 3, "run", 30, 0)
+    assert store.move(Move.COMPLETE, job_id, attempt=3)
+    assert record(store, job_id).past == "[1]"
+
+
+def test_seconds_to_next_looks_no_further_than_it_is_asked_to(store: Store, clock: Clock) -> None:
+    add(store, delay=100)
+    assert store.seconds_to_next(KEY_IDS, within=99.999999) is None
+    assert store.seconds_to_next(KEY_IDS, within=100) == 100
+    add(store, delay=2, held_by="nonce", hold=50)  # due soon, and free later
+    assert store.seconds_to_next(KEY_IDS, within=1) is None
+    assert store.seconds_to_next(KEY_IDS, within=2) == 50
+    assert store.seconds_to_next(KEY_IDS, ["app"], within=1000) is None
+    clock.advance(200)
+    assert store.seconds_to_next(KEY_IDS, within=0) == 0
+
+
 # --- Read ----------------------------------------------------------------------------------------------------------
 
 
@@ -747,22 +971,12 @@ def test_what_is_not_there_is_none(store: Store) -> None:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_a_glance_shows_what_moves(store: Store, clock: Clock, status: Status) -> None:
-    job_id = bring_to(store, status, error_timeout=2.5)
-    told = clock.now
-    clock.advance(7)
-    glance = store.glance(job_id)
-    assert dataclasses.asdict(glance) == {  # type: ignore[call-overload]
-        "status": status,
-        "attempt": 2,
-        "error_timeout": 2.5,
-        "updated_at": told,
-        "cancel_requested": False,
-        "signs": 0 if status is STARTED else 1,
-        "read_at": clock.now,
-    }
+def test_a_glance_shows_what_moves(store: Store, status: Status) -> None:
+    glance = store.glance(bring_to(store, status))
+    signs = 0 if status is STARTED else 1
+    expected = {"status": status, "attempt": 2, "cancel_requested": False, "signs": signs}
+    assert dataclasses.asdict(glance) == expected  # type: ignore[call-overload]
     assert glance.status is status  # type: ignore[union-attr]
-    assert glance.silent_for == 7  # type: ignore[union-attr]
 
 
 def test_find(store: Store) -> None:
@@ -796,3 +1010,90 @@ def test_find_pages_on(store: Store) -> None:
 def test_found_records_are_whole(store: Store) -> None:
     job_id = bring_to(store, INPROGRESS)
     assert store.find(None, None, 1, None) == [store.get(job_id)]
+
+
+# --- The backlog ---------------------------------------------------------------------------------------------------
+
+
+def ids_of(store: Store) -> list[int]:
+    return [job.id for job in store.find(None, None, 1000, None)]
+
+
+def test_what_has_ended_long_ago_is_pruned(store: Store, clock: Clock) -> None:
+    """Completed jobs before one time, any others before another one, and never a job that lives."""
+    old = {status: bring_to(store, status) for status in Status}
+    clock.advance(10)
+    between = clock.now
+    young = {status: bring_to(store, status) for status in Status}
+    everything = {*old.values(), *young.values()}
+    clock.advance(10)
+    assert store.prune(None, None, 99) == 0
+    assert store.prune(between - timedelta(seconds=10), between - timedelta(seconds=10), 99) == 0
+    assert set(ids_of(store)) == everything
+    assert store.prune(between, None, 99) == 1
+    assert set(ids_of(store)) == everything - {old[COMPLETED]}
+    assert store.prune(clock.now, between, 99) == 3
+    left = everything - {old[COMPLETED], young[COMPLETED], old[FAILED], old[CANCELLED]}
+    assert set(ids_of(store)) == left
+    assert store.prune(None, clock.now, 99) == 2
+    assert set(ids_of(store)) == {job[status] for job in (old, young) for status in (STARTED, INPROGRESS)}
+    assert store.prune(clock.now, clock.now, 99) == 0
+    for job_id in ids_of(store):
+        assert store.move(Move.FAIL, job_id, attempt=2)
+
+
+def test_all_that_is_old_goes_with_the_longer_of_both_times_too(store: Store, clock: Clock) -> None:
+    """backlog_days=0: completed jobs go with all others."""
+    job_ids = [bring_to(store, status) for status in (COMPLETED, FAILED)]
+    clock.advance(1)
+    assert store.prune(None, clock.now, 99) == 2
+    assert not set(ids_of(store)) & set(job_ids)
+
+
+def test_no_more_are_pruned_at_once_than_asked_for(store: Store, clock: Clock) -> None:
+    for status in (COMPLETED, FAILED, CANCELLED) * 7:
+        bring_to(store, status)
+    clock.advance(1)
+    pruned = []
+    while not pruned or pruned[-1]:
+        pruned.append(store.prune(clock.now, clock.now, 5))
+    assert pruned == [5, 5, 5, 5, 1, 0]
+    assert ids_of(store) == []
+
+
+# --- The processes -------------------------------------------------------------------------------------------------
+
+
+def test_processes_are_there_for_as_long_as_they_say(store: Store, clock: Clock) -> None:
+    assert store.read_slots() == []
+    store.register("one", 4, 30)
+    store.register("two", None, 20)
+    assert sorted(store.read_slots(), key=str) == [4, None]
+    clock.advance(19.99)
+    store.register("one", 8, 30)
+    assert sorted(store.read_slots(), key=str) == [8, None]
+    clock.advance(0.01)
+    assert store.read_slots() == [8]
+    store.unregister("one")
+    assert store.read_slots() == []
+    store.unregister("one")
+
+
+def test_a_process_may_say_the_same_again(store: Store, clock: Clock) -> None:
+    for _ in range(2):
+        store.register("process", 4, 30)
+    clock.advance(100)
+    assert store.read_slots() == []
+    store.register("process", 4, 30)  # it was stopped for a while
+    store.register("other", None, 30)
+    assert sorted(store.read_slots(), key=str) == [4, None]
+
+
+def test_processes_that_are_gone_are_forgotten(store: Store, clock: Clock, database: Database | None) -> None:
+    for number in range(9):
+        store.register(f"process {number}", 1, 5)
+        clock.advance(10)
+    if database is not None:
+        table = find_process_table(database.table)
+        with database.connect() as connection:
+            assert [row.name for row in connection.execute(table.select())] == ["process 8"]

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,8 @@ def test_a_job_is_claimed_by_one(racers: StoreRacers, store: Store) -> None:
         assert (job.status, job.lease_by) == (Status.INPROGRESS, f"process {claims.index(True)}")
 
 
-def claim_few(store: Store, number: int, job_ids: list[int], max_running: int) -> int:
-    return sum(store.claim(job_id, 1, "run", 30, max_running) for job_id in job_ids[number::PROCESSES])
+def claim_few(store: Store, number: int, job_ids: list[int], *limits: int) -> int:
+    return sum(store.claim(job_id, 1, "run", 30, *limits) for job_id in job_ids[number::PROCESSES])
 
 
 def test_no_more_than_max_running_are_claimed(racers: StoreRacers, store: Store) -> None:
@@ -194,28 +195,49 @@ def test_no_more_than_max_running_are_claimed(racers: StoreRacers, store: Store)
     assert store.count(Status.INPROGRESS) == 3
 
 
-def run_all(store: Store, number: int, max_running: int) -> tuple[list[int], int]:
-    """Take, claim and end jobs until none is left; the most that were seen to run at once."""
-    done, most = [], 0
+@pytest.mark.parametrize(("limits", "in_a"), [((0, 3), 3), ((5, 3), 3), ((9, 2), 2)])
+def test_no_more_of_a_scope_than_may_are_claimed(
+    racers: StoreRacers, store: Store, limits: tuple[int, int], in_a: int
+) -> None:
+    """Three scopes are claimed for at once."""
+    job_ids = [add(store, scope=scope) for scope in "abc" * PROCESSES]
+    running = sum(racers.race(claim_few, job_ids, *limits))
+    assert running == min(limits[0] or 99, 3 * in_a)
+    assert sum(store.count_running().values()) == running
+    assert max(store.count_running().values()) <= in_a
+
+
+def run_all(store: Store, number: int, max_running: int, max_in_scope: int = 0) -> tuple[list[int], int, int]:
+    """Take, claim and end jobs until none is left; the most that were seen to run at once, in all and in a scope."""
+    done, most, most_in_scope = [], 0, 0
     while store.seconds_to_next(KEY_IDS) is not None:
         job = store.take_due(KEY_IDS, f"process {number}", 3600)
         if job is None:
             continue
-        while not store.claim(job.id, job.attempt, f"run {job.id}", 30, max_running):
+        while not store.claim(job.id, job.attempt, f"run {job.id}", 30, max_running, max_in_scope):
             pass
-        most = max(most, store.count(Status.INPROGRESS))
+        running = store.count_running()
+        most, most_in_scope = max(most, sum(running.values())), max(most_in_scope, *running.values())
         assert store.move(Move.COMPLETE, job.id, attempt=1)
         done.append(job.id)
-    return done, most
+    return done, most, most_in_scope
 
 
 def test_every_job_is_run_once_and_not_too_many_at_a_time(racers: StoreRacers, store: Store) -> None:
     job_ids = [add(store) for _ in range(60)]
     answers = racers.race(run_all, 2)
-    assert sorted(job_id for done, _ in answers for job_id in done) == job_ids
-    assert max(most for _, most in answers) <= 2
+    assert sorted(job_id for done, *_ in answers for job_id in done) == job_ids
+    assert max(most for _, most, _ in answers) <= 2
     assert store.count(Status.COMPLETED) == len(job_ids)
     assert [store.count(status) for status in (Status.STARTED, Status.INPROGRESS)] == [0, 0]
+
+
+def test_every_job_is_run_once_and_not_too_many_of_a_scope(racers: StoreRacers, store: Store) -> None:
+    job_ids = [add(store, scope=scope) for scope in "abc" * 20]
+    answers = racers.race(run_all, 2, 1)
+    assert sorted(job_id for done, *_ in answers for job_id in done) == job_ids
+    assert max(most for _, most, _ in answers) <= 2
+    assert {most_in_scope for *_, most_in_scope in answers} == {1}
 
 
 def take_all(store: Store, number: int) -> list[int]:
@@ -298,3 +320,34 @@ def test_no_writer_is_told_that_it_is_locked(racers: StoreRacers, store: Store) 
     if isinstance(url, str) and url.startswith("sqlite"):
         assert run(url, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
         assert run(url, f"SELECT seq FROM sqlite_sequence WHERE name = '{TABLE}'") == [{"seq": len(jobs)}]
+
+
+# The processes themselves, and what is old.
+
+
+def register(store: Store, number: int) -> None:
+    for _ in range(10):
+        store.register(f"process {number}", number, 3600)
+
+
+def test_every_process_is_counted_once(racers: StoreRacers, store: Store) -> None:
+    racers.race(register)
+    assert sorted(store.read_slots(), key=str) == list(range(PROCESSES))
+
+
+def prune(store: Store, number: int, before: datetime) -> int:
+    pruned = 0
+    while found := store.prune(before, before, 7):
+        pruned += found
+    return pruned
+
+
+def test_what_is_old_is_pruned_by_several_at_once(racers: StoreRacers, store: Store) -> None:
+    job_ids = [add(store) for _ in range(60)]
+    assert all(store.claim(job_id, 1, "run", 30, 0) for job_id in job_ids)
+    for job_id in job_ids[::2]:
+        assert store.move(ENDS[job_id % len(ENDS)], job_id, attempt=1)
+    pruned = racers.race(prune, datetime(2200, 1, 1, tzinfo=timezone.utc))
+    if not isinstance(racers.place, tuple):  # a cache's list tells nobody who was the first
+        assert sum(pruned) == 30
+    assert [job.id for job in find_all(store)] == job_ids[1::2]

@@ -28,6 +28,9 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "300"))
 AIMS = {"start()": 3.0, "start to completed": 5.0}
 PAUSE = 0.02
 ORDINARY_AIM = 0.5  # microseconds
+JOBS = 100
+PAGE_AIM = 2.0
+"""Times its idle time that a page may take while so many jobs wait and run."""
 
 
 def get(port: int, path: str) -> str:
@@ -69,6 +72,34 @@ def measure(port: int, rounds: int, pause: float) -> dict[str, list[float]]:
     return times
 
 
+def measure_pages(port: int, pause: float) -> tuple[list[float], list[float]]:
+    """Seconds of each plain request of an idle server, and then of each while many jobs wait and run."""
+    idle = [ask_after(port, pause) for _ in range(ROUNDS)]
+    get(port, f"/fill?{JOBS}")
+    busy = []
+    while int(get(port, "/live")):
+        busy += [ask_after(port, pause) for _ in range(10)]
+    return idle, busy
+
+
+def ask_after(port: int, pause: float) -> float:
+    time.sleep(pause)
+    before = time.perf_counter()
+    get(port, "/plain")
+    return time.perf_counter() - before
+
+
+def report_pages(idle: list[float], busy: list[float]) -> None:
+    def show(seconds: list[float]) -> str:
+        return f"{statistics.median(seconds) * 1e3:.2f} ms ({statistics.quantiles(seconds, n=20)[-1] * 1e3:.2f})"
+
+    ratio = statistics.median(busy) / statistics.median(idle)
+    print(f"a page, {len(idle)} times while nothing runs, {len(busy)} times while {JOBS} jobs wait and run; p50 (p95)")
+    print(f"  idle {show(idle)}, busy {show(busy)}: {ratio:.2f} times its idle time   aim: {PAGE_AIM:.0f}")
+    if ratio > PAGE_AIM:
+        print("MISSED: a page while jobs wait and run")
+
+
 def ordinary_request() -> float:
     """Microseconds that BackJob adds to a request that has nothing to do with jobs."""
 
@@ -107,6 +138,7 @@ def main() -> None:
             measure(port, 30, 0)
             report(measure(port, ROUNDS, PAUSE), port, "each after a pause")
             report(measure(port, ROUNDS, 0), port, "one right after the other")
+            report_pages(*measure_pages(port, PAUSE))
         finally:
             server.terminate()
             server.wait(30)

@@ -1,4 +1,4 @@
-"""The app that bench.py serves: a plain page, a page that starts an empty job, a profile of start()."""
+"""The app that bench.py serves: a plain page, pages that start an empty job or many that wait, a profile of start()."""
 
 import cProfile
 import io
@@ -6,7 +6,10 @@ import json
 import pstats
 import time
 
-from backjob import BackJob
+from backjob import BackJob, Status
+
+WORK = 0.2
+"""Seconds that a job of many waits, as for a database or another service."""
 
 
 def app(environ, start_response):
@@ -18,6 +21,13 @@ def app(environ, start_response):
         text = json.dumps({"id": job_id, "epoch": epoch, "seconds": time.perf_counter() - before})
     elif path == "/status":
         text = json.dumps(environ["backjob"].status(environ["QUERY_STRING"]).as_dict())
+    elif path == "/fill":
+        for _ in range(int(environ["QUERY_STRING"])):
+            environ["backjob"].start("/wait")
+    elif path == "/wait":
+        time.sleep(WORK)
+    elif path == "/live":
+        text = str(len(environ["backjob"].find([Status.STARTED, Status.INPROGRESS], limit=1000)))
     elif path == "/profile":
         profile, out = cProfile.Profile(), io.StringIO()
         for _ in range(100):

@@ -25,6 +25,8 @@ from support import services
 SERVERS = ("postgresql", "mariadb", "mariadb-mysqlclient")
 """Database servers by their names in ``support.services``, one for each driver."""
 TABLE = "background_job"
+PROCESSES = f"{TABLE}_process"
+_LONG_AGO = datetime(1970, 1, 2, tzinfo=timezone.utc)
 KEY_IDS = ("key",)
 FINAL_MOVES = {Status.COMPLETED: Move.COMPLETE, Status.FAILED: Move.FAIL, Status.CANCELLED: Move.CANCEL}
 
@@ -84,8 +86,9 @@ class Databases:
             return f"sqlite:///{folder / 'jobs.sqlite3'}"
         if name not in self._made:
             self._made[name] = self._stack.enter_context(services.new_database(name))
-        elif inspect(services.engine(self._made[name])).has_table(TABLE):
-            run(self._made[name], f"{'DELETE FROM' if has_table else 'DROP TABLE'} {TABLE}")
+        else:
+            for table in {TABLE, PROCESSES} & set(inspect(services.engine(self._made[name])).get_table_names()):
+                run(self._made[name], f"{'DELETE FROM' if has_table else 'DROP TABLE'} {table}")
         return self._made[name].render_as_string(hide_password=False)
 
 
@@ -151,7 +154,12 @@ def live_a_life(store: Store, **changes: Any) -> int:
     assert store.claim(job_id, 1, "run", 30, 0)
     assert store.touch(job_id, 1, 50, "half", 30)
     assert store.move(Move.RETRY, job_id, attempt=1)
-    assert store.claim(job_id, 2, "run", 30, max_running=99)
+    store.register("process", 4, 30)
+    assert store.read_slots()
+    assert store.claim(job_id, 2, "run", 30, max_running=99, max_in_scope=99)
+    assert sum(store.count_running().values()) == store.count(Status.INPROGRESS) > 0
+    assert store.prune(_LONG_AGO, _LONG_AGO, 9) == 0
+    store.unregister("process")
     assert store.request_cancel(job_id)
     assert store.glance(job_id).cancel_requested  # type: ignore[union-attr]
     assert store.move(Move.COMPLETE, job_id, progress=100)

@@ -1,0 +1,22 @@
+"""Which ended jobs are old: from when on, by the options, and in which statuses they are looked for. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from .config import Config
+from .job import FINAL, Status
+
+
+def find_cut_offs(config: Config, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """The times before which a completed job, and any job, must have ended to be deleted. None: it is kept for ever."""
+    days = (config.backlog_days, config.all_backlog_days)
+    completed, ended = (now - timedelta(days=each) if 0 < each < now.toordinal() - 1 else None for each in days)
+    return completed, ended
+
+
+def find_old(completed_before: datetime | None, ended_before: datetime | None) -> list[tuple[Status, datetime]]:
+    """Each status of which there may be old jobs, and the time before which those have ended."""
+    of_completed = max(filter(None, (completed_before, ended_before)), default=None)
+    times = {status: of_completed if status is Status.COMPLETED else ended_before for status in sorted(FINAL)}
+    return [(status, before) for status, before in times.items() if before is not None]

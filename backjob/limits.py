@@ -1,0 +1,140 @@
+"""How many jobs may run at once: in the whole deployment, in this process, and in each scope.
+
+Counts what runs in this process, knows which processes there are, and makes ``max_running="auto"`` of that. That the
+whole deployment keeps to it is the store's, by the claim. Knows no threads of its own and launches nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .config import Config
+from .errors import StoreError
+from .server_facts import look_at_server
+from .store import Store
+
+log = logging.getLogger("backjob")
+
+UNKNOWN = 4
+"""Jobs that run at once for each process of which it is not known how many requests it takes."""
+MOST_PLACES = 32
+"""Jobs that one process launches and watches at once, whatever may run."""
+
+
+def share_slots(processes: Sequence[int | None]) -> int:
+    """How many jobs run at once, so that people have as many slots. For each process its slots; None: not known."""
+    known = [slots for slots in processes if slots is not None]
+    return max(1, sum(known) // 2 + UNKNOWN * (len(processes) - len(known)))
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where no more jobs may run just now."""
+
+    is_full: bool = False
+    """Nowhere in the deployment."""
+    full_scopes: frozenset[str] = frozenset()
+
+
+def find_room(running: Mapping[str, int], max_running: int, of_scope: Callable[[str], int]) -> Room:
+    """What is full, when so many jobs run in each scope. Limits of 0 are none."""
+    full = frozenset(scope for scope, count in running.items() if 0 < of_scope(scope) <= count)
+    return Room(0 < max_running <= sum(running.values()), full)
+
+
+class Limits:
+    """The limits of one application, as they are in this process. ``name`` is the process's own."""
+
+    def __init__(self, config: Config, store: Store, name: str) -> None:
+        self._config = config
+        self._store = store
+        self.name = name
+        self._lock = threading.Lock()
+        self._running = 0
+        self._is_server = False
+        self._slots: int | None = None
+        self._auto = UNKNOWN
+        self._renew_at = 0.0  # in time.monotonic()
+
+    @property
+    def max_running(self) -> int:
+        """Jobs in the whole deployment, as far as it is known by now; 0: no limit."""
+        limit = self._config.max_running
+        return limit if isinstance(limit, int) else self._auto
+
+    def of_scope(self, scope: str) -> int:
+        """Jobs in this scope; 0: no limit."""
+        limits = self._config.max_running_per_scope
+        if isinstance(limits, Mapping):
+            return limits.get(scope, 0)
+        return limits if scope else 0
+
+    @property
+    def places(self) -> int:
+        """Jobs that this process launches and watches at once: more would not run."""
+        return min(filter(None, (self.max_running, self._config.max_running_per_process, MOST_PLACES)))
+
+    def find_room(self) -> Room:
+        """What is full now. Raises StoreError."""
+        if not self.max_running and not self._config.max_running_per_scope:
+            return Room()
+        return find_room(self._store.count_running(), self.max_running, self.of_scope)
+
+    def enter(self) -> bool:
+        """A job wants to run in this process: may it? Then leave() is to be called once it does no more."""
+        with self._lock:
+            if not self.has_room_here:
+                return False
+            self._running += 1
+            return True
+
+    @property
+    def has_room_here(self) -> bool:
+        """May one more job run in this process?"""
+        return not 0 < self._config.max_running_per_process <= self._running
+
+    def leave(self) -> None:
+        """A job does not run in this process (any more)."""
+        with self._lock:
+            self._running -= 1
+
+    def note_process(
+        self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None
+    ) -> None:
+        """A request is served here: this process counts from now on, and again before the others forget it.
+
+        Raises nothing: what can't be told to the others now is told later.
+        """
+        if not self._is_server and environ is not None:
+            self._slots = look_at_server(environ, start_response).threads_each
+            self._auto = share_slots([self._slots])
+            self._is_server = True
+            self._renew_at = 0.0
+        if time.monotonic() < self._renew_at:
+            return
+        try:
+            self.renew()
+        except StoreError as error:
+            log.warning("This process is not counted for max_running yet: %s", error)
+
+    def renew(self, store: Store | None = None) -> None:
+        """Tell the others that this process is there, and look who else is. To be called each third of a lease.
+
+        ``store``: another one than that of the requests. Raises StoreError.
+        """
+        store = store or self._store
+        self._renew_at = time.monotonic() + self._config.lease / 3
+        if self._is_server:
+            store.register(self.name, self._slots, self._config.lease)
+        self._auto = share_slots(store.read_slots() or [self._slots])
+
+    def withdraw(self, store: Store | None = None) -> None:
+        """This process ends: it counts no more. Raises StoreError."""
+        if self._is_server:
+            self._is_server = False
+            (store or self._store).unregister(self.name)

@@ -1,0 +1,57 @@
+"""The processes that share the jobs of a database, each with its slots and a time until when it is there.
+
+A process writes its own row alone. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from .engine import Database
+from .faults import AnswerLost, Duplicate
+from .schema import find_process_table
+
+
+class ProcessTable:
+    """The table of processes. ``now`` gives the time as an aware datetime. Each method raises StoreError."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+        table = find_process_table(database.table)
+        is_gone = table.c.alive_until <= bindparam("now", type_=table.c.alive_until.type)
+        is_it = table.c.name == bindparam("process")
+        self._renew = update(table).where(is_it).values(slots=bindparam("new_slots"), alive_until=bindparam("until"))
+        self._add = insert(table)
+        self._forget = delete(table).where(is_gone)
+        self._remove = delete(table).where(is_it)
+        self._alive = select(table.c.slots).where(~is_gone)
+
+    def register(self, name: str, slots: int | None, seconds: float) -> None:
+        now = self._now()
+        until = now + timedelta(seconds=seconds)
+        if self._write_surely(self._renew, {"process": name, "new_slots": slots, "until": until}):
+            return
+        try:
+            self._database.write(self._add, {"name": name, "slots": slots, "alive_until": until})
+        except (Duplicate, AnswerLost):
+            # Another thread was quicker, the row was as it is to be, or it comes with the next renewal.
+            return
+        self._write_surely(self._forget, {"now": now})
+
+    def read_slots(self) -> list[int | None]:
+        return [row[0] for row in self._database.read(self._alive, {"now": self._now()})]
+
+    def unregister(self, name: str) -> None:
+        self._write_surely(self._remove, {"process": name})
+
+    def _write_surely(self, statement: Any, values: dict[str, Any]) -> int:
+        """Make a write that does no harm twice, again if its answer is lost."""
+        try:
+            return self._database.write(statement, values)
+        except AnswerLost:
+            return self._database.write(statement, values)

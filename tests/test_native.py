@@ -1,0 +1,137 @@
+"""Threads and locks of the system, also where gevent has put greenlets in their place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+from support import wait_until
+from support.served import PATIENCE
+
+from backjob.native import Bell, Threads, is_native
+
+
+def run_patched(program: str) -> str:
+    """What this program prints, in a process that gevent has patched from its start."""
+    lines = f"from gevent import monkey; monkey.patch_all()\n{program}"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    return done.stdout.strip()
+
+
+COMPUTE = """
+import threading, time
+from backjob.native import Bell, Threads, is_native
+
+def compute(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+
+"""
+
+
+def test_a_thread_runs_beside_us() -> None:
+    assert is_native()
+    for native in (True, False):
+        ran: list[threading.Thread] = []
+        Threads(native).start(lambda ran=ran: ran.append(threading.current_thread()), "backjob-test")  # type: ignore[misc]
+        wait_until(lambda ran=ran: ran)  # type: ignore[misc]
+        assert (ran[0].name, ran[0].daemon) == ("backjob-test", True)
+
+
+def test_a_bell_ends_a_wait() -> None:
+    bell = Bell(Threads(True))
+    heard: list[bool] = []
+    thread = threading.Thread(target=lambda: heard.append(bell.wait(PATIENCE)))
+    thread.start()
+    bell.ring()
+    thread.join(PATIENCE)
+    assert heard == [True]
+
+
+def test_a_bell_that_nobody_rings_is_waited_for_so_long() -> None:
+    bell = Bell(Threads(True))
+    begin = time.monotonic()
+    assert bell.wait(0.2) is False
+    assert time.monotonic() - begin >= 0.2
+    for seconds in (0.0, -1.0):
+        assert bell.wait(seconds) is False
+
+
+def test_a_bell_that_was_rung_before_ends_the_next_wait_and_no_other() -> None:
+    bell = Bell(Threads(True))
+    for _ in range(3):
+        bell.ring()
+    assert bell.wait(float("inf")) is True
+    assert bell.wait(0) is False
+
+
+def test_a_greenlet_that_computes_does_not_stop_a_native_thread() -> None:
+    printed = run_patched(
+        COMPUTE
+        + """
+ticks, is_over = [], []
+threads = Threads(native=True)
+bell = Bell(threads)
+
+def tick():
+    while not is_over:
+        bell.wait(0.05)
+        ticks.append(time.monotonic())
+
+threads.start(tick, "test")
+begin = time.monotonic()
+compute(1.5)
+is_over.append(True)
+print(is_native(), len([t for t in ticks if t < begin + 1.5]))
+"""
+    )
+    native, count = printed.split()
+    assert native == "False"
+    assert int(count) >= 5
+
+
+def test_a_thread_that_need_not_be_native_is_a_greenlet_there() -> None:
+    """It shares the locks of the others: without a database there is nothing else to share."""
+    printed = run_patched(
+        COMPUTE
+        + """
+ticks = []
+
+def tick():
+    while len(ticks) < 5:
+        ticks.append(threading.current_thread().name)
+        time.sleep(0.01)
+
+Threads(native=False).start(tick, "test")
+before = len(ticks)
+compute(0.5)
+assert len(ticks) == before, ticks
+while len(ticks) < 5:
+    time.sleep(0.01)
+print(ticks[0])
+"""
+    )
+    assert printed == "test"
+
+
+def test_a_greenlet_rings_for_a_native_thread() -> None:
+    printed = run_patched(
+        COMPUTE
+        + """
+heard = []
+threads = Threads(native=True)
+bell = Bell(threads)
+threads.start(lambda: heard.append(bell.wait(30)), "test")
+time.sleep(0.2)
+bell.ring()
+begin = time.monotonic()
+while not heard and time.monotonic() < begin + 20:
+    time.sleep(0.01)
+print(heard)
+"""
+    )
+    assert printed == "[True]"
