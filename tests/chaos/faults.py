@@ -149,7 +149,7 @@ def reload(site: Deployment, chance: random.Random) -> None:
     host.reload()
 
 
-@fault(SERVER, lambda blueprint: blueprint.recycle > 0)
+@fault(SERVER, lambda blueprint: blueprint.is_gunicorn and blueprint.recycle > 0)
 def recycle(site: Deployment, chance: random.Random) -> None:
     """--max-requests: wait until a worker has gone by itself and another one has come."""
     host = chance.choice(site.hosts)
