@@ -5,11 +5,13 @@ PYTHON ?= python3
 ARGS ?=
 # Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other.
 WORKERS ?= 3
+# How long a soak is.
+SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types servers bench mutants clean
+.PHONY: demo test lint types servers chaos soak bench mutants clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -28,6 +30,14 @@ servers: $(VENV)/dev.stamp $(VENV)/test-compiled.stamp
 	rm -f $(VENV)/matrix
 	BACKJOB_CI=1 PYTHONDEVMODE=1 MATRIX_RECORD=$(CURDIR)/$(VENV)/matrix $(BIN)/python -m pytest tests/live/test_matrix.py -k test_server
 	PYTHONPATH=tests $(BIN)/python -m support.servers_page $(VENV)/matrix
+
+# Real servers under fire: docs/chaos.md has what this finds. ARGS="sync-sqlite --seed 1" picks a set-up and repeats a run.
+chaos: $(VENV)/dev.stamp
+	BACKJOB_CI=1 PYTHONPATH=tests $(BIN)/python -m chaos run $(ARGS)
+
+# Random faults for as long as asked: SECONDS=3600 make soak ARGS=gevent-mariadb
+soak: $(VENV)/dev.stamp
+	BACKJOB_CI=1 PYTHONPATH=tests $(BIN)/python -m chaos soak $(SECONDS) $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python tests/bench/bench.py $(ARGS)

@@ -104,14 +104,21 @@ class Keeper:
             self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
             self._limits.renew(self._store)
             self._next.renewal = now + self._config.lease / 3
+            self._doubt_if_slow(now)
         self._vouching.write_postponed(self._store)
         if now >= self._next.sweep:
             pause = self.sweep() if self._config.keeper else _SWEEP_EVERY
             self._next.sweep = now + pause * between(0.75, 1.25)
+            self._doubt_if_slow(now)
             if self._config.keeper:
                 self._see_to_launches()
         if self._config.keeper and now >= self._next.pruning:
             self._next.pruning = now + self._prune() * between(0.75, 1.25)
+
+    def _doubt_if_slow(self, begin: float) -> None:
+        """Whoever had to wait for the store was not alone: all others get a whole lease to be heard."""
+        if time.monotonic() - begin > self._config.lease / 3:
+            self._reached_since = None
 
     def sweep(self) -> float:
         """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""

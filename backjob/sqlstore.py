@@ -185,13 +185,11 @@ class SQLStore(ProcessTable, SQLReads):
 
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
         until = self._now() + timedelta(seconds=seconds)
-        for statement, ids, names in (
-            (self._statements.renew_leases, leases.values(), leases.keys()),
-            (self._statements.renew_holds, holds.keys(), holds.values()),
-        ):
-            if ids:
-                values = {"job_ids": list(ids), "names": list(names), "until": until}
-                self._database.write(statement, values)
+        values = {"job_ids": list(leases.values()), "names": list(leases), "until": until}
+        self._database.write(self._statements.renew_leases, values)
+        if holds:
+            values = {"job_ids": list(holds), "names": list(holds.values()), "until": until}
+            self._database.write(self._statements.renew_holds, values)
 
     def request_cancel(self, job_id: int) -> bool:
         marks = {"status": Status.INPROGRESS, "cancel_requested": True}

@@ -99,7 +99,10 @@ class Store(Protocol):
         """
 
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
-        """Vouch on for jobs that run, by their claims, and for jobs that wait, by their holders."""
+        """Vouch on for jobs that run, by their claims, and for jobs that wait, by their holders.
+
+        It is a write, also with nothing to vouch for: a store that can only be read just now lets nobody vouch.
+        """
 
     def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
         """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""

@@ -974,7 +974,8 @@ def test_what_is_not_there_is_none(store: Store) -> None:
 def test_a_glance_shows_what_moves(store: Store, status: Status) -> None:
     glance = store.glance(bring_to(store, status))
     signs = 0 if status is STARTED else 1
-    assert dataclasses.asdict(glance) == {"status": status, "attempt": 2, "cancel_requested": False, "signs": signs}  # type: ignore[call-overload]
+    expected = {"status": status, "attempt": 2, "cancel_requested": False, "signs": signs}
+    assert dataclasses.asdict(glance) == expected  # type: ignore[call-overload]
     assert glance.status is status  # type: ignore[union-attr]
 
 

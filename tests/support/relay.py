@@ -17,8 +17,8 @@ class Relay(socketserver.ThreadingTCPServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Wire)
+    def __init__(self, port: int, own_port: int = 0) -> None:
+        super().__init__(("127.0.0.1", own_port), _Wire)
         self.backend = ("127.0.0.1", port)
         self.port: int = self.server_address[1]
         self.cuts = 0

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import itertools
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,10 @@ from sqlalchemy.engine import URL, make_url
 
 from support import needs
 
-_URLS = Path(__file__).resolve().parents[2] / ".services" / "urls"
+_ROOT = Path(__file__).resolve().parents[2]
+_URLS = _ROOT / ".services" / "urls"
+_SCRIPT = _ROOT / "tests" / "machine" / "services"
+_LONGEST = 60
 _numbers = itertools.count(1)
 
 
@@ -41,7 +46,13 @@ def engine(url: URL) -> Engine:
 @contextlib.contextmanager
 def new_database(name: str, options: str = "") -> Iterator[URL]:
     """Make an empty database on this server, and drop it in the end. ``options`` stand behind CREATE DATABASE."""
-    server = make_url(url(name))
+    with database_on(make_url(url(name)), options) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def database_on(server: URL, options: str = "") -> Iterator[URL]:
+    """The same on the server that has this address."""
     own = f"backjob_{os.getpid()}_{next(_numbers)}"
     is_postgresql = server.get_backend_name() == "postgresql"
     administrator = engine(server).execution_options(isolation_level="AUTOCOMMIT")
@@ -52,3 +63,38 @@ def new_database(name: str, options: str = "") -> Iterator[URL]:
     finally:
         with administrator.connect() as connection:
             connection.execute(text(f"DROP DATABASE {own}" + (" WITH (FORCE)" if is_postgresql else "")))
+
+
+class OwnServices:
+    """Servers that belong to one run, which may stop and crash them. Databases write to the disk what they commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self, name: str) -> str:
+        """Start "postgresql", "mariadb" or "redis", again or for the first time. Its URL, which stays the same."""
+        self._call("start", name)
+        lines = (self._folder / "urls").read_text().splitlines()
+        urls = dict(line.split("=", 1) for line in lines)
+        return urls.get(name) or needs.miss(f"there is no {name}: tests/machine/install brings it")
+
+    def stop(self, name: str) -> None:
+        """In an orderly way, but without waiting for those who are connected."""
+        self._call("stop", name)
+
+    def crash(self, name: str) -> None:
+        """As in a power cut, but for what the system has to write to the disk."""
+        self._call("crash", name)
+
+    def remove(self) -> None:
+        """Stop all of them, and remove what they have written."""
+        self._call("stop")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _call(self, *words: str) -> None:
+        environ = os.environ | {"SERVICES": str(self._folder), "SERVICES_DURABLE": "1"}
+        # To a file: a server that is started would keep a pipe open.
+        log = self._folder.with_suffix(".log")
+        with log.open("ab") as output:
+            done = subprocess.run([_SCRIPT, *words], env=environ, stdout=output, stderr=output, timeout=_LONGEST)
+        assert done.returncode == 0, f"services {' '.join(words)} failed: {log.read_text()[-1000:]}"
