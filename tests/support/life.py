@@ -20,7 +20,7 @@ from backjob.job import Job, Move, Status
 from backjob.outcome import Outcome
 from backjob.process import RESPONSE
 
-from .processes import APP, KEY, LEASE, OTHER_APP, OTHER_KEY, Process, Run
+from .life_processes import APP, KEY, LEASE, OTHER_APP, OTHER_KEY, Process, Run
 from .records import Clock, new_job, seal
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
