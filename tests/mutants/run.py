@@ -39,7 +39,8 @@ def copy_tree(folder: Path) -> None:
 def run_tests(folder: Path, tests: tuple[str, ...], *options: str, longest: float = LONGEST) -> tuple[int, str]:
     # The copy comes before any installed backjob, in the tests' own processes too.
     environ = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDEVMODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *options, *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
+    command += ["--hypothesis-profile=unshrunk", *options, *tests]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environ, capture_output=True, text=True, timeout=longest, check=False
