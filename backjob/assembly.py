@@ -60,36 +60,41 @@ class Assembly:
         call_after_fork(self._go_on)
         leave = weakref.WeakMethod(self._leave)
         atexit.register(lambda: (method := leave()) and method())
+        if config.keeper:
+            self._keeper_thread.start(MOMENT)
 
-    def _begin(self, keeps: bool = True) -> None:
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._database = _make_database(self._config)
         self._cells = _make_cells(self._config)
         self._backend: Backend | None = None
-        self._is_asked = False
+        self._is_asked = self._is_paused = False
         # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
         self._keeper_database = self._database.make_twin() if self._database is not None else None
         self._keeper_thread = KeeperThread(self._keep, native=self._database is not None)
         # After those of the databases, so that it comes before them: they close what is not in use.
         call_before_fork(self._pause)
-        if keeps and self._config.keeper:
-            self._keeper_thread.start(MOMENT)
 
     def _begin_anew(self) -> None:
         """In a child its parent's threads are not there, and the locks are to be made after gevent's patches.
 
         The child of a process that serves requests is its tool, and not one more server, until a job comes to it.
         """
-        self._begin(keeps=not self._is_asked)
+        is_server = not self._is_asked
+        self._begin()
+        if is_server and self._config.keeper:
+            self._keeper_thread.start(MOMENT)
 
     def _pause(self) -> None:
         """Before a fork: nothing is to be under way. A parent that serves no requests leaves them to its children."""
+        self._is_paused = self._is_paused or self._keeper_thread.is_running
         self._keeper_thread.stop()
         if self._backend is not None and not self._is_asked:
             self._backend.dispatcher.close()
 
     def _go_on(self) -> None:
-        if self._is_asked:
+        if self._is_paused and self._is_asked:
+            self._is_paused = False
             self._keeper_thread.start()
 
     def _leave(self) -> None:
@@ -101,7 +106,10 @@ class Assembly:
     def get_backend(self) -> Backend:
         """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
         notice_fork()
-        self._is_asked = True
+        if not self._is_asked:
+            self._is_asked = True
+            if self._config.keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
+                self._keeper_thread.start(MOMENT)
         return self._find_backend()
 
     def note_job_request(self) -> None:
@@ -137,6 +145,7 @@ class Assembly:
 
     def close(self) -> None:
         """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
+        self._is_asked = False
         self._keeper_thread.stop()
         with self._lock:
             backend, self._backend = self._backend, None

@@ -273,7 +273,7 @@ def test_a_job_that_was_finished_keeps_its_followers(site):
 
 
 def test_a_request_that_died_launches_nothing(site):
-    """Its process is killed within it: nobody ends the response, and the job is never taken up."""
+    """Its process is killed within it: nobody ends the response, the job is never taken up, and a keeper cancels it."""
 
     def app(environ, start_response):
         environ["backjob"].start("/job", after_response=True)
@@ -287,4 +287,26 @@ def test_a_request_that_died_launches_nothing(site):
     store, keyring = site.backend.store, site.backend.keyring
     assert site.row(1).status is Status.STARTED
     assert store.take_due(keyring.key_ids, "another process", 30) is None
-    assert store.seconds_to_next(keyring.key_ids) > 365 * 86400
+    site.backend.keeper.sweep()
+    assert site.status(1).status is Status.CANCELLED
+    assert "The request that this job was to follow is gone" in site.status(1).status_text
+
+
+def test_a_request_that_goes_on_keeps_its_jobs(site):
+    """However long it takes: its process vouches for them."""
+
+    def app(environ, start_response):
+        job_id = environ["backjob"].start("/job", after_response=True)
+        assert site.backend.vouching.holds == {job_id: site.row(job_id).held_by}
+        before = site.row(job_id).held_until
+        site.backend.keeper.step()
+        site.backend.keeper.sweep()
+        assert site.row(job_id).held_until > before
+        assert site.status(job_id).status is Status.STARTED
+        start_response("200 OK", TEXT)
+        return []
+
+    site.job = app
+    call(site.application, make_environ("/page"))
+    assert site.backend.vouching.holds == {}
+    assert [token.job_id for token in site.launches.tokens] == [1]

@@ -374,9 +374,10 @@ class TestStore:
     def test_reading_is_not_enough(self, tmp_path: Path) -> None:
         with serve_site(tmp_path) as site:
             site.start("/job")
-            engine = f"sqlite:///file:{tmp_path}/jobs.sqlite3?mode=ro&uri=true"
-            with script(tmp_path, site.server.url, database=make_engine(engine)) as application:
+            engine = make_engine(f"sqlite:///file:{tmp_path}/jobs.sqlite3?mode=ro&uri=true")
+            with script(tmp_path, site.server.url, database=engine) as application:
                 found = application.check()
+            engine.dispose()
         assert [problem.name for problem in found.problems] == ["store"]
         assert "readonly" in found.problems[0].text
 

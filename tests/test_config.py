@@ -63,6 +63,7 @@ WRONG: dict[str, list[Any]] = {
         *[{"a": wrong} for wrong in (*NO_INTEGERS, "auto")],
         *[{wrong: 1} for wrong in (None, 7, "", "a" * 256, b"a")],
     ],
+    "keeper": NO_BOOLS,
     "forward_headers": [None, "X-A", 7, ["A B"], ["A\n"], [7], [b"A"], [""]],
     "redirect_ok": NO_BOOLS,
     "max_output": [*NO_INTEGERS, "auto"],
@@ -91,6 +92,7 @@ DEFAULTS: dict[str, Any] = {
     "max_running": "auto",
     "max_running_per_process": 0,
     "max_running_per_scope": 0,
+    "keeper": True,
     "redirect_ok": False,
     "max_output": 1048576,
     "identify": None,
@@ -140,6 +142,7 @@ def test_wrong_value_is_refused(option: str, value: Any) -> None:
         ("max_running_per_scope", {}),
         ("max_running_per_scope", {"reports": 1, "a" * 255: 0}),
         ("max_output", 0),
+        ("keeper", False),
         ("close_delay", 0.01),
         ("lease", 1),
         ("monitor", "request"),
@@ -229,7 +232,7 @@ class TestMiddleware:
             BackJob(app, database=engine)
         assert CANARY not in str(caught.value)
         monkeypatch.setenv("BACKJOB_KEY", KEY)
-        BackJob(app, database=engine)
+        BackJob(app, database=engine).close()
         engine.dispose()
 
     @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///file:jobs?mode=memory&cache=shared&uri=true"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.records import new_job
 
+from backjob.attempts import AttemptEnd, add_end
 from backjob.job import FINAL, LIVE, TRANSITIONS, Job, JobRequest, JobStatus, Move, Status, draw_diagram
 
 NOW = datetime(2031, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
@@ -21,7 +22,7 @@ def make_job(**changes: Any) -> Job:
     fields: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Job))
     fields |= {"id": 7, "uid": "u" * 32, "status": Status.INPROGRESS, "attempt": 1, "retries": 0, "progress": 40}
     fields |= {"status_text": "so far", "scope": "office", "method": "GET", "path": "/report"}
-    fields |= {"key_id": "key", "app_id": "app", "sealed": b"sealed"}
+    fields |= {"key_id": "key", "app_id": "app", "sealed": b"sealed", "past": ""}
     fields |= {"priority": 0, "error_timeout": 120, "cancel_requested": False}
     fields |= dict.fromkeys(["created_at", "due_at", "started_at", "updated_at", "lease_until", "read_at"], NOW)
     return Job(**{**fields, **changes})
@@ -89,6 +90,7 @@ def test_the_public_part_of_a_record() -> None:
         end_time=NOW + timedelta(1),
         attempt=3,
         is_cancelling=False,
+        past=(),
     )
 
 
@@ -101,7 +103,8 @@ def test_only_what_runs_is_being_cancelled(status: Status, is_asked: bool) -> No
 
 @pytest.mark.parametrize("ended_at", [None, NOW + timedelta(1)])
 def test_as_dict_is_ready_for_json(ended_at: datetime | None) -> None:
-    status = make_job(ended_at=ended_at, status_text='a "quote"\n\x00 🐔').as_status()
+    past = add_end("", AttemptEnd(1, NOW, "broken"))
+    status = make_job(ended_at=ended_at, status_text='a "quote"\n\x00 🐔', past=past).as_status()
     read = json.loads(json.dumps(status.as_dict()))
     assert read == {
         "id": 7,
@@ -114,6 +117,7 @@ def test_as_dict_is_ready_for_json(ended_at: datetime | None) -> None:
         "end_time": "2031-01-03T03:04:05.000678+00:00" if ended_at else None,
         "attempt": 1,
         "is_cancelling": False,
+        "past": [{"attempt": 1, "ended_at": "2031-01-02T03:04:05.000678+00:00", "text": "broken"}],
     }
     assert list(read) == [field.name for field in dataclasses.fields(status)]
     assert datetime.fromisoformat(read["start_time"]) == status.start_time
@@ -132,7 +136,9 @@ def test_no_repr_shows_what_a_user_sent() -> None:
     secrets: dict[str, Any] = {**dict.fromkeys(names, CANARY), "headers": {"HTTP_COOKIE": CANARY}}
     request = JobRequest("POST", f"/report?name={CANARY}", body=CANARY.encode(), **secrets)
     new = new_job(request=request, uid=CANARY, unique_key=CANARY, held_by=CANARY)
-    job = make_job(uid=CANARY, status_text=CANARY, sealed=CANARY.encode(), held_by=CANARY, lease_by=CANARY)
+    told = add_end("", AttemptEnd(1, NOW, CANARY))
+    texts = {"uid": CANARY, "status_text": CANARY, "past": told, "held_by": CANARY, "lease_by": CANARY}
+    job = make_job(sealed=CANARY.encode(), **texts)
     for shown in (repr(request), str(request), repr(new), repr(job), f"{[request, new, job]}"):
         assert CANARY not in shown
     assert "POST /report" in repr(request)

@@ -303,9 +303,12 @@ def test_within_another_backjob_the_outer_one_does_it_all(site, tmp_path):
     assert job.status is Status.COMPLETED
     assert not (tmp_path / "inner.sqlite3").exists()
     # Each has its own, by another name.
-    site.job = BackJob(answer_page, database=f"sqlite:///{tmp_path}/inner.sqlite3", key=KEY, environ_key="other.jobs")
+    other = BackJob(answer_page, database=f"sqlite:///{tmp_path}/inner.sqlite3", key=KEY, environ_key="other.jobs")
+    site.job = other
     environ = make_environ("/page")
     call(site.application, environ)
+    inner.close()
+    other.close()
     assert environ["backjob"] is not environ["other.jobs"]
 
 

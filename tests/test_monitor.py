@@ -1,4 +1,4 @@
-"""The monitor: what it makes of every answer, before the claim and after it, and of a job that gives no sign.
+"""The monitor: what it makes of every answer, before the claim and after it.
 
 Between it and a real server stands a real proxy of the test's own, which lets the monitor's request pass and does with
 the worker's what the test says.
@@ -9,14 +9,13 @@ import re
 import socket
 import socketserver
 import threading
-import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from support import wait_until
 from support.served import PATIENCE, serve_site, wrap
 
-from backjob import JobEnded, Status
+from backjob import Status
 from backjob.job import JobRequest, NewJob
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
@@ -276,89 +275,21 @@ def test_no_answer_of_a_proxy_ends_a_job_that_runs(tmp_path, raw):
     assert runs == [1]
 
 
-# Signs of life.
-
-
-def silent_job(ended, text="begun"):
-    """A job that says so much and then nothing, until its record has ended."""
+def test_a_silent_job_behind_a_proxy_that_hung_up_is_ended_by_the_keeper(tmp_path):
+    claimed = threading.Event()
 
     def job(environ, start_response):
-        jobs = environ["backjob"]
         start_response("200 OK", TEXT)
-        jobs.write(text)
-        jobs.update(20)
-        wait_until(lambda: jobs.status(jobs.job_id).status.is_final)
-        try:
-            jobs.update(99, "late")
-        except JobEnded as error:
-            ended.append(str(error))
-            raise
+        environ["backjob"].write("begun")
+        claimed.set()
+        wait_until(lambda: environ["backjob"].status(environ["backjob"].job_id).status.is_final)
         return []
 
-    return job
-
-
-@pytest.mark.parametrize("monitor", ["thread", "request"])
-@pytest.mark.parametrize(("option", "of_start"), [(0.4, None), (60, 0.4), (0, 0.4)])
-def test_a_silent_job_times_out(tmp_path, monitor, option, of_start):
-    ended = []
-    with serve_site(tmp_path, silent_job(ended), error_timeout=option, monitor=monitor) as site:
-        # A job that fails so is not tried again.
-        end = site.wait_for_end(site.start("/job", error_timeout=of_start, retries=3))
-    assert (end.status, end.progress, end.attempt) == (Status.FAILED, 20, 1)
-    assert end.status_text.startswith("begun\njob timeout: ")
-    assert "0.4 s" in end.status_text
-    assert len(ended) == 1
-
-
-def test_a_silent_job_behind_a_proxy_that_hung_up_times_out_too(tmp_path):
-    claimed, ended = threading.Event(), []
-    run = silent_job(ended)
-
-    def job(environ, start_response):
-        claimed.set()
-        return run(environ, start_response)
-
-    with behind(answer_after(claimed, http("504 Gateway Timeout")), tmp_path, job, error_timeout=0.4) as site:
+    meet = answer_after(claimed, http("504 Gateway Timeout"))
+    with behind(meet, tmp_path, job, error_timeout=0.4, lease=1, keeper=True) as site:
         end = site.wait_for_end(site.start("/job"))
     assert end.status is Status.FAILED
     assert end.status_text.startswith("begun\njob timeout: ")
-
-
-def test_without_error_timeout_a_job_may_be_silent_for_ever(tmp_path):
-    """Beside it another one times out: it would have, too."""
-    go_on = threading.Event()
-
-    def job(environ, start_response):
-        if environ["PATH_INFO"] == "/silent":
-            start_response("200 OK", TEXT)
-            assert go_on.wait(PATIENCE)
-            return [b"after all"]
-        return silent_job([])(environ, start_response)
-
-    with serve_site(tmp_path, job, error_timeout=0) as site:
-        silent = site.start("/silent")
-        for _ in range(2):
-            assert "job timeout" in site.wait_for_end(site.start("/other", error_timeout=0.3)).status_text
-        assert site.status(silent).status is Status.INPROGRESS
-        go_on.set()
-        assert site.wait_for_end(silent).status_text == "after all"
-
-
-@pytest.mark.parametrize("sign", ["update", "output"])
-def test_every_sign_counts(tmp_path, sign):
-    """A job that runs for three times its error_timeout, with signs."""
-
-    def job(environ, start_response):
-        write = start_response("200 OK", TEXT)
-        end = time.monotonic() + 4.5
-        while time.monotonic() < end:
-            threading.Event().wait(0.1)
-            environ["backjob"].update() if sign == "update" else write(b".")
-        return [b"done"]
-
-    with serve_site(tmp_path, job, error_timeout=1.5) as site:
-        assert site.wait_for_end(site.start("/job")).status is Status.COMPLETED
 
 
 # Where the monitor waits.

@@ -5,40 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import wait_until
+from support.processes import Bearer
 
 from backjob.keyring import WORKER, Keyring
-from backjob.process import PROCESS, RESPONSE, is_dead, name_process, name_response
+from backjob.process import RESPONSE, is_dead, name_process, name_response
 from backjob.schema import build_table
 
-NAME_ITSELF = "import sys; from backjob.process import *; print(name_process(), flush=True); sys.stdin.read()"
 KEYRING = Keyring(["k" * 32])
-
-
-class Bearer:
-    """Another process of this host, and the name that it has given itself."""
-
-    def __init__(self, *before: str) -> None:
-        command = [*before, sys.executable, "-c", NAME_ITSELF]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.name = self.process.stdout.readline().strip()
-        assert self.name.startswith(PROCESS)
-
-    def kill(self) -> None:
-        """From now on it is dead, and nobody has asked for its end yet: its pid is taken."""
-        self.process.kill()
-        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-
-    def reap(self) -> None:
-        """Its pid is free."""
-        self.process.communicate()
 
 
 @pytest.fixture

@@ -86,8 +86,10 @@ def jobs(tmp_path, monkeypatch) -> Any:
         found.append(environ["backjob"])
         return []
 
-    BackJob(app)(environ, lambda *_: None)
-    return found[0]
+    application = BackJob(app)
+    application(environ, lambda *_: None)
+    yield found[0]
+    application.close()
 
 
 def run_job(source: str, directory: Path, start: str, status: str) -> dict[str, Any]:

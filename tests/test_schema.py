@@ -111,7 +111,7 @@ def test_every_name_carries_the_tables(name: str) -> None:
     table = build_table(name)
     constraints = [each for each in table.constraints if isinstance(each, CheckConstraint | UniqueConstraint)]
     names = [str(each.name) for each in (*constraints, *table.indexes)]
-    assert len(names) == len(set(names)) == len(constraints) + len(table.indexes) == 9
+    assert len(names) == len(set(names)) == len(constraints) + len(table.indexes) == 10
     assert all(re.fullmatch(rf"(ck|uq|ix)_{name}_[a-z_]+", each) for each in names)
     assert max(map(len, names)) <= 63  # PostgreSQL cuts longer ones
 

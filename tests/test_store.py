@@ -911,7 +911,7 @@ def test_a_lease_that_was_renewed_since_is_no_lost_one(store: Store, clock: Cloc
         assert not store.move(move, job_id, attempt=1, vouched_until=seen)
     seen = record(store, job_id).lease_until
     clock.advance(0.000001)
-    assert store.touch(job_id, 1, 5, "a sign", 30)
+    assert store.touch(job_id, 1, 5, "a sign", 30, 1)
     with unchanged(store, job_id):
         assert not store.move(move, job_id, attempt=1, vouched_until=seen)
     assert store.move(move, job_id, attempt=1, vouched_until=record(store, job_id).lease_until)
@@ -940,7 +940,7 @@ def test_what_is_told_of_earlier_attempts_stays_until_it_is_told_anew(store: Sto
     job_id = add(store, retries=2)
     for attempt, past in ((1, "[1]"), (2, None)):
         assert store.claim(job_id, attempt, "run", 30, 0)
-        assert store.touch(job_id, attempt, 5, "a sign", 30)
+        assert store.touch(job_id, attempt, 5, "a sign", 30, 1)
         assert store.move(Move.RETRY, job_id, attempt=attempt, past=past)
         assert record(store, job_id).past == "[1]"
     assert store.claim(job_id, 3, "run", 30, 0)

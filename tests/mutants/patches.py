@@ -89,7 +89,7 @@ MUTANTS = [
     ),
     Mutant(
         "the proof is not checked",
-        "backjob/launcher.py",
+        "backjob/proofs.py",
         "return answer.status in OUTCOMES[outcome.partition(\" \")[0]] and token.prove(outcome).encode() in answer.raw",
         'return answer.status in OUTCOMES[outcome.partition(" ")[0]]',
         ("tests/test_launcher.py",),
@@ -303,10 +303,10 @@ MUTANTS = [
     ),
     Mutant(
         "a silent job runs for ever",
-        "backjob/monitor.py",
-        "or not 0 < job.error_timeout < glance.silent_for:",
-        "or glance.silent_for >= 0:",
-        ("tests/test_monitor.py",),
+        "backjob/decisions.py",
+        "is_timed = job.status is Status.INPROGRESS and job.error_timeout > 0",
+        "is_timed = False",
+        ("tests/test_decisions.py",),
     ),
     Mutant(
         "a failed request still launches what was to follow it",
@@ -317,7 +317,7 @@ MUTANTS = [
     ),
     Mutant(
         "everybody may read the key file",
-        "backjob/keyring.py",
+        "backjob/files.py",
         "os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)",
         "os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)",
         ("tests/test_keyring.py",),

@@ -1,0 +1,76 @@
+"""A process as the life of jobs knows it: a real store, keeper and vouching, and the code that is at work in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from backjob.config import Config
+from backjob.engine import Database
+from backjob.job import Job
+from backjob.keeper import Keeper
+from backjob.keyring import Keyring
+from backjob.launcher import SelfRequest
+from backjob.limits import Limits
+from backjob.process import PROCESS, RESPONSE
+from backjob.sqlstore import SQLStore
+from backjob.vouching import Vouching
+
+from .records import Clock
+
+CONFIG = Config(key="k" * 32, lease=30, backlog_days=0, all_backlog_days=0)
+LEASE = CONFIG.lease
+KEYRING = Keyring(["k" * 32])
+KEY, OTHER_KEY = KEYRING.key_id, "another key"
+APP, OTHER_APP = (SelfRequest(CONFIG, KEYRING, name).home for name in ("", "another"))
+
+
+class Store(SQLStore):
+    """A store in which others may do something between a keeper's look and its moves."""
+
+    in_between: Callable[[], object] = staticmethod(lambda: None)
+
+    def find_vouched(self, key_ids: Sequence[str]) -> list[Any]:
+        found = super().find_vouched(key_ids)
+        in_between, self.in_between = self.in_between, lambda: None
+        in_between()
+        return found
+
+
+@dataclass
+class Run:
+    """The code of a job, at work: by which attempt and claim, and until when its process vouches for it."""
+
+    attempt: int
+    claim: str
+    until: datetime
+    signs: list[tuple[int, str, bool]] = field(default_factory=lambda: [(0, "", False)])
+    """Progress, text, does it go on."""
+    has_ended: bool = False
+    """It has, and its outcome is not written yet."""
+
+
+class Process:
+    """A process: its store and keeper, what it knew of each job when it last looked, and the code that it runs."""
+
+    def __init__(self, name: str, database: Database, clock: Clock) -> None:
+        self.name = f"{PROCESS}{name}-"
+        self.store = Store(database, clock)
+        self.vouching = Vouching()
+        self_request, limits = SelfRequest(CONFIG, KEYRING), Limits(CONFIG, self.store, self.name)
+        self.keeper = Keeper(CONFIG, KEYRING, self.store, self_request, self.vouching, limits, lambda: None)
+        self.known: dict[int, Job] = {}
+        self.runs: dict[int, Run] = {}
+        self.is_frozen = False
+        self.renewal_at = self.sweeps_since = None  # type: datetime | None
+
+    @property
+    def response(self) -> str:
+        """How it holds jobs that are to follow a response."""
+        return self.name.replace(PROCESS, RESPONSE)
+
+    def stop_run(self, job_id: int) -> None:
+        """That code is at its end."""
+        self.vouching.end_lease(self.runs.pop(job_id).claim)
