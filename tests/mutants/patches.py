@@ -740,16 +740,16 @@ MUTANTS = [
     Mutant(
         "an outcome that was put off is dropped",
         "backjob/vouching.py",
-        "            self._postponed[0](store)\n            self._postponed.popleft()",
-        "            self._postponed.popleft()(store)",
+        "                self._postponed.rotate(-1)",
+        "                self._postponed.popleft()",
         ("tests/test_outcome.py",),
     ),
     Mutant(
         "nobody writes what was put off",
         "backjob/keeper.py",
-        "        now = time.monotonic()\n        self._vouching.write_postponed(self._store)",
-        "        now = time.monotonic()",
-        ("tests/test_life_cycle.py",),
+        "            self._doubt_if_slow(now)\n        self._vouching.write_postponed(self._store)",
+        "            self._doubt_if_slow(now)",
+        ("tests/test_outcome.py",),
     ),
     Mutant(
         "who looks for rows looks once",
