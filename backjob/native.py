@@ -21,7 +21,8 @@ class Threads:
 
     def __init__(self, native: bool) -> None:
         monkey = sys.modules.get("gevent.monkey")
-        self._is_hidden = native and monkey is not None and not is_native()
+        # Also before gevent has patched this process, as it does in a child of gunicorn's after the fork.
+        self._is_hidden = native and monkey is not None
         self.make_lock: Callable[[], Any] = threading.Lock
         if self._is_hidden:
             self.make_lock = monkey.get_original("_thread", "allocate_lock")  # type: ignore[union-attr]

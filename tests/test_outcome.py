@@ -117,8 +117,12 @@ def test_a_short_absence_is_waited_for(site: Site, caplog: pytest.LogCaptureFixt
     monkeypatch.setattr(outcome, "PATIENCE", 20.0)
     with contextlib.ExitStack() as stack:
         back = threading.Timer(0.5, stack.close)
-        back.start()
-        ended = Ending(site, stack, say(b"done"))
+
+        def end_while_away(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+            back.start()
+            return say(b"done")(environ, start_response)  # type: ignore[no-any-return]
+
+        ended = Ending(site, stack, end_while_away)
         back.join()
     assert site.status(ended.job_id).status is Status.COMPLETED
     assert has_launched(site, ended.follower)

@@ -207,3 +207,55 @@ def test_a_server_that_is_killed_while_jobs_are_started(
     assert len(lost) <= GTHREAD.slots
     assert max(other.runs().values()) == 1
     other.assert_ran_once([job_id for job_id in accepted if job_id not in [end["id"] for end in lost]])
+
+
+STAFF = "jobs:secret"
+TOKEN_OF_STAFF = f"Basic {base64.b64encode(STAFF.encode()).decode()}"
+
+
+@pytest.fixture
+def guarded(front: Place, places: list[Place], tmp_path: Path) -> str:
+    """The recipe of an nginx that asks for a password."""
+    (tmp_path / "staff").write_text(STAFF.replace(":", ":{PLAIN}") + "\n")
+    return recipe(PASSWORD, "nginx", {**at_places(front, places[0]), "/etc/nginx/staff": f"{tmp_path}/staff"})
+
+
+def test_a_password_in_front_is_passed_by(
+    run_server: Serve, run_nginx: RunNginx, front: Place, places: list[Place], guarded: str
+) -> None:
+    server = run_server(GTHREAD, place=places[0])
+    run_nginx(guarded, front)
+    site = through(front, server)
+    assert site.ask("GET", "/").status == 401
+    site.headers["Authorization"] = TOKEN_OF_STAFF
+    assert_completed(site, [site.start("/echo", method=method) for method in ("GET", "POST")])
+
+
+def test_a_password_in_front_that_nobody_gave(
+    run_server: Serve, run_nginx: RunNginx, front: Place, places: list[Place], guarded: str
+) -> None:
+    server = run_server(GTHREAD, place=places[0], connect=front.connect)
+    run_nginx(guarded, front)
+    end = server.end_of(server.start("/echo"))
+    assert end["status"] == Status.FAILED
+    assert end["status_text"].startswith(f"The job can't be launched: {front.connect} answered 401 (Server: nginx")
+    assert "connect_headers" in end["status_text"]
+    assert not server.runs()
+
+
+def test_a_password_in_front_is_given_and_no_job_sees_it(
+    run_server: Serve, run_nginx: RunNginx, front: Place, places: list[Place], guarded: str, tmp_path: Path
+) -> None:
+    ours = {AT_NGINX: front.connect}
+    server = run_server(GTHREAD, app=write_app(tmp_path, recipe(PASSWORD, "python", ours)), place=places[0])
+    proxy = run_nginx(guarded, front)
+    mine = "Bearer of the user's own"
+    for method in ("GET", "POST"):
+        for own, as_user, expected in [({}, True, None), ({"Authorization": mine}, True, mine), ({}, False, None)]:
+            end = server.end_of(server.start("/echo", own, method=method, as_user=as_user))
+            assert end["status"] == Status.COMPLETED, end["status_text"]
+            assert json.loads(end["status_text"])["headers"].get("Authorization") == expected
+    # Each job went through nginx, as a monitor's request and as a worker's.
+    assert len(proxy.requests) == 12
+    assert "secret" not in server.log
+    assert TOKEN_OF_STAFF not in server.log
