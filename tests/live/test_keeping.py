@@ -176,28 +176,19 @@ def test_a_job_that_was_to_follow_a_request_whose_process_is_killed(run_server: 
 
 
 def test_an_orderly_end_gives_holds_back(run_server: Serve) -> None:
-    """The request of a job lies in the backlog of the one slot. Nobody is left who could see a death."""
+    """The request of a second job lies in the backlog of the one slot. Nobody is left who could see a death."""
     server = run_server(ONE_SYNC, max_running=4)
-    runs_now = server.start("/hang")
+    runs_now, waits = server.start_all("/hang", count=2)["ids"]
     wait_for_run(server, runs_now)
-    with script(server.directory, connect=server_url(server), keeper=False) as application:
-        waits = application.jobs.start("/work")
-        # The monitor's request came into the slot that is busy, too: it is held by the start until it is launched.
-        held_by = row(server, waits)["held_by"]
-    assert held_by is not None
+    wait_until(lambda: row(server, waits)["held_by"].startswith(PROCESS))
     server.process.terminate()
     server.open_gate("gate-hang")
     server.process.wait(20)
     assert row(server, runs_now)["status"] == Status.COMPLETED
-    left = [each for each in read_rows(server.directory / "backjob.sqlite3") if each["status"] == Status.STARTED]
-    assert [each["held_by"] for each in left if (each["held_by"] or "").startswith(PROCESS)] == []
-    server = run_server(ONE_SYNC, max_running=4, lease=1)
-    wait_until(lambda: has_ended(server, waits), 45)
-    assert runs(server, waits) == [1, 1]
-
-
-def server_url(server: Server) -> str:
-    return f"http://127.0.0.1:{server.address[1]}"
+    assert (row(server, waits)["status"], row(server, waits)["held_by"]) == (Status.STARTED, None)
+    server = run_server(ONE_SYNC, max_running=4)
+    wait_until(lambda: has_ended(server, waits), A_FEW)
+    assert [runs(server, job_id) for job_id in (runs_now, waits)] == [[1, 1], [1, 1]]
 
 
 def count_costs(server: Server) -> Counter[str]:
