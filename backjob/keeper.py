@@ -100,6 +100,7 @@ class Keeper:
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
+        self._reached_since = self._reached_since or self._store.time()
         if now >= self._next.renewal:
             self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
             self._limits.renew(self._store)

@@ -30,6 +30,7 @@ class KeeperThread:
         self._stepping = self._threads.make_lock()
         self._bell: Bell | None = None
         """That of the thread that is wanted: one that finds another's there ends."""
+        self._is_early = False
 
     @property
     def is_running(self) -> bool:
@@ -37,10 +38,13 @@ class KeeperThread:
         return self._bell is not None
 
     def start(self, after: float = 0.0) -> None:
-        """Begin so many seconds from now, if it has not begun."""
+        """Begin so many seconds from now, or, if it waits for its first moment, now."""
         with self._starting:
             if self._bell is not None:
+                if self._is_early and not after:
+                    self._bell.ring()
                 return
+            self._is_early = True
             self._bell = bell = Bell(self._threads)
             try:
                 self._threads.start(lambda: self._work(bell, after), "backjob-keeper")
@@ -69,6 +73,7 @@ class KeeperThread:
         wait = after
         while True:
             bell.wait(wait)
+            self._is_early = False
             with self._stepping:
                 step = self._step()
                 if step is None or self._bell is not bell:

@@ -89,7 +89,9 @@ class Signs:
         with self._changed:
             if self._is_over:
                 return
-            self._waits = True
+            if not self._waits:
+                self._waits = True
+                self._changed.notify_all()  # the thread may have had nothing to wait for
             # A database that is away is the thread's to wait for; but under gevent it may have no chance to run.
             own_turn = self._next_at + (_AWAY if self._is_away else 0)
             if self._is_writing or time.monotonic() < own_turn:

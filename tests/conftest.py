@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import support
+from hypothesis import Phase, settings
 from support.records import databases  # noqa: F401 - a fixture
 
 DESCRIPTORS = Path("/proc/self/fd")
 _DATABASES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".db")
+
+settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.reuse, Phase.generate])
+"""For the mutants: it is enough that a test fails, whatever the shortest way there is."""
 
 
 def open_connections() -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 from support import wait_until
-from support.served import serve_site, wrap
+from support.served import say_done, serve_site, wrap
 
 from backjob import JobEnded, Status, signs
 
@@ -158,6 +158,21 @@ def test_the_last_that_was_told_is_seen_while_the_job_is_silent(tmp_path, way):
         finally:
             computed.set()
         assert site.wait_for_end(job_id).status is Status.COMPLETED
+
+
+def test_a_sign_right_after_one_that_the_thread_has_written_is_seen_too(tmp_path):
+    """The thread has nothing to wait for then."""
+
+    def job(environ, start_response):
+        jobs = environ["backjob"]
+        for n in range(1, 6):
+            jobs.update(10 * n)
+            jobs.update(10 * n + 1)  # by the thread
+            wait_until(lambda n=n: jobs.status(jobs.job_id).progress == 10 * n + 1, 5)
+        return say_done(environ, start_response)
+
+    with serve_site(tmp_path, job) as site:
+        assert site.wait_for_end(site.start("/job")).status_text == "done"
 
 
 def test_eight_threads_lose_no_output(site):

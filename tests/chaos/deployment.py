@@ -71,6 +71,12 @@ class Deployment:
             rows = connection.execute(text("SELECT id, status FROM background_job"))
             return {row.id: row.status for row in rows}
 
+    def count_live(self) -> int:
+        """How many jobs are not final; 0 where the database can't tell."""
+        with contextlib.suppress(DBAPIError):
+            return sum(status < FINAL_FROM for status in self.read_statuses().values())
+        return 0
+
     def wait_for_the_end(self, seconds: float) -> bool:
         """Wait until no job is live, or for so many seconds. False when some still are."""
         deadline = time.monotonic() + seconds

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from support import wait_until
 
@@ -40,6 +40,8 @@ class Fault:
 
     strike: Callable[[Deployment, random.Random], None]
     place: str
+    kills: bool
+    """Are processes of the app killed?"""
     fits: Callable[[Blueprint], bool]
 
     @property
@@ -51,14 +53,24 @@ class Fault:
         return (self.strike.__doc__ or "").partition("\n")[0]
 
 
+    def __reduce__(self) -> Any:
+        return _find, (self.name,)
+
+
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(place: str, fits: Callable[[Blueprint], bool] = lambda blueprint: True) -> Callable[..., Callable[..., None]]:
+def _find(name: str) -> Fault:
+    return FAULTS[name]
+
+
+def fault(
+    place: str, fits: Callable[[Blueprint], bool] = lambda blueprint: True, *, kills: bool = False
+) -> Callable[..., Callable[..., None]]:
     """Make a fault of a function."""
 
     def register(strike: Callable[[Deployment, random.Random], None]) -> Callable[[Deployment, random.Random], None]:
-        made = Fault(strike, place, fits)
+        made = Fault(strike, place, kills, fits)
         FAULTS[made.name] = made
         return strike
 
@@ -113,14 +125,14 @@ def _has_left(site: Deployment, job: int) -> bool:
     return bool(marks) and (marks[-1].what != runs.BEGIN or not is_running(marks[-1].pid))
 
 
-@fault(SERVER)
+@fault(SERVER, kills=True)
 def kill_a_worker(site: Deployment, chance: random.Random) -> None:
     """SIGKILL of a worker, mostly of one that runs a job."""
     host, worker = (_pick_busy if chance.random() < _MOSTLY else _pick)(site, chance)
     host.kill(worker)
 
 
-@fault(SERVER)
+@fault(SERVER, kills=True)
 def kill_everything(site: Deployment, chance: random.Random) -> None:
     """SIGKILL of all processes of all hosts, and a new start."""
     _wait_for_work(site, site.hosts)

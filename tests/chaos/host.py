@@ -22,6 +22,8 @@ from chaos.blueprint import Blueprint
 _ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 15.0
+_RELOAD_TIMEOUT = 60.0
+"""A job that runs goes on to its end, and what waits for a locked database waits to its time-out."""
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Host:
         self._note_strike(before)
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
-        wait_until(lambda: not before & set(self.workers()), _START_TIMEOUT)
+        wait_until(lambda: not before & set(self.workers()), _RELOAD_TIMEOUT)
 
     @contextlib.contextmanager
     def frozen(self, pid: int) -> Iterator[None]:

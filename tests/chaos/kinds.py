@@ -64,7 +64,7 @@ _ALL = (
 KINDS = {kind.name: kind for kind in _ALL}
 """Those that the load starts at random."""
 
-PATIENT = Kind("steps", (3.0, 3.0), options={"retries": 2})
+PATIENT = Kind("steps", (3.0, 3.0), options={"retries": 2, "priority": 1})
 """For a process that is to be stopped while it works."""
-HOG = Kind("silent", (12.0, 12.0), failure="SystemExit")
+HOG = Kind("silent", (12.0, 12.0), options={"priority": 1}, failure="SystemExit")
 """Longer than the time-out of gunicorn's sync workers."""

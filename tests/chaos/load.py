@@ -20,6 +20,8 @@ from chaos.kinds import KINDS, Kind
 
 _CLIENTS = 3
 _TIMEOUT = 20.0
+_LONGEST_QUEUE = 20
+"""Live jobs beyond which no more are started: on a slow machine the queue would grow as long as the run lasts."""
 BROKEN = (OSError, http.client.HTTPException)
 """What a client meets whose server dies or hangs."""
 
@@ -106,6 +108,8 @@ class Load:
         chance = random.Random(f"{self._seed} client {number}")
         kinds, weights = list(KINDS.values()), [kind.weight for kind in KINDS.values()]
         while not self._is_over.wait(chance.uniform(0.2, 1.8) * self._pause):
+            if self._site.count_live() > _LONGEST_QUEUE:
+                continue
             [kind] = chance.choices(kinds, weights)
             job = self.start(kind, chance)
             if job is not None and kind.is_cancelled:

@@ -15,19 +15,19 @@ _COLUMNS = (
 )
 
 
-def write(outcomes: Sequence[Outcome]) -> None:
-    """Put these into the page, in place of those of the last run."""
+def write(outcomes: Sequence[Outcome], planned: int) -> None:
+    """Put these into the page, in place of those of the last run, which was to have so many."""
     before, _, rest = PAGE.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    PAGE.write_text(f"{before}{_BEGIN}\n{format_table(outcomes)}\n{_END}{after}")
+    PAGE.write_text(f"{before}{_BEGIN}\n{format_table(outcomes, planned)}\n{_END}{after}")
 
 
-def format_table(outcomes: Sequence[Outcome]) -> str:
+def format_table(outcomes: Sequence[Outcome], planned: int) -> str:
     """A line for each set-up, and the sum of all."""
     rows = [[outcome.plan.blueprint.name, *_count(outcome)] for outcome in outcomes]
     sums = [sum(column) for column in zip(*map(_count, outcomes), strict=True)]
     lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([f"`{name}`", *counts] for name, *counts in rows), ["all", *sums]]
-    command = f"`make chaos ARGS='--seed {outcomes[0].plan.seed}'`"
+    command = f"`make chaos ARGS='--seed {outcomes[0].plan.seed}'`, {len(outcomes)} of {planned} set-ups"
     return f"{command}:\n\n" + "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 

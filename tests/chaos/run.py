@@ -50,6 +50,8 @@ class Plan:
     """What the length of each job is multiplied with."""
     pauses: tuple[float, float] = (0.3, 2.0)
     """Seconds between two faults of a place."""
+    calm: float = 4.0
+    """What they are multiplied with around the servers: while a database is away, no jobs are accepted."""
     limit: float = 600.0
     patience: float = 90.0
     """Seconds after the last fault within which all jobs must have ended."""
@@ -130,14 +132,22 @@ class _Strikers:
     def _strike(self, place: str) -> None:
         chance = random.Random(f"{self._plan.seed} {place}")
         faults = [each for each in self._plan.faults if each.place == place]
-        rounds = itertools.count() if self._plan.is_endless else range(self._plan.strikes)
-        for each in itertools.chain.from_iterable(chance.sample(faults, len(faults)) for _ in rounds if faults):
-            if self._is_enough.wait(chance.uniform(*self._plan.pauses)):
+        for each in self._choose(faults, chance):
+            calm = self._plan.calm if place == AROUND else 1.0
+            if self._is_enough.wait(chance.uniform(*self._plan.pauses) * calm):
                 break
             self._log(f"{each.name} …")
             each.strike(self._site, chance)
             self.strikes[each.name] += 1
             self._log(f"{each.name} is over")
+
+    def _choose(self, faults: list[Fault], chance: random.Random) -> Iterator[Fault]:
+        """All of them, as often as planned; then those that kill, as long as kills are missing, and all again."""
+        rounds = itertools.count() if self._plan.is_endless and faults else range(self._plan.strikes)
+        for number in rounds:
+            is_short_of_kills = number >= self._plan.strikes and self._site.kills < self._plan.kills
+            wanted = [each for each in faults if each.kills] if is_short_of_kills else []
+            yield from chance.sample(wanted or faults, len(wanted or faults))
 
     def _log(self, words: str) -> None:
         with (self._site.folder / "faults.log").open("a") as log:

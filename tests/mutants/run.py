@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 
 from patches import MUTANTS, Mutant
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("backjob", "docs", "examples", "tests", "setup.cfg", "pyproject.toml")
 TESTS_FAILED = 1  # pytest's exit code
 AT_ONCE = int(os.environ.get("MUTANTS_AT_ONCE", "3"))
+SHARES = int(os.environ.get("MUTANTS_SHARES", "1"))
+"""In so many days all of them are tried."""
 LONGEST = 300
 
 
@@ -39,7 +42,8 @@ def copy_tree(folder: Path) -> None:
 def run_tests(folder: Path, tests: tuple[str, ...], *options: str, longest: float = LONGEST) -> tuple[int, str]:
     # The copy comes before any installed backjob, in the tests' own processes too.
     environ = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDEVMODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *options, *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
+    command += ["--hypothesis-profile=unshrunk", *options, *tests]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environ, capture_output=True, text=True, timeout=longest, check=False
@@ -65,8 +69,15 @@ def judge(mutant: Mutant) -> str | None:
         return f"it survives: pytest ended with {code}\n{output[-2000:]}"
 
 
+def choose(names: list[str]) -> list[Mutant]:
+    """Those of these names, or all; of all only the share of this day, where there are more than a run has time for."""
+    if names:
+        return [mutant for mutant in MUTANTS if mutant.name in names]
+    return list(MUTANTS[datetime.now(timezone.utc).toordinal() % SHARES :: SHARES])
+
+
 def main(names: list[str]) -> int:
-    mutants = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    mutants = choose(names)
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy_tree(Path(name))
         tests = tuple(sorted({test for mutant in mutants for test in mutant.tests}))

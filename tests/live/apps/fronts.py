@@ -34,4 +34,4 @@ def insist_on_https(wrapped: WSGIApp) -> WSGIApp:
 
 https_around = insist_on_https(BackJob(app))
 two = DispatcherMiddleware(NotFound(), {"/first": BackJob(app, **OPTIONS), "/second": BackJob(app, **OPTIONS)})
-nested = BackJob(DispatcherMiddleware(app, {"/inner": BackJob(app)}))
+nested = BackJob(DispatcherMiddleware(app, {"/inner": BackJob(app)}), max_running=0)
