@@ -104,12 +104,20 @@ class Assembly:
             self._backend.keeper.leave()
 
     def get_backend(self) -> Backend:
-        """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
+        """The rooms of this process, which serves requests. Raises KeyringError as find_backend() does."""
         notice_fork()
         if not self._is_asked:
             self._is_asked = True
             if self._config.keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
                 self._keeper_thread.start(MOMENT)
+        return self._find_backend()
+
+    def find_backend(self) -> Backend:
+        """The same for whoever asks outside of a request: while the app is loaded, say, before its server forks.
+
+        Raises KeyringError where the key file can't be read or made.
+        """
+        notice_fork()
         return self._find_backend()
 
     def note_job_request(self) -> None:

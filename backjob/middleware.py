@@ -60,7 +60,7 @@ class BackJob:
         self._assembly = Assembly(app, self.config, _name_caller(app))
         # Looked up once: an ordinary request is counted in fractions of a microsecond.
         self._find_backend = self._assembly.get_backend
-        self.jobs = Jobs(self._find_backend)
+        self.jobs = Jobs(self._assembly.find_backend)
         """The client side for code outside of a request. Starting jobs there needs ``connect=``."""
 
     @classmethod

@@ -53,3 +53,83 @@ def test_a_child_begins_anew_and_its_parent_goes_on(tmp_path: Path, fork: str) -
     child, parent = map(json.loads, done.stdout.splitlines())
     assert child == [True, True, 1]
     assert parent == [True, 0]
+
+
+KEEPERS = """
+import json, os, sys
+from wsgiref.util import setup_testing_defaults
+
+from backjob import BackJob
+
+def app(environ, start_response):
+    environ["backjob"].find()
+    return []
+
+application = BackJob(app, database="sqlite:///jobs.sqlite3", key="k" * 32, keeper={keeper})
+thread = application._assembly._keeper_thread
+before = thread.is_running
+{use}
+sys.stdout.flush()
+if os.fork() == 0:
+    child = application._assembly._keeper_thread
+    print(json.dumps([child is not thread, child.is_running]), flush=True)
+    os._exit(0)
+os.wait()
+print(json.dumps([before, thread.is_running]))
+"""
+OUTSIDE = "application.jobs.find()"
+IN_A_REQUEST = "environ = {}; setup_testing_defaults(environ); application(environ, None)"
+
+
+@pytest.mark.parametrize(
+    ("keeper", "use", "in_child", "in_parent"),
+    [
+        (True, "", True, [True, False]),
+        (True, OUTSIDE, True, [True, False]),
+        (True, IN_A_REQUEST, False, [True, True]),
+        (False, "", False, [False, False]),
+        (False, OUTSIDE, False, [False, False]),
+        (False, IN_A_REQUEST, False, [False, False]),
+        (False, "application._assembly.note_job_request()", False, [False, False]),
+        (False, f"{IN_A_REQUEST}; application._assembly.note_job_request()", False, [False, True]),
+    ],
+)
+def test_the_keeper_goes_on_in_who_serves(
+    tmp_path: Path, keeper: bool, use: str, in_child: bool, in_parent: list[bool]
+) -> None:
+    """A parent that has loaded the app for its children leaves the keeping to them; the child of one that serves is its
+    tool, and keeps nothing until a job comes to it."""
+    command = [sys.executable, "-W", "ignore", "-c", KEEPERS.format(keeper=keeper, use=use)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    child, parent = map(json.loads, done.stdout.splitlines())
+    assert (child, parent) == ([True, in_child], in_parent)
+
+
+FORKS_UNDER_STEPS = """
+import os, time
+from backjob import BackJob
+
+application = BackJob(lambda environ, start_response: [], database="sqlite:///jobs.sqlite3", key="k" * 32, lease=1)
+backend = application._assembly.get_backend()
+application._assembly.note_job_request()
+for turn in range(20):
+    time.sleep(0.02)
+    child = os.fork()
+    if not child:
+        # Whatever the keeper was at when its process forked: nothing of it is locked here.
+        application.jobs.find()
+        application._assembly._find_backend().keeper.step()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    backend.keeper._next = type(backend.keeper._next)()
+    application._assembly._keeper_thread.wake()
+assert application._assembly._keeper_thread.is_running
+application.close()
+"""
+
+
+def test_forks_while_a_keeper_is_at_work(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKS_UNDER_STEPS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

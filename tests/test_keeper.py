@@ -661,8 +661,9 @@ def test_who_leaves_while_the_store_is_away_just_goes(outage: Outage, caplog: py
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
-@pytest.mark.parametrize(("option", "of_start"), [(0.4, None), (60, 0.4), (0, 0.4)])
-@pytest.mark.parametrize("sign", ["update", "write", "output"])
+@pytest.mark.parametrize(
+    ("option", "of_start", "sign"), [(0.4, None, "update"), (60, 0.4, "write"), (0, 0.4, "output")]
+)
 def test_the_code_of_a_silent_job_meets_its_end_at_its_next_sign(
     tmp_path: Path, option: float, of_start: float | None, sign: str
 ) -> None:

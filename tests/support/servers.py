@@ -282,6 +282,22 @@ class Server:
         expected = {(job_id, what): 1 for job_id in job_ids for what in ("begin", "end")}
         assert {run: runs[run] for run in expected} == expected
 
+    def pid_of(self, job_id: int) -> int:
+        """The process in which the newest run of this job began, once it has."""
+        path = self.directory / "judge-places.txt"
+
+        def find() -> int | None:
+            lines = path.read_text().splitlines() if path.exists() else []
+            pids = [int(pid) for job, pid in map(str.split, lines) if int(job) == job_id]
+            return pids[-1] if pids else None
+
+        return wait_until(find)  # type: ignore[return-value]
+
+    def kill(self) -> None:
+        """All of it at once, as a power cut does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
     def stop(self) -> None:
         """As an operator does."""
         self.process.terminate()

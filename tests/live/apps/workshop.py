@@ -140,6 +140,22 @@ def hang(request: webob.Request) -> Answer:
     return webob.Response(text="Let go.")
 
 
+def compute(request: webob.Request) -> Answer:
+    """Give no other thread or greenlet of this process a chance that it does not take by force, and no sign."""
+    with judge.run(request.environ):
+        end = time.monotonic() + float(request.GET["seconds"])
+        while time.monotonic() < end:
+            pass
+    return webob.Response(text="Computed.")
+
+
+def follow(request: webob.Request) -> Answer:
+    """Start a job that is to follow this very response, which the test keeps from ending."""
+    judge.note(request.environ["backjob"].start("/work", after_response=True), os.getpid(), file=judge.PLACES)
+    judge.wait_for("gate-follow")
+    return webob.Response(text="Followed.")
+
+
 PAGES = {
     "/": home,
     "/start": start,
@@ -152,6 +168,8 @@ PAGES = {
     "/work": work,
     "/stumble": stumble,
     "/hang": hang,
+    "/compute": compute,
+    "/follow": follow,
 }
 
 
