@@ -20,7 +20,7 @@ from chaos import runs
 from chaos.blueprint import Blueprint
 
 _ROOT = Path(__file__).resolve().parents[2]
-_START_TIMEOUT = 30.0
+_START_TIMEOUT = 90.0
 _STOP_TIMEOUT = 15.0
 _RELOAD_TIMEOUT = 60.0
 """A job that runs goes on to its end, and what waits for a locked database waits to its time-out."""
@@ -140,7 +140,7 @@ class Host:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the server has ended: {self._folder / 'server.log'}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/")
             return connection.getresponse().status == 200

@@ -51,7 +51,8 @@ class Plan:
     pauses: tuple[float, float] = (0.3, 2.0)
     """Seconds between two faults of a place."""
     calm: float = 4.0
-    """What they are multiplied with around the servers: while a database is away, no jobs are accepted."""
+    """What they are multiplied with around the servers, and once there were strikes and kills enough: while a database
+    or a server is away, no jobs are accepted."""
     limit: float = 600.0
     patience: float = 90.0
     """Seconds after the last fault within which all jobs must have ended."""
@@ -134,12 +135,18 @@ class _Strikers:
         faults = [each for each in self._plan.faults if each.place == place]
         for each in self._choose(faults, chance):
             calm = self._plan.calm if place == AROUND else 1.0
+            calm *= self._plan.calm if self._has_done_enough() else 1.0
             if self._is_enough.wait(chance.uniform(*self._plan.pauses) * calm):
                 break
             self._log(f"{each.name} …")
             each.strike(self._site, chance)
             self.strikes[each.name] += 1
             self._log(f"{each.name} is over")
+
+    def _has_done_enough(self) -> bool:
+        """Are only jobs missing, which come sooner where less is broken?"""
+        is_struck = all(self.strikes[each.name] >= self._plan.strikes for each in self._plan.faults)
+        return bool(self._plan.jobs) and is_struck and self._site.kills >= self._plan.kills
 
     def _choose(self, faults: list[Fault], chance: random.Random) -> Iterator[Fault]:
         """All of them, as often as planned; then those that kill, as long as kills are missing, and all again."""
