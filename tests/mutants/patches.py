@@ -658,7 +658,7 @@ MUTANTS = [
         "backjob/keeper.py",
         "vouched_until=None if settlement.is_silence else job.lease_until or job.held_until,",
         "vouched_until=None,",
-        ("tests/test_life_cycle.py",),
+        ("tests/test_keeper.py",),
     ),
     Mutant(
         "a job is settled that has given a sign since",
@@ -742,7 +742,7 @@ MUTANTS = [
         "backjob/vouching.py",
         "                self._postponed.rotate(-1)",
         "                self._postponed.popleft()",
-        ("tests/test_outcome.py",),
+        ("tests/test_vouching.py",),
     ),
     Mutant(
         "nobody writes what was put off",
