@@ -203,6 +203,13 @@ def count_costs(server: Server) -> Counter[str]:
     return costs
 
 
+def rests(server: Server) -> Counter[str] | None:
+    """What it costs, if that is no more than it may be with a single job. How many threads a server's own pool has
+    made so far is a matter of chance: they are four at most, beside two processes, a keeper and two who watch."""
+    costs = count_costs(server)
+    return costs if costs["threads"] <= 9 and costs["sockets"] <= 4 else None
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("setup", [GTHREAD, GEVENT], ids=str)
 def test_ten_thousand_delayed_jobs_survive_a_new_start(run_server: Serve, setup: Setup) -> None:
@@ -211,7 +218,8 @@ def test_ten_thousand_delayed_jobs_survive_a_new_start(run_server: Serve, setup:
     first = server.start("/echo", USER)
     assert server.end_of(first)["status"] == Status.COMPLETED
     pattern = server.start("/echo", USER, delay=3600)
-    time_of_rest = wait_until(lambda: not row(server, pattern)["held_by"] and count_costs(server))
+    wait_until(lambda: not row(server, pattern)["held_by"])
+    with_one = wait_until(lambda: rests(server))
     server.kill()
     with script(server.directory, keeper=False) as application:
         backend = application._find_backend()
@@ -236,8 +244,8 @@ def test_ten_thousand_delayed_jobs_survive_a_new_start(run_server: Serve, setup:
         wait_until(lambda: has_ended(server, due), 30)
         assert not server._is_up, "somebody has asked"
         assert '"user=ada"' in row(server, due)["status_text"]
-        wait_until(lambda: all(count_costs(server)[what] <= time_of_rest[what] for what in time_of_rest), 30)
-        print(f"{setup}: {dict(time_of_rest)} with one job that waits, {dict(count_costs(server))} with 10,000")
+        with_all = wait_until(lambda: rests(server))
+        print(f"{setup}: {dict(with_one)} with one job that waits, {dict(with_all)} with 10,000")
         rows = {each["id"]: each for each in read_rows(server.directory / "backjob.sqlite3")}
         waiting = [job_id for job_id in uids if rows[job_id]["status"] == Status.STARTED]
         assert len(waiting) == 10_000 - 1
