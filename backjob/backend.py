@@ -26,6 +26,7 @@ from .vouching import Vouching
 
 log = logging.getLogger("backjob")
 
+
 @dataclass(frozen=True)
 class Launch:
     """A job that was just recorded, held by ``held_by``, and is to be launched for the first time."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import Config, __version__
+from .limits import share_slots
 from .server_facts import ServerFacts
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -244,8 +245,9 @@ def _of_reply(config: Config, here: StoreFacts, reply: Reply) -> Iterator[Findin
         yield Finding("one-slot", text, "Give the server more threads (gunicorn: --threads 8)")
     elif server.slots is not None and server.processes is not None:
         each = config.max_running_per_process * server.processes
-        # "auto" leaves half of the slots.
-        of_all = config.max_running if isinstance(config.max_running, int) else server.slots // 2
+        of_all = config.max_running
+        if not isinstance(of_all, int):
+            of_all = share_slots([server.threads_each] * server.processes)
         limit = min(filter(None, (of_all, each)), default=0)
         if not limit or server.slots <= limit:
             most = f"up to {limit}" if limit else "any number of"

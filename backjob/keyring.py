@@ -155,8 +155,7 @@ def read_or_make_key_file(path: Path) -> str:
     Raises KeyringError when the file can be neither read nor made, or holds no key.
     """
     try:
-        if not path.exists():
-            make_file(path, secrets.token_urlsafe(48) + "\n")
+        make_file(path, secrets.token_urlsafe(48) + "\n")
         key = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise KeyringError(f"The key file {path} can't be read or made ({error}). Set key= or $BACKJOB_KEY.") from error

@@ -6,14 +6,13 @@ nothing of jobs: the app can't start one in such a visit.
 
 from __future__ import annotations
 
-import _thread
 import io
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from types import BuiltinFunctionType
 from typing import Any
 
 from .errors import JobEnded
+from .native import is_native
 
 PATIENCE = 1.0
 """Seconds in which the second request has to come as far as the first one is."""
@@ -33,7 +32,7 @@ def can_visit(environ: Mapping[str, Any], jobs: Any) -> bool:
     theirs would stop the whole process for good.
     """
     is_page = environ.get("REQUEST_METHOD") in ("GET", "HEAD") and "HTTP_COOKIE" in environ
-    has_threads = isinstance(_thread.start_new_thread, BuiltinFunctionType) and environ.get("wsgi.multithread")
+    has_threads = is_native() and environ.get("wsgi.multithread")
     return bool(is_page and has_threads) and not getattr(jobs, "is_worker", True)
 
 

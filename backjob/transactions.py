@@ -15,6 +15,7 @@ from .faults import BUSY_TIMEOUT, Result, try_again
 
 @contextlib.contextmanager
 def begin(connection: Connection, kind: str) -> Iterator[None]:
+    """A transaction around what is done within: committed at its end, rolled back if that raises."""
     # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
     try_again(lambda: _run_each(connection, BEGIN[kind]))
     try:
