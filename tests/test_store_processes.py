@@ -237,7 +237,8 @@ def test_every_job_is_run_once_and_not_too_many_of_a_scope(racers: StoreRacers, 
     answers = racers.race(run_all, 2, 1)
     assert sorted(job_id for done, *_ in answers for job_id in done) == job_ids
     assert max(most for _, most, _ in answers) <= 2
-    assert {most_in_scope for *_, most_in_scope in answers} == {1}
+    # One that came when all were done has seen none.
+    assert {most_in_scope for done, _, most_in_scope in answers if done} == {1}
 
 
 def take_all(store: Store, number: int) -> list[int]:

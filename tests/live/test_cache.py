@@ -146,10 +146,15 @@ def test_a_cache_that_is_lost(run_on_cache: Callable[..., Server], cache: CacheS
     cache.kill()
     assert_only_jobs_fail(server)
     cache.start()
-    wait_until(lambda: server.ask("GET", f"/status?id={job_id}").status == 404)
+
+    def start() -> int | None:
+        answer = server.ask("POST", "/start", {"target": "/work"})
+        return answer.json()["ids"][0] if answer.status == 200 else None
+
+    # Each process finds by itself that its connections are dead, one by one.
+    wait_until(lambda: all(server.ask("GET", f"/status?id={job_id}").status == 404 for _ in range(20)))
     server.open_gate("gate-20")
-    wait_until(lambda: server.ask("POST", "/start", {"target": "/work"}).status == 200)
-    second = server.start("/work")
+    second = wait_until(start)
     assert second > job_id
     assert server.end_of(second)["status"] == Status.COMPLETED
     assert server.ask("GET", f"/status?id={job_id}").status == 404
