@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.served import serve_site, wrap
 
+from backjob import Status
 from backjob.server_facts import threads_outlive_requests
 
 
@@ -38,3 +41,15 @@ def test_werkzeug(is_forking: bool, go_on: bool) -> None:
 
 def test_any_other_server() -> None:
     assert threads_outlive_requests({"wsgi.multiprocess": True, "uwsgi.version": b"2.0.21"})
+
+
+def test_rows_that_nobody_told_of_are_launched(tmp_path: Path) -> None:
+    """Another process has recorded it and let go of it: whoever looks goes on looking."""
+    with serve_site(tmp_path) as site, wrap(tmp_path) as other:
+        assert site.wait_for_end(site.start("/first")).status is Status.COMPLETED
+        site.backend.dispatcher.start_looking()
+        for _ in range(2):
+            job_id = other.start("/job")
+            row = other.row(job_id)
+            assert other.backend.store.hold(job_id, 1, row.held_by, None, 0)
+            assert site.wait_for_end(job_id).status is Status.COMPLETED

@@ -756,6 +756,6 @@ MUTANTS = [
         "backjob/dispatcher.py",
         "        self.look_after(look.next_in)\n        return look.job",
         "        return look.job",
-        ("tests/test_limits.py",),
+        ("tests/test_dispatcher.py",),
     ),
 ]
