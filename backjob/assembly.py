@@ -71,7 +71,7 @@ class Assembly:
         self._is_asked = self._is_paused = False
         # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
         self._keeper_database = self._database.make_twin() if self._database is not None else None
-        self._keeper_thread = KeeperThread(self._keep, native=self._database is not None)
+        self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
         # After those of the databases, so that it comes before them: they close what is not in use.
         call_before_fork(self._pause)
 
@@ -142,6 +142,10 @@ class Assembly:
         except KeyringError as error:
             log.error("Nobody looks after the jobs in this process: %s", error)
             return _NOT_HERE
+
+    def _end_keeping(self) -> None:
+        if self._keeper_database is not None:
+            self._keeper_database.dispose()
 
     @property
     def deployment(self) -> Deployment:

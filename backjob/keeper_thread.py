@@ -20,14 +20,20 @@ _AFTER_ERROR = 5.0
 
 
 class KeeperThread:
-    """Calls ``step`` until it is stopped: a bound method that tells how many seconds there is nothing to do."""
+    """Calls ``step`` until it is stopped: a bound method that tells how many seconds there is nothing to do.
 
-    def __init__(self, step: Callable[[], float], native: bool) -> None:
+    ``end``, another one, is called after its last step, by the thread too: where a socket is gevent's, only the
+    thread that opened it can use and close it.
+    """
+
+    def __init__(self, step: Callable[[], float], end: Callable[[], None], native: bool) -> None:
         # An app that nobody has any more ends its keeper, not the other way round.
         self._step = weakref.WeakMethod(step, lambda _: self._let_end())
+        self._end = weakref.WeakMethod(end)
         self._threads = Threads(native)
         self._starting = self._threads.make_lock()
-        self._stepping = self._threads.make_lock()
+        self._working = self._threads.make_lock()
+        """Held by a thread as long as it has anything of its own."""
         self._bell: Bell | None = None
         """That of the thread that is wanted: one that finds another's there ends."""
         self._is_early = False
@@ -58,9 +64,9 @@ class KeeperThread:
             self._bell.ring()
 
     def stop(self) -> None:
-        """Take no further step, and wait for the one that is under way."""
-        if self._let_end() and self._stepping.acquire(True, _LONGEST_STEP):
-            self._stepping.release()
+        """Take no further step, and wait until the one that is under way is done and the thread has let go of all."""
+        if self._let_end() and self._working.acquire(True, _LONGEST_STEP):
+            self._working.release()
 
     def _let_end(self) -> bool:
         """The thread is not wanted any more; was it? Waits for nothing: it may be that very thread which comes here."""
@@ -70,17 +76,21 @@ class KeeperThread:
         return bell is not None
 
     def _work(self, bell: Bell, after: float) -> None:
-        wait = after
-        while True:
-            bell.wait(wait)
+        with self._working:
+            bell.wait(after)
             self._is_early = False
-            with self._stepping:
-                step = self._step()
-                if step is None or self._bell is not bell:
-                    return
-                try:
-                    wait = step()
-                except Exception:
-                    log.exception("The keeper goes on after an error of its own")
-                    wait = _AFTER_ERROR
-                del step
+            if self._bell is bell:
+                self._take_steps(bell)
+                end = self._end()
+                if end is not None:
+                    end()
+
+    def _take_steps(self, bell: Bell) -> None:
+        while self._bell is bell and (step := self._step()) is not None:
+            try:
+                wait = step()
+            except Exception:
+                log.exception("The keeper goes on after an error of its own")
+                wait = _AFTER_ERROR
+            del step
+            bell.wait(wait)

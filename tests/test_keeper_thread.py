@@ -25,13 +25,17 @@ class Keeping:
     def __init__(self, pause: float = LONG, native: bool = True) -> None:
         self.pause = pause
         self.steps: list[float] = []
+        self.ends: list[int] = []
         self.in_step: Callable[[], object] = lambda: None
-        self.thread = KeeperThread(self.step, native)
+        self.thread = KeeperThread(self.step, self.end, native)
 
     def step(self) -> float:
         self.steps.append(time.monotonic())
         self.in_step()
         return self.pause
+
+    def end(self) -> None:
+        self.ends.append(threading.get_ident())
 
     def wait_for_steps(self, count: int) -> None:
         wait_until(lambda: len(self.steps) >= count)
@@ -141,6 +145,22 @@ def test_stopping_waits_for_the_step_that_is_under_way(keeping: Keeping) -> None
     go_on.set()
     stopper.join()
     assert ended == ["step", "stop"]
+
+
+def test_the_thread_lets_go_of_what_is_its_own(keeping: Keeping) -> None:
+    """By itself, and before whoever stops it goes on."""
+    keeping.thread.start()
+    keeping.wait_for_steps(1)
+    [thread] = list_threads()
+    keeping.thread.stop()
+    assert keeping.ends == [thread.ident]
+
+
+def test_a_thread_without_a_step_has_nothing_to_let_go_of(keeping: Keeping) -> None:
+    keeping.thread.start(after=LONG)
+    keeping.thread.stop()
+    wait_until(lambda: not list_threads())
+    assert keeping.ends == []
 
 
 def test_stopping_waits_no_longer_than_a_step_may_take(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:

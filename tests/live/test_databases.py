@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 from support import wait_until
 from support.records import SERVERS, open_store
+from support.relay import Relay
 from support.servers import GEVENT, Server, gunicorn
 from support.services import new_database
 
 from backjob import Status
+from backjob.keyring import Keyring, check_keys
+from backjob.sqlstore import SQLStore
 
 from .conftest import Serve
 
@@ -16,6 +21,7 @@ pytestmark = pytest.mark.live
 
 TWO_PROCESSES = gunicorn("gthread", workers=2, threads=4)
 KEY = "the key of the tests, long enough to be one"
+KEY_IDS = Keyring(check_keys(KEY, "key")).key_ids
 LIMIT = 2
 
 
@@ -67,6 +73,37 @@ def test_greenlets_share_a_database(run_server: Serve, name: str) -> None:
         job_ids = server.start_all("/work?seconds=0.2", count=30)["ids"]
         assert {server.end_of(job_id)["status"] for job_id in job_ids} == {Status.COMPLETED}
         server.assert_ran_once(job_ids)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_greenlets_end_in_an_orderly_way(run_server: Serve, name: str) -> None:
+    """Their keeper's connections are those of its thread, and who leaves is another one.
+
+    The database is at the end of a long wire: who asks it has to wait, and a greenlet that does lets others run.
+    """
+    with new_database(name) as url, Relay(url.port or 0, distance=0.002) as wire:
+        shown = url.render_as_string(hide_password=False)
+        wired = url.set(port=wire.port).render_as_string(hide_password=False)
+        server = run_server(GEVENT, database=wired, key=KEY, lease=3)
+        job_id = server.start("/hang")
+        with open_store(shown) as store:
+            wait_until(lambda: (job_id, "begin") in server.runs())
+            first = find_lease(store, job_id)
+            wait_until(lambda: find_lease(store, job_id) != first)
+            assert len(store.read_slots()) == 1
+            server.open_gate("gate-hang")
+            server.process.terminate()
+            server.process.wait(20)
+            assert store.read_slots() == []
+            job = store.get(job_id)
+            assert job is not None
+            assert job.status == Status.COMPLETED
+        assert "are taken up later" not in server.log
+
+
+def find_lease(store: SQLStore, job_id: int) -> datetime | None:
+    """Until when somebody vouches for a running job."""
+    return next((job.lease_until for job in store.find_vouched(KEY_IDS) if job.id == job_id), None)
 
 
 def most_at_once(server: Server) -> int:

@@ -8,6 +8,7 @@ import selectors
 import socket
 import socketserver
 import threading
+import time
 
 
 class Relay(socketserver.ThreadingTCPServer):
@@ -17,9 +18,11 @@ class Relay(socketserver.ThreadingTCPServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, port: int, own_port: int = 0) -> None:
+    def __init__(self, port: int, own_port: int = 0, distance: float = 0.0) -> None:
         super().__init__(("127.0.0.1", own_port), _Wire)
         self.backend = ("127.0.0.1", port)
+        self.distance = distance
+        """Seconds that all takes which is said on either side."""
         self.port: int = self.server_address[1]
         self.cuts = 0
         """How often it has broken a connection."""
@@ -81,4 +84,5 @@ class _Wire(socketserver.BaseRequestHandler):
                         if not self.server.is_heard:
                             return
                         is_broken = True
+                    time.sleep(self.server.distance)
                     key.data.sendall(said)
