@@ -31,9 +31,17 @@ class Threads:
     def start(self, target: Callable[[], None], name: str) -> None:
         """Run this in a daemon thread. Raises RuntimeError when there are no more."""
         if self._is_hidden:
-            self._start(target, ())
+            self._start(_call_and_clean, (target,))
         else:
             threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def _call_and_clean(target: Callable[[], None]) -> None:
+    """gevent gives each thread that waits for a socket of its own a hub, which wants to be destroyed by that thread."""
+    try:
+        target()
+    finally:
+        sys.modules["gevent"].get_hub().destroy()
 
 
 class Bell:

@@ -135,3 +135,35 @@ print(heard)
 """
     )
     assert printed == "[True]"
+
+
+def test_a_thread_leaves_nothing_of_gevents_behind() -> None:
+    """A keeper's thread is begun anew at each fork, and waits for a database by gevent's sockets."""
+    printed = run_patched(
+        """
+import os, socket
+from backjob.native import Bell, Threads
+
+threads = Threads(native=True)
+
+def wait_for_a_socket():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0.01)
+        try:
+            ours.recv(1)
+        except TimeoutError:
+            bell.ring()
+
+counts = set()
+for _ in range(5):
+    bell = Bell(threads)
+    threads.start(wait_for_a_socket, "backjob-test")
+    assert bell.wait(60)
+    while len(os.listdir("/proc/self/task")) > 1:
+        pass
+    counts.add(len(os.listdir("/proc/self/fd")))
+print(len(counts))
+"""
+    )
+    assert printed == "1"
