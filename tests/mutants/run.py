@@ -20,6 +20,7 @@ from patches import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("backjob", "docs", "examples", "tests", "setup.cfg", "pyproject.toml")
 TESTS_FAILED = 1  # pytest's exit code
+NO_END = -1
 AT_ONCE = int(os.environ.get("MUTANTS_AT_ONCE", "3"))
 SHARES = int(os.environ.get("MUTANTS_SHARES", "1"))
 """In so many days all of them are tried."""
@@ -49,7 +50,7 @@ def run_tests(folder: Path, tests: tuple[str, ...], *options: str, longest: floa
             command, cwd=folder, env=environ, capture_output=True, text=True, timeout=longest, check=False
         )
     except subprocess.TimeoutExpired:
-        return TESTS_FAILED, f"no end within {longest} s"
+        return NO_END, f"no end within {longest} s"
     return done.returncode, done.stdout + done.stderr
 
 
