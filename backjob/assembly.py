@@ -48,6 +48,9 @@ WSGIApp = Callable[..., Iterable[bytes]]
 class Assembly:
     """What an application is made of. ``name`` tells it from others that share its jobs. Raises ConfigError."""
 
+    serves: bool
+    """Has a request come to this process?"""
+
     def __init__(self, app: WSGIApp, config: Config, name: str) -> None:
         self._app = app
         self._config = config
@@ -68,7 +71,7 @@ class Assembly:
         self._database = _make_database(self._config)
         self._cells = _make_cells(self._config)
         self._backend: Backend | None = None
-        self._is_asked = self._is_paused = False
+        self.serves = self._is_paused = False
         # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
         self._keeper_database = self._database.make_twin() if self._database is not None else None
         self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
@@ -78,9 +81,9 @@ class Assembly:
     def _begin_anew(self) -> None:
         """In a child its parent's threads are not there, and the locks are to be made after gevent's patches.
 
-        The child of a process that serves requests is its tool, and not one more server, until a job comes to it.
+        The child of a process that serves requests is its tool, and not one more server, until a request comes to it.
         """
-        is_server = not self._is_asked
+        is_server = not self.serves
         self._begin()
         if is_server and self._config.keeper:
             self._keeper_thread.start(MOMENT)
@@ -89,11 +92,11 @@ class Assembly:
         """Before a fork: nothing is to be under way. A parent that serves no requests leaves them to its children."""
         self._is_paused = self._is_paused or self._keeper_thread.is_running
         self._keeper_thread.stop()
-        if self._backend is not None and not self._is_asked:
+        if self._backend is not None and not self.serves:
             self._backend.dispatcher.close()
 
     def _go_on(self) -> None:
-        if self._is_paused and self._is_asked:
+        if self._is_paused and self.serves:
             self._is_paused = False
             self._keeper_thread.start()
 
@@ -103,32 +106,24 @@ class Assembly:
         if self._backend is not None:
             self._backend.keeper.leave()
 
+    def note_request(self) -> None:
+        """The first request has come, of any kind: this process serves."""
+        notice_fork()
+        self.serves = True
+        if self._config.keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
+            self._keeper_thread.start(MOMENT)
+
     def get_backend(self) -> Backend:
-        """The rooms of this process, which serves requests. Raises KeyringError as find_backend() does."""
+        """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
         notice_fork()
-        if not self._is_asked:
-            self._is_asked = True
-            if self._config.keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
-                self._keeper_thread.start(MOMENT)
-        return self._find_backend()
-
-    def find_backend(self) -> Backend:
-        """The same for whoever asks outside of a request: while the app is loaded, say, before its server forks.
-
-        Raises KeyringError where the key file can't be read or made.
-        """
-        notice_fork()
-        return self._find_backend()
-
-    def note_job_request(self) -> None:
-        """A request of a job has come: this process serves, and has something to vouch for."""
-        self._keeper_thread.start()
-
-    def _find_backend(self) -> Backend:
         if self._backend is None:
             with self._lock:
                 self._backend = self._backend or self._make_backend()
         return self._backend
+
+    def note_job_request(self) -> None:
+        """A request of a job has come: this process serves, and has something to vouch for."""
+        self._keeper_thread.start()
 
     def _keep(self) -> float:
         """A step of the keeper. Where there is no file, there is no job; and uWSGI's master has nothing to serve."""
@@ -138,7 +133,7 @@ class Assembly:
         if self._database is not None and self._database.file is not None and not self._database.file.exists():
             return _NOTHING_TO_KEEP
         try:
-            return self._find_backend().keeper.step()
+            return self.get_backend().keeper.step()
         except KeyringError as error:
             log.error("Nobody looks after the jobs in this process: %s", error)
             return _NOT_HERE
@@ -157,7 +152,7 @@ class Assembly:
 
     def close(self) -> None:
         """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
-        self._is_asked = False
+        self.serves = False
         self._keeper_thread.stop()
         with self._lock:
             backend, self._backend = self._backend, None

@@ -59,8 +59,8 @@ class BackJob:
         self._key = self.config.environ_key
         self._assembly = Assembly(app, self.config, _name_caller(app))
         # Looked up once: an ordinary request is counted in fractions of a microsecond.
-        self._find_backend = self._assembly.get_backend
-        self.jobs = Jobs(self._assembly.find_backend)
+        self._get_backend = self._assembly.get_backend
+        self.jobs = Jobs(self._get_backend)
         """The client side for code outside of a request. Starting jobs there needs ``connect=``."""
 
     @classmethod
@@ -69,12 +69,14 @@ class BackJob:
         return cls(app, **read_settings(settings, prefix))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not self._assembly.serves:
+            self._assembly.note_request()
         if TOKEN_KEY in environ:
             return self._answer_internal(environ, start_response)
         # This path is counted in fractions of a microsecond: make bench shows them.
         if self._key in environ and isinstance(environ[self._key], Jobs):
             return self._app(environ, start_response)  # within another BackJob, to which the self-requests come
-        environ[self._key] = session = RequestJobs(self._find_backend, environ, start_response)
+        environ[self._key] = session = RequestJobs(self._get_backend, environ, start_response)
         try:
             iterable = self._app(environ, session.start_response)
         except BaseException:
@@ -104,7 +106,7 @@ class BackJob:
     def _answer_internal(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         respond: Responder = functools.partial(_respond, environ, start_response)
         try:
-            backend = self._find_backend()
+            backend = self._get_backend()
             token = backend.keyring.verify(environ[TOKEN_KEY])
             backend.self_request.learn(environ)
             self._assembly.note_job_request()

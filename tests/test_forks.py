@@ -28,19 +28,19 @@ call_in_child(gone.note)
 del gone
 application = BackJob(lambda environ, start_response: [], database="sqlite:///jobs.sqlite3", key="k" * 32)
 application.jobs.find()
-parents = application._find_backend()
+parents = application._get_backend()
 notice_fork()
 sys.stdout.flush()
 if ({fork})() == 0:
-    children = application._find_backend()
+    children = application._get_backend()
     application.jobs.find()
     notice_fork()
-    is_new = children is not parents and children is application._find_backend()
+    is_new = children is not parents and children is application._get_backend()
     print(json.dumps([is_new, parents.monitor.owner != children.monitor.owner, witness.calls]), flush=True)
     os._exit(0)
 os.wait()
 application.jobs.find()
-print(json.dumps([parents is application._find_backend(), witness.calls]))
+print(json.dumps([parents is application._get_backend(), witness.calls]))
 """
 
 
@@ -62,7 +62,6 @@ from wsgiref.util import setup_testing_defaults
 from backjob import BackJob
 
 def app(environ, start_response):
-    environ["backjob"].find()
     return []
 
 application = BackJob(app, database="sqlite:///jobs.sqlite3", key="k" * 32, keeper={keeper})
@@ -97,8 +96,8 @@ IN_A_REQUEST = "environ = {}; setup_testing_defaults(environ); application(envir
 def test_the_keeper_goes_on_in_who_serves(
     tmp_path: Path, keeper: bool, use: str, in_child: bool, in_parent: list[bool]
 ) -> None:
-    """A parent that has loaded the app for its children leaves the keeping to them; the child of one that serves is its
-    tool, and keeps nothing until a job comes to it."""
+    """A parent that has loaded the app for its children leaves the keeping to them; the child of one that serves, be it
+    ordinary requests alone, is its tool, and keeps nothing until a request comes to it."""
     command = [sys.executable, "-W", "ignore", "-c", KEEPERS.format(keeper=keeper, use=use)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -112,6 +111,7 @@ from backjob import BackJob
 
 application = BackJob(lambda environ, start_response: [], database="sqlite:///jobs.sqlite3", key="k" * 32, lease=1)
 backend = application._assembly.get_backend()
+application._assembly.note_request()
 application._assembly.note_job_request()
 for turn in range(20):
     time.sleep(0.02)
@@ -119,7 +119,7 @@ for turn in range(20):
     if not child:
         # Whatever the keeper was at when its process forked: nothing of it is locked here.
         application.jobs.find()
-        application._assembly._find_backend().keeper.step()
+        application._assembly.get_backend().keeper.step()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     backend.keeper._next = type(backend.keeper._next)()

@@ -124,7 +124,7 @@ def test_a_greenlet_that_computes_keeps_its_lease(run_server: Serve) -> None:
     wait_for_run(server, job_id)
     left: list[float] = []
     with script(server.directory, lease=3, keeper=False) as application:
-        keeper = application._find_backend().keeper
+        keeper = application._get_backend().keeper
         begin = time.monotonic()
         while not has_ended(server, job_id) and time.monotonic() < begin + 25:
             keeper.sweep()
@@ -222,7 +222,7 @@ def test_ten_thousand_delayed_jobs_survive_a_new_start(run_server: Serve, setup:
     with_one = wait_until(lambda: rests(server))
     server.kill()
     with script(server.directory, keeper=False) as application:
-        backend = application._find_backend()
+        backend = application._get_backend()
         job = backend.store.get(pattern)
         assert job is not None
         request = backend.keyring.unseal(job.id, job.uid, job.sealed)

@@ -148,7 +148,7 @@ def test_7_another_key_leaves_the_rows_alone(run_server, tmp_path):
     key = "another application's key, long enough"
     stranger = BackJob(lambda environ, start_response: [], database=f"sqlite:///{tmp_path}/backjob.sqlite3", key=key)
     try:
-        backend = stranger._find_backend()
+        backend = stranger._get_backend()
         assert backend.store.take_due(backend.keyring.key_ids, "stranger", 30) is None
         assert backend.store.seconds_to_next(backend.keyring.key_ids) is None
         with pytest.raises(JobNotFound):

@@ -131,7 +131,7 @@ class Site:
 
     @property
     def backend(self) -> Backend:
-        return self.application._find_backend()
+        return self.application._get_backend()
 
     def start(self, *args: Any, by: dict[str, Any] | None = None, **kwargs: Any) -> int:
         """start() within an ordinary request, whose environ has ``by``. Raises what start() raises."""
