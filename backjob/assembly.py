@@ -73,7 +73,8 @@ class Assembly:
         self._backend: Backend | None = None
         self.serves = self._is_paused = False
         # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
-        self._keeper_database = self._database.make_twin() if self._database is not None else None
+        # One call of it lasts no longer than there is from one renewal to the next.
+        self._keeper_database = self._database and self._database.make_twin(self._config.lease / 3)
         self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
         # After those of the databases, so that it comes before them: they close what is not in use.
         call_before_fork(self._pause)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from . import schema
 from .dialects import ENCODINGS, PATIENT, TOLD_PLACE
-from .engines import bare_engine, check_engine, make_engine, twin_engine
+from .engines import PATIENCE, bare_engine, check_engine, make_engine, twin_engine
 from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .files import make_file
@@ -32,16 +32,22 @@ _ROOM = 65536
 
 
 class Database:
-    """An Engine and the job table in it. Nothing is connected or made before the first use."""
+    """An Engine and the job table in it. Nothing is connected or made before the first use.
 
-    def __init__(self, database: str | URL | Engine, table: Table, create_table: bool) -> None:
+    ``patience``: seconds that a wait for the server of a URL lasts at most.
+    """
+
+    def __init__(
+        self, database: str | URL | Engine, table: Table, create_table: bool, patience: float = PATIENCE
+    ) -> None:
+        self._given = database
         self.table = table
         self._create_table = create_table
         self._is_ready = False
         self._lock = threading.Lock()
         self._is_ours = self._has_own_pool = isinstance(database, (str, URL))
         # Single statements commit by themselves: no BEGIN and COMMIT around them, and nothing is held between two.
-        self._engine = make_engine(database) if isinstance(database, (str, URL)) else check_engine(database)
+        self._engine = make_engine(database, patience) if isinstance(database, (str, URL)) else check_engine(database)
         self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
         self.kind = self._engine.dialect.name
         """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
@@ -55,10 +61,10 @@ class Database:
         call_before_fork(self._close_idle)
         call_in_child(self._forget)
 
-    def make_twin(self) -> Database:
+    def make_twin(self, patience: float) -> Database:
         """The same with connections of its own, for a thread that shares nothing with others."""
-        if self._is_ours:
-            return Database(self._engine.url, self.table, self._create_table)
+        if not isinstance(self._given, Engine):
+            return Database(self._given, self.table, self._create_table, patience)
         twin = Database(twin_engine(self._engine), self.table, self._create_table)
         twin._has_own_pool = True
         return twin

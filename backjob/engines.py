@@ -25,6 +25,9 @@ _LIBPQ = {"connect_timeout": "5", "tcp_user_timeout": "10000", "keepalives_idle"
 _LIBPQ["client_encoding"] = "utf8"  # in an SQL_ASCII database all answers would be bytes
 _MYSQL = {"connect_timeout": "5", "read_timeout": "10", "write_timeout": "10", "charset": "utf8mb4"}
 _DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}
+PATIENCE = 10.0
+"""Seconds that the longest of these waits takes."""
+_A_SECOND = {"connect_timeout": 1, "read_timeout": 1, "write_timeout": 1, "tcp_user_timeout": 1000}
 # Nobody waits longer for a lock than for a connection; and the least locks that are enough.
 _ON_CONNECT = {
     "postgresql": ("SET lock_timeout = '5s'", "SET default_transaction_isolation = 'read committed'"),
@@ -41,8 +44,11 @@ _OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgre
 _SHARING = (StaticPool, SingletonThreadPool, AssertionPool)
 
 
-def make_engine(database: str | URL) -> Engine:
-    """An engine of our own, on which every statement commits by itself. Raises ConfigError."""
+def make_engine(database: str | URL, patience: float = PATIENCE) -> Engine:
+    """An engine of our own, on which every statement commits by itself. Raises ConfigError.
+
+    ``patience``: seconds that a wait for a server lasts at most, where the URL says nothing about it; whole ones.
+    """
     try:
         url = make_url(database)
     except (ArgumentError, ValueError, TypeError):
@@ -51,7 +57,7 @@ def make_engine(database: str | URL) -> Engine:
     try:
         _check_kind(name)
         _check_driver(url.get_dialect())
-        return _make_sqlite_engine(url) if name == "sqlite" else _make_server_engine(url)
+        return _make_sqlite_engine(url) if name == "sqlite" else _make_server_engine(url, patience)
     except ConfigError:
         raise
     except (NoSuchModuleError, ImportError) as error:
@@ -101,11 +107,13 @@ def _check_driver(dialect: Dialect | type[Dialect]) -> None:
         raise ConfigError(f"database has an async driver ({dialect.driver}): use one that is not, and create_engine()")
 
 
-def _make_server_engine(url: URL) -> Engine:
+def _make_server_engine(url: URL, patience: float) -> Engine:
     name = url.get_backend_name()
     if url.drivername == name:
         url = url.set(drivername=f"{name}+{_DRIVERS[name]}")
-    defaults = _DEFAULTS.get(url.get_driver_name(), {})
+    defaults = dict(_DEFAULTS.get(url.get_driver_name(), {}))
+    for wait in defaults.keys() & _A_SECOND.keys():
+        defaults[wait] = str(min(int(defaults[wait]), max(int(patience), 1) * _A_SECOND[wait]))
     url = url.update_query_dict({key: value for key, value in defaults.items() if key not in url.query})
     engine = create_engine(
         url,

@@ -269,6 +269,30 @@ def test_our_own_engines_have_patience_but_not_for_ever(url: URL) -> None:
     assert query.get("read_timeout", query.get("tcp_user_timeout")) in ("10", "10000")
 
 
+def test_a_twin_has_the_patience_of_whoever_it_is_for(url: URL) -> None:
+    """But what a URL says goes."""
+    for patience, seconds in ((0.3, 1), (2.9, 2), (100, 10)):
+        query = Database(url, build_table(TABLE), True).make_twin(patience).url.query
+        assert query["connect_timeout"] == str(min(seconds, 5))
+        assert query.get("read_timeout", query.get("tcp_user_timeout")) in (str(seconds), str(seconds * 1000))
+    told = Database(url.update_query_dict({"connect_timeout": "4"}), build_table(TABLE), True)
+    assert told.make_twin(1).url.query["connect_timeout"] == "4"
+
+
+def test_a_keeper_gives_up_before_it_is_to_renew_again(
+    url: URL, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A short lease would be over while its process waits for the answer of a server that went away."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        silent = url.set(port=listener.getsockname()[1])
+        told = silent.render_as_string(hide_password=False)
+        with wrap(tmp_path, database=told, key="k" * 32, lease=6) as application:
+            begin = time.monotonic()
+            application.backend.keeper.step()
+            assert time.monotonic() - begin < 4
+    caplog.clear()  # its records have the errors, and those the driver's sockets
+
+
 @pytest.mark.parametrize("url", ["mysql://ada:secret@db/jobs", "postgresql://ada:secret@db/jobs", "mariadb://db/jobs"])
 def test_a_url_without_a_driver_means_those_of_the_extras(url: str) -> None:
     driver = Database(url, build_table(TABLE), True)._engine.driver
