@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 
 from .attempts import AttemptEnd, add_end
 from .backlog import find_cut_offs
@@ -37,6 +37,9 @@ _KNOCK_PATIENCE = 2.0
 _PRUNED_AT_ONCE = 200
 _PAUSE_IN_PRUNING = 2.0
 _PRUNE_EVERY = 600.0
+
+
+_NEVER = datetime.max.replace(tzinfo=timezone.utc)
 
 
 @dataclass
@@ -70,7 +73,8 @@ class Keeper:
         self._owner = limits.name
         self._start_looking = start_looking
         self._next = _Times()
-        self._reached_since: datetime | None = None
+        self._reached_since = _NEVER
+        self._renewed_at: datetime | None = None
         self._is_away = False
 
     def step(self) -> float:
@@ -78,7 +82,7 @@ class Keeper:
         try:
             self._do_what_is_due()
         except StoreError as error:
-            self._reached_since, self._next = None, _Times()
+            self._renewed_at, self._next = None, _Times()
             if not self._is_away:
                 self._is_away = True
                 log.warning("Nobody settles lost jobs until the job store is back: %s", error)
@@ -100,31 +104,31 @@ class Keeper:
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
-        self._reached_since = self._reached_since or self._store.time()
         if now >= self._next.renewal:
             self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
             self._limits.renew(self._store)
+            self._renewed_at = self._read_time()
             self._next.renewal = now + self._config.lease / 3
-            self._doubt_if_slow(now)
         self._vouching.write_postponed(self._store)
         if now >= self._next.sweep:
             pause = self.sweep() if self._config.keeper else _SWEEP_EVERY
             self._next.sweep = now + pause * between(0.75, 1.25)
-            self._doubt_if_slow(now)
             if self._config.keeper:
                 self._see_to_launches()
         if self._config.keeper and now >= self._next.pruning:
             self._next.pruning = now + self._prune() * between(0.75, 1.25)
 
-    def _doubt_if_slow(self, begin: float) -> None:
-        """Whoever had to wait for the store was not alone: all others get a whole lease to be heard."""
-        if time.monotonic() - begin > self._config.lease / 3:
-            self._reached_since = None
+    def _read_time(self) -> datetime:
+        """The store's time. Whoever could not renew for long, be it that he stood still, does not know who else could:
+        all others get a whole lease to be heard."""
+        now = self._store.time()
+        if self._renewed_at is None or abs((now - self._renewed_at).total_seconds()) > self._config.lease / 2:
+            self._reached_since = now
+        return now
 
     def sweep(self) -> float:
         """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""
-        now = self._store.time()
-        self._reached_since = self._reached_since or now
+        now = self._read_time()
         for holder in filter(is_dead, self._store.list_holders()):
             self._store.free(holder)
         policy = Policy(self._config.lease, self._reached_since, self._self_request.is_home_of, is_dead)

@@ -64,6 +64,15 @@ class Process:
         self.keeper._next = type(self.keeper._next)()
         return self.keeper.step()
 
+    def has_been_awake(self) -> None:
+        """Its keeper has renewed until now, as it does while it is left alone."""
+        self.keeper._renewed_at = self.store.time()
+
+    def sweep(self) -> None:
+        """The sweep of one that has been awake."""
+        self.has_been_awake()
+        self.keeper.sweep()
+
     def add(self, **changes: Any) -> int:
         """Record a job of this app."""
         return add(self.store, key_id=KEYRING.key_id, app_id=self.self_request.home, **changes)
@@ -252,10 +261,10 @@ def test_a_job_for_which_nobody_vouches_is_settled_when_its_lease_is_over(
     """Its process is on another host, or frozen: nothing is known of it."""
     job_id = ours.run(alive, retries=retries, error_timeout=0)
     clock.advance(LEASE - 0.000001)
-    ours.keeper.sweep()
+    ours.sweep()
     assert record(ours.store, job_id).status is INPROGRESS
     clock.advance(0.000001)
-    ours.keeper.sweep()
+    ours.sweep()
     job = record(ours.store, job_id)
     assert (job.status, job.status_text) == (status, f"so far\n{LAPSED}")
 
@@ -282,11 +291,12 @@ def test_a_silent_job_is_timed_out(
     if is_to_end:
         assert ours.store.request_cancel(job_id)
     clock.advance(9.499999)
+    ours.has_been_awake()
     ours.keeper.step()
-    ours.keeper.sweep()
+    ours.sweep()
     assert record(ours.store, job_id).status is INPROGRESS
     clock.advance(0.000001)
-    ours.keeper.sweep()
+    ours.sweep()
     job = record(ours.store, job_id)
     reason = "job timeout: no update for 9.5 s (error_timeout)"
     assert (job.status, job.attempt, job.progress, job.status_text) == (status, 1, 40, f"so far\n{reason}")
@@ -298,10 +308,10 @@ def test_a_job_that_never_gave_a_sign_is_timed_out_from_its_claim(ours: Process,
     clock.advance(100)  # it waited for a slot
     assert ours.store.claim(job_id, 1, f"{ours.name}-nonce", LEASE, 0)
     clock.advance(4.9)
-    ours.keeper.sweep()
+    ours.sweep()
     assert record(ours.store, job_id).status is INPROGRESS
     clock.advance(0.1)
-    ours.keeper.sweep()
+    ours.sweep()
     assert record(ours.store, job_id).status_text == TIMED_OUT.format(timeout=5)
 
 
@@ -317,11 +327,11 @@ def test_error_timeout_0_is_never(ours: Process, clock: Clock) -> None:
 def test_a_job_that_was_to_follow_a_request_ends_with_it(ours: Process, dead: str, alive: str, clock: Clock) -> None:
     lost, kept = (ours.add(held_by=name_response(name), hold=LEASE, retries=3) for name in (dead, alive))
     clock.advance(LEASE - 1)
-    ours.keeper.sweep()
+    ours.sweep()
     assert (record(ours.store, lost).status, record(ours.store, lost).status_text) == (CANCELLED, REQUEST_GONE)
     assert record(ours.store, kept).status is STARTED
     clock.advance(1)  # nobody has vouched for it
-    ours.keeper.sweep()
+    ours.sweep()
     assert (record(ours.store, kept).status, record(ours.store, kept).status_text) == (CANCELLED, REQUEST_GONE)
 
 
@@ -470,12 +480,37 @@ def test_one_that_has_just_come_listens_for_a_lease_first(
     new.store.renew({f"{ours.name}-nonce": silent}, {}, LEASE)
     new.keeper.sweep()
     clock.advance(LEASE - 1)
-    new.keeper.sweep()
+    new.sweep()
     assert {record(new.store, job_id).status for job_id in (lapsed, silent)} == {INPROGRESS}
     clock.advance(1)
-    new.keeper.sweep()
+    new.sweep()
     assert record(new.store, lapsed).status_text == f"so far\n{LAPSED}"
     assert {record(new.store, job_id).status for job_id in (lapsed, silent)} == {FAILED}
+
+
+def test_one_that_stood_still_listens_for_a_lease_first(ours: Process, alive: str, clock: Clock) -> None:
+    """Meanwhile the store may have been away: then nobody could renew, and who was frozen has seen nothing of it."""
+    ours.step()
+    job_id = ours.run(alive, error_timeout=0)
+    clock.advance(LEASE)
+    ours.step()
+    clock.advance(LEASE - 1)
+    ours.sweep()
+    assert record(ours.store, job_id).status is INPROGRESS
+    clock.advance(1)
+    ours.sweep()
+    assert record(ours.store, job_id).status is FAILED
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_waiting(ours: Process, alive: str, clock: Clock) -> None:
+    ours.step()
+    clock.advance(-3600)
+    ours.step()
+    job_id = ours.run(alive, error_timeout=0)
+    clock.advance(LEASE)
+    ours.sweep()
+    assert record(ours.store, job_id).status is FAILED
+
 
 
 def test_but_of_deaths_it_is_certain(ours: Process, open_store: Callable[[], Store], dead: str, clock: Clock) -> None:
@@ -552,11 +587,11 @@ def test_after_an_outage_nobody_is_taken_for_lost_who_could_not_be_heard(
     # One of them renews, as soon as it can.
     ours.store.renew({f"{alive}-nonce": silent}, {}, LEASE)
     clock.advance(LEASE - 1)
-    ours.keeper.sweep()
+    ours.sweep()
     assert {record(ours.store, job_id).status for job_id in (lapsed, silent)} == {INPROGRESS}
     assert record(ours.store, follows).status is STARTED
     clock.advance(1)
-    ours.keeper.sweep()
+    ours.sweep()
     assert record(ours.store, lapsed).status_text == f"so far\n{LAPSED}"
     assert record(ours.store, follows).status is CANCELLED
 

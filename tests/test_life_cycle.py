@@ -10,7 +10,7 @@ import functools
 import random
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,11 +87,16 @@ class LifeCycle(Life):
         if me.renewal_at is None or me.renewal_at <= self.now:
             me.renewal_at = self.now + timedelta(seconds=LEASE / 3)
             self.renew(me)
-        if me.sweeps_since is None:
-            me.sweeps_since = self.now
+            self.listen(me)
+            me.renewed_at = self.now
         pause = me.keeper.step()
         assert 0 <= pause <= LEASE / 3
-        self.check_sweep()
+        self.check_sweep(me)
+
+    def listen(self, me: Process) -> None:
+        """Whoever has not renewed for long does not know whether anybody else could."""
+        if me.renewed_at is None or (self.now - me.renewed_at).total_seconds() > LEASE / 2:
+            me.listens_since = self.now
 
     def renew(self, me: Process) -> None:
         """What the model makes of a renewal."""
@@ -114,7 +119,7 @@ class LifeCycle(Life):
 
         def do_meanwhile() -> None:
             if meanwhile != "nothing":
-                self.check_sweep()
+                self.check_sweep(me)
                 other.is_frozen = False
             if meanwhile == "step":
                 self.step(number)
@@ -124,11 +129,11 @@ class LifeCycle(Life):
             elif meanwhile == "death":
                 self.die(number, True)
 
-        me.sweeps_since = me.sweeps_since or self.now
+        self.listen(me)
         me.store.in_between = do_meanwhile
         pause = me.keeper.sweep()
         assert 0 < pause <= LEASE / 3
-        self.check_sweep()
+        self.check_sweep(me)
         if meanwhile == "nothing":
             self.nothing_is_left_behind(me)
 
@@ -151,16 +156,16 @@ class LifeCycle(Life):
             elif row["status"] is STARTED:
                 assert row["held_by"] in holders or self.is_free(row), "nobody is going to launch a job"
 
-    def check_sweep(self) -> None:
-        """What keepers have changed since, they may; from now on it is what the model knows."""
+    def check_sweep(self, me: Process) -> None:
+        """What this keeper has changed since, it may; from now on it is what the model knows."""
         found = {job.id: as_row(job) for job in self.processes[0].store.find(None, None, 1000, None)}
         assert found.keys() == self.rows.keys()
         for job_id, row in found.items():
             if row != self.rows[job_id]:
-                self.check_settlement(self.rows[job_id], row)
+                self.check_settlement(me, self.rows[job_id], row)
                 self.rows[job_id].update(row)
 
-    def check_settlement(self, old: Row, row: Row) -> None:
+    def check_settlement(self, me: Process, old: Row, row: Row) -> None:
         changed = {name: value for name, value in row.items() if value != old[name]}
         if old["status"] is row["status"] is STARTED:
             assert changed == {"held_by": None, "held_until": None}
@@ -174,9 +179,10 @@ class LifeCycle(Life):
         changed.pop("updated_at", None)
         assert changed.pop("status_text").startswith(old["status_text"]), "the output was lost"
         is_gone = self.is_dead(old["held_by"] or old["lease_by"])
-        is_gone |= self.is_past(old, old["held_until"] or old["lease_until"])
-        timeout = old["error_timeout"]
+        until, timeout = old["held_until"] or old["lease_until"], old["error_timeout"]
+        is_gone |= self.is_past(old, until) and self.has_heard(me, until - timedelta(seconds=LEASE))
         is_silent = bool(timeout) and self.is_past(old, old["updated_at"] + timedelta(seconds=timeout))
+        is_silent &= self.has_heard(me, old["updated_at"])
         assert is_gone or (is_silent and not is_response), "a job was settled that somebody vouched for"
         again = is_gone and not is_response and not old["cancel_requested"] and old["attempt"] <= old["retries"]
         no_lease = {name: None for name in ("lease_by", "lease_until") if old[name] is not None}
@@ -194,13 +200,17 @@ class LifeCycle(Life):
         no_hold = {name: None for name in ("held_by", "held_until", "launch_failed_at") if old[name] is not None}
         assert changed == {"status": status, "ended_at": self.now, "sealed": None, **no_lease, **no_hold}
 
+    def has_heard(self, me: Process, last_heard: datetime) -> bool:
+        """Would it have heard of the job since then, or else for a whole lease, had there been something to hear?"""
+        assert me.listens_since is not None
+        return me.listens_since <= last_heard or me.listens_since + timedelta(seconds=LEASE) <= self.now
+
     def is_past(self, row: Row, end: Any) -> bool:
         return bool(end + timedelta(seconds=0 if row["app_id"] == APP else ABSENCE) <= self.now)
 
     def nothing_is_left_behind(self, me: Process) -> None:
         """By this keeper's sweep, which has just ended."""
-        assert me.sweeps_since is not None
-        has_heard_all = me.sweeps_since + timedelta(seconds=LEASE) <= self.now
+        has_heard_all = self.has_heard(me, datetime.min.replace(tzinfo=timezone.utc))
         for row in self.rows.values():
             if row["status"].is_final:
                 continue

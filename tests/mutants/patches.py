@@ -747,9 +747,16 @@ MUTANTS = [
     Mutant(
         "nobody writes what was put off",
         "backjob/keeper.py",
-        "            self._doubt_if_slow(now)\n        self._vouching.write_postponed(self._store)",
-        "            self._doubt_if_slow(now)",
+        "lease / 3\n        self._vouching.write_postponed(self._store)",
+        "lease / 3",
         ("tests/test_outcome.py",),
+    ),
+    Mutant(
+        "who stood still takes the others for lost",
+        "backjob/keeper.py",
+        "if self._renewed_at is None or abs((now - self._renewed_at).total_seconds()) > self._config.lease / 2:",
+        "if self._renewed_at is None:",
+        ("tests/test_keeper.py",),
     ),
     Mutant(
         "who looks for rows looks once",

@@ -64,7 +64,7 @@ class Process:
         self.known: dict[int, Job] = {}
         self.runs: dict[int, Run] = {}
         self.is_frozen = False
-        self.renewal_at = self.sweeps_since = None  # type: datetime | None
+        self.renewal_at = self.renewed_at = self.listens_since = None  # type: datetime | None
 
     @property
     def response(self) -> str:
