@@ -21,7 +21,8 @@ _SQLITE_WAIT = 0.02
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """Which one is meant where the URL names none: those that the package's extras bring."""
 # In seconds, but for tcp_user_timeout. A server that takes the connection and never answers is noticed as well.
-_LIBPQ = {"connect_timeout": "5", "tcp_user_timeout": "10000", "keepalives_idle": "30", "keepalives_interval": "5"}
+_LIBPQ = {"connect_timeout": "5", "tcp_user_timeout": "10000", "keepalives_idle": "5", "keepalives_interval": "5"}
+# The kernel applies tcp_user_timeout to who only waits for an answer when the first keepalive stays unanswered.
 _LIBPQ["client_encoding"] = "utf8"  # in an SQL_ASCII database all answers would be bytes
 _MYSQL = {"connect_timeout": "5", "read_timeout": "10", "write_timeout": "10", "charset": "utf8mb4"}
 _DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}

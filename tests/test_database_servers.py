@@ -267,6 +267,9 @@ def test_our_own_engines_have_patience_but_not_for_ever(url: URL) -> None:
         query = store._database._engine.url.query
     assert query["connect_timeout"] == "5"
     assert query.get("read_timeout", query.get("tcp_user_timeout")) in ("10", "10000")
+    if "tcp_user_timeout" in query:
+        # While an answer is waited for, a host that vanished is noticed by a keepalive and the one after it.
+        assert int(str(query["keepalives_idle"])) + int(str(query["keepalives_interval"])) <= 10
 
 
 def test_a_twin_has_the_patience_of_whoever_it_is_for(url: URL) -> None:
