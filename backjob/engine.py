@@ -23,7 +23,7 @@ from .engines import PATIENCE, bare_engine, check_engine, make_engine, twin_engi
 from .errors import StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .files import make_file
-from .forks import call_before_fork, call_in_child
+from .forks import ForkGate, call_before_fork, call_in_child
 from .schema import find_process_table
 from .transactions import begin, with_named_lock
 
@@ -60,6 +60,9 @@ class Database:
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
         call_before_fork(self._close_idle)
         call_in_child(self._forget)
+        # After those, so that it comes before them: a fork waits for the connections in use, and then closes all. Those
+        # to a server may stay in use: they are sockets, which a child just forgets.
+        self._gate = ForkGate() if self._is_sqlite else contextlib.nullcontext()
 
     def make_twin(self, patience: float) -> Database:
         """The same with connections of its own, for a thread that shares nothing with others."""
@@ -106,7 +109,8 @@ class Database:
     def dispose(self) -> None:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""
         if self._has_own_pool:
-            self._close_idle()
+            with self._gate:
+                self._close_idle()
 
     def _close_idle(self) -> None:
         self._engine.dispose()
@@ -120,7 +124,7 @@ class Database:
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
         """A connection on which every statement commits by itself. Raises StoreError."""
-        with as_store_errors():
+        with as_store_errors(), self._gate:
             if not self._is_ready:
                 self._prepare()
             try:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+_LONGEST_WAIT = 1.0
+"""Seconds that a fork waits for those who are within a gate."""
+_LONGEST_FORK = 5.0
+"""Seconds after which a gate that is still closed keeps nobody out."""
 
 _in_child: list[weakref.WeakMethod[Callable[[], Any]]] = []
 _followed: list[Any] = []
@@ -73,6 +79,54 @@ def _call(reference: weakref.WeakMethod[Callable[[], Any]]) -> None:
     method = reference()
     if method is not None:
         method()
+
+
+class ForkGate:
+    """A fork waits until nobody is within, and nobody comes in until it is made: ``with gate:`` around each use.
+
+    Every wait has an end, after which all goes on as if there were no gate. Who is within waits for nobody.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+        call_before_fork(self._close)
+        call_after_fork(self._open)
+        call_in_child(self._begin)
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()  # reentrant, as a signal's handler may fork wherever it comes
+        self._within: list[int] = []
+        """The threads that are, each as often as it came in."""
+        self._forking: set[int] = set()
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            if self._forking and me not in self._within:
+                self._changed.wait_for(lambda: self._forking <= {me}, _LONGEST_FORK)
+            self._within.append(me)
+
+    def __exit__(self, *_: object) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            if me in self._within:  # not so in a child that was forked from within
+                self._within.remove(me)
+            if self._forking:
+                self._changed.notify_all()
+
+    def _close(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._forking.add(me)
+            # Who forks from within leaves something in use anyway, and the others may be waiting for just that.
+            if me not in self._within:
+                with contextlib.suppress(AssertionError):  # gevent's hub may not wait
+                    self._changed.wait_for(lambda: not self._within, _LONGEST_WAIT)
+
+    def _open(self) -> None:
+        with self._changed:
+            self._forking.discard(threading.get_ident())
+            self._changed.notify_all()
 
 
 os.register_at_fork(after_in_child=_begin_child)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.records import TABLE, add, live_a_life, new_job, open_sqlite_store, read_rows, record, seal
 
@@ -730,6 +730,35 @@ def test_rows_survive_a_fork_and_a_parent_that_closes(file: Path, kind: str) -> 
     """SQLite's locks are the process's: with a connection taken over, what a child wrote would be lost."""
     assert run_alone(fork_and_close, kind, file) == [0]
     assert [row["scope"] for row in read_rows(file)] == [f"writer {number}" for number in range(5)]
+
+
+def fork_under_use(kind: str, file: Path) -> tuple[bool, list[int]]:
+    """Fork while another thread is in the middle of a transaction, and write in the child. Was it still in it?"""
+    begun, forked = threading.Event(), threading.Event()
+    os.register_at_fork(after_in_parent=forked.set)
+    database = Database(DATABASES[kind](file), build_table(TABLE), True)
+    store = SQLStore(database)
+    write_a_job(store, 0)
+
+    def hold(_: Connection) -> bool:
+        begun.set()
+        return forked.wait(0.3)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(database.transact, hold)
+        begun.wait()
+        codes = wait_for(fork(lambda: write_a_job(store, 1)))
+        write_a_job(store, 2)
+    database._engine.dispose()
+    return holding.result(), codes
+
+
+@needs_fork
+@pytest.mark.parametrize("kind", FORKING)
+def test_a_fork_waits_for_connections_in_use(file: Path, kind: str) -> None:
+    """SQLite notes for the whole process which locks it has: a child that takes them over waits for itself for ever."""
+    assert run_alone(fork_under_use, kind, file) == (False, [0])
+    assert [row["scope"] for row in read_rows(file)] == [f"writer {number}" for number in range(3)]
 
 
 def test_a_table_that_is_dropped_is_made_again(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,124 @@ def test_forks_while_a_keeper_is_at_work(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKS_UNDER_STEPS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+GATE = """
+import os, sys, threading
+import backjob.forks
+
+begun, forked, entered = threading.Event(), threading.Event(), threading.Event()
+seen = []
+look = None
+os.register_at_fork(before=lambda: look and look(), after_in_parent=forked.set)  # "before" is called once it is closed
+gate = backjob.forks.ForkGate()
+
+def start(target):
+    threading.Thread(target=target, daemon=True).start()
+
+def enter():
+    with gate:
+        entered.set()
+
+def hold(longest):
+    with gate:
+        begun.set()
+        seen.append(forked.wait(longest))
+
+def fork(in_child=lambda: True):
+    child = os.fork()
+    if not child:
+        os._exit(0 if in_child() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+A_FORK_WAITS_FOR_WHO_IS_WITHIN = """
+start(lambda: hold(0.3))
+begun.wait()
+assert fork() == 0 and seen == [False], seen
+"""
+NOBODY_ENTERS_BUT_WHO_FORKS = """
+backjob.forks._LONGEST_FORK = 1000
+def look():
+    start(enter)
+    seen.append(entered.wait(0.1))
+    with gate:
+        seen.append("forking")
+assert fork() == 0 and seen == [False, "forking"], seen
+assert entered.wait(10)
+"""
+WHO_IS_WITHIN_ENTERS_AGAIN = """
+def hold_twice():
+    with gate:
+        begun.set()
+        seen.append(forked.wait(0.3))
+        with gate:
+            seen.append(forked.is_set())
+start(hold_twice)
+begun.wait()
+assert fork() == 0 and seen == [False, False], seen
+"""
+WHO_FORKS_FROM_WITHIN_WAITS_FOR_NOBODY = """
+holder = threading.Thread(target=hold, args=(0.5,))
+holder.start()
+begun.wait()
+with gate:
+    child = os.fork()
+if not child:
+    enter()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0 and forked.is_set()
+start(enter)
+assert entered.wait(10)
+holder.join()
+assert seen == [True], seen
+"""
+A_FORK_WAITS_FOR_SO_LONG_AND_ITS_CHILD_IS_FREE = """
+start(lambda: hold(10))
+begun.wait()
+assert fork(lambda: (start(enter), entered.wait(2))[1]) == 0
+start(enter)
+assert entered.wait(2)
+"""
+A_GATE_THAT_STAYS_CLOSED_IS_NONE = """
+backjob.forks._LONGEST_FORK = 0.1
+look = lambda: (start(enter), seen.append(entered.wait(10)))
+assert fork() == 0 and seen == [True], seen
+"""
+IN_GEVENTS_HUB = """
+import gevent
+holding = gevent.spawn(hold, 0.3)
+begun.wait()
+gevent.get_hub().loop.run_callback(lambda: os.fork() or os._exit(0))  # a signal's handler may be called there
+assert forked.wait(10)
+holding.join()
+enter()
+"""
+
+
+def run_gate(program: str, *, gevent: bool) -> tuple[int, str]:
+    patch = "from gevent import monkey; monkey.patch_all()\n" if gevent else ""
+    command = [sys.executable, "-W", "ignore", "-c", patch + GATE + program]
+    environ = {**os.environ, "GEVENT_NOWAITPID": "1"}  # gevent's own may miss a child that ends at once
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("gevent", [False, True], ids=["threads", "greenlets"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        A_FORK_WAITS_FOR_WHO_IS_WITHIN,
+        NOBODY_ENTERS_BUT_WHO_FORKS,
+        WHO_IS_WITHIN_ENTERS_AGAIN,
+        WHO_FORKS_FROM_WITHIN_WAITS_FOR_NOBODY,
+        A_FORK_WAITS_FOR_SO_LONG_AND_ITS_CHILD_IS_FREE,
+        A_GATE_THAT_STAYS_CLOSED_IS_NONE,
+    ],
+    ids=["a fork waits", "nobody enters", "within", "from within", "so long", "stays closed"],
+)
+def test_a_gate(program: str, gevent: bool) -> None:
+    assert run_gate(program, gevent=gevent) == (0, "")
+
+
+def test_a_fork_in_gevents_hub_waits_for_nobody() -> None:
+    assert run_gate(IN_GEVENTS_HUB, gevent=True) == (0, "")

@@ -765,4 +765,18 @@ MUTANTS = [
         "        return look.job",
         ("tests/test_dispatcher.py",),
     ),
+    Mutant(
+        "a fork does not wait for connections in use",
+        "backjob/engine.py",
+        "ForkGate() if self._is_sqlite else contextlib.nullcontext()",
+        "contextlib.nullcontext()",
+        ("tests/test_engine.py::test_a_fork_waits_for_connections_in_use",),
+    ),
+    Mutant(
+        "connections are taken while a process forks",
+        "backjob/forks.py",
+        "if self._forking and me not in self._within:",
+        "if False:",
+        ("tests/test_forks.py",),
+    ),
 ]
