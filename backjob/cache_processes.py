@@ -28,8 +28,9 @@ class ProcessCell:
         until = self._now().timestamp() + seconds
         self._change_processes(lambda processes: processes | {name: [slots, until]})
 
-    def read_slots(self) -> list[int | None]:
-        return [slots for slots, _ in self._decode(self._cells.read(self._process_key)).values()]
+    def read_slots(self) -> dict[str, int | None]:
+        processes = self._decode(self._cells.read(self._process_key))
+        return {name: slots for name, (slots, _) in processes.items()}
 
     def unregister(self, name: str) -> None:
         self._change_processes(lambda processes: {each: found for each, found in processes.items() if each != name})

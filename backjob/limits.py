@@ -15,6 +15,7 @@ from typing import Any
 
 from .config import Config
 from .errors import StoreError
+from .process import is_dead
 from .server_facts import look_at_server
 from .store import Store
 
@@ -58,6 +59,7 @@ class Limits:
         self._running = 0
         self._is_server = False
         self._slots: int | None = None
+        self._strays = 0
         self._auto = UNKNOWN
         self._renew_at = 0.0  # in time.monotonic()
 
@@ -73,6 +75,16 @@ class Limits:
         if isinstance(limits, Mapping):
             return limits.get(scope, 0)
         return limits if scope else 0
+
+    @property
+    def per_process(self) -> int:
+        """Jobs whose code is at work in this process; 0: no limit.
+
+        With "auto" that is half of its own slots: a server gives a process requests also while jobs have all of its
+        threads, and code that goes on after its job has ended has a thread as well.
+        """
+        is_auto = self._config.max_running == "auto"
+        return self._config.max_running_per_process or (share_slots([self._slots]) if is_auto else 0)
 
     @property
     def places(self) -> int:
@@ -96,7 +108,7 @@ class Limits:
     @property
     def has_room_here(self) -> bool:
         """May one more job run in this process?"""
-        return not 0 < self._config.max_running_per_process <= self._running
+        return not 0 < self.per_process <= self._running
 
     def leave(self) -> None:
         """A job does not run in this process (any more)."""
@@ -130,8 +142,23 @@ class Limits:
         store = store or self._store
         self._renew_at = time.monotonic() + self._config.lease / 3
         if self._is_server:
-            store.register(self.name, self._slots, self._config.lease)
-        self._auto = share_slots(store.read_slots() or [self._slots])
+            store.register(self.name, self._free_slots, self._config.lease)
+        slots = store.read_slots()
+        for name in filter(is_dead, tuple(slots)):
+            store.unregister(name)
+            del slots[name]
+        self._auto = share_slots(list(slots.values()) or [self._free_slots])
+
+    @property
+    def _free_slots(self) -> int | None:
+        """Those that jobs and people share."""
+        return self._slots and max(self._slots - self._strays, 0)
+
+    def note_strays(self, count: int, store: Store) -> None:
+        """The code of so many jobs goes on here though they have ended: their slots are nobody's. Raises StoreError."""
+        if count != self._strays:
+            self._strays = count
+            self.renew(store)
 
     def withdraw(self, store: Store | None = None) -> None:
         """This process ends: it counts no more. Raises StoreError."""

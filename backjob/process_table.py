@@ -29,7 +29,7 @@ class ProcessTable:
         self._add = insert(table)
         self._forget = delete(table).where(is_gone)
         self._remove = delete(table).where(is_it)
-        self._alive = select(table.c.slots).where(~is_gone)
+        self._alive = select(table.c.name, table.c.slots).where(~is_gone)
 
     def register(self, name: str, slots: int | None, seconds: float) -> None:
         now = self._now()
@@ -43,8 +43,8 @@ class ProcessTable:
             return
         self._write_surely(self._forget, {"now": now})
 
-    def read_slots(self) -> list[int | None]:
-        return [row[0] for row in self._database.read(self._alive, {"now": self._now()})]
+    def read_slots(self) -> dict[str, int | None]:
+        return dict(map(tuple, self._database.read(self._alive, {"now": self._now()})))
 
     def unregister(self, name: str) -> None:
         self._write_surely(self._remove, {"process": name})

@@ -138,8 +138,8 @@ class Store(Protocol):
     def register(self, name: str, slots: int | None, seconds: float) -> None:
         """A process is there for so many seconds, and has so many slots (None: not known)."""
 
-    def read_slots(self) -> list[int | None]:
-        """The slots of each process that is there."""
+    def read_slots(self) -> dict[str, int | None]:
+        """The slots of each process that is there, by their names."""
 
     def unregister(self, name: str) -> None:
         """A process is there no more."""

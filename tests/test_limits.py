@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support import wait_until
+from support.processes import Threads, name_dead
 from support.records import Clock, open_sqlite_store
 from support.served import Site, say_done, serve_site, wrap
 
@@ -63,22 +64,6 @@ def test_what_is_full(running: dict[str, int], max_running: int, in_scope: dict[
 
 
 # What a process knows.
-
-
-class Threads:
-    """A server that tells how many requests it takes at once, in the words of waitress."""
-
-    def __init__(self, threads: int) -> None:
-        self.server = self
-        self.adj = self
-        self.threads = threads
-
-    def is_away(self) -> bool:
-        return False
-
-    @property
-    def environ(self) -> dict[str, Any]:
-        return {"waitress.client_disconnected": self.is_away}
 
 
 @pytest.fixture
@@ -153,17 +138,63 @@ def test_a_process_that_ends_or_is_gone_counts_no_more(store: SQLStore, clock: C
     third.renew()
     assert third.max_running == 5
     third.withdraw()
-    assert store.read_slots() == []
+    assert store.read_slots() == {}
+
+
+def test_a_process_that_was_killed_counts_no_more_at_once(store: SQLStore) -> None:
+    """Its successor would think that it has twice the slots, and give all of its own to jobs."""
+    killed, successor = make_limits(store, name_dead()), make_limits(store, "successor")
+    killed.note_process(Threads(8).environ)
+    successor.note_process(Threads(8).environ)
+    assert successor.max_running == 4
+    assert list(store.read_slots()) == ["successor"]
+
+
+@pytest.mark.parametrize(
+    ("options", "slots", "most"),
+    [
+        ({}, 8, 4),
+        ({}, 2, 1),
+        ({}, 1, 1),
+        ({"max_running_per_process": 3}, 2, 3),
+        ({"max_running": 7}, 8, None),
+        ({"max_running": 0}, 8, None),
+    ],
+)
+def test_half_of_each_process_is_left_to_people(
+    store: SQLStore, options: dict[str, Any], slots: int, most: int | None
+) -> None:
+    """Whatever the others have: a server gives a process requests though jobs have all of its threads."""
+    make_limits(store, "other").note_process(Threads(100).environ)
+    limits = make_limits(store, **options)
+    limits.note_process(Threads(slots).environ)
+    entered = [limits.enter() for _ in range(10)]
+    assert entered == [True] * (most or 10) + [False] * (10 - (most or 10))
+
+
+def test_slots_that_strays_have_are_nobodys(store: SQLStore) -> None:
+    first, second = (make_limits(store, name) for name in ("one", "two"))
+    for each in (first, second):
+        each.note_process(Threads(4).environ)
+    first.renew()
+    assert (first.max_running, second.max_running) == (4, 4)
+    first.note_strays(3, store)
+    second.renew()
+    assert (first.max_running, second.max_running) == (2, 2)
+    first.note_strays(9, store)
+    assert first.max_running == 2
+    first.note_strays(0, store)
+    assert first.max_running == 4
 
 
 def test_a_script_is_no_server(store: SQLStore) -> None:
     server, script = make_limits(store, "server"), make_limits(store, "script")
     script.note_process(None)
-    assert (script.max_running, store.read_slots()) == (4, [])
+    assert (script.max_running, store.read_slots()) == (4, {})
     server.note_process(Threads(20).environ)
     script.renew()
     script.withdraw()
-    assert (script.max_running, store.read_slots()) == (10, [20])
+    assert (script.max_running, list(store.read_slots().values())) == (10, [20])
 
 
 def test_a_number_is_that_number_whoever_is_there(store: SQLStore) -> None:
@@ -359,18 +390,18 @@ def test_nobody_looks_all_the_time_while_a_limit_is_reached(
 def test_start_tells_what_server_it_is_in(tmp_path: Path) -> None:
     with wrap(tmp_path) as site:
         site.start("/job", by=Threads(12).environ)
-        assert site.backend.store.read_slots() == [12]
+        assert list(site.backend.store.read_slots().values()) == [12]
         assert site.backend.limits.max_running == 6
         site.application.close()
-        assert site.backend.store.read_slots() == []
+        assert site.backend.store.read_slots() == {}
 
 
 def test_a_server_whose_jobs_run_elsewhere_is_not_counted(tmp_path: Path) -> None:
     with wrap(tmp_path, connect="http://127.0.0.1:8001") as site:
         job_id = site.start("/job", by=Threads(12).environ)
-        assert site.backend.store.read_slots() == []
+        assert site.backend.store.read_slots() == {}
         site.work(job_id, **Threads(8).environ)
-        assert site.backend.store.read_slots() == [8]
+        assert list(site.backend.store.read_slots().values()) == [8]
 
 
 @pytest.mark.parametrize("priority", [None, True, "1", 1.5, 1001, -1001])

@@ -1065,17 +1065,17 @@ def test_no_more_are_pruned_at_once_than_asked_for(store: Store, clock: Clock) -
 
 
 def test_processes_are_there_for_as_long_as_they_say(store: Store, clock: Clock) -> None:
-    assert store.read_slots() == []
+    assert store.read_slots() == {}
     store.register("one", 4, 30)
     store.register("two", None, 20)
-    assert sorted(store.read_slots(), key=str) == [4, None]
+    assert sorted(store.read_slots().values(), key=str) == [4, None]
     clock.advance(19.99)
     store.register("one", 8, 30)
-    assert sorted(store.read_slots(), key=str) == [8, None]
+    assert sorted(store.read_slots().values(), key=str) == [8, None]
     clock.advance(0.01)
-    assert store.read_slots() == [8]
+    assert list(store.read_slots().values()) == [8]
     store.unregister("one")
-    assert store.read_slots() == []
+    assert store.read_slots() == {}
     store.unregister("one")
 
 
@@ -1083,10 +1083,10 @@ def test_a_process_may_say_the_same_again(store: Store, clock: Clock) -> None:
     for _ in range(2):
         store.register("process", 4, 30)
     clock.advance(100)
-    assert store.read_slots() == []
+    assert store.read_slots() == {}
     store.register("process", 4, 30)  # it was stopped for a while
     store.register("other", None, 30)
-    assert sorted(store.read_slots(), key=str) == [4, None]
+    assert sorted(store.read_slots().values(), key=str) == [4, None]
 
 
 def test_processes_that_are_gone_are_forgotten(store: Store, clock: Clock, database: Database | None) -> None:

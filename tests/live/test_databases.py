@@ -94,7 +94,7 @@ def test_greenlets_end_in_an_orderly_way(run_server: Serve, name: str) -> None:
             server.open_gate("gate-hang")
             server.process.terminate()
             server.process.wait(20)
-            assert store.read_slots() == []
+            assert store.read_slots() == {}
             job = store.get(job_id)
             assert job is not None
             assert job.status == Status.COMPLETED

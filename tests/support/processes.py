@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 from backjob.process import PROCESS
 
@@ -36,3 +37,19 @@ def name_dead() -> str:
     bearer = Bearer()
     bearer.reap()
     return bearer.name
+
+
+class Threads:
+    """A server that tells how many requests it takes at once, in the words of waitress."""
+
+    def __init__(self, threads: int) -> None:
+        self.server = self
+        self.adj = self
+        self.threads = threads
+
+    def is_away(self) -> bool:
+        return False
+
+    @property
+    def environ(self) -> dict[str, Any]:
+        return {"waitress.client_disconnected": self.is_away}
