@@ -54,11 +54,15 @@ class Policy:
 
 @dataclass(frozen=True)
 class Settlement:
-    """How a job is to go on, and what people are told. ``is_silence``: only while it still gives no sign."""
+    """How a job is to go on, and what people are told.
+
+    ``is_silence``: only while it still gives no sign. ``is_certain``: its process is dead, and nothing can be heard.
+    """
 
     move: Move
     reason: str
     is_silence: bool = False
+    is_certain: bool = False
 
 
 def decide(job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
@@ -76,12 +80,13 @@ def decide(job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
         return until is not None and is_over(until, until - timedelta(seconds=policy.lease))
 
     if job.status is Status.STARTED and (job.held_by or "").startswith(RESPONSE):
-        is_gone = policy.is_dead(job.held_by) or is_lapsed(job.held_until)
-        return Settlement(Move.CANCEL, REQUEST_GONE) if is_gone else None
+        is_dead = policy.is_dead(job.held_by)
+        is_gone = is_dead or is_lapsed(job.held_until)
+        return Settlement(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None
     if job.status is not Status.INPROGRESS:
         return None
     if policy.is_dead(job.lease_by):
-        return Settlement(_choose_end(job), PROCESS_GONE)
+        return Settlement(_choose_end(job), PROCESS_GONE, is_certain=True)
     if is_lapsed(job.lease_until):
         return Settlement(_choose_end(job), LEASE_LAPSED.format(lease=policy.lease))
     if is_over(find_timeout(job), job.updated_at):

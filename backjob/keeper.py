@@ -32,6 +32,8 @@ log = logging.getLogger("backjob")
 
 _SWEEP_EVERY = 2.0
 _SHORTEST_PAUSE = 0.1
+_HEARING = 2.0
+"""Seconds in which whoever waited to write has written, once others can: longer than the pauses of who tries again."""
 _AFTER_FAILURE = 1.0
 _KNOCK_PATIENCE = 2.0
 _PRUNED_AT_ONCE = 200
@@ -39,6 +41,8 @@ _PAUSE_IN_PRUNING = 2.0
 _PRUNE_EVERY = 600.0
 
 
+_Silence = tuple[int, int, "datetime | None"]
+"""A job, its attempt, and what was last heard of it or until when it is vouched for."""
 _NEVER = datetime.max.replace(tzinfo=timezone.utc)
 
 
@@ -76,13 +80,16 @@ class Keeper:
         self._reached_since = _NEVER
         self._renewed_at: datetime | None = None
         self._is_away = False
+        self._ended: set[str] = set()
+        self._suspects: dict[_Silence, datetime] = {}
+        """What would be settled now, and since when it has had the chance to be heard."""
 
     def step(self) -> float:
         """Do what is to be done by now, and tell how many seconds there is nothing to do. Raises nothing of a store."""
         try:
             self._do_what_is_due()
         except StoreError as error:
-            self._renewed_at, self._next = None, _Times()
+            self._renewed_at, self._next, self._suspects = None, _Times(), {}
             if not self._is_away:
                 self._is_away = True
                 log.warning("Nobody settles lost jobs until the job store is back: %s", error)
@@ -105,7 +112,7 @@ class Keeper:
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
         if now >= self._next.renewal:
-            self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
+            self._renew()
             self._limits.renew(self._store)
             self._renewed_at = self._read_time()
             self._next.renewal = now + self._config.lease / 3
@@ -117,6 +124,9 @@ class Keeper:
                 self._see_to_launches()
         if self._config.keeper and now >= self._next.pruning:
             self._next.pruning = now + self._prune() * between(0.75, 1.25)
+
+    def _renew(self) -> None:
+        self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
 
     def _read_time(self) -> datetime:
         """The store's time. Whoever could not renew for long, be it that he stood still, does not know who else could:
@@ -132,13 +142,38 @@ class Keeper:
         for holder in filter(is_dead, self._store.list_holders()):
             self._store.free(holder)
         policy = Policy(self._config.lease, self._reached_since, self._self_request.is_home_of, is_dead)
+        leases = self._vouching.leases
         jobs = self._store.find_vouched(self._keyring.key_ids)
+        self._note_strays(leases.keys() - {job.lease_by for job in jobs})
+        suspects: dict[_Silence, datetime | None] = {}
         for job in jobs:
             settlement = decide(job, now, policy)
-            if settlement is not None:
+            if settlement is None:
+                continue
+            last_heard = job.updated_at if settlement.is_silence else job.lease_until or job.held_until
+            silence = job.id, job.attempt, last_heard
+            since = self._suspects.get(silence)
+            if settlement.is_certain or (since is not None and (now - since).total_seconds() >= _HEARING):
                 self._settle(job, settlement)
+            else:
+                suspects[silence] = since
+        self._suspects = self._hear(suspects)
         timeouts = [job.error_timeout / 2 for job in jobs if job.error_timeout]
         return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
+
+    def _hear(self, suspects: dict[_Silence, datetime | None]) -> dict[_Silence, datetime]:
+        """Give them the chance to be heard. They may be waiting to write, as we who only read would not see: the time
+        counts from a write that was made."""
+        if None in suspects.values():
+            self._renew()
+        now = self._read_time()
+        return {silence: since or now for silence, since in suspects.items()}
+
+    def _note_strays(self, ended: set[str]) -> None:
+        """These claims of ours were over at this look. One that was over at the last look too is not just being ended:
+        its code goes on after a time-out, say."""
+        self._limits.note_strays(len(ended & self._ended), self._store)
+        self._ended = ended
 
     def _prune(self) -> float:
         """Delete some of what is old, and tell in how many seconds to go on."""

@@ -58,7 +58,7 @@ def decided(job: Vouched, **changes: Any) -> Settlement | None:
 
 
 def gone(move: Move) -> Settlement:
-    return Settlement(move, PROCESS_GONE)
+    return Settlement(move, PROCESS_GONE, is_certain=True)
 
 
 def lapsed(move: Move) -> Settlement:
@@ -202,7 +202,7 @@ def test_one_whose_request_goes_on_waits() -> None:
 def test_one_whose_request_died_is_not_wanted(app_id: str) -> None:
     """Nothing has run: there is nothing to retry."""
     waiting = job(Status.STARTED, held_by=DEAD_RESPONSE, retries=5, app_id=app_id)
-    assert decided(waiting, reached_since=NOW) == Settlement(Move.CANCEL, REQUEST_GONE)
+    assert decided(waiting, reached_since=NOW) == Settlement(Move.CANCEL, REQUEST_GONE, is_certain=True)
 
 
 @pytest.mark.parametrize(("until", "is_past"), [(NOW + TICK, False), (NOW, True)])

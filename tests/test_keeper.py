@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from support import wait_until
 from support.caches import make_memory_region, opened
-from support.processes import Bearer, name_dead
+from support.processes import Bearer, Threads, name_dead
 from support.records import TABLE, Clock, add, new_job, record, seal
 from support.served import KEY, PATIENCE, serve_site, wrap
 
+import backjob.keeper
 from backjob import JobEnded, Status
 from backjob.attempts import AttemptEnd, read_ends
 from backjob.cache_store import CacheStore
@@ -55,9 +56,9 @@ class Process:
         self.vouching = Vouching()
         self.self_request = SelfRequest(config, KEYRING, "the app")
         self.looks: list[float] = []
-        limits = Limits(config, store, self.name)
+        self.limits = Limits(config, store, self.name)
         look = lambda: self.looks.append(time.monotonic())  # noqa: E731 - one line of a list
-        self.keeper = Keeper(config, KEYRING, store, self.self_request, self.vouching, limits, look)
+        self.keeper = Keeper(config, KEYRING, store, self.self_request, self.vouching, self.limits, look)
 
     def step(self) -> float:
         """Time has gone by: all that its keeper does now and then is due."""
@@ -69,9 +70,10 @@ class Process:
         self.keeper._renewed_at = self.store.time()
 
     def sweep(self) -> None:
-        """The sweep of one that has been awake."""
+        """The sweep of one that has been awake, and another one by which all had their chance to be heard."""
         self.has_been_awake()
-        self.keeper.sweep()
+        for _ in range(2):
+            self.keeper.sweep()
 
     def add(self, **changes: Any) -> int:
         """Record a job of this app."""
@@ -86,7 +88,9 @@ class Process:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """It stands still: who is silent has his chance to be heard from one sweep to the next."""
+    monkeypatch.setattr(backjob.keeper, "_HEARING", 0)
     return Clock()
 
 
@@ -313,6 +317,29 @@ def test_a_job_that_never_gave_a_sign_is_timed_out_from_its_claim(ours: Process,
     clock.advance(0.1)
     ours.sweep()
     assert record(ours.store, job_id).status_text == TIMED_OUT.format(timeout=5)
+
+
+def test_code_that_goes_on_after_its_job_has_ended_has_a_slot(ours: Process, clock: Clock) -> None:
+    """Until it comes to its end, this process has one less for jobs and people."""
+    ours.limits.note_process(Threads(8).environ)
+    claims = [f"{ours.name}-{number}" for number in range(3)]
+    for claim in claims:
+        job_id = ours.add(error_timeout=5)
+        assert ours.store.claim(job_id, 1, claim, LEASE, 0)
+        ours.vouching.lease(job_id, claim)
+    ours.sweep()
+    clock.advance(5)
+    ours.sweep()  # which ends all three
+    assert ours.store.count(FAILED) == 3
+    ours.keeper.sweep()  # they may just be at their ends
+    assert ours.store.read_slots() == {ours.name: 8}
+    ours.vouching.end_lease(claims[0])
+    ours.keeper.sweep()
+    assert ours.store.read_slots() == {ours.name: 6}
+    for claim in claims:
+        ours.vouching.end_lease(claim)
+    ours.keeper.sweep()
+    assert ours.store.read_slots() == {ours.name: 8}
 
 
 def test_error_timeout_0_is_never(ours: Process, clock: Clock) -> None:

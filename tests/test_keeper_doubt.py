@@ -54,6 +54,26 @@ def test_who_had_to_wait_for_the_store_gives_the_others_a_lease(tmp_path: Path) 
         assert time.monotonic() - begin > LEASE / 2
 
 
+def test_a_lock_kept_a_lively_job_from_giving_its_sign(tmp_path: Path) -> None:
+    """For longer than its error_timeout, and not long enough to be taken for an outage. Whoever comes by first when the
+    lock goes settles nothing."""
+    with open_sqlite_store(tmp_path) as store, open_sqlite_store(tmp_path) as elsewhere:
+        job_id = add(store, key_id=KEYRING.key_ids[0], app_id="", error_timeout=0.5)
+        keeper = make_keeper(store, lease=30)
+        keeper.step()
+        assert elsewhere.claim(job_id, 1, "elsewhere", 30, 0)
+        with closing(sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)) as locker:
+            locker.execute("BEGIN EXCLUSIVE")
+            begin = time.monotonic()
+            wait_until(lambda: time.monotonic() - begin > 0.6)
+            with ThreadPoolExecutor(1) as pool:
+                sweep = pool.submit(keeper.sweep)
+                wait_until(lambda: time.monotonic() - begin > 1)
+                locker.execute("ROLLBACK")
+                sweep.result()
+        assert elsewhere.touch(job_id, 1, 40, "a sign", 30)
+
+
 def go_on(keeper: Keeper, is_enough: threading.Event) -> None:
     """Step as often as it says, and once more at the end."""
     while not is_enough.wait(keeper.step()):

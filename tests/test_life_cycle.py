@@ -44,6 +44,7 @@ class LifeCycle(Life):
         # The keepers' clock is the given one, who is dead they are told, and chance is the same each time.
         monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=self.read_clock))
         monkeypatch.setattr(keeper, "is_dead", self.is_dead)
+        monkeypatch.setattr(keeper, "_HEARING", 0)
         monkeypatch.setattr(jitter, "_chance", random.Random(0))
 
     def read_clock(self) -> float:
@@ -130,6 +131,8 @@ class LifeCycle(Life):
                 self.die(number, True)
 
         self.listen(me)
+        me.keeper.sweep()  # who is silent has his chance to be heard until the next one
+        self.check_sweep(me)
         me.store.in_between = do_meanwhile
         pause = me.keeper.sweep()
         assert 0 < pause <= LEASE / 3
