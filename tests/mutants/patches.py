@@ -733,7 +733,7 @@ MUTANTS = [
     Mutant(
         "a job whose request died waits for ever",
         "backjob/decisions.py",
-        "return Settlement(Move.CANCEL, REQUEST_GONE) if is_gone else None",
+        "return Settlement(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None",
         "return None",
         ("tests/test_keeper.py", "tests/test_life_cycle.py"),
     ),
