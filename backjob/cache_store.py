@@ -97,9 +97,14 @@ class CacheStore(ProcessCell, CacheReads):
         change = changes.pass_hold(attempt, held_by, holder, seconds, self._now())
         return self._jobs.change(job_id, change) is not None
 
-    def note_launch_failure(self, job_id: int, attempt: int, holder: str, text: str, seconds: float) -> bool:
-        change = changes.note_launch_failure(attempt, holder, text, seconds, self._now())
+    def note_launch_failure(
+        self, job_id: int, attempt: int, holder: str, text: str, seconds: float, failed_for: float = 0
+    ) -> bool:
+        change = changes.note_launch_failure(attempt, holder, text, seconds, failed_for, self._now())
         return self._jobs.change(job_id, change) is not None
+
+    def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
+        return self._jobs.change(job_id, changes.note_full(attempt, holder)) is not None
 
     def free(self, holder: str) -> int:
         held = [job for job in self._list_waiting() if job.held_by == holder]

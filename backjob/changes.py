@@ -36,13 +36,27 @@ def pass_hold(attempt: int, held_by: str | None, holder: str | None, seconds: fl
     return change
 
 
-def note_launch_failure(attempt: int, holder: str, text: str, seconds: float, now: datetime) -> JobChange:
+def note_launch_failure(
+    attempt: int, holder: str, text: str, seconds: float, failed_for: float, now: datetime
+) -> JobChange:
     """Tell why it still waits, and hold it on."""
     noted: dict[str, Any] = {"status_text": text, "updated_at": now, "held_until": now + timedelta(seconds=seconds)}
+    noted["launch_failed_at"] = now - timedelta(seconds=failed_for)
 
     def change(job: Job) -> Job | None:
         is_allowed = job.status is Status.STARTED and job.attempt == attempt and job.held_by == holder
-        return replace(job, launch_failed_at=job.launch_failed_at or now, **noted) if is_allowed else None
+        return replace(job, **noted) if is_allowed else None
+
+    return change
+
+
+def note_full(attempt: int, holder: str) -> JobChange:
+    """Let go of it: it waits for nothing but a place."""
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.STARTED and job.attempt == attempt and job.held_by == holder
+        text = job.status_text if job.launch_failed_at is None else ""
+        return replace(job, status_text=text, **_NO_HOLD) if is_allowed else None
 
     return change
 

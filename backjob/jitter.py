@@ -10,6 +10,7 @@ import random
 
 _chance = random.SystemRandom()
 _SHORTEST, _LONGEST = 1.0, 300.0
+_LEAST, _MOST = 0.5, 1.5
 
 
 def between(least: float, most: float) -> float:
@@ -19,7 +20,16 @@ def between(least: float, most: float) -> float:
 
 def backoff(waited: float) -> float:
     """Seconds until the next try: as many as went by so far, from 1 to 300, times 0.5 to 1.5 to spread the load."""
-    return min(max(waited, _SHORTEST), _LONGEST) * between(0.5, 1.5)
+    return _pause(waited) * between(_LEAST, _MOST)
+
+
+def longest_backoff(waited: float) -> float:
+    """As many seconds as backoff() gives at most."""
+    return _pause(waited) * _MOST
+
+
+def _pause(waited: float) -> float:
+    return min(max(waited, _SHORTEST), _LONGEST)
 
 
 def retry_delay(attempt: int) -> float:

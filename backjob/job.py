@@ -11,6 +11,7 @@ from enum import Enum, IntEnum
 from typing import Any
 
 from .attempts import AttemptEnd, read_ends
+from .jitter import longest_backoff
 
 
 class Status(IntEnum):
@@ -174,6 +175,7 @@ class Job:
     lease_by: str | None = field(repr=False)
     lease_until: datetime | None
     launch_failed_at: datetime | None
+    """When the last failure of its launch was written, less the seconds for which it had failed by then."""
     cancel_requested: bool
     past: str = field(repr=False)
     """How its earlier attempts ended, as attempts.py writes it."""
@@ -192,16 +194,32 @@ class Job:
 
     @property
     def launch_failed_for(self) -> float:
-        """Seconds since its first launch that did not get through; 0 when there was none."""
-        return (self.read_at - self.launch_failed_at).total_seconds() if self.launch_failed_at else 0.0
+        """Seconds for which its launches do not get through, without its waits for a place or a slot; 0: none failed.
+
+        After a failure no more counts than the pause until the next try can last: what goes beyond is such a wait. It
+        does not begin the count anew, for of many jobs that fail each waits for a place, and none would ever end.
+        """
+        failed_for, pause, since = self._launch_times
+        return failed_for + min(since, pause)
+
+    @property
+    def _launch_times(self) -> tuple[float, float, float]:
+        """Of the last launch that did not get through, which is the last that was written of a job that waits: how long
+        they had failed by then, how long the next pause can be, and the seconds since. All are 0 when there was none.
+        """
+        if self.launch_failed_at is None:
+            return 0.0, 0.0, 0.0
+        failed_for = (self.updated_at - self.launch_failed_at).total_seconds()
+        return failed_for, longest_backoff(failed_for), (self.read_at - self.updated_at).total_seconds()
 
     def as_status(self) -> JobStatus:
-        """The public part of the record."""
+        """The public part of the record. That a launch failed is told in the pause until the next one, no longer."""
+        _, pause, since = self._launch_times
         return JobStatus(
             id=self.id,
             progress=self.progress,
             status=self.status,
-            status_text=self.status_text,
+            status_text=self.status_text if since <= pause else "",
             scope=self.scope,
             start_time=self.created_at,
             updated_time=self.updated_at,

@@ -155,9 +155,9 @@ class BackJob:
         current = CurrentJob(backend, job, request, environ)
         _drain(environ)
         outcome, way = self._run_if_room(backend, job, token, current), backend.dispatcher.choose_way(environ)
-        if way != "thread" and outcome == "full":
+        if way != "thread" and outcome == "full" and job.held_by:
             # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
-            backend.store.hold(job.id, job.attempt, job.held_by, None, 0)
+            backend.store.note_full(job.id, job.attempt, job.held_by)
         if way != "thread" and (outcome == "ended" or (outcome == "full" and backend.limits.has_room_here)):
             backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
         return respond("200 OK" if outcome == "ended" else "409 Conflict", token.prove(outcome))

@@ -78,17 +78,17 @@ class Monitor:
 
         return self._launch(job, wait_briefly, from_slot=True)
 
-    def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, waited: float = 0) -> float:
+    def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, failed_for: float = 0) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
-        if error.is_final or waited >= self._config.launch_timeout:
+        if error.is_final or failed_for >= self._config.launch_timeout:
             # A launch that came twice finds its job ended: that is nobody's failure.
             if self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}"):
                 log.error("Job %d can't be launched: %s", job_id, error)
             return 0.0
-        wait = backoff(waited)
+        wait = backoff(failed_for)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error)
         text = f"Not launched yet, next try in {wait:.0f} s: {error}"
-        self._store.note_launch_failure(job_id, attempt, holder, text, wait)
+        self._store.note_launch_failure(job_id, attempt, holder, text, wait, failed_for)
         return wait
 
     def _launch(self, job: Job, then: Callable[[Token, Connection], Verdict], *, from_slot: bool = False) -> Verdict:
@@ -136,7 +136,7 @@ class Monitor:
         if is_proof(answer, token, "ended"):
             return Verdict.ENDED
         if is_proof(answer, token, "full"):
-            self._store.hold(job.id, job.attempt, self.owner, None, 0)
+            self._store.note_full(job.id, job.attempt, self.owner)
             return Verdict.FULL
         glance = self._store.glance(job.id)
         if _is_at(glance, job, Status.STARTED) and not is_proof(answer, token, "refused"):

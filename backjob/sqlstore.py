@@ -99,12 +99,19 @@ class SQLStore(ProcessTable, SQLReads):
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "held_until": until}
         return self._write(statement, values, marks, may_change_nothing=held_by == holder)
 
-    def note_launch_failure(self, job_id: int, attempt: int, holder: str, text: str, seconds: float) -> bool:
+    def note_launch_failure(
+        self, job_id: int, attempt: int, holder: str, text: str, seconds: float, failed_for: float = 0
+    ) -> bool:
         now = self._now()
-        until = now + timedelta(seconds=seconds)
-        values = {"job_id": job_id, "at_attempt": attempt, "holder": holder, "text": text, "now": now, "until": until}
+        values = {"job_id": job_id, "at_attempt": attempt, "holder": holder, "text": text, "now": now}
+        values |= {"until": now + timedelta(seconds=seconds), "failed_at": now - timedelta(seconds=failed_for)}
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "updated_at": now}
         return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
+
+    def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
+        values = {"job_id": job_id, "at_attempt": attempt, "old_holder": holder, "holder": None, "until": None}
+        marks = {"status": Status.STARTED, "attempt": attempt, "held_by": None, "launch_failed_at": None}
+        return self._write(self._statements.note_full, values, marks)
 
     def free(self, holder: str) -> int:
         return self._database.write(self._statements.free, {"holder": holder})

@@ -76,7 +76,12 @@ class Statements:
         held_by_holder = update(table).where(is_started, columns.held_by == bindparam("holder"))
         self.free = held_by_holder.values(held_by=null(), held_until=null())
         self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
-            status_text=bindparam("text"), updated_at=now, launch_failed_at=func.coalesce(columns.launch_failed_at, now)
+            status_text=bindparam("text"), updated_at=now, launch_failed_at=_at("failed_at", columns.launch_failed_at)
+        )
+        # MySQL sets one column after the other: the text first, as SQLAlchemy writes them in the table's order.
+        self.note_full = self.hold_of_holder.values(
+            status_text=case((columns.launch_failed_at.is_(None), columns.status_text), else_=""),
+            launch_failed_at=null(),
         )
         of_these = update(table).where(columns.id.in_(bindparam("job_ids", expanding=True)))
         named: BindParameter[Any] = bindparam("names", expanding=True)

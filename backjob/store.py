@@ -37,8 +37,14 @@ class Store(Protocol):
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         """Pass the hold on a job that waits, from one (None: from nobody alive) to the next (None: to nobody)."""
 
-    def note_launch_failure(self, job_id: int, attempt: int, holder: str, text: str, seconds: float) -> bool:
-        """Tell people why a job still waits, and hold it until it is tried again."""
+    def note_launch_failure(
+        self, job_id: int, attempt: int, holder: str, text: str, seconds: float, failed_for: float = 0
+    ) -> bool:
+        """Tell people why a job still waits, and hold it until it is tried again. ``failed_for``: the job's own
+        ``launch_failed_for`` when this try began."""
+
+    def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
+        """A launch has got through, and found no place: let go of the job. What failed before is past, its text too."""
 
     def free(self, holder: str) -> int:
         """Let go of all jobs that wait and that this one holds: how many there were."""

@@ -116,6 +116,7 @@ WRITES: dict[str, tuple[Status, Callable[[SQLStore, int], bool]]] = {
     "hold": (Status.STARTED, lambda store, job_id: store.hold(job_id, 2, "holder", "me", 30)),
     "give up": (Status.STARTED, lambda store, job_id: store.hold(job_id, 2, "holder", None, 0)),
     "note": (Status.STARTED, lambda store, job_id: store.note_launch_failure(job_id, 2, "holder", "no", 30)),
+    "note full": (Status.STARTED, lambda store, job_id: store.note_full(job_id, 2, "holder")),
     "request cancel": (Status.INPROGRESS, lambda store, job_id: store.request_cancel(job_id)),
     "complete": (Status.INPROGRESS, lambda store, job_id: store.move(Move.COMPLETE, job_id, attempt=2)),
     "cancel by id": (Status.STARTED, lambda store, job_id: store.move(Move.CANCEL, job_id)),

@@ -420,6 +420,7 @@ def all_calls(store: SQLStore, words: str) -> dict[str, Callable[[], object]]:
         "hold": lambda: store.hold(1, 1, words, words, 30),
         "take over": lambda: store.hold(1, 1, None, words, 30),
         "note_launch_failure": lambda: store.note_launch_failure(1, 1, words, words, 30),
+        "note_full": lambda: store.note_full(1, 1, words),
         "take_due": lambda: store.take_due([words], words, 30),
         "seconds_to_next": lambda: store.seconds_to_next([words]),
         "count": lambda: store.count(Status.STARTED),

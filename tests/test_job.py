@@ -131,6 +131,29 @@ def test_seconds_are_counted_from_when_it_was_read() -> None:
     assert (later.due_in, later.launch_failed_for) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("failed_for", "since", "counted", "is_told"),
+    [
+        (0, 0.5, 0.5, True),
+        (0, 1.5, 1.5, True),
+        (0, 1.6, 1.5, False),
+        (0, 86400, 1.5, False),
+        (20, 30, 50, True),
+        (20, 31, 50, False),
+        (1000, 450, 1450, True),
+        (1000, 451, 1450, False),
+    ],
+)
+def test_a_launch_fails_for_the_pauses_between_the_tries(
+    failed_for: float, since: float, counted: float, is_told: bool
+) -> None:
+    """What is longer than any pause is a wait for a place: it does not count, and the failure is not its reason."""
+    failed_at, read_at = NOW - timedelta(seconds=failed_for), NOW + timedelta(seconds=since)
+    job = make_job(status=Status.STARTED, status_text="refused", launch_failed_at=failed_at, read_at=read_at)
+    assert job.launch_failed_for == counted
+    assert job.as_status().status_text == ("refused" if is_told else "")
+
+
 def test_no_repr_shows_what_a_user_sent() -> None:
     names = ("script_name", "path_info", "query_string", "content_type", "remote_addr", "remote_user")
     secrets: dict[str, Any] = {**dict.fromkeys(names, CANARY), "headers": {"HTTP_COOKIE": CANARY}}

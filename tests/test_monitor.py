@@ -13,10 +13,11 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from support import wait_until
-from support.served import PATIENCE, serve_site, wrap
+from support.served import PATIENCE, serve, serve_site, wrap
 
 from backjob import Status
 from backjob.job import JobRequest, NewJob
+from backjob.monitor import Verdict
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
@@ -182,6 +183,79 @@ def test_a_gate_that_opens_lets_the_job_through(tmp_path):
         end = site.wait_for_end(site.start("/job"))
         assert (end.status, end.status_text, end.attempt) == (Status.COMPLETED, "done", 1)
         assert site.proxy.workers == 2
+
+
+def wait_an_hour(site, job_id):
+    """As if what has happened so far had happened an hour ago."""
+    row = site.row(job_id)
+    hour_ago = [f"{each - timedelta(hours=1):%Y-%m-%d %H:%M:%S.%f}" for each in (row.launch_failed_at, row.updated_at)]
+    statement = "UPDATE background_job SET launch_failed_at = ?, updated_at = ? WHERE id = ?"
+    site.sql(statement, *hour_ago, job_id)
+
+
+def test_a_wait_for_a_place_does_not_count_as_failing(tmp_path):
+    """It failed once, waits as a row for an hour, saying nothing, and fails once more: it is tried again."""
+    opened, refused = threading.Event(), []
+
+    def job(environ, start_response):
+        assert opened.wait(PATIENCE)
+        return say_done(environ, start_response)
+
+    def meet(client, request, proxy):
+        is_late = b"/late" in request and not refused
+        if is_late:
+            refused.append(request)
+        (answer(http("502 Bad Gateway")) if is_late else pass_on)(client, request, proxy)
+
+    with behind(meet, tmp_path, job, max_running=1, launch_timeout=8) as site:
+        first = site.start("/first")
+        wait_until(lambda: site.status(first).status is Status.INPROGRESS)
+        late, store = site.start("/late"), site.backend.store
+        wait_until(lambda: store.hold(late, 1, None, "a launch", 30))
+        assert store.note_launch_failure(late, 1, "a launch", "Not launched yet", 0)
+        wait_an_hour(site, late)
+        assert site.status(late).status_text == ""
+        opened.set()
+        end = site.wait_for_end(late)
+        assert (end.status, end.status_text, len(refused)) == (Status.COMPLETED, "done", 1)
+
+
+def test_a_wait_for_a_slot_does_not_count_as_failing(tmp_path):
+    """Its second launch lies in the server's queue for an hour until its connection is closed, its third fails too."""
+    queued, closed = threading.Event(), threading.Event()
+
+    def meet(client, request, proxy):
+        if proxy.workers == 2:
+            queued.set()
+            assert closed.wait(PATIENCE)
+        (pass_on if proxy.workers > 3 else answer(b""))(client, request, proxy)
+
+    with behind(meet, tmp_path, say_done, launch_timeout=8) as site:
+        job_id = site.start("/job")
+        assert queued.wait(PATIENCE)
+        wait_an_hour(site, job_id)
+        assert site.status(job_id).status_text == ""
+        closed.set()
+        assert site.wait_for_end(job_id).status is Status.COMPLETED
+        assert site.proxy.workers == 4
+
+
+@pytest.mark.parametrize("way", ["thread", "leave"])
+def test_a_launch_that_finds_no_place_is_no_failure(tmp_path, way):
+    """It got through: how long launches had failed before counts no more, and neither do their words stay."""
+    with wrap(tmp_path, never, max_running_per_process=1, monitor=way) as site, serve(site.application) as server:
+        job_id, owner, store = site.start("/job"), site.backend.monitor.owner, site.backend.store
+        assert store.hold(job_id, 1, site.row(job_id).held_by, owner, 30)
+        assert store.note_launch_failure(job_id, 1, owner, "Not launched yet", 30, 59)
+        site.backend.self_request.learn({"SERVER_PORT": str(server.port)})
+        assert site.backend.limits.enter()
+        if way == "thread":
+            assert site.backend.monitor.run(site.row(job_id), lambda: None) is Verdict.FULL
+        else:
+            assert site.work(job_id).code == 409
+        row = site.row(job_id)
+        assert (row.status, row.held_by, row.launch_failed_at, row.status_text) == (Status.STARTED, None, None, "")
+        site.backend.limits.leave()
 
 
 def test_nobody_there_at_all(tmp_path, free_port):

@@ -199,13 +199,18 @@ FENCED = {
     ),
     "note launch failure": Write(
         frozenset({STARTED}),
-        lambda store, job_id, attempt: store.note_launch_failure(job_id, attempt, "holder", "nobody there", 20),
+        lambda store, job_id, attempt: store.note_launch_failure(job_id, attempt, "holder", "nobody there", 20, 7.5),
         lambda clock: {
             "status_text": "nobody there",
             "updated_at": clock.now,
-            "launch_failed_at": clock.now,
+            "launch_failed_at": clock.after(-7.5),
             "held_until": clock.after(20),
         },
+    ),
+    "note full": Write(
+        frozenset({STARTED}),
+        lambda store, job_id, attempt: store.note_full(job_id, attempt, "holder"),
+        lambda clock: {"held_by": None, "held_until": None},
     ),
 }
 
@@ -447,21 +452,49 @@ def test_a_hold_is_nobodys_when_it_has_lapsed(store: Store, clock: Clock) -> Non
         assert not store.hold(job_id, 1, "gone", "gone", 30)
 
 
-def test_a_launch_failure_is_noted_by_the_holder_and_counts_from_the_first(store: Store, clock: Clock) -> None:
+def test_a_launch_failure_is_noted_by_the_holder_and_says_for_how_long(store: Store, clock: Clock) -> None:
     job_id = add(store, held_by="owner", hold=30)
     with unchanged(store, job_id):
         assert not store.note_launch_failure(job_id, 1, "other", "no", 5)
     assert store.get(job_id).launch_failed_for == 0  # type: ignore[union-attr]
-    first = clock.now
     assert store.note_launch_failure(job_id, 1, "owner", "refused", 5)
     clock.advance(4)
-    assert store.note_launch_failure(job_id, 1, "owner", "still refused", 5)
+    assert store.note_launch_failure(job_id, 1, "owner", "still refused", 5, 1.25)
     job = store.get(job_id)
     assert job is not None
-    assert (job.status_text, job.launch_failed_at, job.launch_failed_for) == ("still refused", first, 4)
+    assert (job.status_text, job.launch_failed_at, job.launch_failed_for) == ("still refused", clock.after(-1.25), 1.25)
     assert (job.held_by, job.held_until) == ("owner", clock.after(5))
     assert store.claim(job_id, 1, "run", 30, 0)
     assert record(store, job_id).launch_failed_at is None
+
+
+def test_a_wait_for_a_place_is_no_time_of_failures(store: Store, clock: Clock) -> None:
+    """Tried twice, and then for an hour not at all, as a row or in the queue of the server's only slot."""
+    job_id = add(store, held_by="owner", hold=30)
+    assert store.note_launch_failure(job_id, 1, "owner", "refused", 1)
+    for seconds, failed_for, text in ((1.25, 1.25, "refused"), (3600, 1.25 + 1.5 * 1.25, "")):
+        clock.advance(seconds)
+        assert store.hold(job_id, 1, None, "next", 3600)
+        job = store.get(job_id)
+        assert job is not None
+        assert (job.launch_failed_for, job.as_status().status_text) == (failed_for, text)
+        assert store.note_launch_failure(job_id, 1, "next", "refused", 1, failed_for)
+        job = store.get(job_id)
+        assert job is not None
+        assert (job.launch_failed_for, job.as_status().status_text) == (failed_for, "refused")
+
+
+def test_a_launch_that_finds_no_place_has_got_through(store: Store, clock: Clock) -> None:
+    job_id = add(store, held_by="owner", hold=30)
+    assert store.note_launch_failure(job_id, 1, "owner", "refused", 5, 40)
+    clock.advance(4)
+    with unchanged(store, job_id):
+        assert not store.note_full(job_id, 1, "other")
+    noted = record(store, job_id)
+    assert store.note_full(job_id, 1, "owner")
+    assert record(store, job_id) == dataclasses.replace(noted, status_text="", **NO_HOLD)
+    with unchanged(store, job_id):
+        assert not store.note_full(job_id, 1, "owner")
 
 
 # --- What waits ------------------------------------------------------------------------------------------------------

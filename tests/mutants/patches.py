@@ -752,6 +752,20 @@ MUTANTS = [
         ("tests/test_outcome.py",),
     ),
     Mutant(
+        "a wait for a place counts as failing to launch",
+        "backjob/job.py",
+        "return failed_for + min(since, pause)",
+        "return failed_for + since",
+        ("tests/test_job.py", "tests/test_store.py", "tests/test_monitor.py"),
+    ),
+    Mutant(
+        "a launch that finds no place is a failure",
+        "backjob/statements.py",
+        "            launch_failed_at=null(),\n        )",
+        "        )",
+        ("tests/test_store.py", "tests/test_monitor.py"),
+    ),
+    Mutant(
         "who stood still takes the others for lost",
         "backjob/keeper.py",
         "if self._renewed_at is None or abs((now - self._renewed_at).total_seconds()) > self._config.lease / 2:",

@@ -147,19 +147,33 @@ class Life(RuleBasedStateMachine):
             held_until=self.clock.after(hold) if holder else None,
         )
 
-    @rule(writer=writers, job_id=jobs, text=texts, hold=seconds)
-    def note_launch_failure(self, writer: int, job_id: int, text: str, hold: float) -> None:
+    @rule(writer=writers, job_id=jobs, text=texts, hold=seconds, failed_for=seconds)
+    def note_launch_failure(self, writer: int, job_id: int, text: str, hold: float, failed_for: float) -> None:
         me = self.find_awake(writer)
         attempt, holder = me.known[job_id].attempt, me.known[job_id].held_by or me.name
-        first = self.rows[job_id]["launch_failed_at"] or self.now
         self.expect(
-            me.store.note_launch_failure(job_id, attempt, holder, text, hold),
+            me.store.note_launch_failure(job_id, attempt, holder, text, hold, failed_for),
             job_id,
             lambda row: (row["status"], row["attempt"], row["held_by"]) == (STARTED, attempt, holder),
             status_text=text,
             updated_at=self.now,
-            launch_failed_at=first,
+            launch_failed_at=self.clock.after(-failed_for),
             held_until=self.clock.after(hold),
+        )
+
+    @rule(writer=writers, job_id=jobs)
+    def note_full(self, writer: int, job_id: int) -> None:
+        me = self.find_awake(writer)
+        attempt, holder = me.known[job_id].attempt, me.known[job_id].held_by or me.name
+        has_failed = self.rows[job_id]["launch_failed_at"] is not None
+        self.expect(
+            me.store.note_full(job_id, attempt, holder),
+            job_id,
+            lambda row: (row["status"], row["attempt"], row["held_by"]) == (STARTED, attempt, holder),
+            status_text="" if has_failed else self.rows[job_id]["status_text"],
+            launch_failed_at=None,
+            held_by=None,
+            held_until=None,
         )
 
     @rule(

@@ -148,7 +148,7 @@ def live_a_life(store: Store, **changes: Any) -> int:
     job = store.take_due(KEY_IDS, "holder", 30)
     assert job is not None
     assert store.note_launch_failure(job.id, job.attempt, "holder", "not yet", 0)
-    assert store.hold(job.id, job.attempt, "holder", None, 0)
+    assert store.note_full(job.id, job.attempt, "holder")
     assert store.count_launched() <= store.count(Status.STARTED)
     assert store.seconds_to_next(KEY_IDS) == 0
     assert store.claim(job_id, 1, "run", 30, 0)
