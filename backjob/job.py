@@ -220,6 +220,7 @@ class Glance:
     attempt: int
     cancel_requested: bool
     signs: int
+    progress: int
 
 
 @dataclass(frozen=True)
