@@ -6,7 +6,6 @@ the foreground and the background.
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 from webob.request import BaseRequest
 
 from .backend import Backend, Launch
-from .config import MOST_SCOPE
+from .config import MOST_SCOPE, MOST_TIMEOUT, WHOLE, is_number, is_whole
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
@@ -90,12 +89,12 @@ class Jobs:
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False")
-        if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**31:
-            raise ValueError("retries must be a whole number of at least 0")
+        if not is_whole(retries):
+            raise ValueError(f"retries must be {WHOLE}")
         if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _MOST_PRIORITY:
             raise ValueError(f"priority must be a whole number from -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
         if error_timeout is not None:
-            _check_number("error_timeout", error_timeout, 1e9)
+            _check_number("error_timeout", error_timeout, MOST_TIMEOUT)
         if not isinstance(scope, str) or len(scope) > MOST_SCOPE:
             raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters")
         request = make_request(
@@ -277,7 +276,5 @@ def check_text(text: str) -> str:
 
 
 def _check_number(name: str, value: object, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a number of seconds")
-    if not 0 <= value <= most:
-        raise ValueError(f"{name} must be at least 0 and at most {most:g} seconds")
+    if not is_number(value, 0, most):
+        raise ValueError(f"{name} must be a number of seconds from 0 to {most:.0f}")
