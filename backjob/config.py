@@ -31,7 +31,11 @@ _LAUNCHER = ("check", "launch")
 MOST_WHOLE = 2**31 - 1
 """What the databases' integers hold."""
 WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
-MOST_TIMEOUT = 1e9
+LEAST_ERROR_TIMEOUT = 0.5
+"""Seconds. What a job tells is written each 0.2 s at most: with less, one that tells all the time would fail when one
+such write takes a moment."""
+_MOST = 1e9
+TIMEOUT = f"0 (never) or a number of seconds from {LEAST_ERROR_TIMEOUT} to {_MOST:.0f}"
 MOST_SCOPE = 255
 """Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
@@ -78,7 +82,7 @@ class Config:
     """Prefix of the keys in the cache."""
 
     error_timeout: float = 120
-    """Seconds without a sign from the running job after which it fails. 0: never. Also per start()."""
+    """Seconds without a sign from the running job after which it fails, at least 0.5. 0: never. Also per start()."""
 
     user_agent: str = f"backjob/{__version__}"
     """User-Agent of the self-requests, and what the app sees in a job."""
@@ -161,8 +165,10 @@ class Config:
         for name in ("create_table", "keeper", "redirect_ok"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")
-        for name in ("error_timeout", "backlog_days", "all_backlog_days", "launch_timeout"):
-            self._check_number(name, 0, MOST_TIMEOUT)
+        if not is_timeout(self.error_timeout):
+            refuse("error_timeout", f"must be {TIMEOUT}")
+        for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
+            self._check_number(name, 0, _MOST)
         self._check_number("close_delay", 0.01, 60)
         self._check_number("lease", 1, 86400)
         self._check_integer("max_output")
@@ -253,6 +259,11 @@ def is_whole(value: object) -> bool:
 def is_number(value: object, least: float, most: float) -> bool:
     """Is it an int or a float in this range? NaN is in none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_timeout(value: object) -> bool:
+    """Is it what TIMEOUT says?"""
+    return is_number(value, LEAST_ERROR_TIMEOUT, _MOST) or is_number(value, 0, 0)
 
 
 def make_config(options: Mapping[str, Any]) -> Config:
