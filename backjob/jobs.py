@@ -15,7 +15,7 @@ from webob.request import BaseRequest
 from .backend import Backend, Launch
 from .config import MOST_SCOPE, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 from .errors import BackJobError, JobFailed, JobNotFound
-from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
+from .job import Job, JobRequest, JobStatus, Move, NewJob, Status, check_progress
 from .keyring import new_nonce
 from .output import clean_text, cut_text
 from .process import name_response
@@ -197,10 +197,13 @@ class Jobs:
         return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
-        """Tell the progress of this job. Outside of a job it does nothing."""
+        """Tell the progress of this job. Outside of a job it does nothing; ValueError for a progress that is none."""
+        if progress is not None:
+            check_progress(progress)
 
     def increment_progress(self, n: float, text: str | None = None) -> None:
-        """Add to the progress of this job. Outside of a job it does nothing."""
+        """Add to the progress of this job. Outside of a job it does nothing; ValueError for what is no progress."""
+        check_progress(n)
 
     def write(self, text: str) -> int:
         """Add to the output of this job. Outside of a job it does nothing."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from .errors import StoreError
 from .jitter import between
-from .job import Glance, Job
+from .job import Glance, Job, check_progress
 from .output import Output, clean_text, cut_text
 from .store import Store
 
@@ -228,7 +228,4 @@ class Signs:
 
 
 def _clamp(progress: float) -> float:
-    is_number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
-    if not is_number or (isinstance(progress, float) and not math.isfinite(progress)):
-        raise ValueError(f"progress must be a number, not {progress!r}")
-    return min(max(progress, 0), 100)
+    return min(max(check_progress(progress), 0), 100)
