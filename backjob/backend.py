@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .config import Config
@@ -35,6 +36,8 @@ class Launch:
     held_by: str
     sealed: bytes
     request: JobRequest
+    pid: int = field(default_factory=os.getpid)
+    """The process whose response it follows, if it follows one."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,11 @@ class Backend:
             self.dispatcher.look_after(wait)
 
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, is_failed: bool) -> None:
-        """What these jobs were to follow has ended: launch them, or cancel them if it failed."""
-        for launch in launches:
+        """What these jobs were to follow has ended: launch them, or cancel them if it failed.
+
+        In a child of a fork nothing has ended: those of its parent's response are left to the parent.
+        """
+        for launch in [each for each in launches if each.pid == os.getpid()]:
             self.vouching.end_hold(launch.job_id)
             try:
                 if is_failed:

@@ -28,6 +28,14 @@ except PackageNotFoundError:  # a source tree that was never installed
 _OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
 _OWN_HEADERS |= {"transfer-encoding", "user-agent"}
 _LAUNCHER = ("check", "launch")
+MOST_WHOLE = 2**31 - 1
+"""What the databases' integers hold."""
+WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
+LEAST_ERROR_TIMEOUT = 0.5
+"""Seconds. What a job tells is written each 0.2 s at most: with less, one that tells all the time would fail when one
+such write takes a moment."""
+_MOST = 1e9
+TIMEOUT = f"0 (never) or a number of seconds from {LEAST_ERROR_TIMEOUT} to {_MOST:.0f}"
 MOST_SCOPE = 255
 """Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
@@ -74,7 +82,7 @@ class Config:
     """Prefix of the keys in the cache."""
 
     error_timeout: float = 120
-    """Seconds without a sign from the running job after which it fails. 0: never. Also per start()."""
+    """Seconds without a sign from the running job after which it fails, at least 0.5. 0: never. Also per start()."""
 
     user_agent: str = f"backjob/{__version__}"
     """User-Agent of the self-requests, and what the app sees in a job."""
@@ -157,13 +165,15 @@ class Config:
         for name in ("create_table", "keeper", "redirect_ok"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")
-        for name in ("error_timeout", "backlog_days", "all_backlog_days", "launch_timeout"):
-            self._check_number(name, 0, 1e9)
+        if not is_timeout(self.error_timeout):
+            refuse("error_timeout", f"must be {TIMEOUT}")
+        for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
+            self._check_number(name, 0, _MOST)
         self._check_number("close_delay", 0.01, 60)
         self._check_number("lease", 1, 86400)
         self._check_integer("max_output")
         if self.max_running != "auto":
-            self._check_integer("max_running", 'or "auto"')
+            self._check_integer("max_running", ', or "auto"')
         self._check_integer("max_running_per_process")
         self._check_scopes()
         if self.monitor not in MONITORS:
@@ -176,13 +186,13 @@ class Config:
 
     def _check_scopes(self) -> None:
         if not isinstance(self.max_running_per_scope, Mapping):
-            self._check_integer("max_running_per_scope", "or a mapping of scopes to such numbers")
+            self._check_integer("max_running_per_scope", ", or a mapping of scopes to such numbers")
             return
         for scope, limit in self.max_running_per_scope.items():
             if not isinstance(scope, str) or not 0 < len(scope) <= MOST_SCOPE:
                 refuse("max_running_per_scope", f"must name scopes of 1-{MOST_SCOPE} characters")
-            if not _is_whole(limit):
-                refuse("max_running_per_scope", f"must have a whole number of at least 0 for {scope[:40]!r}")
+            if not is_whole(limit):
+                refuse("max_running_per_scope", f"must have {WHOLE} for {scope[:40]!r}")
 
     def _check_wire(self) -> None:
         """Whatever goes into a self-request's head: it stays one line each, and the whole well under 2 kB."""
@@ -222,13 +232,12 @@ class Config:
             refuse(name, f"must be {allowed}")
 
     def _check_number(self, name: str, least: float, most: float) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            refuse(name, f"must be a number of at least {least} and at most {most:g}")
+        if not is_number(getattr(self, name), least, most):
+            refuse(name, f"must be a number from {least:g} to {most:.0f}")
 
     def _check_integer(self, name: str, otherwise: str = "") -> None:
-        if not _is_whole(getattr(self, name)):
-            refuse(name, f"must be a whole number of at least 0 {otherwise}".rstrip())
+        if not is_whole(getattr(self, name)):
+            refuse(name, f"must be {WHOLE}{otherwise}")
 
     @cached_property
     def address(self) -> Address | None:
@@ -242,8 +251,19 @@ class Config:
         return tuple(dict.fromkeys("HTTP_" + name.upper().replace("-", "_") for name in names))
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+def is_whole(value: object) -> bool:
+    """Is it what WHOLE says?"""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_WHOLE
+
+
+def is_number(value: object, least: float, most: float) -> bool:
+    """Is it an int or a float in this range? NaN is in none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_timeout(value: object) -> bool:
+    """Is it what TIMEOUT says?"""
+    return is_number(value, LEAST_ERROR_TIMEOUT, _MOST) or is_number(value, 0, 0)
 
 
 def make_config(options: Mapping[str, Any]) -> Config:

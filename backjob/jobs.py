@@ -6,7 +6,6 @@ the foreground and the background.
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -14,9 +13,9 @@ from typing import Any, TypeVar
 from webob.request import BaseRequest
 
 from .backend import Backend, Launch
-from .config import MOST_SCOPE
+from .config import MOST_SCOPE, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 from .errors import BackJobError, JobFailed, JobNotFound
-from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
+from .job import Job, JobRequest, JobStatus, Move, NewJob, Status, check_progress
 from .keyring import new_nonce
 from .output import clean_text, cut_text
 from .process import name_response
@@ -84,18 +83,12 @@ class Jobs:
         known, StoreError when the record can't be written. When it raises, there is no job.
         """
         backend = self._get_backend()
-        _check_number("delay", delay, LONGEST)
+        _check_numbers(delay, retries, priority, error_timeout)
         flags = {"as_user": as_user, "unique": unique, "after_response": after_response}
         flags |= {} if redirect_ok is None else {"redirect_ok": redirect_ok}
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False")
-        if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**31:
-            raise ValueError("retries must be a whole number of at least 0")
-        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _MOST_PRIORITY:
-            raise ValueError(f"priority must be a whole number from -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
-        if error_timeout is not None:
-            _check_number("error_timeout", error_timeout, 1e9)
         if not isinstance(scope, str) or len(scope) > MOST_SCOPE:
             raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters")
         request = make_request(
@@ -204,10 +197,13 @@ class Jobs:
         return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
-        """Tell the progress of this job. Outside of a job it does nothing."""
+        """Tell the progress of this job. Outside of a job it does nothing; ValueError for a progress that is none."""
+        if progress is not None:
+            check_progress(progress)
 
     def increment_progress(self, n: float, text: str | None = None) -> None:
-        """Add to the progress of this job. Outside of a job it does nothing."""
+        """Add to the progress of this job. Outside of a job it does nothing; ValueError for what is no progress."""
+        check_progress(n)
 
     def write(self, text: str) -> int:
         """Add to the output of this job. Outside of a job it does nothing."""
@@ -269,15 +265,19 @@ def parse_id(job_id: int | str) -> int | None:
     return job_id
 
 
+def _check_numbers(delay: float, retries: int, priority: int, error_timeout: float | None) -> None:
+    if not is_number(delay, 0, LONGEST):
+        raise ValueError(f"delay must be a number of seconds from 0 to {LONGEST:.0f}")
+    if not is_whole(retries):
+        raise ValueError(f"retries must be {WHOLE}")
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _MOST_PRIORITY:
+        raise ValueError(f"priority must be a whole number from -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
+    if error_timeout is not None and not is_timeout(error_timeout):
+        raise ValueError(f"error_timeout must be {TIMEOUT}")
+
+
 def check_text(text: str) -> str:
     """The argument of write(). Raises TypeError for what is no text, in a job and outside."""
     if not isinstance(text, str):
         raise TypeError(f"write() takes a str, not {type(text).__name__}")
     return text
-
-
-def _check_number(name: str, value: object, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a number of seconds")
-    if not 0 <= value <= most:
-        raise ValueError(f"{name} must be at least 0 and at most {most:g} seconds")

@@ -174,8 +174,7 @@ class BackJob:
                 is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
                 return "full" if is_full else "refused"
             backend.dispatcher.note_claim(job.id)
-            current.run(self._app, owner)
-            return "ended"
+            return "ended" if current.run(self._app, owner) else "forked"
         finally:
             limits.leave()
 

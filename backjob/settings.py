@@ -1,6 +1,6 @@
 """Options as text, as an ini file has them: each is turned into what Config wants, which checks it.
 
-Knows how an option is written, and not what it may be.
+Knows how an option is written, and not what it may be: what is no number stays text, and Config says what it wants.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def _parse_bool(option: str, text: str) -> bool:
     return words[text.strip().lower()]
 
 
-def _parse_number(option: str, text: str) -> float:
+def _parse_number(option: str, text: str) -> float | str:
     try:
         value = float(text)
     except ValueError:
-        refuse(option, "must be a number")
+        return text
     return int(value) if math.isfinite(value) and value == int(value) else value
 
 
 def _parse_limit(option: str, text: str) -> float | str:
-    return text if text == "auto" else _parse_number(option, text)
+    return "auto" if text.strip().lower() == "auto" else _parse_number(option, text)
 
 
-def _parse_scopes(option: str, text: str) -> float | dict[str, float]:
+def _parse_scopes(option: str, text: str) -> float | str | dict[str, float | str]:
     if "=" not in text:
         return _parse_number(option, text)
     parts = [part.rpartition("=") for part in text.replace(",", "\n").splitlines() if part.strip()]

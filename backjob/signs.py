@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
 
 from .errors import StoreError
 from .jitter import between
-from .job import Job
+from .job import Glance, Job, check_progress
 from .output import Output, clean_text, cut_text
 from .store import Store
 
@@ -32,12 +33,19 @@ _LONGEST_WRITE = 30.0
 class Signs:
     """Those of one attempt. ``limit`` are the bytes of a text that are kept, ``lease`` the seconds that a sign buys.
 
-    ``on_refusal`` is called when the store takes no sign any more: it gives the number of the last sign in the record
-    where the attempt runs on all the same, and None where it has ended. Several threads may give signs.
+    ``on_refusal`` is called when the store takes no sign any more: it gives how the record stands where the attempt
+    runs on all the same, and None where it has ended. Several threads may give signs, and the children of a fork.
     """
 
     def __init__(
-        self, store: Store, job: Job, output: Output, *, limit: int, lease: float, on_refusal: Callable[[], int | None]
+        self,
+        store: Store,
+        job: Job,
+        output: Output,
+        *,
+        limit: int,
+        lease: float,
+        on_refusal: Callable[[], Glance | None],
     ) -> None:
         self._store = store
         self._job = job
@@ -45,6 +53,7 @@ class Signs:
         self._limit = limit
         self._lease = lease
         self._on_refusal = on_refusal
+        self._home = self._pid = os.getpid()
         self._changed = threading.Condition()
         self._progress = 0.0  # small steps add up; what is stored is rounded
         self._text: tuple[str, int] | None = None  # and the size of the output that it stands for
@@ -63,6 +72,11 @@ class Signs:
         return round(self._progress)
 
     @property
+    def is_at_home(self) -> bool:
+        """Is this the process that runs the attempt, and not a child that it has forked?"""
+        return os.getpid() == self._home
+
+    @property
     def is_over(self) -> bool:
         """Is no sign written any more?"""
         return self._is_over
@@ -75,6 +89,7 @@ class Signs:
         progress, step = _clamp(progress) if progress is not None else 0.0, _clamp(step)
         if text is not None and not isinstance(text, str):
             text = clean_text(text)  # a text is cut when it is written: most are never
+        self._notice_fork()
         with self._changed:
             if not self._is_over:
                 self._progress = min(max(self._progress, progress) + step, 100.0)
@@ -86,6 +101,7 @@ class Signs:
         """Give a sign, with what was told and what was put out so far. The first is written at once, and then those
         that come together when the last write is a moment ago: by a thread, so that none needs a next one to be seen.
         """
+        self._notice_fork()
         with self._changed:
             if self._is_over:
                 return
@@ -102,12 +118,18 @@ class Signs:
 
     def hasten(self) -> None:
         """Write the next sign at once."""
+        self._notice_fork()
         with self._changed:
             self._next_at = -math.inf
             self._changed.notify_all()
 
     def stop(self) -> bool:
-        """Let no sign be written any more, not even one that is on its way. False when that was so already."""
+        """Let no sign be written any more, not even one that is on its way. False when that was so already, and in a
+        child of a fork, where nothing may follow on it.
+        """
+        if not self.is_at_home:
+            self._is_over = True
+            return False
         with self._changed:
             self._changed.wait_for(lambda: not self._is_writing, _LONGEST_WRITE)
             was_over, self._is_over = self._is_over, True
@@ -120,6 +142,18 @@ class Signs:
         if told is not None and told[1] == self._output.size:
             return cut_text(told[0], self._limit)
         return self._output.text(is_whole=is_whole)
+
+    def _notice_fork(self) -> None:
+        """In a child the parent's threads are not there: what they held or were about to write is not to be waited for.
+
+        The output is the parent's to show, who may have more of it by now.
+        """
+        if os.getpid() != self._pid:
+            self._changed = threading.Condition()
+            self._output, self._text, self._stored = Output(self._limit), None, ""
+            self._waits = self._is_writing = False
+            self._next_at = -math.inf
+            self._pid = os.getpid()
 
     def _see_to_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():  # in the child of a fork it is not
@@ -168,18 +202,22 @@ class Signs:
         progress, text = self.progress, self.text(is_whole=False)
         if self._touch(progress, text):
             return True
-        number = self._on_refusal()
-        if number is None:
+        glance = self._on_refusal()
+        if glance is None:
             return False
         # It runs, and the record is not as it was left: a child of this process has given a sign too, or the database
         # takes no more of a text. Should it have ended just now, the next try finds that.
-        self._number, self._stored = number, None
-        self._waits = not self._touch(progress, text) or self._waits
+        self._number, self._stored = glance.signs, None
+        with self._changed:
+            self._progress = max(self._progress, float(glance.progress))
+        self._waits = not self._touch(self.progress, text) or self._waits
         return True
 
     def _touch(self, progress: int, text: str) -> bool:
         self._number += 1
         stored, self._stored = self._stored, None
+        if not text and not self.is_at_home:
+            stored = ""  # a child that has told no text leaves the one that is there
         is_more = stored is not None and text.startswith(stored)
         told = text[len(stored) :] if stored is not None and is_more else text
         is_made = self._store.touch(
@@ -190,7 +228,4 @@ class Signs:
 
 
 def _clamp(progress: float) -> float:
-    is_number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
-    if not is_number or (isinstance(progress, float) and not math.isfinite(progress)):
-        raise ValueError(f"progress must be a number, not {progress!r}")
-    return min(max(progress, 0), 100)
+    return min(max(check_progress(progress), 0), 100)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .backend import Backend, Launch
 from .errors import JobEnded, describe, explain_stop
-from .job import Job, JobRequest, Move, Status
+from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs, check_text, parse_id
 from .outcome import Outcome
 from .output import Output, append_line, clean_text, cut_text
@@ -75,6 +75,8 @@ class CurrentJob(Jobs):
 
         Call it as often as you like: it is written a few times a second at most, and the last one always is. Raises
         JobEnded when the job was cancelled, timed out or taken over; ValueError for a progress that is none.
+
+        A child that the job forks may call it too; a last update that is not written yet ends with the child.
         """
         self._check_live()
         self._signs.tell(progress, text)
@@ -87,8 +89,10 @@ class CurrentJob(Jobs):
         self._check_live()
 
     def write(self, text: str) -> int:
-        """Add to the job's output; ``print(…, file=environ["backjob"])`` works."""
-        self._output.write_text(check_text(text))
+        """Add to the job's output; ``print(…, file=…)`` works. In a child of a fork it is a sign alone."""
+        check_text(text)
+        if self._signs.is_at_home:
+            self._output.write_text(text)
         self._give_sign()
         return len(text)
 
@@ -100,16 +104,22 @@ class CurrentJob(Jobs):
         return was_live
 
     def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
-        """Complete this job now (or, by id, another that runs). What it writes later is dropped."""
-        if job_id is not None and parse_id(job_id) != self.job_id:
+        """Complete this job now (or, by id, another that runs). What it writes later is dropped.
+
+        In a child of a fork it does what it does outside of a job: nothing, without an id.
+        """
+        if self._is_other(job_id):
             super().finish(text, job_id)
             return
         self._check_live()
         self._complete(cut_text(text, self._backend.config.max_output) if text is not None else None)
 
     def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
-        """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job."""
-        if job_id is not None and parse_id(job_id) != self.job_id:
+        """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
+
+        In a child of a fork it does what it does outside of a job: without an id it raises JobFailed.
+        """
+        if self._is_other(job_id):
             super().fail(text, job_id)
             return
         self._check_live()
@@ -121,22 +131,23 @@ class CurrentJob(Jobs):
         self._ended = "This job has failed: fail() was called"
         raise JobEnded(self._ended)
 
-    def run(self, app: Callable[..., Iterable[bytes]], claim: str) -> None:
+    def run(self, app: Callable[..., Iterable[bytes]], claim: str) -> bool:
         """Run the app to its end, close() included, and write the outcome. Raises what is meant for the server only.
 
-        ``claim`` is by which the record is leased: the process vouches for it until the outcome is written.
+        ``claim`` is by which the record is leased: the process vouches for it until the outcome is written. False in a
+        child that the app has forked, where that comes back to here: the job goes on in its parent, who alone ends it.
         """
         self._backend.vouching.lease(self._job.id, claim)
-        where = {"job": self._job.id, "attempt": self._job.attempt}
         try:
             self._response.take(app, self._environ)
         except JobEnded:
             self._settle_failure(self._failure if self._ended else "JobEnded was raised by the app itself")
         except Exception as error:
-            log.exception("Job %(job)d, attempt %(attempt)d, raised an exception", where)
+            log.exception("%s raised an exception", self._name_process())
             self._settle_failure(self._failure if self._ended else describe(error))
         except BaseException as error:
-            log.exception("Job %(job)d, attempt %(attempt)d, was stopped", where)
+            if self._signs.is_at_home:  # sys.exit() is how many a child ends
+                log.exception("%s was stopped", self._name_process())
             self._settle_failure(explain_stop(error))
             raise
         else:
@@ -147,14 +158,28 @@ class CurrentJob(Jobs):
         finally:
             self._signs.stop()
             self._response.forget()
-            if self._outcome is None or self._outcome.is_known:
-                is_failed = self._outcome is None or not self._outcome.is_completed
-                self._backend.vouching.end_lease(claim)
-                self._backend.launch_followers(self._followers, self._environ, is_failed)
-                if self._outcome is not None and self._outcome.delay:
-                    self._backend.dispatcher.look_after(self._outcome.delay)
-            else:
-                self._outcome.when_known(functools.partial(self._end_late, claim))
+            if self._signs.is_at_home:
+                self._let_go(claim)
+        return self._signs.is_at_home
+
+    def _name_process(self) -> str:
+        whose = "Job" if self._signs.is_at_home else "A process that was forked by job"
+        return f"{whose} {self._job.id}, attempt {self._job.attempt},"
+
+    def _let_go(self, claim: str) -> None:
+        """The run is over: what was to follow it may, now or as soon as its outcome is written."""
+        if self._outcome is None or self._outcome.is_known:
+            is_failed = self._outcome is None or not self._outcome.is_completed
+            self._backend.vouching.end_lease(claim)
+            self._backend.launch_followers(self._followers, self._environ, is_failed)
+            if self._outcome is not None and self._outcome.delay:
+                self._backend.dispatcher.look_after(self._outcome.delay)
+        else:
+            self._outcome.when_known(functools.partial(self._end_late, claim))
+
+    def _is_other(self, job_id: int | str | None) -> bool:
+        """Is this not about the job that this very process runs?"""
+        return not self._signs.is_at_home or (job_id is not None and parse_id(job_id) != self.job_id)
 
     def _check_after_response(self) -> None:
         """A job's response is its outcome: what is to follow it waits for that."""
@@ -190,8 +215,8 @@ class CurrentJob(Jobs):
         if self._ended is not None:
             raise JobEnded(self._ended)
 
-    def _find_out(self) -> int | None:
-        """No sign was taken: why? The number of the last one in the record if this attempt runs all the same."""
+    def _find_out(self) -> Glance | None:
+        """No sign was taken: why? How the record stands if this attempt runs all the same."""
         job, store = self._job, self._backend.store
         glance = store.glance(job.id)
         if glance is None:
@@ -201,10 +226,11 @@ class CurrentJob(Jobs):
         elif glance.status is not Status.INPROGRESS:
             self._ended = f"This job has ended: it is {glance.status.name}"
         elif not glance.cancel_requested:
-            return glance.signs
+            return glance
         else:
-            text, progress = self._signs.text(), self._signs.progress
-            store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
+            if self._signs.is_at_home:
+                text, progress = self._signs.text(), self._signs.progress
+                store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
             self._ended = "This job was cancelled"
         return None
 

@@ -22,6 +22,8 @@ CANARY = "canary-4711"
 KEY = "k" * 32
 NO_NUMBERS = [None, "5", "", True, [], math.nan, math.inf, -1, -0.001, 1j]
 NO_INTEGERS = [None, "5", True, [], -1, 2**31, 1.5]
+WHOLE = "a whole number from 0 to 2147483647"
+TIMEOUT = "0 (never) or a number of seconds from 0.5 to 1000000000"
 NO_BOOLS = [None, 0, 1, "true", ""]
 
 WRONG: dict[str, list[Any]] = {
@@ -31,7 +33,7 @@ WRONG: dict[str, list[Any]] = {
     "table_name": [None, "", "1a", "a b", "a-b", "a.b", "a;drop", "ä", "a" * 41, "a\n", 7],
     "create_table": NO_BOOLS,
     "cache_prefix": [None, "a b", "ä", "a" * 65, "a\n"],
-    "error_timeout": NO_NUMBERS,
+    "error_timeout": [*NO_NUMBERS, 0.1, 0.49, 1e10],
     "user_agent": [None, "", " a", "a\r\nX: y", "ä", "a" * 201, 7],
     "backlog_days": NO_NUMBERS,
     "all_backlog_days": NO_NUMBERS,
@@ -124,6 +126,36 @@ def test_wrong_value_is_refused(option: str, value: Any) -> None:
     assert isinstance(caught.value, ValueError)
     assert CANARY not in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        *[("max_running", value, f'{WHOLE}, or "auto"') for value in (2**31, -1, "many")],
+        ("max_running_per_process", 2**31, WHOLE),
+        ("max_running_per_scope", "many", f"{WHOLE}, or a mapping of scopes to such numbers"),
+        *[("lease", value, "a number from 1 to 86400") for value in ("30s", 0.5, math.nan, "")],
+        *[("launch_timeout", value, "a number from 0 to 1000000000") for value in (-1, math.inf, "1 min")],
+        ("close_delay", 0, "a number from 0.01 to 60"),
+        *[("error_timeout", value, TIMEOUT) for value in (0.1, -1, math.nan, math.inf, "2 min")],
+    ],
+)
+def test_what_is_refused_is_told_what_is_allowed(option: str, value: Any, allowed: str, as_text: bool) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(read_settings({option: str(value)}, "") if as_text else {option: value})
+    assert str(caught.value) == f"{option} must be {allowed}"
+
+
+def test_a_scope_is_told_what_its_limit_may_be() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(read_settings({"max_running_per_scope": "mail=x"}, ""))
+    assert str(caught.value) == f"max_running_per_scope must have {WHOLE} for 'mail'"
+
+
+@pytest.mark.parametrize("text", ["auto", "Auto", " AUTO\n"])
+def test_auto_can_be_written_as_any_word_of_settings(text: str) -> None:
+    assert read_settings({"max_running": text}, "") == {"max_running": "auto"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The client session: every way to call start(), what it refuses before anything is recorded, and asking for jobs."""
 
+import math
+import re
 import time
 from urllib.parse import parse_qsl
 
@@ -130,6 +132,19 @@ def test_wrong_arguments_raise_before_anything_is_recorded(site, arguments, opti
     assert site.application.jobs.find() == []
     assert site.rows() == []
     assert site.launches.tokens == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("retries", 2**31, "a whole number from 0 to 2147483647"),
+        *[("error_timeout", value, "0 (never) or a number of seconds from 0.5 to 1000000000") for value in (0.1, "5")],
+        *[("delay", value, "a number of seconds from 0 to 315360000") for value in (-1, math.nan, math.inf, "5")],
+    ],
+)
+def test_what_is_refused_is_told_what_is_allowed(site, option, value, allowed):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{option} must be {allowed}')}$"):
+        site.start("/job", **{option: value})
 
 
 @pytest.mark.parametrize("target", ["/", "/ap", "/apple/job", "/other", "/%61pple", "/APP/job"])

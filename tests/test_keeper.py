@@ -724,7 +724,7 @@ TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
 @pytest.mark.parametrize(
-    ("option", "of_start", "sign"), [(0.4, None, "update"), (60, 0.4, "write"), (0, 0.4, "output")]
+    ("option", "of_start", "sign"), [(0.5, None, "update"), (60, 0.5, "write"), (0, 0.5, "output")]
 )
 def test_the_code_of_a_silent_job_meets_its_end_at_its_next_sign(
     tmp_path: Path, option: float, of_start: float | None, sign: str
@@ -753,7 +753,7 @@ def test_the_code_of_a_silent_job_meets_its_end_at_its_next_sign(
         wait_until(lambda: ended)
         assert site.status(end.id) == end
     assert (end.status, end.progress, end.attempt) == (FAILED, 20, 1)
-    assert end.status_text == "begun\njob timeout: no update for 0.4 s (error_timeout)"
+    assert end.status_text == "begun\njob timeout: no update for 0.5 s (error_timeout)"
     assert ended == ["This job has ended: it is FAILED"]
 
 
@@ -773,7 +773,7 @@ def test_without_error_timeout_a_job_may_be_silent_for_ever(tmp_path: Path) -> N
     with serve_site(tmp_path, job, error_timeout=0, lease=1, keeper=True) as site:
         silent = site.start("/silent")
         for _ in range(2):
-            assert "job timeout" in site.wait_for_end(site.start("/other", error_timeout=0.3)).status_text
+            assert "job timeout" in site.wait_for_end(site.start("/other", error_timeout=0.5)).status_text
         assert site.status(silent).status is INPROGRESS
         go_on.set()
         assert site.wait_for_end(silent).status_text == "after all"

@@ -360,7 +360,7 @@ def test_a_silent_job_behind_a_proxy_that_hung_up_is_ended_by_the_keeper(tmp_pat
         return []
 
     meet = answer_after(claimed, http("504 Gateway Timeout"))
-    with behind(meet, tmp_path, job, error_timeout=0.4, lease=1, keeper=True) as site:
+    with behind(meet, tmp_path, job, error_timeout=0.5, lease=1, keeper=True) as site:
         end = site.wait_for_end(site.start("/job"))
     assert end.status is Status.FAILED
     assert end.status_text.startswith("begun\njob timeout: ")

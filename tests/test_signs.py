@@ -13,6 +13,7 @@ from support import wait_until
 from support.served import say_done, serve_site, wrap
 
 from backjob import JobEnded, Status, signs
+from backjob.config import LEAST_ERROR_TIMEOUT
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
@@ -97,6 +98,10 @@ def test_who_tells_without_end_is_written_five_times_a_second(site, writes, tell
     assert told > 1000
     assert 2 <= len(writes) <= 1.5 * 5 + 1
     assert status.status_text in ("", f"step {told}", "." * told)
+
+
+def test_no_error_timeout_is_so_short_that_one_slow_write_ends_a_job():
+    assert 2 * signs.QUIET < LEAST_ERROR_TIMEOUT
 
 
 def test_telling_costs_next_to_nothing(site, writes):

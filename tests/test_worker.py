@@ -7,6 +7,8 @@ import logging
 import math
 import sys
 import threading
+from decimal import Decimal
+from fractions import Fraction
 from unittest.mock import ANY
 
 import pytest
@@ -375,18 +377,28 @@ def test_progress_is_clamped_and_rounded(site, progress, stored):
     assert seen == [stored]
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, "20", True, 1j])
+@pytest.mark.parametrize(
+    "wrong", [math.nan, math.inf, -math.inf, "20", True, 1j, Decimal(50), Fraction(50)], ids=repr
+)
 @pytest.mark.parametrize("method", ["update", "increment_progress"])
 def test_what_is_no_progress_is_refused(site, method, wrong):
+    """In a job, in the foreground, and outside of any request."""
+
+    def tell(jobs):
+        with pytest.raises(ValueError, match=r"^progress must be an int or a finite float, not ") as caught:
+            getattr(jobs, method)(wrong)
+        assert repr(wrong) in str(caught.value)
+
     def action(jobs):
         jobs.update(7)
-        with pytest.raises((ValueError, TypeError)):
-            getattr(jobs, method)(wrong)
+        tell(jobs)
         seen.append(jobs.status(jobs.job_id).progress)
 
     seen = []
     assert act(site, action).status is Status.COMPLETED
     assert seen == [7]
+    site.within(tell)
+    tell(site.application.jobs)
 
 
 @pytest.mark.usefixtures("at_once")
