@@ -460,8 +460,8 @@ MUTANTS = [
     Mutant(
         "a process that is gone counts on",
         "backjob/process_table.py",
-        "select(table.c.slots).where(~is_gone)",
-        'select(table.c.slots).where(bindparam("now") > "")',
+        "select(table.c.name, table.c.slots).where(~is_gone)",
+        'select(table.c.name, table.c.slots).where(bindparam("now") > "")',
         ("tests/test_store.py",),
     ),
     Mutant(
