@@ -32,6 +32,8 @@ UNCLAIMED = 2
 """Worker requests of one process that may wait for a slot at once."""
 LEFT_UNCLAIMED = 4
 """The same in the whole deployment, where nobody watches."""
+_LONGEST_AWAY = 10.0
+"""Seconds of the pause between two tries while the database is away: where nobody keeps, nothing else ends it."""
 _NEVER = float("inf")
 
 
@@ -52,6 +54,7 @@ class Dispatcher:
         self._taken = 0  # places
         self._unclaimed = 0  # of them, those whose request waits for a slot
         self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
+        self._away_since: float | None = None  # the database, in time.monotonic()
 
     def close(self) -> None:
         """Look for nothing more, and wait a moment for threads that are about to end. A watch goes on to its end."""
@@ -126,8 +129,8 @@ class Dispatcher:
             log.warning("Jobs wait for their database: %s", error)
 
     def start_looking(self) -> None:
-        """Look for rows that wait from now on, if nobody here does."""
-        if not self._threads:
+        """Look for rows that wait from now on, if nobody here does, or if that waits for a database: it is there."""
+        if not self._threads or self._away_since is not None:
             self.look_after(0)
 
     def look_after(self, seconds: float) -> None:
@@ -183,8 +186,7 @@ class Dispatcher:
                     if job is not None:
                         self._run(job, leave_queue)
                 except StoreError as error:
-                    log.warning("Jobs wait for their database: %s", error)
-                    self.look_after(backoff(1))
+                    self.look_after(self._note_away(error))
                 finally:
                     leave_queue()
                     self._give_place_back()
@@ -213,8 +215,21 @@ class Dispatcher:
         if self._is_closed:
             return None
         look = self._rows.look()
+        if self._away_since is not None:
+            self._away_since = None
+            log.info("The database of the jobs is back")
         self.look_after(look.next_in)
         return look.job
+
+    def _note_away(self, error: StoreError) -> float:
+        """The database can't be reached: seconds until it is tried again, more the longer it is away."""
+        with self._changed:
+            now, since = time.monotonic(), self._away_since
+            self._away_since = now if since is None else since
+        if since is None:
+            log.warning("Jobs wait for their database: %s", error)
+            since = now
+        return backoff(min(now - since, _LONGEST_AWAY))
 
     def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:
         self._claims[job.id] = leave_queue
