@@ -1005,9 +1005,10 @@ def test_what_is_not_there_is_none(store: Store) -> None:
 
 @pytest.mark.parametrize("status", Status)
 def test_a_glance_shows_what_moves(store: Store, status: Status) -> None:
-    glance = store.glance(bring_to(store, status))
-    signs = 0 if status is STARTED else 1
-    expected = {"status": status, "attempt": 2, "cancel_requested": False, "signs": signs}
+    job_id = bring_to(store, status)
+    glance = store.glance(job_id)
+    signs, progress = 0 if status is STARTED else 1, record(store, job_id).progress
+    expected = {"status": status, "attempt": 2, "progress": progress, "cancel_requested": False, "signs": signs}
     assert dataclasses.asdict(glance) == expected  # type: ignore[call-overload]
     assert glance.status is status  # type: ignore[union-attr]
 
