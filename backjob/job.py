@@ -5,7 +5,6 @@ All that decides a transition stands here, as data. Knows no database, no socket
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum
@@ -292,11 +291,3 @@ class NewJob:
             past="",
             read_at=now,
         )
-
-
-def check_progress(progress: float) -> float:
-    """The progress that was told, or how much more. Raises ValueError for what is none, in a job and outside."""
-    is_number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
-    if not is_number or (isinstance(progress, float) and not math.isfinite(progress)):
-        raise ValueError(f"progress must be an int or a finite float, not {progress!r}")
-    return progress

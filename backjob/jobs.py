@@ -6,6 +6,7 @@ the foreground and the background.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from webob.request import BaseRequest
 from .backend import Backend, Launch
 from .config import MOST_SCOPE, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 from .errors import BackJobError, JobFailed, JobNotFound
-from .job import Job, JobRequest, JobStatus, Move, NewJob, Status, check_progress
+from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
 from .output import clean_text, cut_text
 from .process import name_response
@@ -274,6 +275,14 @@ def _check_numbers(delay: float, retries: int, priority: int, error_timeout: flo
         raise ValueError(f"priority must be a whole number from -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
     if error_timeout is not None and not is_timeout(error_timeout):
         raise ValueError(f"error_timeout must be {TIMEOUT}")
+
+
+def check_progress(progress: float) -> float:
+    """The progress that was told, or how much more. Raises ValueError for what is none, in a job and outside."""
+    is_number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
+    if not is_number or (isinstance(progress, float) and not math.isfinite(progress)):
+        raise ValueError(f"progress must be an int or a finite float, not {progress!r}")
+    return progress
 
 
 def check_text(text: str) -> str:

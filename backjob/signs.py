@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from .errors import StoreError
 from .jitter import between
-from .job import Glance, Job, check_progress
+from .job import Glance, Job
+from .jobs import check_progress
 from .output import Output, clean_text, cut_text
 from .store import Store
 
