@@ -279,8 +279,7 @@ def _check_numbers(delay: float, retries: int, priority: int, error_timeout: flo
 
 def check_progress(progress: float) -> float:
     """The progress that was told, or how much more. Raises ValueError for what is none, in a job and outside."""
-    is_number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
-    if not is_number or (isinstance(progress, float) and not math.isfinite(progress)):
+    if not is_number(progress, -math.inf, math.inf) or abs(progress) == math.inf:
         raise ValueError(f"progress must be an int or a finite float, not {progress!r}")
     return progress
 
