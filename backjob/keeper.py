@@ -145,7 +145,8 @@ class Keeper:
         leases = self._vouching.leases
         jobs = self._store.find_vouched(self._keyring.key_ids)
         self._note_strays(leases.keys() - {job.lease_by for job in jobs})
-        suspects: dict[_Silence, datetime | None] = {}
+        suspects: dict[_Silence, datetime] = {}
+        newcomers: list[_Silence] = []
         for job in jobs:
             settlement = decide(job, now, policy)
             if settlement is None:
@@ -155,19 +156,21 @@ class Keeper:
             since = self._suspects.get(silence)
             if settlement.is_certain or (since is not None and (now - since).total_seconds() >= _HEARING):
                 self._settle(job, settlement)
-            else:
+            elif since is not None:
                 suspects[silence] = since
-        self._suspects = self._hear(suspects)
+            else:
+                newcomers.append(silence)
+        if newcomers:
+            suspects |= dict.fromkeys(newcomers, self._begin_hearing())
+        self._suspects = suspects
         timeouts = [job.error_timeout / 2 for job in jobs if job.error_timeout]
         return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
 
-    def _hear(self, suspects: dict[_Silence, datetime | None]) -> dict[_Silence, datetime]:
-        """Give them the chance to be heard. They may be waiting to write, as we who only read would not see: the time
-        counts from a write that was made."""
-        if None in suspects.values():
-            self._renew()
-        now = self._read_time()
-        return {silence: since or now for silence, since in suspects.items()}
+    def _begin_hearing(self) -> datetime:
+        """Since when they have the chance to be heard: since a write that was made. They may be waiting to write, as we
+        who only read would not see."""
+        self._renew()
+        return self._read_time()
 
     def _note_strays(self, ended: set[str]) -> None:
         """These claims of ours were over at this look. One that was over at the last look too is not just being ended:
