@@ -334,7 +334,11 @@ def test_outside_of_a_request_there_is_no_response_to_follow(tmp_path):
 
 def test_another_program_at_the_address_gets_no_job(tmp_path):
     """What connect= names is an app without BackJob: the job fails, and says what to mend."""
-    with serve(say_done) as other, wrap(tmp_path, echo, launcher=None, connect=other.url) as site:
+    with (
+        serve(say_done) as other,
+        # An answer that comes after close_delay is heard by nobody here.
+        wrap(tmp_path, echo, launcher=None, connect=other.url, close_delay=20) as site,
+    ):
         end = site.wait_for_end(site.application.jobs.start("/job"))
     assert end.status is Status.FAILED
     assert other.url in end.status_text
@@ -344,7 +348,7 @@ def test_another_program_at_the_address_gets_no_job(tmp_path):
 def test_another_key_is_told(tmp_path):
     with serve_site(tmp_path, echo) as site:
         other_key = "another key than that of the server itself"
-        with wrap(tmp_path, echo, launcher=None, connect=site.server.url, key=other_key) as script:
+        with wrap(tmp_path, echo, launcher=None, connect=site.server.url, key=other_key, close_delay=20) as script:
             end = site.wait_for_end(script.application.jobs.start("/job"))
     assert end.status is Status.FAILED
     assert "403" in end.status_text
