@@ -112,9 +112,10 @@ class Keeper:
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
         if now >= self._next.renewal:
+            reached_at = self._read_time()  # before the writes, which a claim that is just being made may hold up
             self._renew()
             self._limits.renew(self._store)
-            self._renewed_at = self._read_time()
+            self._renewed_at = reached_at
             self._next.renewal = now + self._config.lease / 3
         self._vouching.write_postponed(self._store)
         if now >= self._next.sweep:

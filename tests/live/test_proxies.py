@@ -84,7 +84,8 @@ def test_a_job_that_nginx_gave_up_on_is_still_watched(
     run_server: Serve, run_nginx: RunNginx, front: Place, places: list[Place]
 ) -> None:
     """It gives no sign any more: its error_timeout counts, and nginx's does not."""
-    server = run_server(GTHREAD, place=places[0], connect=front.connect, error_timeout=3)
+    # A keeper that begins after the claim gives it a lease.
+    server = run_server(GTHREAD, place=places[0], connect=front.connect, error_timeout=3, lease=6)
     run_nginx(recipe(BEHIND, "nginx", {**at_places(front, places[0]), "_timeout 60s": "_timeout 2s"}), front)
     job_id = server.start("/hang")
     end = server.end_of(job_id)
