@@ -33,7 +33,7 @@ class KeeperThread:
         self._threads = Threads(native)
         self._starting = self._threads.make_lock()
         self._working = self._threads.make_lock()
-        """Held by a thread as long as it has anything of its own."""
+        """Held by one thread after the other, each as long as it has anything of its own."""
         self._bell: Bell | None = None
         """That of the thread that is wanted: one that finds another's there ends."""
         self._is_early = False
@@ -53,7 +53,7 @@ class KeeperThread:
             self._is_early = True
             self._bell = bell = Bell(self._threads)
             try:
-                self._threads.start(lambda: self._work(bell, after), "backjob-keeper")
+                self._threads.start(lambda: self._work(bell, after), "backjob-keeper", self._working)
             except RuntimeError as error:  # no more threads: the next request tries again
                 self._bell = None
                 log.warning("There is no thread for the keeper: %s", error)
@@ -76,14 +76,13 @@ class KeeperThread:
         return bell is not None
 
     def _work(self, bell: Bell, after: float) -> None:
-        with self._working:
-            bell.wait(after)
-            self._is_early = False
-            if self._bell is bell:
-                self._take_steps(bell)
-                end = self._end()
-                if end is not None:
-                    end()
+        bell.wait(after)
+        self._is_early = False
+        if self._bell is bell:
+            self._take_steps(bell)
+            end = self._end()
+            if end is not None:
+                end()
 
     def _take_steps(self, bell: Bell) -> None:
         while self._bell is bell and (step := self._step()) is not None:

@@ -28,18 +28,34 @@ class Threads:
             self.make_lock = monkey.get_original("_thread", "allocate_lock")  # type: ignore[union-attr]
             self._start = monkey.get_original("_thread", "start_new_thread")  # type: ignore[union-attr]
 
-    def start(self, target: Callable[[], None], name: str) -> None:
-        """Run this in a daemon thread. Raises RuntimeError when there are no more."""
+    def start(self, target: Callable[[], None], name: str, lock: Any) -> None:
+        """Run this in a daemon thread, which holds the lock until it has let go of all that it had.
+
+        Raises RuntimeError when there are no more threads.
+        """
+
+        def hold() -> None:
+            with lock:
+                if self._is_hidden:
+                    _call_and_clean(target)
+                else:
+                    target()
+
         if self._is_hidden:
-            self._start(_call_and_clean, (target,))
+            self._start(hold, ())
         else:
-            threading.Thread(target=target, name=name, daemon=True).start()
+            threading.Thread(target=hold, name=name, daemon=True).start()
 
 
 def _call_and_clean(target: Callable[[], None]) -> None:
-    """gevent gives each thread that waits for a socket of its own a hub, which wants to be destroyed by that thread."""
+    """Call it where nothing of gevent's outlives the call.
+
+    A thread that waits for a socket of gevent's gets a hub, which wants to be destroyed by that thread. A greenlet that
+    logs gets an entry in ``threading``, which goes with the greenlet: the thread's first one goes after the thread, and
+    when the process ends meanwhile, gevent prints a traceback.
+    """
     try:
-        target()
+        sys.modules["greenlet"].greenlet(target).switch()
     finally:
         sys.modules["gevent"].get_hub().destroy()
 
