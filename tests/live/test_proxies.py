@@ -76,7 +76,7 @@ def test_a_time_out_of_nginx_ends_no_job(
     ids = [site.start("/work?seconds=4", method=method) for method in ("GET", "POST")]
     ids.append(site.start("/echo", data={"a": "ä" * 1000}, method="PUT"))
     assert_completed(server, ids)
-    given_up = [request for request in proxy.requests if "/work?seconds=4 504" in request]
+    given_up = [request for request in proxy.finish() if "/work?seconds=4 504" in request]
     assert len(given_up) == (2 if goes_through else 0)
 
 
@@ -124,7 +124,7 @@ def test_a_time_out_of_nginx_that_speaks_uwsgi_ends_no_job(
     wait_until(lambda: site.ask("GET", "/").status == 200)  # uWSGI binds by itself, and speaks no HTTP
     ids = [site.start("/work?seconds=4", method=method) for method in ("GET", "POST")]
     assert_completed(site, ids)
-    given_up = [request for request in proxy.requests if "/work?seconds=4 504" in request]
+    given_up = [request for request in proxy.finish() if "/work?seconds=4 504" in request]
     assert len(given_up) == (2 if way == "through" else 0)
 
 
@@ -159,10 +159,10 @@ def test_what_nginx_sends_again_runs_once(
     proxy = run_nginx(two_upstreams, front)
     site, _ = (through(front, server) for server in servers)
     ids = [site.start("/work?seconds=4", method=method) for method in ("GET", "POST", "CHICKEN", "PUT")]
-    # With places for two at first, the others' launches may meet an nginx that gave up on both: for ten seconds it sends
-    # nothing, and what can't be launched is tried again after waits that have grown by then.
+    # With places for two at first, the others' launches may meet an nginx that gave up on both: for ten seconds it
+    # sends nothing, and what can't be launched is tried again after waits that have grown by then.
     assert_completed(servers[0], ids, 60)
-    assert any("/work" in request and ", " in request for request in proxy.requests), "nginx has sent nothing again"
+    assert any("/work" in request and ", " in request for request in proxy.finish()), "nginx has sent nothing again"
 
 
 def test_a_server_that_is_killed_while_jobs_are_started(
@@ -261,6 +261,6 @@ def test_a_password_in_front_is_given_and_no_job_sees_it(
             assert end["status"] == Status.COMPLETED, end["status_text"]
             assert json.loads(end["status_text"])["headers"].get("Authorization") == expected
     # Each job went through nginx, as a monitor's request and as a worker's.
-    assert len(proxy.requests) == 12
+    assert len(proxy.finish()) == 12
     assert "secret" not in server.log
     assert TOKEN_OF_STAFF not in server.log

@@ -40,11 +40,18 @@ class Nginx:
     """An nginx that runs."""
 
     directory: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def requests(self) -> list[str]:
-        """What has been answered: "PORT METHOD TARGET STATUS [upstreams] [their statuses]"."""
+        """What it has noted so far: "PORT METHOD TARGET STATUS [upstreams] [their statuses]"."""
         return (self.directory / "access.log").read_text(errors="replace").splitlines()
+
+    def finish(self) -> list[str]:
+        """Let it end what is under way, and itself: all the requests. It notes each after its answer."""
+        self.process.send_signal(signal.SIGQUIT)
+        assert self.process.wait(_STOP_TIMEOUT) == 0, f"nginx has failed: {self.log}"
+        return self.requests
 
     @property
     def log(self) -> str:
@@ -79,10 +86,10 @@ def nginx(directory: Path, http: str, *places: Place) -> Iterator[Nginx]:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-    running = Nginx(directory)
+    running = Nginx(directory, process)
     try:
         yield running
-        assert process.poll() is None, f"nginx has ended: {running.log}"
+        assert not process.poll(), f"nginx has failed: {running.log}"
     finally:
         process.terminate()
         try:
