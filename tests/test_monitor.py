@@ -417,10 +417,11 @@ def test_no_more_run_at_once_than_may(tmp_path):
 
 def test_a_job_that_was_cancelled_before_its_launch_is_not_launched(tmp_path):
     with behind(pass_on, tmp_path, never) as site:
-        job_id = site.start("/job", delay=0.3)
+        job_id = site.start("/job", delay=600)
         site.application.jobs.cancel(job_id)
+        site.make_due()
         site.job = say_done
-        site.wait_for_end(site.start("/later", delay=0.5))
+        site.wait_for_end(site.start("/later", delay=0.1))
         assert (site.status(job_id).status, site.proxy.workers) == (Status.CANCELLED, 1)
 
 

@@ -299,8 +299,9 @@ def test_a_changed_row_does_not_run(site, change):
 def test_a_changed_row_that_is_taken_up_fails_and_says_so(tmp_path, change):
     """A row that waits and that the process itself takes up, as it does after a restart."""
     with serve_site(tmp_path, never) as site:
-        job_id, other = site.start("/job", delay=0.5, **{**CALL, "by": None}), site.start("/other", delay=600)
+        job_id, other = site.start("/job", delay=500, **{**CALL, "by": None}), site.start("/other", delay=600)
         change(site, job_id, other)
+        site.make_due()
         # Whichever of the two is due: times and contents may have changed places.
         [end] = wait_until(lambda: site.application.jobs.find(status=FINAL))
         assert end.status is Status.FAILED

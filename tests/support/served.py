@@ -192,6 +192,12 @@ class Site:
         with contextlib.closing(sqlite3.connect(self.path, timeout=5)) as connection, connection:
             return connection.execute(statement, values).fetchall()
 
+    def make_due(self) -> None:
+        """The delay of the job that is due first is over."""
+        first = "(SELECT id FROM background_job ORDER BY due_at LIMIT 1)"
+        self.sql(f"UPDATE background_job SET due_at = created_at WHERE id = {first}")
+        self.backend.dispatcher.look_after(0)
+
     def close(self) -> None:
         """Close its connections, those too that a thread at its last statement has opened."""
         backend = self.application._assembly._backend
