@@ -35,12 +35,13 @@ http {{
 _STOP_TIMEOUT = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Nginx:
     """An nginx that runs."""
 
     directory: Path
     process: subprocess.Popen[bytes]
+    is_finished: bool = False
 
     @property
     def requests(self) -> list[str]:
@@ -51,6 +52,7 @@ class Nginx:
         """Let it end what is under way, and itself: all the requests. It notes each after its answer."""
         self.process.send_signal(signal.SIGQUIT)
         assert self.process.wait(_STOP_TIMEOUT) == 0, f"nginx has failed: {self.log}"
+        self.is_finished = True
         return self.requests
 
     @property
@@ -89,7 +91,7 @@ def nginx(directory: Path, http: str, *places: Place) -> Iterator[Nginx]:
     running = Nginx(directory, process)
     try:
         yield running
-        assert not process.poll(), f"nginx has failed: {running.log}"
+        assert running.is_finished or process.poll() is None, f"nginx has ended: {running.log}"
     finally:
         process.terminate()
         try:
