@@ -33,18 +33,15 @@ class Threads:
 
         Raises RuntimeError when there are no more threads.
         """
-
-        def hold() -> None:
-            with lock:
-                if self._is_hidden:
-                    _call_and_clean(target)
-                else:
-                    target()
-
         if self._is_hidden:
-            self._start(hold, ())
+            self._start(_hold, (lock, lambda: _call_and_clean(target)))
         else:
-            threading.Thread(target=hold, name=name, daemon=True).start()
+            threading.Thread(target=_hold, args=(lock, target), name=name, daemon=True).start()
+
+
+def _hold(lock: Any, target: Callable[[], None]) -> None:
+    with lock:
+        target()
 
 
 def _call_and_clean(target: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import pytest
 from support import wait_until
 from support.served import PATIENCE
 
@@ -33,15 +34,14 @@ def compute(seconds):
 """
 
 
-def test_a_thread_runs_beside_us() -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_a_thread_runs_beside_us(native: bool) -> None:
     assert is_native()
-    for native in (True, False):
-        ran: list[threading.Thread] = []
-        threads = Threads(native)
-        target = lambda ran=ran: ran.append(threading.current_thread())  # type: ignore[misc]  # noqa: E731
-        threads.start(target, "backjob-test", threads.make_lock())
-        wait_until(lambda ran=ran: ran)  # type: ignore[misc]
-        assert (ran[0].name, ran[0].daemon) == ("backjob-test", True)
+    ran: list[threading.Thread] = []
+    threads = Threads(native)
+    threads.start(lambda: ran.append(threading.current_thread()), "backjob-test", threads.make_lock())
+    wait_until(lambda: ran)
+    assert (ran[0].name, ran[0].daemon) == ("backjob-test", True)
 
 
 def test_a_bell_ends_a_wait() -> None:

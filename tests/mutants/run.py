@@ -83,7 +83,8 @@ def main(names: list[str]) -> int:
     mutants = choose(names)
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy_tree(Path(name))
-        tests = tuple(sorted({test for mutant in mutants[: 1 if IS_TESTED else None] for test in mutant.tests}))
+        shown = mutants[:1] if IS_TESTED else mutants
+        tests = tuple(sorted({test for mutant in shown for test in mutant.tests}))
         code, output = run_tests(Path(name), tests, f"--numprocesses={AT_ONCE}", "--dist=loadfile", longest=3 * LONGEST)
         if code:
             print(f"Without any mutant the tests are not green:\n{output[-4000:]}")
