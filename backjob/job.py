@@ -80,7 +80,8 @@ class JobRequest:
 
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333);
     ``target`` is what stands on the wire, a ``script_name`` of None is not known
-    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. The last three are no part of
+    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. ``user`` is who started it, in the words of
+    ``identify``: "" for nobody, None where that is not known. The last three are no part of
     the request: which app's job it is, and where it was to run when it was started; if that was set by ``connect=``
     another app may be meant to run it there.
     """
@@ -96,6 +97,7 @@ class JobRequest:
     scheme: str = "http"
     remote_addr: str | None = field(repr=False, default=None)
     remote_user: str | None = field(repr=False, default=None)
+    user: str | None = field(repr=False, default=None)
     redirect_ok: bool = False
     app: str = ""
     address: str = ""

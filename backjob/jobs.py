@@ -6,27 +6,23 @@ the foreground and the background.
 
 from __future__ import annotations
 
-import math
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, TypeVar
 
 from webob.request import BaseRequest
 
+from .arguments import check_flags, check_numbers, check_progress, check_scope, check_text, check_total, parse_id
 from .backend import Backend, Launch
-from .config import MOST_SCOPE, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import new_nonce
 from .output import clean_text, cut_text
 from .process import name_response
 from .request import find_mount, make_request, name_user
-from .store import LONGEST
 
 Found = TypeVar("Found", Job, JobStatus)
-
-_MAX_ID = 2**63 - 1
-_MOST_PRIORITY = 1000
+Row = TypeVar("Row")
 
 
 class Jobs:
@@ -84,14 +80,11 @@ class Jobs:
         known, StoreError when the record can't be written. When it raises, there is no job.
         """
         backend = self._get_backend()
-        _check_numbers(delay, retries, priority, error_timeout)
-        flags = {"as_user": as_user, "unique": unique, "after_response": after_response}
-        flags |= {} if redirect_ok is None else {"redirect_ok": redirect_ok}
-        for name, value in flags.items():
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be True or False")
-        if not isinstance(scope, str) or len(scope) > MOST_SCOPE:
-            raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters")
+        check_numbers(delay, retries, priority, error_timeout)
+        check_flags(as_user=as_user, unique=unique, after_response=after_response)
+        if redirect_ok is not None:
+            check_flags(redirect_ok=redirect_ok)
+        check_scope(scope)
         request = make_request(
             self._environ,
             backend.config,
@@ -111,7 +104,7 @@ class Jobs:
         uid = uuid.uuid4().hex
         # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
         waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
-        unique_keys = self._unique_keys(backend, request, scope, as_user) if unique else []
+        unique_keys = _unique_keys(backend, request, scope, as_user) if unique else []
         new = NewJob(
             uid=uid,
             request=request,
@@ -213,6 +206,31 @@ class Jobs:
     def flush(self) -> None:
         """For ``print(…, file=…, flush=True)``."""
 
+    def track(self, rows: Iterable[Row], total: float | None = None, *, to: float = 100) -> Iterator[Row]:
+        """Go through these rows, and tell the progress of this job with each that is done: from where it is to ``to``.
+
+        ``total`` is how many they are, by default what len() says; where that is not known each row is a sign of the
+        job without a number. At the end the progress is ``to``. Outside of a job the rows come, and nothing is told.
+        Raises ValueError for a ``total`` or ``to`` that is no number.
+        """
+        if total is None and isinstance(rows, Sized):
+            total = len(rows)
+        return self._track(rows, check_total(total), check_progress(to))
+
+    def check_user(self) -> None:
+        """In a job: end it here, without a retry, if the session has ended or belongs to another user by now.
+
+        Who started the job is what ``identify`` said of that request; it is asked again of the request that the job is.
+        Call it as soon as your framework knows its session; the integrations do. Outside of a job, and where the user
+        is not known by ``identify``, it does nothing.
+        """
+
+    def note_exception(self, error: BaseException) -> None:
+        """In a job: this is what the app answers with a 5xx for. The job then names its type and message.
+
+        For what a framework makes an error page of; the integrations call it. Outside of a job it does nothing.
+        """
+
     def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
         """Complete the running job with this id now. Without an id, and outside of a job, it does nothing."""
         if job_id is not None:
@@ -223,6 +241,9 @@ class Jobs:
         if job_id is None:
             raise JobFailed(text)
         self._end(Move.FAIL, job_id, text)
+
+    def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
+        return iter(rows)
 
     def _find_one(self, read: Callable[[int], Found | None], job_id: int | str, scope: str | None) -> Found:
         parsed = parse_id(job_id)
@@ -241,12 +262,6 @@ class Jobs:
         text = cut_text(text, backend.config.max_output) if text is not None else None
         backend.store.move(move, job.id, text=text, progress=progress)
 
-    def _unique_keys(self, backend: Backend, request: JobRequest, scope: str, as_user: bool) -> list[str]:
-        user = name_user(self._environ, request, backend.config) if as_user else ""
-        site = (request.scheme, request.headers.get("HTTP_HOST"))
-        what = (request.method, request.target, request.content_type, request.body)
-        return backend.keyring.digest(repr((site, what, scope, user)))
-
     def _check_after_response(self) -> None:
         raise BackJobError("after_response needs a request: start the job from one, or leave the option away")
 
@@ -257,35 +272,8 @@ class Jobs:
         return f"<{type(self).__name__}>"
 
 
-def parse_id(job_id: int | str) -> int | None:
-    """Ids come from URLs too, as text. None for what can't be one."""
-    if isinstance(job_id, str) and job_id.isascii() and job_id.isdigit() and len(job_id) < 20:
-        job_id = int(job_id)
-    if isinstance(job_id, bool) or not isinstance(job_id, int) or not 0 < job_id <= _MAX_ID:
-        return None
-    return job_id
-
-
-def _check_numbers(delay: float, retries: int, priority: int, error_timeout: float | None) -> None:
-    if not is_number(delay, 0, LONGEST):
-        raise ValueError(f"delay must be a number of seconds from 0 to {LONGEST:.0f}")
-    if not is_whole(retries):
-        raise ValueError(f"retries must be {WHOLE}")
-    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _MOST_PRIORITY:
-        raise ValueError(f"priority must be a whole number from -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
-    if error_timeout is not None and not is_timeout(error_timeout):
-        raise ValueError(f"error_timeout must be {TIMEOUT}")
-
-
-def check_progress(progress: float) -> float:
-    """The progress that was told, or how much more. Raises ValueError for what is none, in a job and outside."""
-    if not is_number(progress, -math.inf, math.inf) or abs(progress) == math.inf:
-        raise ValueError(f"progress must be an int or a finite float, not {progress!r}")
-    return progress
-
-
-def check_text(text: str) -> str:
-    """The argument of write(). Raises TypeError for what is no text, in a job and outside."""
-    if not isinstance(text, str):
-        raise TypeError(f"write() takes a str, not {type(text).__name__}")
-    return text
+def _unique_keys(backend: Backend, request: JobRequest, scope: str, as_user: bool) -> list[str]:
+    user = name_user(request) if as_user else ""
+    site = (request.scheme, request.headers.get("HTTP_HOST"))
+    what = (request.method, request.target, request.content_type, request.body)
+    return backend.keyring.digest(repr((site, what, scope, user)))

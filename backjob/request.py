@@ -79,8 +79,14 @@ def make_request(
     sources = (own_headers, environ or {})
     headers = {key: source[key] for key in config.forward_keys for source in reversed(sources) if source.get(key)}
     remote_addr, remote_user = ((environ or {}).get(key) for key in ("REMOTE_ADDR", "REMOTE_USER"))
+    # Of whom a request with a cookie or credential of its own is, nobody knows here.
+    has_own_user = any(own_headers.get(key) for key in ("HTTP_COOKIE", "HTTP_AUTHORIZATION"))
     return replace(
-        request, headers={**headers, **request.headers}, remote_addr=remote_addr, remote_user=remote_user or None
+        request,
+        headers={**headers, **request.headers},
+        remote_addr=remote_addr,
+        remote_user=remote_user or None,
+        user=find_user(environ, config) if environ is not None and not has_own_user else None,
     )
 
 
@@ -112,8 +118,9 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
     if request.scheme == "https":
         environ["HTTPS"] = "on"
     if request.method not in _SAFE_METHODS and "HTTP_HOST" in environ:
-        # Frameworks check the origin of unsafe requests over https; this one comes from the app itself.
+        # Frameworks check where unsafe requests over https come from, by one or the other; this one is the app's own.
         environ["HTTP_ORIGIN"] = _find_origin(environ)
+        environ["HTTP_REFERER"] = environ["HTTP_ORIGIN"] + "/"
     if isinstance(server.get("asgi.scope"), Mapping):
         environ["asgi.scope"] = _restore_scope(server["asgi.scope"], environ, request)
     if request.remote_addr is not None:
@@ -143,11 +150,18 @@ def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request
     }
 
 
-def name_user(environ: Mapping[str, Any] | None, request: JobRequest, config: Config) -> str:
+def find_user(environ: Mapping[str, Any], config: Config) -> str | None:
+    """Who asks, in the words of ``identify``: "" for nobody, None where nobody tells."""
+    if config.identify is None:
+        return None
+    user = config.identify(environ)
+    return "" if user is None else str(user)
+
+
+def name_user(request: JobRequest) -> str:
     """Whose job this is, for telling two users' jobs apart; no more than a digest of it is kept."""
-    user = config.identify(environ) if config.identify and environ is not None else None
-    if user is not None:
-        return f"identify {user}"
+    if request.user:
+        return f"identify {request.user}"
     if request.remote_user:
         return f"remote_user {request.remote_user}"
     return f"headers {request.headers.get('HTTP_AUTHORIZATION')!r} {request.headers.get('HTTP_COOKIE')!r}"

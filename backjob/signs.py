@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from .arguments import check_progress
 from .errors import StoreError
 from .jitter import between
 from .job import Glance, Job
-from .jobs import check_progress
 from .output import Output, clean_text, cut_text
 from .store import Store
 

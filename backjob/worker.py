@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from .arguments import check_text, parse_id
 from .backend import Backend, Launch
 from .errors import JobEnded, describe, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
-from .jobs import Jobs, check_text, parse_id
+from .jobs import Jobs, Row
 from .outcome import Outcome
 from .output import Output, append_line, clean_text, cut_text
-from .request import restore_environ
+from .request import find_user, restore_environ
 from .response import Response
 from .signs import Signs
 
@@ -25,12 +26,16 @@ log = logging.getLogger("backjob")
 _LONGEST_REASON = 4096
 """Bytes of a failure's reason: an exception's message may hold anything, and is not to push the output out."""
 
+_SESSION_ENDED = "The session of the user who started this job has ended"
+_OTHER_USER = "The session of the user who started this job belongs to another user by now"
+
 
 class CurrentJob(Jobs):
     """The job that runs in this request."""
 
     __slots__ = (
         "_backend",
+        "_cause",
         "_ended",
         "_failure",
         "_followers",
@@ -40,6 +45,7 @@ class CurrentJob(Jobs):
         "_redirect_ok",
         "_response",
         "_signs",
+        "_user",
         "attempt",
         "job_id",
     )
@@ -65,6 +71,8 @@ class CurrentJob(Jobs):
         )
         self._ended: str | None = None
         self._failure: str | None = None
+        self._cause: BaseException | None = None
+        self._user = request.user
         self._outcome: Outcome | None = None
         self._followers: list[Launch] = []
         self._redirect_ok = request.redirect_ok
@@ -95,6 +103,16 @@ class CurrentJob(Jobs):
             self._output.write_text(text)
         self._give_sign()
         return len(text)
+
+    def check_user(self) -> None:
+        if self._user is None or not self._signs.is_at_home:
+            return
+        user = find_user(self._environ or {}, self._backend.config)
+        if user is not None and user != self._user:
+            self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
+
+    def note_exception(self, error: BaseException) -> None:
+        self._cause = error
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
@@ -192,8 +210,17 @@ class CurrentJob(Jobs):
         for launch in self._followers:
             self._backend.postpone_follower(launch, is_failed=not is_completed)
 
+    def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
+        begin = self._signs.progress
+        for number, row in enumerate(rows, 1):
+            yield row
+            self.update(begin + (to - begin) * min(number / total, 1.0) if total else None)
+        self.update(to)
+
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
+        if code >= 500 and self._cause is not None:
+            line += f": {describe(self._cause)}"
         if 200 <= code < 300:
             self._complete()
         elif not 300 <= code < 400:

@@ -1,6 +1,7 @@
 """Who a job is: as the user who started it, with all that the app knew of the request; or nobody at all."""
 
 import pytest
+import webob
 from support.served import call, make_environ, serve_site, wrap
 
 from backjob import JobNotFound, Status
@@ -236,6 +237,63 @@ def test_identify_says_who_is_who(tmp_path):
         # Nobody is nobody, whoever starts it.
         nobody = site.start("/job", unique=True, as_user=False, by={"HTTP_COOKIE": "ada"})
         assert site.start("/job", unique=True, as_user=False, by={"HTTP_COOKIE": "bea"}) == nobody
+
+
+SIGNED_IN: dict[str, str] = {}
+
+
+def read_session(environ):
+    return SIGNED_IN.get(environ.get("HTTP_COOKIE"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "failure"),
+    [
+        ("ada", "ada", None),
+        (None, None, None),
+        ("ada", None, "The session of the user who started this job has ended"),
+        ("ada", "bea", "The session of the user who started this job belongs to another user by now"),
+        (None, "bea", "The session of the user who started this job belongs to another user by now"),
+    ],
+)
+def test_a_job_is_of_the_user_who_started_it_or_fails(tmp_path, monkeypatch, before, after, failure):
+    """The session's cookie is the same: whose it is was changed before the job ran."""
+    went_on = []
+
+    def job(environ, start_response):
+        start_response("200 OK", [])
+        environ["backjob"].check_user()
+        went_on.append(True)
+        return [b"done"]
+
+    with wrap(tmp_path, job, identify=read_session) as site:
+        monkeypatch.setitem(SIGNED_IN, "session=1", before)
+        job_id = site.start("/job", retries=3, by={"HTTP_COOKIE": "session=1"})
+        monkeypatch.setitem(SIGNED_IN, "session=1", after)
+        site.work(job_id)
+        status = site.status(job_id)
+    assert (status.status, went_on) == ((Status.FAILED, []) if failure else (Status.COMPLETED, [True]))
+    assert status.status_text == (failure or "done")
+
+
+def test_whose_it_is_not_known_is_not_compared(tmp_path, monkeypatch):
+    """An anonymous job, one whose request has a cookie of its own, and one of an app without identify."""
+
+    def job(environ, start_response):
+        environ["backjob"].check_user()
+        start_response("200 OK", [])
+        return [b"done"]
+
+    monkeypatch.setitem(SIGNED_IN, "session=1", "ada")
+    monkeypatch.setitem(SIGNED_IN, "session=2", "bea")
+    by = {"HTTP_COOKIE": "session=1"}
+    with wrap(tmp_path, job, identify=read_session) as site:
+        site.within(lambda jobs: jobs.check_user(), by)
+        assert site.run("/job", as_user=False, by=by).status_text == "done"
+        own = webob.Request.blank("/job", headers={"Cookie": "session=2"})
+        assert site.run(own, by=by).status_text == "done"
+    with wrap(tmp_path, job) as site:
+        assert site.run("/job", by=by).status_text == "done"
 
 
 @pytest.mark.parametrize("end", ["work", "cancel", "fail"])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import backjob
+
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
@@ -21,7 +23,7 @@ ORDER = (
     *("output", "request", "response", "launcher", "monitor"),
     *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check"),
-    *("assembly", "jobs", "session", "signs", "worker", "middleware", "__init__"),
+    *("assembly", "arguments", "jobs", "session", "signs", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
@@ -38,21 +40,40 @@ HOMES = {
 }
 """Where what is not ours is at home. What is not of the standard library has a home or does not come in."""
 
+SHELLS: dict[str, set[str]] = {
+    "integrations/__init__": set(),
+    "integrations/pyramid": {"pyramid"},
+    "integrations/bottle": {"bottle"},
+    "integrations/flask": {"flask", "werkzeug"},
+    "integrations/django": {"django"},
+    "cli": {"click", "rich"},
+    "testing": set(),
+    "pytest_plugin": {"pytest"},
+}
+"""What stands around the package, and what is at home in it. Of the package's own it imports the public names alone, as
+everybody's code does, and other shells."""
+
 MOST_LINES = 300
 
 
 def find_breaches(package: Path) -> list[str]:
     """What in this tree goes against the rules, a line each."""
     return [
-        f"{path.stem}: {breach}" for path in sorted(package.rglob("*.py")) for breach in _breaches(path, package.name)
+        f"{room}: {breach}"
+        for room, path in sorted(_rooms(package).items())
+        for breach in _breaches(room, path, package.name)
     ]
 
 
-def _breaches(path: Path, package: str) -> Iterator[str]:
+def _rooms(package: Path) -> dict[str, Path]:
+    return {path.relative_to(package).with_suffix("").as_posix(): path for path in package.rglob("*.py")}
+
+
+def _breaches(room: str, path: Path, package: str) -> Iterator[str]:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     lines = len(text.splitlines())
-    if path.stem not in ORDER:
+    if room not in ORDER and room not in SHELLS:
         yield "has no place in the order"
         return
     if lines > MOST_LINES:
@@ -66,8 +87,40 @@ def _breaches(path: Path, package: str) -> Iterator[str]:
                 yield f"imports inside of a function, line {inner[0].lineno}"
         if isinstance(node, ast.Call) and _name_of(node.func) in ("import_module", "__import__"):
             yield f"imports by a call, line {node.lineno}"
+        if room in SHELLS:
+            yield from _shell_breaches(room, node, package)
+            continue
         for module, is_own in _imports(node, package):
-            yield from _own_breaches(path.stem, module) if is_own else _foreign_breaches(path.stem, module)
+            yield from _own_breaches(room, module) if is_own else _foreign_breaches(room, module)
+
+
+def _shell_breaches(room: str, node: ast.AST, package: str) -> Iterator[str]:
+    """What a shell imports that is neither public, nor another shell, nor allowed to it."""
+    for module, names in _absolute_imports(room, node, package):
+        top, _, rest = module.partition(".")
+        if top != package:
+            if top not in sys.stdlib_module_names and top not in SHELLS[room]:
+                yield f"imports {top}, which is not at home there"
+        elif rest:
+            if rest.replace(".", "/") not in SHELLS:
+                yield f"imports {rest}, which is not public"
+        else:
+            yield from (f"imports {name}, which is not public" for name in names if name not in _public_names())
+
+
+def _absolute_imports(room: str, node: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, []) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        # With one dot it is the room's own folder, with each further one the folder above.
+        folders = [package, *room.split("/")[:-1]]
+        parts = folders[: len(folders) - node.level + 1] if node.level else []
+        module = ".".join([*parts, *([node.module] if node.module else [])])
+        yield module, [alias.name for alias in node.names]
+
+
+def _public_names() -> set[str]:
+    return set(backjob.__all__)
 
 
 def _imports(node: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
@@ -119,7 +172,7 @@ def test_the_package_keeps_to_its_layers() -> None:
 
 
 def test_the_order_is_that_of_the_package() -> None:
-    assert {path.stem for path in PACKAGE.rglob("*.py")} == set(ORDER)
+    assert set(_rooms(PACKAGE)) - SHELLS.keys() == set(ORDER)
     for third_party, homes in HOMES.items():
         for home in homes:
             assert third_party in (PACKAGE / f"{home}.py").read_text(encoding="utf-8")
@@ -152,11 +205,20 @@ def test_the_order_is_that_of_the_package() -> None:
         ("worker", "import webob", "imports webob, which is not at home there"),
         ("worker", "import requests", "imports requests, which is at home nowhere"),
         ("job", "\n" * 300, "has 303 lines, 300 at most"),
+        ("testing", "from . import jobs", "imports jobs, which is not public"),
+        ("testing", "from .jobs import Jobs", "imports jobs, which is not public"),
+        ("testing", "import backjob.jobs", "imports jobs, which is not public"),
+        ("testing", "from backjob.jobs import Jobs", "imports jobs, which is not public"),
+        ("testing", "import pytest", "imports pytest, which is not at home there"),
+        ("integrations/flask", "from .. import Backend", "imports Backend, which is not public"),
+        ("integrations/flask", "from ..session import RequestJobs", "imports session, which is not public"),
+        ("integrations/flask", "import bottle", "imports bottle, which is not at home there"),
+        ("integrations/manager", "", "has no place in the order"),
     ],
 )
 def test_a_breach_is_found(module: str, source: str, breach: str, tmp_path: Path) -> None:
     package = tmp_path / "backjob"
-    package.mkdir()
+    (package / module).parent.mkdir(parents=True)
     (package / "errors.py").write_text('"""Errors."""\n')
     assert find_breaches(package) == []
     (package / f"{module}.py").write_text(f'"""What it is."""\n\n{source}\n')
@@ -176,4 +238,8 @@ def test_what_is_allowed_is_no_breach(tmp_path: Path) -> None:
         '"""Keeps jobs."""\nimport os.path\nfrom sqlalchemy import Row\nfrom . import schema\nfrom .job import Job\n'
     )
     (package / "__init__.py").write_text('"""Public names."""\nfrom .middleware import BackJob\n')
+    (package / "integrations").mkdir()
+    (package / "integrations" / "flask.py").write_text(
+        '"""Flask."""\nimport flask\nfrom .. import BackJob, Jobs\nfrom backjob import Status\nfrom ..testing import Inline\n'
+    )
     assert find_breaches(package) == []

@@ -368,21 +368,31 @@ class TestIdentity:
             environ_of(HTTP_AUTHORIZATION="a"),
             environ_of(HTTP_COOKIE="b"),
         ]
-        names = [name_user(environ, make(environ=environ), CONFIG) for environ in environs]
+        names = [name_user(make(environ=environ)) for environ in environs]
         assert len(set(names)) == len(names)
 
     def test_nobody_is_told_apart_from_nobody(self) -> None:
         environs = [environ_of(REMOTE_USER="ann"), environ_of(HTTP_COOKIE="b"), environ_of()]
-        names = {name_user(environ, make(environ=environ, as_user=False), CONFIG) for environ in environs}
-        outside = make_request(None, make_config({"connect": "http://a.test"}), "/a")
-        assert names == {name_user(None, outside, make_config({"identify": lambda environ: environ["app.user"]}))}
+        names = {name_user(make(environ=environ, as_user=False)) for environ in environs}
+        outside = make_config({"connect": "http://a.test", "identify": lambda environ: environ["app.user"]})
+        assert names == {name_user(make_request(None, outside, "/a"))}
 
     def test_the_app_may_say_who_it_is(self) -> None:
         config = make_config({"identify": lambda environ: environ.get("app.user")})
-        environ = environ_of(HTTP_COOKIE="a", **{"app.user": "7"})
-        request = make(environ=environ)
-        assert name_user(environ, request, config) == name_user({**environ, "HTTP_COOKIE": "b"}, request, config)
-        assert name_user({**environ, "app.user": None}, request, config) == name_user(environ, request, CONFIG)
+        environ = environ_of(HTTP_COOKIE="a", **{"app.user": 7})
+        other = {**environ, "HTTP_COOKIE": "b"}
+        assert make_request(environ, config, "/a").user == make_request(other, config, "/a").user == "7"
+        assert name_user(make_request(environ, config, "/a")) == name_user(make_request(other, config, "/a"))
+        of_nobody = make_request({**environ, "app.user": None}, config, "/a")
+        assert of_nobody.user == ""
+        assert name_user(of_nobody) == name_user(make(environ=environ))
+
+    @pytest.mark.parametrize("header", ["Cookie", "Authorization"])
+    def test_a_request_with_a_user_of_its_own_is_not_the_starters(self, header: str) -> None:
+        config = make_config({"identify": lambda environ: "7"})
+        target = webob.Request.blank("/a", headers={header: "own"})
+        assert make_request(environ_of(), config, target).user is None
+        assert make_request(environ_of(), config, webob.Request.blank("/a")).user == "7"
 
 
 HOSTILE = {
@@ -406,6 +416,7 @@ class TestRestore:
             **USER,
             "HTTP_HOST": "people.test",
             "HTTP_ORIGIN": "https://people.test",
+            "HTTP_REFERER": "https://people.test/",
             "HTTP_USER_AGENT": "me/1",
             "HTTPS": "on",
         }
@@ -491,13 +502,14 @@ class TestRestore:
         restored = self.restore(make(method=method, data=data))
         assert restored.get("CONTENT_LENGTH") == length
         assert restored.get("HTTP_ORIGIN") == origin
+        assert restored.get("HTTP_REFERER") == (origin and origin + "/")
         assert restored.get("CONTENT_TYPE") == (FORM if data else None)
 
     def test_no_host_is_made_up(self) -> None:
         environ = environ_of()
         del environ["HTTP_HOST"]
         restored = self.restore(make(environ=environ, method="POST"))
-        assert not {"HTTP_HOST", "HTTP_ORIGIN"} & restored.keys()
+        assert not {"HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER"} & restored.keys()
 
     def test_http_is_no_https(self) -> None:
         restored = self.restore(make(), **{"wsgi.url_scheme": "https"})

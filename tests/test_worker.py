@@ -777,6 +777,30 @@ def test_4xx_and_5xx_fail_with_status_line_and_output(site, status_line):
 
 
 @pytest.mark.parametrize(
+    ("status_line", "text"),
+    [
+        ("500 Oops", "HTTP 500 Oops: OSError: no such file"),
+        ("503 Oops", "HTTP 503 Oops: OSError: no such file"),
+        ("404 Not Found", "HTTP 404 Not Found"),
+    ],
+)
+def test_the_exception_behind_an_error_page_is_named(site, status_line, text):
+    def app(environ, start_response):
+        environ["backjob"].note_exception(ValueError("an earlier one"))
+        environ["backjob"].note_exception(OSError("no such file"))
+        start_response(status_line, TEXT)
+        return []
+
+    assert run(site, app).status_text == text
+    site.within(lambda jobs: jobs.note_exception(ValueError("no job")))
+
+
+def test_an_exception_that_was_answered_well_is_none(site):
+    status = act(site, lambda job: job.note_exception(ValueError("mended")))
+    assert (status.status, status.status_text) == (Status.COMPLETED, "")
+
+
+@pytest.mark.parametrize(
     "status_line", ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect"]
 )
 def test_3xx_fails_and_names_the_location_without_its_query(site, status_line):
