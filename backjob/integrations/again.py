@@ -11,6 +11,7 @@ from typing import Any
 
 from webob.request import BaseRequest
 
+FORM = "application/x-www-form-urlencoded"
 NO_FILES = "a job can't get uploaded files: save them first, and start a job with their names"
 
 

@@ -26,7 +26,7 @@ from django.views.debug import ExceptionReporter
 
 from backjob import BackJob, Config, ConfigError, JobEnded, StoreError
 
-from .again import NO_FILES, make_again
+from .again import FORM, NO_FILES, make_again
 
 log = logging.getLogger("backjob")
 
@@ -40,7 +40,6 @@ _BEFORE = {
 _REQUEST = "backjob.django_request"
 """Where an environ has a weak reference to its request: identify() is asked by environ."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_FORM = "application/x-www-form-urlencoded"
 _FORM_TOKEN = "csrfmiddlewaretoken"  # noqa: S105 - a field's name
 
 View = Callable[..., HttpResponse]
@@ -116,7 +115,7 @@ def background(view: View | None = None, **options: Any) -> Any:
         if request.content_type == "multipart/form-data":
             if request.FILES or request.method != "POST":  # Django reads the form of a POST alone
                 return JsonResponse({"error": NO_FILES}, status=415)
-            again = make_again(request.META, request.POST.urlencode().encode(), _FORM)
+            again = make_again(request.META, request.POST.urlencode().encode(), FORM)
         else:
             again = make_again(request.META, request.body, request.META.get("CONTENT_TYPE", ""))
         return JsonResponse({"id": request.backjob.start(again, **options)}, status=202)
