@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,3 +169,52 @@ def test_a_filter_tells_the_job_of_any_record(site: Site) -> None:
     finally:
         app_log.removeHandler(handler)
     assert [(record.job, record.attempt) for record in records] == [(status.id, 1), (None, None), ("mine", None)]
+
+
+GREENLETS = """
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging
+import sys
+import subprocess
+import sys
+import threading
+
+import gevent
+
+from backjob import BackJob, JobLogHandler
+from backjob.testing import Inline
+
+logging.basicConfig(level=logging.INFO, handlers=[JobLogHandler()])
+
+
+def job(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    name = environ["QUERY_STRING"]
+    for number in range(3):
+        logging.info("%s %d", name, number)
+        gevent.sleep()  # the other one's turn
+    gevent.spawn(logging.info, "%s spawned", name).join()
+    return []
+
+
+application = BackJob(job, launcher=Inline(), database=sys.argv[1])
+ids = {name: application.jobs.start(f"/job?{name}", delay=60) for name in ("ada", "bea")}
+threads = [threading.Thread(target=application.run_job, args=(job_id,), kwargs={"early": True}) for job_id in ids.values()]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+for name, job_id in ids.items():
+    print(application.jobs.status(job_id).status_text.splitlines())
+application.close()
+"""
+
+
+def test_jobs_in_two_greenlets_do_not_mix(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", GREENLETS, f"sqlite:///{tmp_path}/jobs.sqlite3"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [str([f"{name} {number}" for number in range(3)]) for name in ("ada", "bea")]
