@@ -176,9 +176,8 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import functools
 import logging
-import sys
-import subprocess
 import sys
 import threading
 
@@ -187,7 +186,7 @@ import gevent
 from backjob import BackJob, JobLogHandler
 from backjob.testing import Inline
 
-logging.basicConfig(level=logging.INFO, handlers=[JobLogHandler()])
+logging.basicConfig(level=logging.INFO, handlers=[JobLogHandler()], format="%(message)s")
 
 
 def job(environ, start_response):
@@ -202,7 +201,8 @@ def job(environ, start_response):
 
 application = BackJob(job, launcher=Inline(), database=sys.argv[1])
 ids = {name: application.jobs.start(f"/job?{name}", delay=60) for name in ("ada", "bea")}
-threads = [threading.Thread(target=application.run_job, args=(job_id,), kwargs={"early": True}) for job_id in ids.values()]
+run = functools.partial(application.run_job, early=True)
+threads = [threading.Thread(target=run, args=(job_id,)) for job_id in ids.values()]
 for thread in threads:
     thread.start()
 for thread in threads:
