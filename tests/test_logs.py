@@ -104,12 +104,13 @@ def test_no_record_ends_a_job_and_the_next_update_does(site: Site, handler: JobL
     assert went_on == ["one", "two"]
 
 
-def test_a_database_that_logs_its_statements_comes_to_an_end(site: Site, handler: JobLogHandler) -> None:
+def test_a_database_that_logs_its_statements_comes_to_an_end(tmp_path: Path, handler: JobLogHandler) -> None:
     """What backjob itself does for a job is not the job's, whichever library logs it."""
     engine_log = logging.getLogger("sqlalchemy.engine")
     engine_log.setLevel(logging.INFO)
     try:
-        status = run(site, lambda job: [app_log.info("mine"), job.update(30), print("x", file=job)])
+        with wrap(tmp_path) as site:
+            status = run(site, lambda job: [job.update(30), app_log.info("mine"), print("x", file=job)])
     finally:
         engine_log.setLevel(logging.NOTSET)
     assert status.status_text == "mine\nx\ndone"
