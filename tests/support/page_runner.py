@@ -56,6 +56,7 @@ class Page:
     def __init__(self, blocks: list[Block], folder: Path) -> None:
         self._blocks = blocks
         self._folder = folder
+        self._applications: list[tuple[str, Any]] = []
         app.wsgi_app = app  # type: ignore[attr-defined]  # as Flask's has
         self._names: dict[str, Any] = {"__name__": "page", "app": app, "secret": SECRET, "BackJob": BackJob}
         self._names["application"] = self._own(BackJob(app, database=f"sqlite:///{folder / 'own.sqlite3'}"))
@@ -78,6 +79,10 @@ class Page:
                 self._make_application(block)
             else:
                 self._run_in_job(block)
+        # At the end: some frameworks take nothing more once they have served a request.
+        for where, application in self._applications:
+            reply = call(application, make_environ("/"))
+            assert 200 <= reply.code < 500, f"{where}: GET / is answered {reply.status}"
 
     def _import(self, name: str) -> None:
         if Path(name).name.startswith("test_"):
@@ -86,7 +91,7 @@ class Page:
         module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
         self._names |= {each: value for each, value in vars(module).items() if not each.startswith("__")}
         if hasattr(module, "application"):
-            self._ask(module.application)
+            self._applications.append((name, self._own(module.application)))
 
     def _make_application(self, block: Block) -> None:
         module = ModuleType("page")
@@ -95,11 +100,7 @@ class Page:
         module.__dict__.update(self._names if "import " not in block.text else given | {"BackJob": BackJob})
         exec(compile_block(block), module.__dict__)
         self._names |= {each: value for each, value in vars(module).items() if not each.startswith("__")}
-        self._ask(module.application)
-
-    def _ask(self, application: Any) -> None:
-        reply = call(self._own(application), make_environ("/"))
-        assert 200 <= reply.code < 500, f"GET / is answered {reply.status}"
+        self._applications.append((block.place, self._own(module.application)))
 
     def _run_in_job(self, block: Block) -> None:
         def job(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
