@@ -129,7 +129,9 @@ def test_reference_has_all_public_names(site: Path) -> None:
     for owner in (*map(backjob.__dict__.get, backjob.__all__), CurrentJob):
         if isinstance(owner, type) and not issubclass(owner, (BaseException, Config)):
             where = f"{owner.__module__ if owner is CurrentJob else 'backjob'}.{owner.__name__}"
-            own = vars(owner).keys() | getattr(owner, "__dataclass_fields__", {}).keys()
+            bases = [base for base in owner.__mro__ if base.__module__.startswith("backjob.")]
+            own = {name for base in (bases if owner is not CurrentJob else [owner]) for name in vars(base)}
+            own |= getattr(owner, "__dataclass_fields__", {}).keys()
             wanted |= {f"{where}.{name}" for name in own if not name.startswith("_") and is_told(owner, name)}
     assert {"backjob.Jobs.start", "backjob.JobStatus.past", "backjob.BackJob.check"} <= wanted
     assert wanted - known == set()
