@@ -58,7 +58,8 @@ class Page:
         self._folder = folder
         self._applications: list[tuple[str, Any]] = []
         app.wsgi_app = app  # type: ignore[attr-defined]  # as Flask's has
-        self._names: dict[str, Any] = {"__name__": "page", "app": app, "secret": SECRET, "BackJob": BackJob}
+        self._names = make_module("page").__dict__
+        self._names |= {"app": app, "secret": SECRET, "BackJob": BackJob}
         self._names["application"] = self._own(BackJob(app, database=f"sqlite:///{folder / 'own.sqlite3'}"))
 
     def run(self) -> None:
@@ -94,10 +95,9 @@ class Page:
             self._applications.append((name, self._own(module.application)))
 
     def _make_application(self, block: Block) -> None:
-        module = ModuleType("page")
-        sys.modules["page"] = module  # what asks for the module of a class or function finds it
-        given = {name: self._names[name] for name in ("app", "secret")}
-        module.__dict__.update(self._names if "import " not in block.text else given | {"BackJob": BackJob})
+        module = make_module(f"page_{block.line}")
+        given = ("app", "secret", "BackJob") if "import " in block.text else tuple(self._names)
+        module.__dict__.update({name: self._names[name] for name in given if not name.startswith("__")})
         exec(compile_block(block), module.__dict__)
         self._names |= {each: value for each, value in vars(module).items() if not each.startswith("__")}
         self._applications.append((block.place, self._own(module.application)))
@@ -145,13 +145,21 @@ def read_file_name(block: Block) -> str | None:
 
 
 def makes_application(block: Block) -> bool:
-    """Is ``application`` set in it?"""
-    return any(
-        isinstance(target, ast.Name) and target.id == "application"
-        for node in ast.parse(block.text).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-    )
+    """Is ``application`` set in it, and not only within a function?"""
+    nodes: list[ast.AST] = [ast.parse(block.text)]
+    for node in nodes:  # grows
+        if isinstance(node, ast.Name) and node.id == "application" and isinstance(node.ctx, ast.Store):
+            return True
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            nodes += ast.iter_child_nodes(node)
+    return False
+
+
+def make_module(name: str) -> ModuleType:
+    """An empty one, which is found by who asks for the module of a function or class."""
+    module = ModuleType(name)
+    sys.modules[name] = module
+    return module
 
 
 def is_app(value: object) -> bool:
