@@ -45,6 +45,7 @@ from support.pages import DOCS, ROOT, Block, find_pages, parse_blocks, read_bloc
 from support.served import make_environ, serve, wrap
 
 import backjob
+import backjob.testing
 from backjob import BackJob, Config, Status
 from backjob.job import draw_diagram
 from backjob.schema import build_table
@@ -126,6 +127,8 @@ def test_life_cycle_is_drawn(site: Path) -> None:
 def test_reference_has_all_public_names(site: Path) -> None:
     known = {name for kind, names in read_inventory(site).items() if kind.startswith("py:") for name in names}
     wanted = {f"backjob.{name}" for name in backjob.__all__ if name != "__version__"}
+    of_tests = vars(backjob.testing).values()
+    wanted |= {f"backjob.testing.{each.__name__}" for each in of_tests if is_public_class(each)}
     for owner in (*map(backjob.__dict__.get, backjob.__all__), CurrentJob):
         if isinstance(owner, type) and not issubclass(owner, (BaseException, Config)):
             where = f"{owner.__module__ if owner is CurrentJob else 'backjob'}.{owner.__name__}"
@@ -135,6 +138,11 @@ def test_reference_has_all_public_names(site: Path) -> None:
             wanted |= {f"{where}.{name}" for name in own if not name.startswith("_") and is_told(owner, name)}
     assert {"backjob.Jobs.start", "backjob.JobStatus.past", "backjob.BackJob.check"} <= wanted
     assert wanted - known == set()
+
+
+def is_public_class(value: object) -> bool:
+    """Of those that backjob.testing has, is it its own, and for users?"""
+    return isinstance(value, type) and value.__module__ == "backjob.testing" and not value.__name__.startswith("_")
 
 
 def is_told(owner: type, name: str) -> bool:
