@@ -76,7 +76,7 @@ def make_request(
         redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
     )
     if not as_user:
-        return request
+        return replace(request, anonymous=True)
     sources = (own_headers, environ or {})
     headers = {key: source[key] for key in config.forward_keys for source in reversed(sources) if source.get(key)}
     remote_addr, remote_user = ((environ or {}).get(key) for key in ("REMOTE_ADDR", "REMOTE_USER"))

@@ -97,19 +97,22 @@ def test_a_sweep_tells_what_it_has_settled(tmp_path: Path) -> None:
 
 def test_a_keeper_does_not_wait_for_a_hook(tmp_path: Path) -> None:
     """It has leases to renew. The hook is called all the same, in a thread apart."""
-    came, may_go_on = threading.Event(), threading.Event()
+    came, may_go_on, has_returned = threading.Event(), threading.Event(), threading.Event()
 
     def hang(job: JobStatus) -> None:
         came.set()
-        may_go_on.wait(20)
+        may_go_on.wait(5)
+        has_returned.set()
 
     with wrap(tmp_path, on_end=hang) as site:
         job_id = site.start("/job")
         site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
         site.backend.keeper.sweep()
+        assert not has_returned.is_set()
         assert came.wait(20)
         assert site.status(job_id).status is Status.FAILED
         may_go_on.set()
+        assert has_returned.wait(20)
 
 
 class Wrong:

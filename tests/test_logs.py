@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,12 +104,13 @@ def test_no_record_ends_a_job_and_the_next_update_does(site: Site, handler: JobL
     assert went_on == ["one", "two"]
 
 
-def test_a_database_that_logs_its_statements_comes_to_an_end(site: Site, handler: JobLogHandler) -> None:
+def test_a_database_that_logs_its_statements_comes_to_an_end(tmp_path: Path, handler: JobLogHandler) -> None:
     """What backjob itself does for a job is not the job's, whichever library logs it."""
     engine_log = logging.getLogger("sqlalchemy.engine")
     engine_log.setLevel(logging.INFO)
     try:
-        status = run(site, lambda job: [app_log.info("mine"), job.update(30), print("x", file=job)])
+        with wrap(tmp_path) as site:
+            status = run(site, lambda job: [job.update(30), app_log.info("mine"), print("x", file=job)])
     finally:
         engine_log.setLevel(logging.NOTSET)
     assert status.status_text == "mine\nx\ndone"
@@ -167,3 +170,52 @@ def test_a_filter_tells_the_job_of_any_record(site: Site) -> None:
     finally:
         app_log.removeHandler(handler)
     assert [(record.job, record.attempt) for record in records] == [(status.id, 1), (None, None), ("mine", None)]
+
+
+GREENLETS = """
+from gevent import monkey
+
+monkey.patch_all()
+
+import functools
+import logging
+import sys
+import threading
+
+import gevent
+
+from backjob import BackJob, JobLogHandler
+from backjob.testing import Inline
+
+logging.basicConfig(level=logging.INFO, handlers=[JobLogHandler()], format="%(message)s")
+
+
+def job(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    name = environ["QUERY_STRING"]
+    for number in range(3):
+        logging.info("%s %d", name, number)
+        gevent.sleep()  # the other one's turn
+    gevent.spawn(logging.info, "%s spawned", name).join()
+    return []
+
+
+application = BackJob(job, launcher=Inline(), database=sys.argv[1])
+ids = {name: application.jobs.start(f"/job?{name}", delay=60) for name in ("ada", "bea")}
+run = functools.partial(application.run_job, early=True)
+threads = [threading.Thread(target=run, args=(job_id,)) for job_id in ids.values()]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+for name, job_id in ids.items():
+    print(application.jobs.status(job_id).status_text.splitlines())
+application.close()
+"""
+
+
+def test_jobs_in_two_greenlets_do_not_mix(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", GREENLETS, f"sqlite:///{tmp_path}/jobs.sqlite3"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [str([f"{name} {number}" for number in range(3)]) for name in ("ada", "bea")]
