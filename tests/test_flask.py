@@ -69,7 +69,7 @@ class Ada:
         return "welcome"
 
     def begin(self) -> dict[str, int]:
-        return {"id": current_jobs.start("/job", delay=0.001, **self.options)}
+        return {"id": current_jobs.start("/job", delay=60, **self.options)}
 
     def run(self, meanwhile: Callable[[], Any] = lambda: None, **options: Any) -> JobStatus:
         """Start a job, and run it later. How it ended."""
