@@ -231,6 +231,13 @@ class Jobs:
         For what a framework makes an error page of; the integrations call it. Outside of a job it does nothing.
         """
 
+    def cancel_waiting(self, job_id: int) -> None:
+        """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.
+
+        For integrations, where a transaction is rolled back and the response is no failure. It does nothing for any
+        other job, such as one that ``unique`` has found.
+        """
+
     def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
         """Complete the running job with this id now. Without an id, and outside of a job, it does nothing."""
         if job_id is not None:
