@@ -151,6 +151,12 @@ class Assembly:
         file = database.file if database is not None else None
         return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
 
+    def create_table(self) -> None:
+        """Make the job table now, whatever the option says. Raises StoreError, or ConfigError where there is none."""
+        if self._database is None:
+            raise ConfigError("database=None: the jobs are in the cache alone, and there is no table to make")
+        self._database.create_table()
+
     def close(self) -> None:
         """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
         self.serves = False

@@ -100,7 +100,7 @@ class TransactionJobs:
         return getattr(self._jobs, name)
 
     def start(self, *args: Any, after_response: bool | None = None, **options: Any) -> int:
-        """As :meth:`backjob.Jobs.start`; but ``after_response`` is the default where pyramid_tm has begun a transaction.
+        """As :meth:`backjob.Jobs.start`; but ``after_response`` is the default where pyramid_tm runs a transaction.
 
         The job is then launched when the transaction is committed and the response has ended; it is cancelled when the
         transaction is aborted, by an exception, a veto or ``request.tm.doom()``. ``False`` launches it now.
