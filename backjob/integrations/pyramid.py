@@ -16,7 +16,7 @@ from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPUnsupportedMediaType
-from pyramid.interfaces import IDefaultCSRFOptions, IExecutionPolicy
+from pyramid.interfaces import IDefaultCSRFOptions, IExecutionPolicy, ISessionFactory
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
@@ -95,6 +95,7 @@ class TransactionJobs:
     def __init__(self, jobs: Jobs, request: Request) -> None:
         self._jobs = jobs
         self._request = request
+        self._uncommitted: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jobs, name)
@@ -103,20 +104,27 @@ class TransactionJobs:
         """As :meth:`backjob.Jobs.start`; but ``after_response`` is the default where pyramid_tm runs a transaction.
 
         The job is then launched when the transaction is committed and the response has ended; it is cancelled when the
-        transaction is aborted, by an exception, a veto or ``request.tm.doom()``. ``False`` launches it now.
+        transaction comes to nothing: by an exception, a veto, ``request.tm.doom()``. ``False`` launches it now.
         """
-        transaction = self._request.tm.get() if self._request.environ.get("tm.active") else None
+        has_transaction = bool(self._request.environ.get("tm.active"))
         if after_response is None:
-            after_response = transaction is not None
+            after_response = has_transaction
         job_id = self._jobs.start(*args, after_response=after_response, **options)
-        if after_response and transaction is not None:
-            transaction.addAfterAbortHook(self._jobs.cancel_waiting, (job_id,))
-            transaction.addAfterCommitHook(self._end_commit, (job_id,))
+        if after_response and has_transaction:
+            if not self._uncommitted:
+                self._request.add_finished_callback(self._cancel_uncommitted)
+            self._uncommitted.add(job_id)
+            self._request.tm.get().addAfterCommitHook(self._note_commit, (job_id,))
         return job_id
 
-    def _end_commit(self, is_committed: bool, job_id: int) -> None:
-        if not is_committed:
-            self._jobs.cancel_waiting(job_id)
+    def _note_commit(self, is_committed: bool, job_id: int) -> None:
+        if is_committed:
+            self._uncommitted.discard(job_id)
+
+    def _cancel_uncommitted(self, request: Request) -> None:
+        """The transaction is over, and the response is not sent yet."""
+        while self._uncommitted:
+            self._jobs.cancel_waiting(self._uncommitted.pop())
 
 
 def _find_jobs(request: Request) -> TransactionJobs:
@@ -179,7 +187,9 @@ def _supply_csrf_token(request: Request) -> None:
     header, field = (options.header, options.token) if options else ("X-CSRF-Token", "csrf_token")
     try:
         token = get_csrf_token(request)
-    except ConfigurationError:
+    except AttributeError:
+        if request.registry.queryUtility(ISessionFactory) is not None:
+            raise
         return  # there are no sessions, and so no tokens to check
     if header:
         request.headers[header] = token
