@@ -21,6 +21,7 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import default_execution_policy
+from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
@@ -51,7 +52,7 @@ def _wrap(config: Configurator) -> None:
     registry = config.registry
     policy = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
     objects = {name: config.maybe_dotted(registry.settings[name]) for name in _DOTTED if name in registry.settings}
-    wrapped = WrappedPolicy(policy, {**registry.settings, **objects})
+    wrapped = WrappedPolicy(policy, registry, {**registry.settings, **objects})
     registry.registerUtility(wrapped, IExecutionPolicy)
     registry.backjob = wrapped.application
 
@@ -63,8 +64,11 @@ class WrappedPolicy:
     then it goes to the policy that was there before.
     """
 
-    def __init__(self, policy: Callable[[Any, Any], Any], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, policy: Callable[[Any, Any], Any], registry: Registry, settings: Mapping[str, Any]
+    ) -> None:
         self._policy = policy
+        self._registry = registry
         self._router: Any = None
         self.application = BackJob.from_settings(self._ask_router, {"backjob.identify": self._identify, **settings})
         self._key = self.application.config.environ_key
@@ -85,8 +89,9 @@ class WrappedPolicy:
         request = get_current_request()
         if request is not None and request.environ is environ:
             return request.authenticated_userid
-        with self._router.request_context(environ) as request:  # a response that starts jobs while it is sent
-            return request.authenticated_userid
+        # A response that starts jobs while it is sent: its request is over.
+        with prepare(Request(environ), self._registry) as prepared:
+            return prepared["request"].authenticated_userid
 
 
 class TransactionJobs:
