@@ -18,7 +18,7 @@ from support import wait_until
 from support.served import PATIENCE, call, make_environ, serve
 from support.visitor import Visitor
 
-from backjob import ConfigError, JobStatus, Status
+from backjob import BackJob, ConfigError, JobStatus, Status
 from backjob.integrations.bottle import BackJobPlugin, background
 
 ENDED = "The session of the user who started this job has ended"
@@ -307,7 +307,8 @@ def test_an_app_without_it_is_as_it_was(tmp_path):
     shop = Shop(tmp_path)
     shop.app.uninstall("backjob")
     shop.begin = lambda: hasattr(bottle.request, "backjob")
-    assert json.loads(call(shop.app, make_environ("/begin")).body) == {"id": False}
+    with contextlib.closing(BackJob(shop.app, database=f"sqlite:///{tmp_path}/jobs.sqlite3")) as wrapped:
+        assert json.loads(call(wrapped, make_environ("/begin")).body) == {"id": False}
     shop.app.install(shop.plugin)
     assert json.loads(call(shop.app, make_environ("/begin")).body) == {"id": True}
     shop.app.close()
@@ -329,12 +330,15 @@ def test_apps_of_two_modules_are_told_apart(tmp_path, monkeypatch):
     assert names == ["first bottle.Bottle.wsgi app", "second bottle.Bottle.wsgi app", "second bottle.Bottle.wsgi site"]
 
 
-def test_an_app_within_another_has_the_outer_ones_jobs(tmp_path):
-    """A mounted app's callbacks find what their parent's plugin has shown."""
+@pytest.mark.parametrize("has_its_own", [False, True])
+def test_an_app_within_another_has_the_outer_ones_jobs(tmp_path, has_its_own):
     shop, inner = Shop(tmp_path), bottle.Bottle()
     inner.get("/mounted", callback=lambda: str(bottle.request.backjob.start("/inner/job")))
     inner.get("/job", callback=lambda: "in a job")
-    shop.app.mount("/inner/", inner)
-    with shop.serve():
+    if has_its_own:
+        inner.install(BackJobPlugin(database=f"sqlite:///{tmp_path}/unused.sqlite3"))
+    # Bottle merges an app of its own kind; as any other it is called.
+    shop.app.mount("/inner/", inner.__call__ if has_its_own else inner)
+    with shop.serve(), contextlib.closing(inner):
         job_id = int(shop.visitor.ask("/inner/mounted").text)
         assert shop.wait_for_end(job_id).status_text == "in a job"
