@@ -23,6 +23,7 @@ from pyramid.csrf import (
 )
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPConflict, HTTPInternalServerError
+from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import default_execution_policy
 from pyramid.session import SignedCookieSessionFactory
@@ -35,6 +36,7 @@ from support.visitor import Visitor
 
 from backjob import BackJob, JobStatus, Status
 from backjob.integrations.pyramid import background
+from backjob.testing import Inline
 
 ENDED = "The session of the user who started this job has ended"
 OTHER = "The session of the user who started this job belongs to another user by now"
@@ -488,6 +490,22 @@ def test_a_view_in_the_background_runs_as_who_asked_for_it(tm_shop):
 
 
 # Wrapping
+
+
+def test_a_job_runs_inline_before_any_request_has_come(shop):
+    shop.config.add_settings({"backjob.launcher": Inline()})
+    shop.work = lambda request: request.method
+    with contextlib.closing(shop.config.make_wsgi_app().registry.backjob) as application:
+        job_id = application.jobs.start("/work", method="POST")
+        assert application.jobs.status(job_id).status_text == '"POST"'
+    shop.engine.dispose()
+
+
+def test_a_subrequest_starts_jobs_too(shop):
+    shop.begin = lambda request: request.invoke_subrequest(Request.blank("/start", cookies=request.cookies)).json
+    shop.add("start", lambda request: request.backjob.start("/work"))
+    with shop.serve():
+        assert shop.run().status is Status.COMPLETED
 
 
 def test_the_execution_policy_of_the_app_is_kept(shop):

@@ -20,7 +20,7 @@ from pyramid.interfaces import IDefaultCSRFOptions, IExecutionPolicy, ISessionFa
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.router import default_execution_policy
+from pyramid.router import Router, default_execution_policy
 from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
@@ -81,6 +81,8 @@ class WrappedPolicy:
         return self.application
 
     def _ask_router(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if self._router is None:  # a script runs a job, and no request has come yet
+            self._router = Router(self._registry)
         answer: Iterable[bytes] = self._router(environ, start_response)
         return answer
 
@@ -135,7 +137,7 @@ class TransactionJobs:
 def _find_jobs(request: Request) -> TransactionJobs:
     application: BackJob = request.registry.backjob
     jobs = request.environ.get(application.config.environ_key)
-    return TransactionJobs(jobs if isinstance(jobs, Jobs) else application.jobs, request)
+    return TransactionJobs(jobs if isinstance(jobs, Jobs) else application.jobs_of(request.environ), request)
 
 
 class BackJobOnly:
