@@ -342,3 +342,15 @@ def test_an_app_within_another_has_the_outer_ones_jobs(tmp_path, has_its_own):
     with shop.serve(), contextlib.closing(inner):
         job_id = int(shop.visitor.ask("/inner/mounted").text)
         assert shop.wait_for_end(job_id).status_text == "in a job"
+
+
+def test_a_route_of_an_app_within_is_given_the_plugin(login_shop):
+    def begin():
+        job_id = bottle.request.backjob.start("/inner/job", after_response=True)
+        login_shop.sessions.clear()
+        return job_id
+
+    inner = bottle.Bottle()
+    inner.get("/job", callback=lambda: "in a job", apply=[login_shop.plugin])
+    login_shop.app.mount("/inner/", inner)
+    assert login_shop.run(begin).status_text == ENDED
