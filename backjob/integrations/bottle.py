@@ -28,8 +28,8 @@ class BackJobPlugin:
     that names its user. By default that is who ``request.auth`` tells. Install it after plugins that open a session.
 
     The plugin wraps what Bottle calls for each request of a server, ``app.wsgi``; so the app itself stays what a server
-    is given. Where apps are mounted or merged into others, install it in the outermost; the routes of those within, which
-    Bottle gives no plugin of the outer app, have ``apply=[plugin]``.
+    is given. Where apps are mounted or merged into others, install it in the outermost; a route of those within, which
+    Bottle gives no plugin of the outer app, has ``apply=[plugin]``.
     """
 
     name = "backjob"

@@ -64,9 +64,7 @@ class WrappedPolicy:
     then it goes to the policy that was there before.
     """
 
-    def __init__(
-        self, policy: Callable[[Any, Any], Any], registry: Registry, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, policy: Callable[[Any, Any], Any], registry: Registry, settings: Mapping[str, Any]) -> None:
         self._policy = policy
         self._registry = registry
         self._router: Any = None
