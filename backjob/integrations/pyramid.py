@@ -87,7 +87,7 @@ class WrappedPolicy:
     def _identify(self, environ: Mapping[str, Any]) -> Any:
         """Who is logged in, by the app's security policy."""
         request = get_current_request()
-        if request is not None and request.environ is environ:
+        if request is not None and request.environ.get(self._key) is environ.get(self._key):
             return request.authenticated_userid
         # A response that starts jobs while it is sent: its request is over.
         with prepare(Request(environ), self._registry) as prepared:
