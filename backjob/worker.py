@@ -74,7 +74,7 @@ class CurrentJob(Jobs):
         )
         self._ended: str | None = None
         self._failure: str | None = None
-        self._cause: BaseException | None = None
+        self._cause = ""
         self._user = request.user
         self._outcome: Outcome | None = None
         self._followers: list[Launch] = []
@@ -121,7 +121,7 @@ class CurrentJob(Jobs):
             self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
 
     def note_exception(self, error: BaseException) -> None:
-        self._cause = error
+        self._cause = describe(error)
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
@@ -236,8 +236,8 @@ class CurrentJob(Jobs):
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
         cause = self._cause or self._response.error
-        if code >= 500 and cause is not None:
-            line += f": {describe(cause)}"
+        if code >= 500 and cause:
+            line += f": {cause}"
         if 200 <= code < 300:
             self._complete()
         elif not 300 <= code < 400:

@@ -7,7 +7,6 @@ of the jobs no more than everybody's code does.
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -24,11 +23,9 @@ from django.middleware.csrf import CSRF_SESSION_KEY, get_token
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, Config, ConfigError, JobEnded, StoreError
+from backjob import BackJob, Config, ConfigError, JobEnded
 
 from .again import FORM, NO_FILES, make_again
-
-log = logging.getLogger("backjob")
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {
@@ -164,23 +161,17 @@ class _JobsInTransaction:
     def start(self, target: Any, params: Any = None, *, after_response: bool = False, **options: Any) -> int:
         """start(). Within atomic() the job is launched when the response has ended, or cancelled after a rollback."""
         aliases = [each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block]
-        waiting = getattr(self._jobs, "waiting", None)
         after_response = after_response or bool(aliases)
         job_id: int = self._jobs.start(target, params, after_response=after_response, **options)
-        # A unique job that was there already belongs to who has started it.
-        if not options.get("unique") or getattr(self._jobs, "waiting", None) is not waiting:
-            for alias in aliases:
-                self._uncommitted.add((job_id, alias))
-                transaction.on_commit(functools.partial(self._uncommitted.discard, (job_id, alias)), using=alias)
+        for alias in aliases:
+            self._uncommitted.add((job_id, alias))
+            transaction.on_commit(functools.partial(self._uncommitted.discard, (job_id, alias)), using=alias)
         return job_id
 
     def cancel_rolled_back(self) -> None:
         """All transactions are over: what was not committed is gone."""
-        try:
-            for job_id in sorted({job_id for job_id, _ in self._uncommitted}):
-                self._jobs.cancel(job_id)
-        except StoreError as error:
-            log.error("Jobs of a transaction that was rolled back can't be cancelled: %s", error)
+        for job_id in sorted({job_id for job_id, _ in self._uncommitted}):
+            self._jobs.cancel_waiting(job_id)
 
     def __repr__(self) -> str:
         return repr(self._jobs)
