@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import cast
 
 from . import cache, cache_store
@@ -151,6 +152,12 @@ class Assembly:
         file = database.file if database is not None else None
         return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
 
+    @property
+    def missing_files(self) -> list[Path]:
+        """Those that the first use would make."""
+        files = (self._database.file if self._database is not None else None, self._keys.file)
+        return [file for file in files if file is not None and not os.path.exists(file)]
+
     def close(self) -> None:
         """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
         self.serves = False
@@ -224,4 +231,4 @@ def _find_keys(config: Config, database: Database | None) -> KeySource:
     if database is None or database.file is None:
         raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
     path = database.file.with_name(database.file.name + ".key")
-    return KeySource(f"key file {path}", lambda: [read_or_make_key_file(path)])
+    return KeySource(f"key file {path}", lambda: [read_or_make_key_file(path)], path)

@@ -97,6 +97,11 @@ class BackJob:
         """
         return self._assembly.deployment.check(environ)
 
+    @property
+    def missing_files(self) -> list[Path]:
+        """The files that are not there and would be made at first use: that of an SQLite database, and its key file."""
+        return self._assembly.missing_files
+
     def close(self) -> None:
         """Stop looking for jobs that wait, and close the connections that are not in use. A later call begins anew."""
         self._assembly.close()
