@@ -158,6 +158,12 @@ class Assembly:
         files = (self._database.file if self._database is not None else None, self._keys.file)
         return [file for file in files if file is not None and not os.path.exists(file)]
 
+    def create_table(self) -> None:
+        """Make the job table now, whatever the option says. Raises StoreError, or ConfigError where there is none."""
+        if self._database is None:
+            raise ConfigError("database=None: the jobs are in the cache alone, and there is no table to make")
+        self._database.create_table()
+
     def close(self) -> None:
         """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
         self.serves = False

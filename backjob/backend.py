@@ -59,6 +59,11 @@ class Backend:
         """What launches a job: the self-request, if the options have nothing else."""
         return self.config.launcher or self.self_request
 
+    def make_keeper(self) -> Keeper:
+        """A keeper for who looks once: it vouches for nothing, and shares nothing with the one that keeps on."""
+        limits = Limits(self.config, self.store, self.limits.name)
+        return Keeper(self.config, self.keyring, self.store, self.self_request, Vouching(), limits, lambda: None)
+
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
         """Can threads of this process launch jobs? They take up what no request does, whatever monitor= says."""
         return environ is None or threads_outlive_requests(environ)

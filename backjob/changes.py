@@ -138,7 +138,9 @@ def make_move(
         if job.status not in move.sources or is_other or has_spoken or is_renewed:
             return None
         if move.target.is_final:
-            return replace(job, ended_at=now, sealed=None, **told, **_NO_LEASE, **_NO_HOLD)
+            is_kept = job.anonymous and move is not Move.COMPLETE  # a person may start it again
+            sealed = job.sealed if is_kept else None
+            return replace(job, ended_at=now, sealed=sealed, **told, **_NO_LEASE, **_NO_HOLD)
         if job.cancel_requested or job.attempt > job.retries:
             return None
         due_at = now + timedelta(seconds=delay)

@@ -106,6 +106,15 @@ class Database:
         """How many bytes of a value the server takes at once; None: any. Known once the database was used."""
         return max(self._packet_size - _ROOM, 0) if self._packet_size is not None else None
 
+    def create_table(self) -> None:
+        """Make the tables that are not there, whatever the option says. Raises StoreError."""
+        with self._lock:
+            self._create_table, was_allowed = True, self._create_table
+        try:
+            self._prepare()
+        finally:
+            self._create_table = was_allowed
+
     def dispose(self) -> None:
         """Close the connections that are not in use, if they are ours; a later call opens new ones."""
         if self._has_own_pool:

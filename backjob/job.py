@@ -164,6 +164,8 @@ class Job:
     path: str
     key_id: str
     app_id: str
+    anonymous: bool
+    """It runs as nobody: its sealed request has nothing of a user, and is kept should it fail."""
     sealed: bytes | None = field(repr=False)
     priority: int
     error_timeout: float
@@ -251,6 +253,7 @@ class NewJob:
     request: JobRequest
     key_id: str
     app_id: str = ""
+    anonymous: bool = False
     scope: str = ""
     retries: int = 0
     delay: float = 0
@@ -276,6 +279,7 @@ class NewJob:
             path=self.request.path[:255],
             key_id=self.key_id,
             app_id=self.app_id,
+            anonymous=self.anonymous,
             sealed=sealed,
             priority=self.priority,
             error_timeout=self.error_timeout,

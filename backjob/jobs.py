@@ -7,35 +7,28 @@ the foreground and the background.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from webob.request import BaseRequest
 
-from .arguments import check_flags, check_numbers, check_progress, check_scope, check_text, check_total, parse_id
+from .arguments import check_flags, check_numbers, check_scope, parse_id
 from .backend import Backend, Launch
 from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
-from .keyring import new_nonce
+from .keyring import SealError, new_nonce
+from .no_job import NoJob
 from .output import clean_text, cut_text
 from .process import name_response
 from .request import find_mount, make_request, name_user
 
 Found = TypeVar("Found", Job, JobStatus)
-Row = TypeVar("Row")
 
 
-class Jobs:
+class Jobs(NoJob):
     """The jobs of an application, seen from one request (``environ``) or from outside of any (None)."""
 
     __slots__ = ("_environ", "_get_backend", "_path_info")
-
-    is_worker = False
-    """Does this request run as a background job?"""
-    job_id: int | None = None
-    """The id of the job that runs here."""
-    attempt: int | None = None
-    """Which run of this job it is, from 1."""
 
     _start_response: Callable[..., Any] | None = None
     """The server's own, which tells of the server."""
@@ -100,46 +93,46 @@ class Jobs:
         request = backend.self_request.note_origin(request, self._environ)
         if after_response:
             self._check_after_response()
-        holder = name_response(backend.monitor.owner) if after_response else new_nonce()
-        uid = uuid.uuid4().hex
-        # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
-        waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
-        unique_keys = _unique_keys(backend, request, scope, as_user) if unique else []
-        new = NewJob(
-            uid=uid,
-            request=request,
-            key_id=backend.keyring.key_id,
-            app_id=backend.self_request.home,
+        return self._add(
+            backend,
+            request,
+            after_response=after_response,
+            unique_keys=_unique_keys(backend, request, scope, as_user) if unique else [],
+            anonymous=not as_user,
             scope=clean_text(scope),
             retries=retries,
             delay=delay,
             priority=priority,
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
-            unique_key=unique_keys[0] if unique_keys else None,
-            held_by=None if waits else holder,
-            hold=backend.config.lease,
         )
-        sealed = b""
 
-        def seal(job_id: int) -> bytes:
-            nonlocal sealed
-            sealed = backend.keyring.seal(job_id, uid, request)
-            return sealed
+    def retry(self, job_id: int | str) -> int:
+        """Start an ended job again, and return the new job's id. For one that ran as nobody and did not complete.
 
-        job_id, is_new = backend.store.add(new, seal, unique_keys)
-        if is_new:
-            # With connect= the jobs may run elsewhere: what serves them tells of itself.
-            here = self._environ if backend.config.connect is None else None
-            backend.limits.note_process(here, self._start_response)
-            launch = Launch(job_id, holder, sealed, request)
-            if waits:
-                backend.dispatcher.look_after(delay)
-            elif after_response:
-                backend.vouching.hold(job_id, holder)
-                self._launch_after_response(launch)
-            else:
-                backend.launch(launch, self._environ)
-        return job_id
+        Of a user's job nothing is kept that it could run with. The new one is due at once; what else start() was given,
+        but for ``unique``, goes for it too. Raises JobNotFound, BackJobError for a job that can't be started again, and
+        what start() raises.
+        """
+        backend = self._get_backend()
+        job = self._find_one(backend.store.get, job_id, None)
+        refusal = _refuse_retry(job)
+        if refusal:
+            raise BackJobError(f"Job {job.id} can't be started again: {refusal}")
+        try:
+            request = backend.keyring.unseal(job.id, job.uid, job.sealed)
+        except SealError:
+            raise BackJobError(f"Job {job.id} can't be started again: its request does not open") from None
+        backend.launcher.check(self._environ)
+        request = backend.self_request.note_origin(request, self._environ)
+        return self._add(
+            backend,
+            request,
+            anonymous=True,
+            scope=job.scope,
+            retries=job.retries,
+            priority=job.priority,
+            error_timeout=job.error_timeout,
+        )
 
     def status(self, job_id: int | str, *, scope: str | None = None) -> JobStatus:
         """How a job stands, or stood up to a second ago where a cache is used. Never writes.
@@ -190,47 +183,6 @@ class Jobs:
         scope = clean_text(scope) if scope is not None else None
         return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
 
-    def update(self, progress: float | None = None, text: str | None = None) -> None:
-        """Tell the progress of this job. Outside of a job it does nothing; ValueError for a progress that is none."""
-        if progress is not None:
-            check_progress(progress)
-
-    def increment_progress(self, n: float, text: str | None = None) -> None:
-        """Add to the progress of this job. Outside of a job it does nothing; ValueError for what is no progress."""
-        check_progress(n)
-
-    def write(self, text: str) -> int:
-        """Add to the output of this job. Outside of a job it does nothing."""
-        return len(check_text(text))
-
-    def flush(self) -> None:
-        """For ``print(…, file=…, flush=True)``."""
-
-    def track(self, rows: Iterable[Row], total: float | None = None, *, to: float = 100) -> Iterator[Row]:
-        """Go through these rows, and tell the progress of this job with each that is done: from where it is to ``to``.
-
-        ``total`` is how many they are, by default what len() says; where that is not known each row is a sign of the
-        job without a number. At the end the progress is ``to``. Outside of a job the rows come, and nothing is told.
-        Raises ValueError for a ``total`` or ``to`` that is no number.
-        """
-        if total is None and isinstance(rows, Sized):
-            total = len(rows)
-        return self._track(rows, check_total(total), check_progress(to))
-
-    def check_user(self) -> None:
-        """In a job: end it here, without a retry, if the session has ended or belongs to another user by now.
-
-        Who started the job is what ``identify`` said of that request; it is asked again of the request that the job is.
-        Call it as soon as your framework knows its session; the integrations do. Outside of a job, and where the user
-        is not known by ``identify``, it does nothing.
-        """
-
-    def note_exception(self, error: BaseException) -> None:
-        """In a job: this is what the app answers with a 5xx for. The job then names its type and message.
-
-        For what a framework makes an error page of; the integrations call it. Outside of a job it does nothing.
-        """
-
     def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
         """Complete the running job with this id now. Without an id, and outside of a job, it does nothing."""
         if job_id is not None:
@@ -242,9 +194,6 @@ class Jobs:
             raise JobFailed(text)
         self._end(Move.FAIL, job_id, text)
 
-    def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
-        return iter(rows)
-
     def _find_one(self, read: Callable[[int], Found | None], job_id: int | str, scope: str | None) -> Found:
         parsed = parse_id(job_id)
         scope = clean_text(scope) if scope is not None else None
@@ -255,6 +204,54 @@ class Jobs:
                 f"There is no job {name or ''}".rstrip() + (" in this scope" if scope is not None else "")
             )
         return found
+
+    def _add(
+        self,
+        backend: Backend,
+        request: JobRequest,
+        *,
+        after_response: bool = False,
+        unique_keys: Sequence[str] = (),
+        **given: Any,
+    ) -> int:
+        """Record a job, and launch it if it is new. ``given`` are further fields of a NewJob."""
+        if after_response:
+            self._check_after_response()
+        holder = name_response(backend.monitor.owner) if after_response else new_nonce()
+        uid = uuid.uuid4().hex
+        # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
+        waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
+        new = NewJob(
+            uid=uid,
+            request=request,
+            key_id=backend.keyring.key_id,
+            app_id=backend.self_request.home,
+            unique_key=unique_keys[0] if unique_keys else None,
+            held_by=None if waits else holder,
+            hold=backend.config.lease,
+            **given,
+        )
+        sealed = b""
+
+        def seal(job_id: int) -> bytes:
+            nonlocal sealed
+            sealed = backend.keyring.seal(job_id, uid, request)
+            return sealed
+
+        job_id, is_new = backend.store.add(new, seal, unique_keys)
+        if is_new:
+            # With connect= the jobs may run elsewhere: what serves them tells of itself.
+            here = self._environ if backend.config.connect is None else None
+            backend.limits.note_process(here, self._start_response)
+            launch = Launch(job_id, holder, sealed, request)
+            if waits:
+                backend.dispatcher.look_after(new.delay)
+            elif after_response:
+                backend.vouching.hold(job_id, holder)
+                self._launch_after_response(launch)
+            else:
+                backend.launch(launch, self._environ)
+        return job_id
 
     def _end(self, move: Move, job_id: int | str, text: str | None, progress: int | None = None) -> None:
         backend = self._get_backend()
@@ -277,3 +274,14 @@ def _unique_keys(backend: Backend, request: JobRequest, scope: str, as_user: boo
     site = (request.scheme, request.headers.get("HTTP_HOST"))
     what = (request.method, request.target, request.content_type, request.body)
     return backend.keyring.digest(repr((site, what, scope, user)))
+
+
+def _refuse_retry(job: Job) -> str:
+    """Why it can't be started again by a person, or ""."""
+    if not job.anonymous:
+        return "it ran as a user, of whom nothing is kept (only a job with as_user=False can)"
+    if not job.status.is_final:
+        return f"it has not ended, it is {job.status.name}"
+    if job.status is Status.COMPLETED:
+        return "it has completed"
+    return ""

@@ -44,6 +44,7 @@ _PRUNE_EVERY = 600.0
 _Silence = tuple[int, int, "datetime | None"]
 """A job, its attempt, and what was last heard of it or until when it is vouched for."""
 _NEVER = datetime.max.replace(tzinfo=timezone.utc)
+_EVER = datetime.min.replace(tzinfo=timezone.utc)
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Keeper:
         self._renewed_at: datetime | None = None
         self._is_away = False
         self._ended: set[str] = set()
+        self._settled = 0
         self._suspects: dict[_Silence, datetime] = {}
         """What would be settled now, and since when it has had the chance to be heard."""
 
@@ -142,7 +144,7 @@ class Keeper:
         now = self._read_time()
         for holder in filter(is_dead, self._store.list_holders()):
             self._store.free(holder)
-        policy = Policy(self._config.lease, self._reached_since, self._self_request.is_home_of, is_dead)
+        policy = self._make_policy(self._reached_since)
         leases = self._vouching.leases
         jobs = self._store.find_vouched(self._keyring.key_ids)
         self._note_strays(leases.keys() - {job.lease_by for job in jobs})
@@ -179,11 +181,41 @@ class Keeper:
         self._limits.note_strays(len(ended & self._ended), self._store)
         self._ended = ended
 
+    def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
+        """For who comes once: sweep until nothing is lost any more, and tell how many jobs were settled.
+
+        Where something looks lost everybody alive gets a whole lease to be heard: so long it takes then. Raises
+        StoreError.
+        """
+        end = time.monotonic() + self._config.lease + 2 * _HEARING
+        settled_before = self._settled
+        while True:
+            self._renewed_at = self._read_time()
+            pause = self.sweep()
+            if not self._looks_lost() or time.monotonic() > end:
+                return self._settled - settled_before
+            wait(pause)
+
+    def _looks_lost(self) -> bool:
+        now, policy = self._store.time(), self._make_policy(_EVER)
+        return any(decide(job, now, policy) for job in self._store.find_vouched(self._keyring.key_ids))
+
+    def _make_policy(self, reached_since: datetime) -> Policy:
+        return Policy(self._config.lease, reached_since, self._self_request.is_home_of, is_dead)
+
+    def prune_all(self) -> int:
+        """Delete all that is old, a few at a time, and tell how many jobs it was. Raises StoreError."""
+        pruned = last = self._prune_some()
+        while last >= _PRUNED_AT_ONCE:
+            pruned += (last := self._prune_some())
+        return pruned
+
     def _prune(self) -> float:
         """Delete some of what is old, and tell in how many seconds to go on."""
-        cut_offs = find_cut_offs(self._config, self._store.time())
-        is_more = self._store.prune(*cut_offs, _PRUNED_AT_ONCE) >= _PRUNED_AT_ONCE
-        return _PAUSE_IN_PRUNING if is_more else _PRUNE_EVERY
+        return _PAUSE_IN_PRUNING if self._prune_some() >= _PRUNED_AT_ONCE else _PRUNE_EVERY
+
+    def _prune_some(self) -> int:
+        return self._store.prune(*find_cut_offs(self._config, self._store.time()), _PRUNED_AT_ONCE)
 
     def _settle(self, job: Vouched, settlement: Settlement) -> None:
         record = self._store.get(job.id)
@@ -203,6 +235,7 @@ class Keeper:
             vouched_until=None if settlement.is_silence else job.lease_until or job.held_until,
         )
         if is_made:
+            self._settled += 1
             log.error("Job %d, attempt %d: %s", job.id, job.attempt, settlement.reason)
 
     def _see_to_launches(self) -> None:

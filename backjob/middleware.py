@@ -102,6 +102,28 @@ class BackJob:
         """The files that are not there and would be made at first use: that of an SQLite database, and its key file."""
         return self._assembly.missing_files
 
+    def sweep(self) -> int:
+        """Settle the jobs that were lost, as the keeper of a serving process does all the time; how many it were.
+
+        Where one looks lost it takes a little longer than ``lease``, in which everybody alive has to be heard. Raises
+        StoreError.
+        """
+        return self._get_backend().make_keeper().settle_all()
+
+    def prune(self) -> int:
+        """Delete what is older than ``backlog_days`` and ``all_backlog_days``, and tell how many jobs it was.
+
+        The keeper does the same, a few at a time. Raises StoreError.
+        """
+        return self._get_backend().make_keeper().prune_all()
+
+    def create_table(self) -> None:
+        """Make the job table now if it is not there, whatever ``create_table=`` says. Raises StoreError.
+
+        Raises ConfigError where the jobs are in a cache alone.
+        """
+        self._assembly.create_table()
+
     def close(self) -> None:
         """Stop looking for jobs that wait, and close the connections that are not in use. A later call begins anew."""
         self._assembly.close()

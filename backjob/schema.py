@@ -31,7 +31,7 @@ from sqlalchemy.dialects import mysql
 
 from .job import FINAL, LIVE, Status
 
-VERSION = 2
+VERSION = 3
 """Goes up by one with each change of the table."""
 
 
@@ -76,7 +76,7 @@ def build_table(name: str) -> Table:
     def named(kind: str, what: str) -> str:
         return f"{kind}_{name}_{what}"
 
-    live, final = _numbers(LIVE), _numbers(FINAL)
+    live, final, undone = _numbers(LIVE), _numbers(FINAL), _numbers(FINAL - {Status.COMPLETED})
     table = Table(
         name,
         MetaData(),
@@ -97,6 +97,7 @@ def build_table(name: str) -> Table:
         Column("path", String(255), nullable=False),
         Column("key_id", ExactString(16), nullable=False),
         Column("app_id", ExactString(16), nullable=False),
+        Column("anonymous", Boolean(create_constraint=False), nullable=False),
         Column("sealed", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)),
         Column("unique_key", ExactString(64)),
         Column("priority", Integer, nullable=False),
@@ -123,7 +124,8 @@ def build_table(name: str) -> Table:
             f"status <> {int(Status.INPROGRESS)} OR started_at IS NOT NULL", name=named("ck", "status_started_at")
         ),
         CheckConstraint(
-            f"status IN ({live}) OR (sealed IS NULL AND unique_key IS NULL)", name=named("ck", "status_wiped")
+            f"status IN ({live}) OR (unique_key IS NULL AND (sealed IS NULL OR (anonymous AND status IN ({undone}))))",
+            name=named("ck", "status_wiped"),
         ),
         CheckConstraint("progress BETWEEN 0 AND 100", name=named("ck", "progress")),
         CheckConstraint("attempt >= 1 AND retries >= 0", name=named("ck", "attempt")),

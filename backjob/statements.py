@@ -123,7 +123,9 @@ class Statements:
             "past": func.coalesce(bindparam("new_past", type_=columns.past.type), columns.past),
             "updated_at": now,
         }
-        final = {"ended_at": now, "sealed": null(), "unique_key": null(), **_NO_LEASE, **_NO_HOLD}
+        final = {"ended_at": now, "unique_key": null(), **_NO_LEASE, **_NO_HOLD}
+        # What may be started again by a person is kept; of a user nothing is.
+        kept = case((columns.anonymous, columns.sealed), else_=null())
         due = _at("due", columns.due_at)
         again = {"attempt": columns.attempt + 1, "due_at": due, "started_at": null(), **_NO_LEASE}
         self.moves: dict[Move, Update] = {}
@@ -135,7 +137,7 @@ class Statements:
                     **again
                 )
             else:
-                made = made.values(**final)
+                made = made.values(**final, sealed=null() if move is Move.COMPLETE else kept)
             self.moves[move] = made
             self.fenced_moves[move] = made.where(columns.attempt == bindparam("at_attempt"))
 

@@ -14,7 +14,8 @@ from .arguments import check_text, parse_id
 from .backend import Backend, Launch
 from .errors import JobEnded, describe, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
-from .jobs import Jobs, Row
+from .jobs import Jobs
+from .no_job import Row
 from .outcome import Outcome
 from .output import Output, append_line, clean_text, cut_text
 from .request import find_user, restore_environ

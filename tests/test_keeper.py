@@ -668,6 +668,52 @@ def test_a_write_that_never_succeeds_is_in_nobodys_way(ours: Process, clock: Clo
 # Launches.
 
 
+# Who comes once.
+
+
+def test_who_comes_once_lets_everybody_be_heard_for_a_lease(
+    open_store: Callable[[], Store], alive: str, clock: Clock
+) -> None:
+    """It knows of nobody, and of no outage: who seems to be lost has a whole lease to renew."""
+    theirs, visitor = Process(open_store()), Process(open_store())
+    lost, lives = theirs.run(alive, error_timeout=0), theirs.run(alive, error_timeout=0)
+    clock.advance(LEASE + 1)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        theirs.store.renew({f"{alive}-nonce": lives}, {}, LEASE)
+        waits.append(seconds)
+        clock.advance(seconds)
+
+    assert visitor.keeper.settle_all(wait) == 1
+    assert LEASE <= sum(waits) <= LEASE + 2 * max(waits)
+    assert [record(theirs.store, job_id).status for job_id in (lost, lives)] == [FAILED, INPROGRESS]
+
+
+def test_where_nothing_seems_to_be_lost_it_does_not_wait(
+    open_store: Callable[[], Store], alive: str, dead: str, clock: Clock
+) -> None:
+    theirs, visitor = Process(open_store()), Process(open_store())
+    theirs.run(alive)
+    assert visitor.keeper.settle_all(pytest.fail) == 0
+    job_id = theirs.run(dead)
+    assert visitor.keeper.settle_all(pytest.fail) == 1
+    assert record(theirs.store, job_id).status_text == f"so far\n{PROCESS_GONE}"
+
+
+def test_all_that_is_old_is_deleted_however_much_it_is(
+    open_store: Callable[[], Store], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backjob.keeper, "_PRUNED_AT_ONCE", 2)
+    process = Process(open_store(), backlog_days=1, all_backlog_days=2)
+    for _ in range(5):
+        process.store.move(Move.CANCEL, process.add())
+    clock.advance(2 * 86400 + 1)
+    process.store.move(Move.CANCEL, process.add())
+    assert process.keeper.prune_all() == 5
+    assert len(process.store.find(None, None, 10, None)) == 1
+
+
 def test_after_each_look_somebody_looks_for_what_is_due(ours: Process) -> None:
     assert ours.looks == []
     ours.keeper.step()

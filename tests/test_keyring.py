@@ -241,6 +241,7 @@ def make_job() -> Job:
     times = dict.fromkeys(["created_at", "due_at", "updated_at", "read_at"], now)
     nothing = dict.fromkeys(["started_at", "ended_at", "held_until", "lease_until", "launch_failed_at"])
     zeros = dict.fromkeys(["attempt", "retries", "progress", "priority", "error_timeout", "cancel_requested"], 0)
+    zeros |= {"anonymous": False}
     zeros |= {"signs": 0}
     plain = {"id": 1, "status": Status.STARTED, "scope": "", "method": "POST", "path": "/a"}
     plain |= {"key_id": "k", "app_id": "a"}

@@ -23,7 +23,7 @@ ORDER = (
     *("output", "request", "response", "launcher", "monitor"),
     *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check"),
-    *("assembly", "arguments", "jobs", "session", "signs", "worker", "middleware", "__init__"),
+    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 

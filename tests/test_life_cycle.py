@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from support.keepers import APP, KEY, LEASE, Process
-from support.life import CANCELLED, FAILED, INPROGRESS, STARTED, Life, Row, as_row, writers
+from support.life import CANCELLED, COMPLETED, FAILED, INPROGRESS, STARTED, Life, Row, as_row, writers
 from support.records import SERVERS, Databases, open_store
 
 from backjob import jitter, keeper
@@ -201,7 +201,8 @@ class LifeCycle(Life):
         assert not again or is_silent
         status = CANCELLED if is_response or old["cancel_requested"] else FAILED
         no_hold = {name: None for name in ("held_by", "held_until", "launch_failed_at") if old[name] is not None}
-        assert changed == {"status": status, "ended_at": self.now, "sealed": None, **no_lease, **no_hold}
+        wiped = {} if old["anonymous"] else {"sealed": None}
+        assert changed == {"status": status, "ended_at": self.now, **wiped, **no_lease, **no_hold}
 
     def has_heard(self, me: Process, last_heard: datetime) -> bool:
         """Would it have heard of the job since then, or else for a whole lease, had there been something to hear?"""
@@ -242,7 +243,8 @@ class LifeCycle(Life):
     @invariant()
     def promises_hold(self) -> None:
         for job in self.processes[1].store.find(None, None, 1000, None):
-            assert job.status.is_final is (job.ended_at is not None) is (job.sealed is None)
+            assert job.status.is_final is (job.ended_at is not None)
+            assert (job.sealed is None) is (job.status.is_final and not (job.anonymous and job.status is not COMPLETED))
             assert 0 <= job.progress <= 100
             assert 1 <= job.attempt <= job.retries + 1
             assert [end.attempt for end in read_ends(job.past)] == [*range(1, job.attempt)]

@@ -64,7 +64,9 @@ def run(file: Path, statement: str, *values: object) -> None:
         ("status_started_at", Status.INPROGRESS, "started_at = NULL"),
         ("status_wiped", Status.COMPLETED, "sealed = x'00'"),
         ("status_wiped", Status.FAILED, "sealed = x'00'"),
+        ("status_wiped", Status.COMPLETED, "sealed = x'00', anonymous = TRUE"),
         ("status_wiped", Status.CANCELLED, "unique_key = 'u'"),
+        ("status_wiped", Status.CANCELLED, "unique_key = 'u', anonymous = TRUE"),
         ("status_wiped", Status.INPROGRESS, "status = 4, ended_at = updated_at"),
         ("progress", Status.INPROGRESS, "progress = 101"),
         ("progress", Status.INPROGRESS, "progress = -1"),
@@ -186,10 +188,11 @@ def test_times_come_back_as_aware_utc(file: Path) -> None:
     values = {column.name: "" for column in table.columns if column.name not in OPTIONAL | {"id", "launch_failed_at"}}
     numbers = dict.fromkeys(["status", "progress", "retries", "priority", "error_timeout"], 0)
     times = dict.fromkeys(["created_at", "updated_at", "due_at"], moment)
+    flags = dict.fromkeys(["anonymous", "cancel_requested"], False)
     try:
         table.create(engine)
         with engine.begin() as connection:
-            connection.execute(insert(table), {**values, **numbers, **times, "attempt": 1, "cancel_requested": False})
+            connection.execute(insert(table), {**values, **numbers, **times, "attempt": 1, **flags})
             read = connection.execute(select(table.c.created_at, table.c.ended_at)).one()
     finally:
         engine.dispose()

@@ -271,6 +271,18 @@ def test_a_write_reaches_one_job_only(store: Store, name: str) -> None:
         assert write.call(store, job_ids[1], 2) is True
 
 
+@pytest.mark.parametrize("status", [STARTED, INPROGRESS])
+@pytest.mark.parametrize("move", FINAL_MOVES.values())
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_a_request_is_kept_only_of_nobodys_job_that_did_not_complete(
+    store: Store, status: Status, move: Move, anonymous: bool
+) -> None:
+    job_id = bring_to(store, status, anonymous=anonymous)
+    is_made = store.move(move, job_id)
+    is_kept = not is_made or (anonymous and move is not Move.COMPLETE)
+    assert record(store, job_id).sealed == (seal(job_id) if is_kept else None)
+
+
 # --- Add ---------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +308,7 @@ def test_add_records_everything(store: Store, clock: Clock) -> None:
         "path": "/report",
         "key_id": KEY_IDS[0],
         "app_id": "app",
+        "anonymous": False,
         "sealed": seal(job_id),
         "priority": -1,
         "error_timeout": 0.5,

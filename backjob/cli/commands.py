@@ -296,6 +296,7 @@ def create_table() -> None:
     """Make the job table, where it is not there."""
     with _application(may_make=True) as application:
         application.create_table()
+        application.jobs.exists(1)  # it can be read, and where a key file is to be there it is now
         click.echo(f"The table {application.config.table_name} is there.")
 
 

@@ -35,6 +35,11 @@ texts = st.sampled_from(["", "one", "two ü"])
 jobs = Bundle("jobs")
 
 
+def keep_sealed(row: Row, end: Status) -> Any:
+    """What is kept of a request when the job has ended so: of nobody's job what it could be started again with."""
+    return row["sealed"] if row["anonymous"] and end is not Status.COMPLETED else None
+
+
 class Life(RuleBasedStateMachine):
     """What processes tell the store."""
 
@@ -90,6 +95,7 @@ class Life(RuleBasedStateMachine):
         key_id=st.sampled_from([KEY, KEY, KEY, OTHER_KEY]),
         app_id=st.sampled_from([APP, APP, APP, OTHER_APP]),
         error_timeout=st.sampled_from([0, 20, 120]),
+        anonymous=st.booleans(),
     )
     def add(self, writer: int, unique: str | None, holder: str | None, delay: float, **fields: Any) -> Any:
         me = self.find_awake(writer)
@@ -98,9 +104,8 @@ class Life(RuleBasedStateMachine):
             holder = f"{me.response}{next(self.numbers)}"
         new = new_job(unique_key=unique, held_by=holder, hold=LEASE, delay=delay, **fields)
         job_id, is_new = store.add(new, seal, [unique] if unique else [])
-        lives = [
-            each for each, row in self.rows.items() if unique and self.unique.get(unique) == each and row["sealed"]
-        ]
+        live = (each for each, row in self.rows.items() if row["ended_at"] is None)
+        lives = [each for each in live if unique and self.unique.get(unique) == each]
         assert is_new is not bool(lives)
         if not is_new:
             assert [job_id] == lives
@@ -321,7 +326,7 @@ class Life(RuleBasedStateMachine):
             status=target,
             updated_at=self.now,
             ended_at=self.now,
-            sealed=None,
+            sealed=keep_sealed(row, target),
             status_text=row["status_text"] if text is None else text,
             progress=row["progress"] if progress is None else progress,
             **NOTHING,
@@ -367,7 +372,7 @@ class Life(RuleBasedStateMachine):
         row |= {"status_text": text, "updated_at": self.now}
         if move is not Move.RETRY:
             row |= {"status": move.target, "progress": 100 if move is Move.COMPLETE else progress}
-            row |= {"ended_at": self.now, "sealed": None, **NOTHING}
+            row |= {"ended_at": self.now, "sealed": keep_sealed(row, move.target), **NOTHING}
             return
         row |= {"status": STARTED, "progress": 0, "started_at": None, "lease_by": None, "lease_until": None}
         row |= {"due_at": self.clock.after(delay), "attempt": row["attempt"] + 1}
