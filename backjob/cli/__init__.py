@@ -6,6 +6,7 @@ Knows no command. Imports nothing that a process would need that only serves an 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 try:
     from .commands import run
@@ -13,12 +14,12 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("click", "rich"):
         raise
 
-    def run() -> int:
+    def run() -> NoReturn:
         """Say what is missing."""
         print("backjob: the command needs click and rich: pip install 'backjob[cli]'", file=sys.stderr)
-        return 2
+        sys.exit(2)
 
 
-def main() -> int:
-    """Run the command with the arguments of this process. Its exit code: docs/cli.md says what each means."""
-    return run()
+def main() -> NoReturn:
+    """Run the command with the arguments of this process, which ends: docs/cli.md says what each exit code means."""
+    run()

@@ -9,15 +9,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from backjob import JobStatus, Status
@@ -32,7 +30,8 @@ STYLES = {
     Status.FAILED: "red",
     Status.CANCELLED: "yellow",
 }
-_COLUMNS = ("ID", "STATUS", "DONE", "TRY", "SCOPE", "STARTED", "TEXT")
+_COLUMNS = ("ID", "STATUS", "PROGRESS", "ATTEMPT", "SCOPE", "STARTED", "TEXT")
+_LONGEST_SCOPE = 24
 
 
 def clean(text: str) -> str:
@@ -96,19 +95,23 @@ class Screen:
 
     def write_line(self, text: str, style: str = "") -> None:
         """Text without markup, as long as it is."""
+        self._write_text(Text(text, style))
+
+    def _write_text(self, text: Text) -> None:
         if self.console.is_terminal:
-            self.console.print(Text(text, style), soft_wrap=True)
+            self.console.print(text, soft_wrap=True)
         else:
-            print(text, flush=True)
+            print(text.plain, flush=True)
 
     def write_jobs(self, jobs: Sequence[JobStatus]) -> None:
         """A table of jobs."""
         if self.is_json:
             self.write_json([job.as_dict() for job in jobs])
-        elif self.console.is_terminal:
-            self.console.print(_draw_table(jobs))
-        else:
-            _print_table([_COLUMNS, *(_cells(job, write_time(job.start_time)) for job in jobs)])
+            return
+        is_terminal, columns = self.console.is_terminal, os.environ.get("COLUMNS", "")
+        width = self.console.width if is_terminal else int(columns) if columns.isdecimal() else 0
+        for line in _draw_table(jobs, width, is_terminal):
+            self._write_text(line)
 
     def write_job(self, job: JobStatus) -> None:
         """All that is told of a job."""
@@ -139,35 +142,29 @@ def open_screen(is_json: bool) -> Screen:
     return Screen(Console(force_terminal=is_terminal, markup=False, emoji=False, highlight=False), is_json)
 
 
-def _cells(job: JobStatus, started: str) -> tuple[str, ...]:
-    done = f"{job.progress} %"
+def _draw_table(jobs: Sequence[JobStatus], width: int, is_terminal: bool) -> Iterator[Text]:
+    """Columns as wide as what is in them, and lines as long as they are, or so many characters where that is not 0."""
+    rows = [_COLUMNS, *(_cells(job, is_terminal) for job in jobs)]
+    widths = [max(map(cell_len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    styles = ["bold", *(STYLES[job.status] for job in jobs)]
+    for row, style in zip(rows, styles, strict=True):
+        cells = [Text(set_cell_size(cell, size)) for cell, size in zip(row, widths, strict=False)]
+        cells.append(Text(row[-1]))
+        if row is not _COLUMNS:
+            cells[_COLUMNS.index("STATUS")].style = style
+        line = Text("  ", style if row is _COLUMNS else "").join(cells)
+        line.rstrip()
+        if width:
+            line.truncate(width, overflow="ellipsis")
+        yield line
+
+
+def _cells(job: JobStatus, is_terminal: bool) -> tuple[str, ...]:
+    """On a terminal the last of them is to have room."""
     scope = clean_line(job.scope) or "-"
-    return str(job.id), job.status.name.lower(), done, str(job.attempt), scope, started, last_line(job.status_text)
-
-
-def _draw_table(jobs: Iterable[JobStatus]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in _COLUMNS:
-        is_number, is_long = name in ("ID", "DONE", "TRY"), name in ("SCOPE", "TEXT")
-        table.add_column(
-            name,
-            justify="right" if is_number else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if is_long else 4,
-            max_width=24 if name == "SCOPE" else None,
-        )
-    for job in jobs:
-        cells = [Text(cell) for cell in _cells(job, write_age(job.start_time))]
-        cells[1].style = STYLES[job.status]
-        table.add_row(*cells)
-    return table
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns as wide as what is in them; a line is cut only where $COLUMNS says how long it may be."""
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    most = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else 0
-    for row in rows:
-        line = "  ".join(set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        print(set_cell_size(line, most).rstrip() if 0 < most < cell_len(line) else line)
+    if is_terminal and cell_len(scope) > _LONGEST_SCOPE:
+        scope = set_cell_size(scope, _LONGEST_SCOPE - 1) + "…"
+    started = write_age(job.start_time) if is_terminal else write_time(job.start_time)
+    progress = f"{job.progress} %"
+    text = last_line(job.status_text)
+    return str(job.id), job.status.name.lower(), progress, str(job.attempt), scope, started, text

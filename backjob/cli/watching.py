@@ -109,7 +109,8 @@ class _BarView(_LineView):
 
     def __init__(self, screen: Screen, count: int) -> None:
         super().__init__(screen, count)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Percent(), _Pace(), _State())
+        bar = BarColumn(complete_style="cyan", finished_style="green")
+        columns = (TextColumn("{task.description}", markup=False), bar, _Percent(), _Pace(), _State())
         self.progress = Progress(*columns, console=screen.console)
         self._tasks: dict[int, tuple[TaskID, int]] = {}
 

@@ -65,8 +65,8 @@ def _read_ini(path: Path, wanted: str) -> dict[str, str]:
     if wanted:
         found = {name: options for name, options in found.items() if wanted in (name, name.partition(":")[2])}
     if not found:
-        place_in_it = f"no section {wanted} with" if wanted else "neither a section with"
-        raise ConfigError(f"{path} has {place_in_it} settings named {_PREFIX}… nor a [filter:backjob]")
+        section = f"a section {wanted}" if wanted else "a section"
+        raise ConfigError(f"{path} has neither {section} with settings named {_PREFIX}… nor a [filter:backjob]")
     first, *others = found
     if any(found[name] != found[first] for name in others):
         raise ConfigError(f"{path} has several sections with settings, name one: {path}#{first} or …#{others[0]}")
@@ -79,9 +79,11 @@ def _find_options(parser: configparser.ConfigParser, section: str) -> Iterator[t
     use = parser.get(section, "use", raw=True, fallback="")
     is_filter = kind in ("filter", "filter-app") and (_EGG.fullmatch(use) or (name == "backjob" and not use))
     for option in parser.options(section):
-        if option in parser.defaults():
-            continue  # of all sections: an app does not get these as its settings either
-        if is_filter and option not in ("use", "next", "paste.filter_app_factory"):
+        if option in parser.defaults() or option.startswith("set "):
+            continue  # for all sections: an app does not get these as its settings either
+        if is_filter and option.startswith("get "):
+            yield option.removeprefix("get ").strip(), parser.get("DEFAULT", parser.get(section, option))
+        elif is_filter and option not in ("use", "next", "paste.filter_app_factory"):
             yield option, parser.get(section, option)
         elif option.startswith(_PREFIX):
             yield option.removeprefix(_PREFIX), parser.get(section, option)
