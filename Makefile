@@ -11,7 +11,7 @@ SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types servers chaos soak bench mutants clean
+.PHONY: demo test lint types docs servers chaos soak bench mutants clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -24,6 +24,10 @@ lint: $(VENV)/dev.stamp
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy $(ARGS)
+
+# A warning is an error, and so is a link that leads nowhere. Look at docs/_build/html/index.html.
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m sphinx -W --keep-going -n -b html -d docs/_build/doctrees docs docs/_build/html $(ARGS)
 
 # docs/servers.md has what this finds; it needs all that tests/machine/install brings.
 servers: $(VENV)/dev.stamp $(VENV)/test-compiled.stamp
@@ -46,7 +50,7 @@ mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo needs a few packages only; a newcomer does not wait for the others.

@@ -15,6 +15,7 @@ from .errors import (
 from .findings import Check, Finding
 from .job import JobStatus, Status
 from .jobs import Jobs
+from .logs import JobFilter, JobLogHandler
 from .middleware import BackJob
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Finding",
     "JobEnded",
     "JobFailed",
+    "JobFilter",
+    "JobLogHandler",
     "JobNotFound",
     "JobStatus",
     "Jobs",

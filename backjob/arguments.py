@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from .config import MOST_SCOPE, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
+from .config import MOST_SCOPE
+from .ranges import TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 from .store import LONGEST
 
 _MAX_ID = 2**63 - 1

@@ -32,6 +32,7 @@ from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
 from .limits import Limits
 from .monitor import Monitor
+from .notices import tell_of_writes
 from .schema import build_table
 from .sqlstore import SQLStore
 from .store import Store
@@ -64,7 +65,7 @@ class Assembly:
         call_after_fork(self._go_on)
         leave = weakref.WeakMethod(self._leave)
         atexit.register(lambda: (method := leave()) and method())
-        if config.keeper:
+        if config.has_keeper:
             self._keeper_thread.start(MOMENT)
 
     def _begin(self) -> None:
@@ -87,7 +88,7 @@ class Assembly:
         """
         is_server = not self.serves
         self._begin()
-        if is_server and self._config.keeper:
+        if is_server and self._config.has_keeper:
             self._keeper_thread.start(MOMENT)
 
     def _pause(self) -> None:
@@ -112,7 +113,7 @@ class Assembly:
         """The first request has come, of any kind: this process serves."""
         notice_fork()
         self.serves = True
-        if self._config.keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
+        if self._config.has_keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
             self._keeper_thread.start(MOMENT)
 
     def get_backend(self) -> Backend:
@@ -125,7 +126,8 @@ class Assembly:
 
     def note_job_request(self) -> None:
         """A request of a job has come: this process serves, and has something to vouch for."""
-        self._keeper_thread.start()
+        if not self._config.is_inline:
+            self._keeper_thread.start()
 
     def _keep(self) -> float:
         """A step of the keeper. Where there is no file, there is no job; and uWSGI's master has nothing to serve."""
@@ -180,8 +182,10 @@ class Assembly:
     def _make_backend(self) -> Backend:
         config = self._config
         keyring = Keyring(self._keys.read())
-        store = self._make_store(keyring)
-        keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else store
+        bare_store = self._make_store(keyring)
+        store = tell_of_writes(bare_store, config)
+        keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else bare_store
+        keeper_store = tell_of_writes(keeper_store, config, apart=True)  # leases are not to wait for a hook
         self_request = SelfRequest(config, keyring, self._name)
         vouching = Vouching()
         monitor = Monitor(config, keyring, store, self_request, vouching)

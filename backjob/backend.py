@@ -20,6 +20,7 @@ from .keeper import Keeper
 from .keyring import MONITOR, Keyring, new_nonce
 from .launcher import Launcher, SelfRequest
 from .limits import Limits
+from .logs import about
 from .monitor import Monitor
 from .server_facts import threads_outlive_requests
 from .store import Store
@@ -66,7 +67,7 @@ class Backend:
 
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
         """Can threads of this process launch jobs? They take up what no request does, whatever monitor= says."""
-        return environ is None or threads_outlive_requests(environ)
+        return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
     def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
         """Send the monitor's request. Raises nothing: the record stands, and what fails here is tried again."""
@@ -93,7 +94,8 @@ class Backend:
                 elif self.store.hold(launch.job_id, 1, launch.held_by, nonce := new_nonce(), self.config.lease):
                     self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
-                log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error)
+                told = about(launch.job_id, 1)
+                log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error, extra=told)
                 self.postpone_follower(launch, is_failed)
 
     def postpone_follower(self, launch: Launch, is_failed: bool) -> None:
@@ -116,7 +118,7 @@ class Backend:
             self.store.hold(launch.job_id, 1, launch.held_by, None, 0)
             return 0.0
         except StoreError as store_error:
-            log.warning("Job %d waits: %s", launch.job_id, store_error)
+            log.warning("Job %d waits: %s", launch.job_id, store_error, extra=about(launch.job_id, 1))
             return self.config.lease
 
 

@@ -22,6 +22,7 @@ from .clock import host_time
 from .errors import StoreError
 from .jitter import between
 from .job import Job, Move, NewJob, Status
+from .logs import about
 
 log = logging.getLogger("backjob")
 
@@ -217,7 +218,7 @@ class CacheStore(ProcessCell, CacheReads):
             else:
                 self._jobs.postpone(job)
         except StoreError as error:  # the move is made; whoever comes by next mends the list
-            log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error)
+            log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error, extra=about(job_id))
         return True
 
     def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:

@@ -18,7 +18,9 @@ from ._socket import check_ca_file, check_header, is_header_value
 from .address import Address, parse_connect
 from .cells import check_region
 from .errors import ConfigError
+from .job import JobStatus
 from .keyring import check_keys
+from .ranges import MOST, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 
 try:
     __version__ = version("backjob")
@@ -28,17 +30,10 @@ except PackageNotFoundError:  # a source tree that was never installed
 _OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
 _OWN_HEADERS |= {"transfer-encoding", "user-agent"}
 _LAUNCHER = ("check", "launch")
-MOST_WHOLE = 2**31 - 1
-"""What the databases' integers hold."""
-WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
-LEAST_ERROR_TIMEOUT = 0.5
-"""Seconds. What a job tells is written each 0.2 s at most: with less, one that tells all the time would fail when one
-such write takes a moment."""
-_MOST = 1e9
-TIMEOUT = f"0 (never) or a number of seconds from {LEAST_ERROR_TIMEOUT} to {_MOST:.0f}"
 MOST_SCOPE = 255
 """Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
+HOOKS = ("on_start", "on_update", "on_end")
 FORWARD_HEADERS = (
     "Accept-Language",
     "Forwarded",
@@ -144,6 +139,16 @@ class Config:
     """Function of an environ that names its user, for ``unique`` jobs. None: REMOTE_USER, else a digest of the
     Authorization and Cookie headers."""
 
+    on_start: Callable[[JobStatus], object] | None = None
+    """Called with the :class:`backjob.JobStatus` of each job that was recorded, by the process that started it."""
+
+    on_update: Callable[[JobStatus], object] | None = None
+    """Called with that of a job each time when its progress or text was written: a few times a second at most."""
+
+    on_end: Callable[[JobStatus], object] | None = None
+    """Called with that of a job that has ended, once, by the process that wrote the end: in the job's own thread, or in
+    one apart. An exception in a hook is logged and harms no job; one that a process did not come to is not made up."""
+
     launcher: Any = None
     """A :class:`backjob.launcher.Launcher` that takes the place of the self-request. None: the self-request."""
 
@@ -168,7 +173,7 @@ class Config:
         if not is_timeout(self.error_timeout):
             refuse("error_timeout", f"must be {TIMEOUT}")
         for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
-            self._check_number(name, 0, _MOST)
+            self._check_number(name, 0, MOST)
         self._check_number("close_delay", 0.01, 60)
         self._check_number("lease", 1, 86400)
         self._check_integer("max_output")
@@ -178,11 +183,16 @@ class Config:
         self._check_scopes()
         if self.monitor not in MONITORS:
             refuse("monitor", f"must be one of {', '.join(MONITORS)}")
-        if self.identify is not None and not callable(self.identify):
-            refuse("identify", "must be a function of an environ")
+        self._check_functions()
         if self.launcher is not None and not all(callable(getattr(self.launcher, name, None)) for name in _LAUNCHER):
             refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
         self._check_wire()
+
+    def _check_functions(self) -> None:
+        of = {"identify": "an environ", **dict.fromkeys(HOOKS, "a JobStatus")}
+        for name, what in of.items():
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                refuse(name, f"must be a function of {what}")
 
     def _check_scopes(self) -> None:
         if not isinstance(self.max_running_per_scope, Mapping):
@@ -239,6 +249,16 @@ class Config:
         if not is_whole(getattr(self, name)):
             refuse(name, f"must be {WHOLE}{otherwise}")
 
+    @property
+    def is_inline(self) -> bool:
+        """Does the launcher run jobs by itself, right here? Then no thread of ours has anything to do."""
+        return bool(getattr(self.launcher, "is_inline", False))
+
+    @property
+    def has_keeper(self) -> bool:
+        """Does a thread of this process look after the jobs?"""
+        return self.keeper and not self.is_inline
+
     @cached_property
     def address(self) -> Address | None:
         """What ``connect=`` says, parsed."""
@@ -249,21 +269,6 @@ class Config:
         """The environ keys of the headers that a job of a user gets."""
         names = ("Cookie", "Authorization", *self.forward_headers)
         return tuple(dict.fromkeys("HTTP_" + name.upper().replace("-", "_") for name in names))
-
-
-def is_whole(value: object) -> bool:
-    """Is it what WHOLE says?"""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_WHOLE
-
-
-def is_number(value: object, least: float, most: float) -> bool:
-    """Is it an int or a float in this range? NaN is in none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
-
-
-def is_timeout(value: object) -> bool:
-    """Is it what TIMEOUT says?"""
-    return is_number(value, LEAST_ERROR_TIMEOUT, _MOST) or is_number(value, 0, 0)
 
 
 def make_config(options: Mapping[str, Any]) -> Config:

@@ -98,6 +98,7 @@ class JobRequest:
     remote_addr: str | None = field(repr=False, default=None)
     remote_user: str | None = field(repr=False, default=None)
     user: str | None = field(repr=False, default=None)
+    anonymous: bool = False
     redirect_ok: bool = False
     app: str = ""
     address: str = ""
@@ -253,7 +254,6 @@ class NewJob:
     request: JobRequest
     key_id: str
     app_id: str = ""
-    anonymous: bool = False
     scope: str = ""
     retries: int = 0
     delay: float = 0
@@ -279,7 +279,7 @@ class NewJob:
             path=self.request.path[:255],
             key_id=self.key_id,
             app_id=self.app_id,
-            anonymous=self.anonymous,
+            anonymous=self.request.anonymous,
             sealed=sealed,
             priority=self.priority,
             error_timeout=self.error_timeout,

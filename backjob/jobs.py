@@ -24,6 +24,8 @@ from .request import find_mount, make_request, name_user
 
 Found = TypeVar("Found", Job, JobStatus)
 
+_OF_A_USER = "it ran as a user, of whom nothing is kept (only a job with as_user=False can)"
+
 
 class Jobs(NoJob):
     """The jobs of an application, seen from one request (``environ``) or from outside of any (None)."""
@@ -98,7 +100,6 @@ class Jobs(NoJob):
             request,
             after_response=after_response,
             unique_keys=_unique_keys(backend, request, scope, as_user) if unique else [],
-            anonymous=not as_user,
             scope=clean_text(scope),
             retries=retries,
             delay=delay,
@@ -122,12 +123,13 @@ class Jobs(NoJob):
             request = backend.keyring.unseal(job.id, job.uid, job.sealed)
         except SealError:
             raise BackJobError(f"Job {job.id} can't be started again: its request does not open") from None
+        if not request.anonymous:  # whatever the row says
+            raise BackJobError(f"Job {job.id} can't be started again: {_OF_A_USER}")
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
         return self._add(
             backend,
             request,
-            anonymous=True,
             scope=job.scope,
             retries=job.retries,
             priority=job.priority,
@@ -279,7 +281,7 @@ def _unique_keys(backend: Backend, request: JobRequest, scope: str, as_user: boo
 def _refuse_retry(job: Job) -> str:
     """Why it can't be started again by a person, or ""."""
     if not job.anonymous:
-        return "it ran as a user, of whom nothing is kept (only a job with as_user=False can)"
+        return _OF_A_USER
     if not job.status.is_final:
         return f"it has not ended, it is {job.status.name}"
     if job.status is Status.COMPLETED:

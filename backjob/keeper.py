@@ -22,6 +22,7 @@ from .job import Move
 from .keyring import PROBE, Keyring, SealError
 from .launcher import SelfRequest
 from .limits import Limits
+from .logs import about
 from .native import is_native
 from .output import append_line
 from .process import is_dead
@@ -236,7 +237,8 @@ class Keeper:
         )
         if is_made:
             self._settled += 1
-            log.error("Job %d, attempt %d: %s", job.id, job.attempt, settlement.reason)
+            told = about(job.id, job.attempt)
+            log.error("Job %d, attempt %d: %s", job.id, job.attempt, settlement.reason, extra=told)
 
     def _see_to_launches(self) -> None:
         """Where a thread can look for rows that wait, one does from now on. Greenlets begin in a request only."""
@@ -251,6 +253,6 @@ class Keeper:
             token = self._keyring.sign(PROBE, job.id, job.attempt, b"")
             self._self_request.knock(token, request, _KNOCK_PATIENCE)
         except (AddressError, SealError) as error:
-            log.info("Job %d waits until a request comes: %s", job.id, error)
+            log.info("Job %d waits until a request comes: %s", job.id, error, extra=about(job.id, job.attempt))
         finally:
             self._store.hold(job.id, job.attempt, self._owner, None, 0)

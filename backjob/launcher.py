@@ -34,7 +34,7 @@ _APP, _PLACE = "a", "p"
 
 
 class Launcher(Protocol):
-    """What start() needs: can a job be launched from here, and launch it."""
+    """What start() needs: can a job be launched from here, and launch it. What else one may have: see testing.py."""
 
     def check(self, environ: Mapping[str, Any] | None) -> None:
         """Raise AddressError when nothing can be launched from here."""

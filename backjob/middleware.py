@@ -18,7 +18,7 @@ from .backend import Backend
 from .check import prove_facts
 from .config import make_config
 from .diagnosis import SIGNATURE
-from .errors import ConfigError, KeyringError, StoreError
+from .errors import ConfigError, JobNotFound, KeyringError, StoreError
 from .findings import Check
 from .job import Job, Status
 from .jobs import Jobs
@@ -26,11 +26,13 @@ from .keyring import (
     CHECK,
     MONITOR,
     PROBE,
+    WORKER,
     SealError,
     Token,
     TokenError,
 )
 from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
+from .request import make_server_environ
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
 from .settings import read_settings
 from .worker import CurrentJob
@@ -54,8 +56,9 @@ class BackJob:
     def __init__(self, app: WSGIApp, **options: Any) -> None:
         if not callable(app):
             raise ConfigError("app is no WSGI application: it can't be called")
-        self._app = app
         self.config = make_config(options)
+        bind = getattr(self.config.launcher, "bind", None)
+        self._app = bind(self, app) if bind is not None else app
         self._key = self.config.environ_key
         self._assembly = Assembly(app, self.config, _name_caller(app))
         # Looked up once: an ordinary request is counted in fractions of a microsecond.
@@ -101,6 +104,30 @@ class BackJob:
     def missing_files(self) -> list[Path]:
         """The files that are not there and would be made at first use: that of an SQLite database, and its key file."""
         return self._assembly.missing_files
+
+    def run_job(self, job_id: int, *, early: bool = False) -> bool:
+        """Run a job that waits here and now, in this thread: through the app, with no request of a server.
+
+        For launchers and tests. ``early``: also before it is due. False when it does not wait, is not due, or as many
+        run as may. Raises StoreError, and JobNotFound.
+        """
+        backend = self._get_backend()
+        job = backend.store.get(job_id)
+        if job is None:
+            raise JobNotFound(f"There is no job {job_id}")
+        if job.status is not Status.STARTED or (job.due_in and not early):
+            return False
+        request = backend.keyring.unseal(job.id, job.uid, job.sealed)
+        token = backend.keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
+        current = CurrentJob(backend, job, request, make_server_environ())
+        return self._run_if_room(backend, job, token, current) == "ended"
+
+    def jobs_of(self, environ: Mapping[str, Any]) -> Jobs:
+        """The client session of a request that did not come through here, as with a framework's own test client.
+
+        With ``after_response`` it can start nothing, for nobody tells it when the response has ended.
+        """
+        return Jobs(self._get_backend, environ)
 
     def sweep(self) -> int:
         """Settle the jobs that were lost, as the keeper of a serving process does all the time; how many it were.

@@ -19,6 +19,7 @@ from .jitter import backoff
 from .job import Glance, Job, Move, Status
 from .keyring import WORKER, Keyring, SealError, Token
 from .launcher import SelfRequest
+from .logs import about
 from .process import name_process
 from .proofs import is_proof
 from .store import Store
@@ -83,10 +84,10 @@ class Monitor:
         if error.is_final or failed_for >= self._config.launch_timeout:
             # A launch that came twice finds its job ended: that is nobody's failure.
             if self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}"):
-                log.error("Job %d can't be launched: %s", job_id, error)
+                log.error("Job %d can't be launched: %s", job_id, error, extra=about(job_id, attempt))
             return 0.0
         wait = backoff(failed_for)
-        log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error)
+        log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error, extra=about(job_id, attempt))
         text = f"Not launched yet, next try in {wait:.0f} s: {error}"
         self._store.note_launch_failure(job_id, attempt, holder, text, wait, failed_for)
         return wait
@@ -98,7 +99,8 @@ class Monitor:
             with self._launcher.open(token, request, from_slot=from_slot) as connection:
                 return then(token, connection)
         except SealError:
-            log.error("Job %d is not launched: its sealed request does not open", job.id)
+            told = about(job.id, job.attempt)
+            log.error("Job %d is not launched: its sealed request does not open", job.id, extra=told)
             self._store.move(Move.FAIL, job.id, attempt=job.attempt, text="The record was changed: it does not open.")
         except NotHome as error:
             return self._leave_to_its_app(job, error)
@@ -111,7 +113,7 @@ class Monitor:
         if job.overdue_for > ABSENCE:
             self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True))
             return Verdict.REFUSED
-        log.info("Job %d waits: %s", job.id, error)
+        log.info("Job %d waits: %s", job.id, error, extra=about(job.id, job.attempt))
         self._store.hold(job.id, job.attempt, self.owner, None, 0)
         return Verdict.AWAY
 
@@ -125,7 +127,8 @@ class Monitor:
             try:
                 is_claimed = not _is_at(self._store.glance(job.id), job, Status.STARTED)
             except StoreError as error:
-                log.warning("Job %d goes on, its record can't be read: %s", job.id, error)
+                told = about(job.id, job.attempt)
+                log.warning("Job %d goes on, its record can't be read: %s", job.id, error, extra=told)
             if is_claimed:
                 wait = _AFTER_CLAIM
                 self._vouching.end_hold(job.id)

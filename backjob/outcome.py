@@ -13,6 +13,7 @@ from .attempts import AttemptEnd, add_end
 from .errors import StoreError
 from .jitter import retry_delay
 from .job import Job, Move, Status
+from .logs import about
 from .store import Store
 from .vouching import Vouching
 
@@ -28,6 +29,7 @@ class Outcome:
 
     def __init__(self, job: Job, move: Move, text: str, progress: int) -> None:
         self._job = job
+        self._told = about(job.id, job.attempt)
         self._move = move
         self._text = text
         self._progress = progress
@@ -46,13 +48,13 @@ class Outcome:
                 return self.write(store)
             except StoreError as error:
                 if time.monotonic() > end:
-                    log.error("Job %d has ended, its outcome waits: %s", self._job.id, error)
+                    log.error("Job %d has ended, its outcome waits: %s", self._job.id, error, extra=self._told)
                     return vouching.postpone(self._write_late)
             time.sleep(_PAUSE)
 
     def _write_late(self, store: Store) -> None:
         self.write(store)
-        log.info("Job %d: its outcome is written", self._job.id)
+        log.info("Job %d: its outcome is written", self._job.id, extra=self._told)
 
     def write(self, store: Store) -> None:
         """Write it. Raises StoreError, and then it is to be tried again."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -75,7 +76,7 @@ def make_request(
         redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
     )
     if not as_user:
-        return request
+        return replace(request, anonymous=True)
     sources = (own_headers, environ or {})
     headers = {key: source[key] for key in config.forward_keys for source in reversed(sources) if source.get(key)}
     remote_addr, remote_user = ((environ or {}).get(key) for key in ("REMOTE_ADDR", "REMOTE_USER"))
@@ -128,6 +129,23 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
     if request.remote_user is not None:
         environ["REMOTE_USER"] = request.remote_user
     return environ
+
+
+def make_server_environ() -> dict[str, Any]:
+    """What a server would give for a request that came over no wire (PEP 3333), where a job runs without one."""
+    return {
+        "REQUEST_METHOD": "POST",
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.version": (1, 0),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
 
 
 def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request: JobRequest) -> dict[str, Any]:

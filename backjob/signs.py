@@ -18,6 +18,7 @@ from .arguments import check_progress
 from .errors import StoreError
 from .jitter import between
 from .job import Glance, Job
+from .logs import about, running
 from .output import Output, clean_text, cut_text
 from .store import Store
 
@@ -33,6 +34,7 @@ _LONGEST_WRITE = 30.0
 
 class Signs:
     """Those of one attempt. ``limit`` are the bytes of a text that are kept, ``lease`` the seconds that a sign buys.
+    ``is_prompt``: each is written at once, by who gives it.
 
     ``on_refusal`` is called when the store takes no sign any more: it gives how the record stands where the attempt
     runs on all the same, and None where it has ended. Several threads may give signs, and the children of a fork.
@@ -46,6 +48,7 @@ class Signs:
         *,
         limit: int,
         lease: float,
+        is_prompt: bool = False,
         on_refusal: Callable[[], Glance | None],
     ) -> None:
         self._store = store
@@ -53,6 +56,7 @@ class Signs:
         self._output = output
         self._limit = limit
         self._lease = lease
+        self._quiet = 0.0 if is_prompt else QUIET
         self._on_refusal = on_refusal
         self._home = self._pid = os.getpid()
         self._changed = threading.Condition()
@@ -179,18 +183,19 @@ class Signs:
 
     def _write(self) -> None:
         """Without the lock, for a database may be slow; by one thread at a time, which has set ``_is_writing``."""
-        is_over, is_written, wait = False, False, QUIET
+        is_over, is_written, wait = False, False, self._quiet
         try:
             self._waits = False
-            is_over = not self._try_to_write()
+            with running(None):  # what the store logs is not the job's
+                is_over = not self._try_to_write()
             is_written = True
         except StoreError as error:
-            self._stored, wait = None, _AWAY * between(0.8, 1.2)
+            self._stored, wait, job = None, _AWAY * between(0.8, 1.2), self._job
             if not self._is_away:
-                log.warning("Job %d goes on, its update waits: %s", self._job.id, error)
+                log.warning("Job %d goes on, its update waits: %s", job.id, error, extra=about(job.id, job.attempt))
         finally:
             with self._changed:
-                self._is_away = wait > QUIET
+                self._is_away = wait > self._quiet
                 self._waits = self._waits or not is_written
                 self._is_over = self._is_over or is_over
                 self._next_at = time.monotonic() + wait

@@ -15,6 +15,7 @@ from .backend import Backend, Launch
 from .errors import JobEnded, describe, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
+from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome
 from .output import Output, append_line, clean_text, cut_text
@@ -68,6 +69,7 @@ class CurrentJob(Jobs):
             self._output,
             limit=backend.config.max_output,
             lease=backend.config.lease,
+            is_prompt=backend.config.is_inline,
             on_refusal=self._find_out,
         )
         self._ended: str | None = None
@@ -104,6 +106,12 @@ class CurrentJob(Jobs):
             self._output.write_text(text)
         self._give_sign()
         return len(text)
+
+    def show(self, text: str) -> None:
+        """Add to the output, and raise nothing: for who does not know of the job (see logs)."""
+        if self._signs.is_at_home:
+            self._output.write_text(text)
+        self._signs.give()
 
     def check_user(self) -> None:
         if self._user is None or not self._signs.is_at_home:
@@ -156,17 +164,19 @@ class CurrentJob(Jobs):
         ``claim`` is by which the record is leased: the process vouches for it until the outcome is written. False in a
         child that the app has forked, where that comes back to here: the job goes on in its parent, who alone ends it.
         """
-        self._backend.vouching.lease(self._job.id, claim)
+        job = self._job
+        self._backend.vouching.lease(job.id, claim)
         try:
-            self._response.take(app, self._environ)
+            with running(self):
+                self._response.take(app, self._environ)
         except JobEnded:
             self._settle_failure(self._failure if self._ended else "JobEnded was raised by the app itself")
         except Exception as error:
-            log.exception("%s raised an exception", self._name_process())
+            log.exception("%s raised an exception", self._name_process(), extra=about(job.id, job.attempt))
             self._settle_failure(self._failure if self._ended else describe(error))
         except BaseException as error:
             if self._signs.is_at_home:  # sys.exit() is how many a child ends
-                log.exception("%s was stopped", self._name_process())
+                log.exception("%s was stopped", self._name_process(), extra=about(job.id, job.attempt))
             self._settle_failure(explain_stop(error))
             raise
         else:
@@ -191,7 +201,7 @@ class CurrentJob(Jobs):
             is_failed = self._outcome is None or not self._outcome.is_completed
             self._backend.vouching.end_lease(claim)
             self._backend.launch_followers(self._followers, self._environ, is_failed)
-            if self._outcome is not None and self._outcome.delay:
+            if self._outcome is not None and self._outcome.delay and not self._backend.config.is_inline:
                 self._backend.dispatcher.look_after(self._outcome.delay)
         else:
             self._outcome.when_known(functools.partial(self._end_late, claim))

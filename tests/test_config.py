@@ -70,6 +70,7 @@ WRONG: dict[str, list[Any]] = {
     "redirect_ok": NO_BOOLS,
     "max_output": [*NO_INTEGERS, "auto"],
     "identify": ["REMOTE_USER", 7],
+    **{name: ["print", 7, []] for name in ("on_start", "on_update", "on_end")},
     "launcher": ["self", 7, lambda: None],
     "environ_key": [None, "", "a b", "ä", 7],
 }
@@ -98,6 +99,7 @@ DEFAULTS: dict[str, Any] = {
     "redirect_ok": False,
     "max_output": 1048576,
     "identify": None,
+    **dict.fromkeys(["on_start", "on_update", "on_end"]),
     "launcher": None,
     "environ_key": "backjob",
 }
@@ -185,6 +187,7 @@ def test_auto_can_be_written_as_any_word_of_settings(text: str) -> None:
         ("forward_headers", ()),
         ("forward_headers", ["X-A"]),
         ("identify", lambda environ: environ["REMOTE_USER"]),
+        *[(name, print) for name in ("on_start", "on_update", "on_end")],
         ("environ_key", "my.jobs"),
     ],
 )

@@ -14,7 +14,7 @@ import backjob
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
+    *("errors", "logs", "ranges", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "job", "decisions", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings", "backlog"),
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
@@ -22,7 +22,7 @@ ORDER = (
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("output", "request", "response", "launcher", "monitor"),
     *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
-    *("findings", "second_visit", "check"),
+    *("findings", "second_visit", "check", "notices"),
     *("assembly", "arguments", "no_job", "jobs", "session", "signs", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""

@@ -130,13 +130,18 @@ def test_what_can_not_be_started_again_says_why(site: Site) -> None:
     assert len(site.rows()) == 2
 
 
-def test_a_row_that_calls_a_users_job_nobodys_is_of_no_use(site: Site) -> None:
-    """Nothing of it is kept, whatever is written into the table after its end."""
+@pytest.mark.parametrize(("is_early", "reason"), [(True, "it ran as a user"), (False, "does not open")])
+def test_a_row_that_calls_a_users_job_nobodys_is_of_no_use(site: Site, is_early: bool, reason: str) -> None:
+    """Whether somebody writes it before the job's end, so that its request is kept, or later."""
     job_id = site.start("/job", by={"HTTP_COOKIE": "secret"})
+    change = "UPDATE background_job SET anonymous = TRUE WHERE id = ?"
+    if is_early:
+        site.sql(change, job_id)
     site.application.jobs.cancel(job_id)
-    site.sql("UPDATE background_job SET anonymous = TRUE WHERE id = ?", job_id)
-    with pytest.raises(BackJobError, match="does not open"):
+    site.sql(change, job_id)
+    with pytest.raises(BackJobError, match=reason):
         site.within(lambda jobs: jobs.retry(job_id))
+    assert len(site.rows()) == 1
 
 
 def test_an_old_launch_of_a_kept_request_runs_nothing(site: Site) -> None:

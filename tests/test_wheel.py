@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import needs
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,6 +72,45 @@ print(json.dumps({
 '''
 
 
+TYPED = '''
+"""What a user's code does with the public names, to a type checker that allows nothing to be untyped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from backjob import BackJob, Check, Config, Finding, JobFailed, JobNotFound, Jobs, JobStatus, Status
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    job: Jobs = environ["backjob"]
+    for number in job.track([1, 2, 3]):
+        print(number + 1, file=job)
+    job.update(50, "half")
+    start_response("200 OK", [])
+    return [str(job.start("/job", {"a": [1, 2]}, method="POST", data={"b": "c"}, delay=1.5)).encode()]
+
+
+application = BackJob(app, database="sqlite:///jobs.sqlite3", error_timeout=60)
+config: Config = application.config
+checked: Check = application.check()
+problem: Finding | None = checked.problem
+
+
+def find_progress(job_id: int) -> int | None:
+    try:
+        status: JobStatus = application.jobs.status(job_id, scope="Ada")
+    except (JobNotFound, JobFailed):
+        return None
+    return status.progress if status.status is Status.COMPLETED else None
+
+
+find_progress("1")  # type: ignore[arg-type]
+application.jobs.nonsense()  # type: ignore[attr-defined]
+'''
+
+
 def run(*command: str | Path, directory: Path) -> str:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     finished = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True)
@@ -92,6 +132,12 @@ def test_wheel_runs_a_job_on_its_own(tmp_path):
     run(sys.executable, "-m", "venv", environment, directory=elsewhere)
     run(environment / "bin" / "pip", "install", "--quiet", wheel, directory=elsewhere)
     shutil.rmtree(source)
+
+    # What should be an error and is none would be an ignore that is unused, which is an error.
+    (elsewhere / "typed.py").write_text(TYPED, encoding="utf-8")
+    checker = [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", "--cache-dir", os.devnull]
+    needs.package("mypy")
+    run(*checker, "--python-executable", environment / "bin" / "python", "typed.py", directory=elsewhere)
 
     found = json.loads(run(environment / "bin" / "python", "-I", "-c", SCRIPT, directory=elsewhere))
 

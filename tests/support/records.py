@@ -106,9 +106,10 @@ def run(url: str | URL, statement: str, **values: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in result.mappings()] if result.returns_rows else []
 
 
-def new_job(**changes: Any) -> NewJob:
+def new_job(*, anonymous: bool = False, **changes: Any) -> NewJob:
     """A job that is to be recorded; ``changes`` are fields of it."""
-    request = JobRequest("POST", "/report?month=1", "", "/report", "month=1", b"a=1", remote_user="ada")
+    user = {"anonymous": True} if anonymous else {"remote_user": "ada"}
+    request = JobRequest("POST", "/report?month=1", "", "/report", "month=1", b"a=1", **user)  # type: ignore[arg-type]
     fields = {"uid": uuid.uuid4().hex, "request": request, "key_id": KEY_IDS[0], "app_id": "app", **changes}
     return NewJob(**fields)
 
