@@ -12,7 +12,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import cast
 
 from . import cache, cache_store
@@ -155,10 +154,10 @@ class Assembly:
         return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
 
     @property
-    def missing_files(self) -> list[Path]:
+    def missing_files(self) -> list[str]:
         """Those that the first use would make."""
         files = (self._database.file if self._database is not None else None, self._keys.file)
-        return [file for file in files if file is not None and not os.path.exists(file)]
+        return [str(file) for file in files if file is not None and not os.path.exists(file)]
 
     def create_table(self) -> None:
         """Make the job table now, whatever the option says. Raises StoreError, or ConfigError where there is none."""

@@ -101,7 +101,7 @@ class BackJob:
         return self._assembly.deployment.check(environ)
 
     @property
-    def missing_files(self) -> list[Path]:
+    def missing_files(self) -> list[str]:
         """The files that are not there and would be made at first use: that of an SQLite database, and its key file."""
         return self._assembly.missing_files
 

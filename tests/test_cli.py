@@ -37,7 +37,7 @@ from backjob.cli.where import find_application
 
 pytestmark = pytest.mark.live
 
-PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+PAGE = Path(__file__).parent.parent / "docs" / "command.md"
 KEY = "a-key-of-one-word-as-a-variable-has-it"
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe\r back"
 HARMLESS = r"\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe\x0d back"
@@ -529,7 +529,7 @@ def test_the_key_is_another_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_address_is_not_known(site: Site) -> None:
-    assert "Set connect=" in tell(call("start", "/job"))
+    assert "Here that is --connect URL." in tell(call("start", "/job"))
 
 
 def test_a_server_that_is_down_takes_the_job_up_later(site: Site, free_port: int) -> None:
@@ -612,8 +612,8 @@ def test_it_says_what_it_needs(missing: str) -> None:
 
 
 def test_the_page_has_every_command_and_option() -> None:
-    rows = re.findall(r"^\| `([^|]*)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert dict(rows) == dict(_describe(commands, "backjob"))
+    rows = re.findall(r"^\| `(backjob[^|]*)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(_describe(commands, "backjob"))
 
 
 def _describe(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
@@ -630,10 +630,3 @@ def _describe(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             yield from _describe(command.commands[name], f"{path} {name}")
-
-
-def test_the_page_s_exit_codes_and_blocks_are_of_commands_that_exist() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    called = re.findall(r"^    \$ backjob (?:-A \S+ )?([\w-]+)", text, re.MULTILINE)
-    assert set(called) <= set(commands.commands)
-    assert len(called) > 4

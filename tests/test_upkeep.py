@@ -68,7 +68,7 @@ def test_a_table_that_can_not_be_made_is_an_error_of_the_store(tmp_path: Path) -
 
 def test_files_that_the_first_use_would_make_are_told(tmp_path: Path) -> None:
     application = BackJob(say_done, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", keeper=False)
-    assert application.missing_files == [tmp_path / "jobs.sqlite3", tmp_path / "jobs.sqlite3.key"]
+    assert application.missing_files == [f"{tmp_path}/jobs.sqlite3", f"{tmp_path}/jobs.sqlite3.key"]
     assert not application.jobs.exists(1)
     assert application.missing_files == []
     application.close()

@@ -21,5 +21,5 @@ except ModuleNotFoundError as error:
 
 
 def main() -> NoReturn:
-    """Run the command with the arguments of this process, which ends: docs/cli.md says what each exit code means."""
+    """Run the command with the arguments of this process, and end it: docs/command.md has the exit codes."""
     run()

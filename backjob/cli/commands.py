@@ -42,7 +42,9 @@ def run() -> NoReturn:
     help=f"Only those that are {_STATUSES}; may be given several times.",
 )
 @click.option("--scope", help="Jobs of this scope only.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="So many at most.")
+@click.option(
+    "--limit", metavar="NUMBER", type=click.IntRange(1, 1000), default=20, show_default=True, help="So many at most."
+)
 @click.option("--before", metavar="ID", type=click.IntRange(min=1), help="Jobs that are older than this one.")
 @give_json
 def list_jobs(names: Sequence[str], scope: str | None, limit: int, before: int | None, is_json: bool) -> None:

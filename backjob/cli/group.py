@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from backjob import BackJob, BackJobError, ConfigError, __version__
+from backjob import AddressError, BackJob, BackJobError, ConfigError, __version__
 
 from .screen import clean_line
 from .where import FORMS, find_application
@@ -54,6 +54,8 @@ class Commands(click.Group):
             return _tell_error(f"{error.format_message().rstrip('.')}. {usage}")
         except click.ClickException as error:
             return _tell_error(error.format_message())
+        except AddressError as error:
+            return _tell_error(f"{error} Here that is --connect URL.")
         except (BackJobError, OSError) as error:
             return _tell_error(str(error))
 
@@ -97,7 +99,7 @@ def open_application(connect: str | None = None, *, may_make: bool = False) -> I
     with contextlib.closing(find_application(where, connect)) as application:
         missing = application.missing_files
         if missing and not may_make:
-            what = "key file" if missing[0].suffix == ".key" else "SQLite file"
+            what = "key file" if missing[0].endswith(".key") else "SQLite file"
             otherwise = ", or set $BACKJOB_KEY" if what == "key file" else ""
             raise ConfigError(
                 f"there is no {what} {missing[0]}: is WHERE right? The app makes it for its first job, and so does "
