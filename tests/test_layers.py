@@ -42,6 +42,8 @@ HOMES = {
 
 SHELLS: dict[str, set[str]] = {
     "integrations/__init__": set(),
+    # start() takes a webob.Request, which is the one way to hand a body on as it came, such as JSON.
+    "integrations/again": {"webob"},
     "integrations/pyramid": {"pyramid"},
     "integrations/bottle": {"bottle"},
     "integrations/flask": {"flask", "werkzeug"},
