@@ -6,6 +6,7 @@ What does not need a process of its own is called here, by click's runner: error
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ import textwrap
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import pexpect
 import pytest
 from click.testing import CliRunner, Result
 from paste.deploy import loadfilter
+from rich.console import Console
 from support import needs, wait_until
 from support.processes import name_dead
 from support.served import PATIENCE, Site, serve_site
@@ -31,8 +34,8 @@ from support.served import PATIENCE, Site, serve_site
 import backjob
 from backjob import BackJob, ConfigError, Status
 from backjob.cli.commands import backjob as commands
-from backjob.cli.screen import clean, clean_line
-from backjob.cli.watching import GrowingText
+from backjob.cli.screen import Screen, clean, clean_line
+from backjob.cli.watching import BarView, GrowingText
 from backjob.cli.where import find_application
 
 pytestmark = pytest.mark.live
@@ -325,6 +328,20 @@ def test_a_text_is_told_as_it_grows() -> None:
     assert text.take("something else", True) == ["something else"]
 
 
+def test_a_bar_begins_anew_with_an_attempt(site: Site) -> None:
+    job = site.status(finish(site))
+    shown = io.StringIO()
+    screen = Screen(Console(file=shown, force_terminal=True, width=80, color_system=None), is_json=False)
+    view = BarView(screen, 1)
+    with view.progress:
+        for attempt, progress in ((1, 50), (1, 70), (2, 10)):
+            view.show(replace(job, status=Status.INPROGRESS, progress=progress, attempt=attempt))
+        (bar,) = view.progress.tasks
+    assert bar.completed == 10
+    assert bar.speed is None
+    assert shown.getvalue().count("GET as nobody:") == 1
+
+
 # Ending and settling.
 
 
@@ -347,7 +364,8 @@ def test_none_is_cancelled_if_one_is_not_there(site: Site) -> None:
 
 
 def test_an_anonymous_job_is_started_again(site: Site) -> None:
-    failed = finish(site, "/broken", as_user=False)
+    failed = int(call("start", "/broken", "--connect", site.server.url).stdout)
+    site.wait_for_end(failed)
     again = call("retry", failed, "--connect", site.server.url)
     assert (again.exit_code, again.stdout) == (0, f"{failed + 1}\n")
     assert site.wait_for_end(failed + 1).status is Status.FAILED
@@ -363,6 +381,8 @@ def test_lost_jobs_are_settled(site: Site) -> None:
     swept = run("sweep")
     assert (swept.returncode, swept.stdout, swept.stderr) == (0, "Settled 1 job.\n", "")
     assert site.status(job_id).status is Status.FAILED
+    shown, code = read_to_end(type_in("sweep"))
+    assert (code, shown) == (0, "This takes a little longer than the lease of 30 s.\r\nSettled 0 jobs.\r\n")
 
 
 def test_old_jobs_are_deleted(site: Site) -> None:
@@ -397,16 +417,40 @@ def test_the_table_and_the_key_file_are_made(tmp_path: Path) -> None:
     assert call("--app", "sqlite:///new.sqlite3", "list", "--json").stdout == "[]\n"
 
 
+FOUND = """
+from bottle import Bottle
+from flask import Flask
+from pyramid.config import Configurator
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from backjob import BackJob
+from backjob.integrations.flask import FlaskBackJob
+
+print("This is noise.")
+database = "sqlite:///{path}"
+inner = BackJob(print, database=database)
+flask = Flask("found")
+FlaskBackJob(flask, database=database)
+flask.wsgi_app = ProxyFix(flask.wsgi_app)
+bottle = Bottle()
+bottle.wsgi = BackJob(bottle.wsgi, database=database)
+
+def make_pyramid():
+    with Configurator() as config:
+        config.registry.backjob = BackJob(print, database=database)
+    return config.make_wsgi_app()
+"""
+
+
 def test_an_app_is_found_in_a_module(site: Site, tmp_path: Path) -> None:
-    job_id = finish(site)
-    lines = ["from backjob import BackJob", "print('noise')", f"inner = BackJob(print, database='sqlite:///{site.path}')"]
-    lines += ["class Flask: wsgi_app = inner", "def make(): return Flask()", "application = Flask()"]
-    (tmp_path / "found_app.py").write_text("\n".join(lines))
-    for name in ("inner", "application", "make()"):
-        listed = call("-A", f"found_app:{name}", "list", "--json")
-        assert [job["id"] for job in json.loads(listed.stdout)] == [job_id]
-    assert run("-A", "found_app:inner", "list", "--json").stdout == listed.stdout
+    (tmp_path / "found_app.py").write_text(FOUND.format(path=site.path))
+    finish(site)
+    listed = run("-A", "found_app:inner", "list", "--json").stdout
+    assert len(json.loads(listed)) == 1
+    names = ("inner", "flask", "bottle", "make_pyramid()")
+    found = [call("-A", f"found_app:{name}", "list", "--json").stdout for name in names]
     sys.modules.pop("found_app")
+    assert found == [listed] * 4
 
 
 INI = """
@@ -418,6 +462,7 @@ use = egg:Paste
 backjob.database = sqlite:///%(here)s/jobs.sqlite3
 backjob.key = {key}
 backjob.lease = 5
+backjob.on_end = json.dumps
 other.database = none of ours
 
 [app:other]
@@ -443,12 +488,33 @@ connect_headers = Authorization: Basic abc
 """
 
 
+def test_the_command_keeps_no_jobs(tmp_path: Path) -> None:
+    (tmp_path / "kept_app.py").write_text("from backjob import BackJob\napplication = BackJob(print)\n")
+    (tmp_path / "kept.ini").write_text("[filter:backjob]\nkeeper = true\n")
+    for where in ("sqlite:///kept.sqlite3", "kept.ini", "kept_app:application"):
+        application = find_application(where)
+        assert application.config.keeper is False
+        application.close()
+    sys.modules.pop("kept_app")
+
+
+def test_a_job_may_be_the_first_of_its_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setenv("BACKJOB_KEY", KEY)
+    (tmp_path / "first.ini").write_text("[filter:backjob]\ndatabase = sqlite:///first.sqlite3\n")
+    started = call("-A", "first.ini", "start", "/job", "--connect", f"http://127.0.0.1:{free_port}")
+    assert (started.exit_code, started.stdout) == (0, "1\n")
+    connect = ("--connect", f"http://127.0.0.1:{free_port}")
+    assert "there is no SQLite file" in tell(call("-A", "sqlite:///slip.sqlite3", "start", "/job", *connect))
+    assert not (tmp_path / "slip.sqlite3").exists()
+
+
 def test_an_app_is_found_in_an_ini_file(tmp_path: Path) -> None:
     (tmp_path / "app.ini").write_text(INI.format(key=KEY))
     application = find_application("app.ini#main", "http://127.0.0.1:8000")
     config = application.config
     assert config.database == f"sqlite:///{tmp_path}/jobs.sqlite3"
     assert (config.key, config.lease, config.table_name) == (KEY, 5, "background_job")
+    assert config.on_end is json.dumps
     assert (config.connect, config.keeper) == ("http://127.0.0.1:8000", False)
     application.close()
     assert find_application("app.ini#app:other").config.database == f"sqlite:///{tmp_path}/other.sqlite3"
@@ -476,7 +542,9 @@ def test_no_application_is_named() -> None:
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("nothing", "'nothing' is none of these: a database URL"),
+        ("nothing", "WHERE is none of these: a database URL"),
+        ("postgresql:/ada:sesame@127.0.0.1/jobs", "WHERE is none of these: a database URL"),
+        ("postgresql+none://ada:sesame@127.0.0.1/jobs", "database needs a driver that is not installed"),
         ("sqlite:///nowhere.sqlite3", r"there is no SQLite file /\S+/nowhere.sqlite3: is WHERE right\?"),
         ("sqlite:///there.sqlite3", r"there is no key file /\S+/there.sqlite3.key: .*, or set \$BACKJOB_KEY"),
         ("oracle://ada:sesame@db/jobs", "database must be SQLite, PostgreSQL, MariaDB or MySQL, not oracle"),
@@ -485,7 +553,7 @@ def test_no_application_is_named() -> None:
         ("broken_app:application", r"can't be imported: ValueError: no \\x1b\[31mfigures"),
         ("leaving_app:application", "can't be imported: SystemExit: 3"),
         ("json:nothing", "can't be imported: AttributeError: module 'json' has no attribute 'nothing'"),
-        ("json:dumps", r"json:dumps is no BackJob, and none is inside of it \(as its wsgi_app, application, app"),
+        ("json:dumps", r"json:dumps is no BackJob, and none is inside of it \(as its wsgi_app, wsgi, registry"),
         ("missing.ini", "missing.ini can't be read: No such file or directory"),
         ("empty.ini", r"empty.ini has neither a section with settings named backjob.… nor a \[filter:backjob\]"),
         ("broken.ini", "broken.ini can't be read: MissingSectionHeaderError 1"),
@@ -552,6 +620,7 @@ def test_a_server_that_is_down_takes_the_job_up_later(site: Site, free_port: int
         (["list", "--limit", "0"], "0 is not in the range"),
         (["show", "first"], "'first' is not a valid integer"),
         (["watch"], "Missing argument 'ID...'"),
+        (["postgresql://ada:sesame@127.0.0.1/jobs", "list"], "No such command 'postgresql://ada:…@127.0.0.1/jobs'"),
         (["shwo"], "No such command 'shwo'"),
         (["list", "--al"], "No such option"),
         ([], "Missing command"),

@@ -17,7 +17,18 @@ import click
 from backjob import BackJob, BackJobError, Check, Status
 
 from .demo import run_demo
-from .group import NOT_OK, OK, backjob, give_connect, give_id, give_ids, give_json, open_application, run_group
+from .group import (
+    NOT_OK,
+    OK,
+    backjob,
+    give_connect,
+    give_id,
+    give_ids,
+    give_json,
+    names_app,
+    open_application,
+    run_group,
+)
 from .screen import clean, clean_line, name_status, open_screen
 from .watching import watch_jobs
 
@@ -118,7 +129,7 @@ def start(
     cookie and no credential goes with it.
     """
     screen = open_screen(is_json)
-    with open_application(connect) as application:
+    with open_application(connect, needs_files=not names_app()) as application:
         warnings = _check_home(application)
         method = method or ("POST" if data else "GET")
         try:
@@ -226,7 +237,7 @@ def check(connect: str | None, is_json: bool) -> int:
 
     The exit code is 0 if they will, else 1, with the cause.
     """
-    with open_application(connect) as application:
+    with open_application(connect, needs_files=not names_app()) as application:
         found = _check(application)
     open_screen(is_json).write(clean(str(found)), found.as_dict())
     return OK if found.is_ok else NOT_OK
@@ -235,7 +246,7 @@ def check(connect: str | None, is_json: bool) -> int:
 @backjob.command("create-table")
 def create_table() -> None:
     """Make the job table, where it is not there."""
-    with open_application(may_make=True) as application:
+    with open_application(needs_files=False) as application:
         application.create_table()
         application.jobs.exists(1)  # it can be read, and where a key file is to be there it is now
         click.echo(f"The table {application.config.table_name} is there.")

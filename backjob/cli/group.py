@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -18,10 +19,11 @@ import click
 from backjob import AddressError, BackJob, BackJobError, ConfigError, __version__
 
 from .screen import clean_line
-from .where import FORMS, find_application
+from .where import FORMS, find_application, is_app
 
 OK, NOT_OK, ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
 """Exit codes."""
+_PASSWORD = re.compile(r"(?<=:)[^\s/:@][^\s/]*@")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,7 +74,8 @@ def run_group() -> NoReturn:
 
 
 def _tell_error(text: str) -> int:
-    print(f"backjob: {clean_line(text)}", file=sys.stderr)
+    # What was typed in the wrong place, such as a database URL, is told back without the password in it.
+    print(f"backjob: {_PASSWORD.sub('…@', clean_line(text))}", file=sys.stderr)
     return ERROR
 
 
@@ -91,21 +94,38 @@ give_id = click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
 
 
 @contextlib.contextmanager
-def open_application(connect: str | None = None, *, may_make: bool = False) -> Iterator[BackJob]:
-    """The application that -A names. Its files have to be there, for a name that is wrong would make some elsewhere."""
-    where = click.get_current_context().find_root().params["where"]
-    if not where:
-        raise click.UsageError(f"-A WHERE (or $BACKJOB_APP) is missing: {FORMS}.", click.get_current_context())
-    with contextlib.closing(find_application(where, connect)) as application:
-        missing = application.missing_files
-        if missing and not may_make:
-            what = "key file" if missing[0].endswith(".key") else "SQLite file"
-            otherwise = ", or set $BACKJOB_KEY" if what == "key file" else ""
-            raise ConfigError(
-                f"there is no {what} {missing[0]}: is WHERE right? The app makes it for its first job, and so does "
-                f"'backjob create-table'{otherwise}"
-            )
+def open_application(connect: str | None = None, *, needs_files: bool = True) -> Iterator[BackJob]:
+    """The application that -A names, with this ``connect`` if it is given one.
+
+    Unless ``needs_files`` is false its files have to be there: a name with a slip in it would make some elsewhere.
+    """
+    with contextlib.closing(find_application(_read_where(), connect)) as application:
+        if needs_files:
+            _check_files(application.missing_files)
         yield application
+
+
+def names_app() -> bool:
+    """Does -A name an app, of which this may be the first use, and no mere database?"""
+    return is_app(_read_where())
+
+
+def _read_where() -> str:
+    context = click.get_current_context()
+    where: str | None = context.find_root().params["where"]
+    if not where:
+        raise click.UsageError(f"-A WHERE (or $BACKJOB_APP) is missing: {FORMS}.", context)
+    return where
+
+
+def _check_files(missing: Sequence[str]) -> None:
+    for file in missing:
+        is_key = file.endswith(".key")
+        what, otherwise = ("key file", ", or set $BACKJOB_KEY") if is_key else ("SQLite file", "")
+        raise ConfigError(
+            f"there is no {what} {file}: is WHERE right? The app makes it for its first job, and so does "
+            f"'backjob create-table'{otherwise}"
+        )
 
 
 @click.group(

@@ -64,7 +64,7 @@ def _open_view(screen: Screen, count: int) -> Iterator[Show]:
     if screen.is_json:
         yield _JsonView(screen).show
     elif screen.is_terminal:
-        view = _BarView(screen, count)
+        view = BarView(screen, count)
         with view.progress:
             yield view.show
     else:
@@ -104,7 +104,7 @@ class _LineView:
         self._screen.write_line(state)
 
 
-class _BarView(_LineView):
+class BarView(_LineView):
     """A bar for each job below the lines, which stays in its place."""
 
     def __init__(self, screen: Screen, count: int) -> None:

@@ -20,24 +20,32 @@ from typing import Any
 from backjob import BackJob, ConfigError
 
 FORMS = "a database URL (sqlite:///jobs.sqlite3), an ini file, or module:application"
-_INSIDE = ("wsgi_app", "application", "app", "__wrapped__")
-"""Where an app keeps the one that it wraps: Flask, Werkzeug's and other middleware, functools."""
+_INSIDE = ("wsgi_app", "wsgi", "registry", "backjob", "application", "app", "__wrapped__")
+"""Where an app keeps the one that it wraps: Flask, Bottle, Pyramid in its registry, middleware, functools."""
+_OBJECTS = ("cache", "identify", "launcher", "on_start", "on_update", "on_end")
+"""Options that are Python objects: in an ini file their dotted name stands for them."""
 _DEEPEST = 20
 _PREFIX = "backjob."
+_MODULE = re.compile(r"[\w.]+:[\w.]+(\(\))?")
 _EGG = re.compile(r"egg:backjob(#main)?")
 
 
 def find_application(where: str, connect: str | None = None) -> BackJob:
     """The application that this names, to ask it for jobs and to start them; ``connect`` goes before its own."""
     own: dict[str, Any] = {"keeper": False} | ({"connect": connect} if connect is not None else {})
-    if "://" in where:
+    if not is_app(where):
         return BackJob(_refuse, **{"database": where, **own})
     path, _, section = where.partition("#")
     if path.endswith(".ini") or Path(path).is_file():
-        return BackJob.from_settings(_refuse, {**_read_ini(Path(path), section), **own}, prefix="")
-    if ":" in where:
+        return BackJob.from_settings(_refuse, {**_import_objects(_read_ini(Path(path), section)), **own}, prefix="")
+    if _MODULE.fullmatch(where):
         return BackJob(_refuse, **{**_read_module(where), **own})
-    raise ConfigError(f"{where!r} is none of these: {FORMS}")
+    raise ConfigError(f"WHERE is none of these: {FORMS}")  # it may be an URL with a password, and a slip
+
+
+def is_app(where: str) -> bool:
+    """Does it name an app with options of its own, and no mere database?"""
+    return "://" not in where
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -89,17 +97,26 @@ def _find_options(parser: configparser.ConfigParser, section: str) -> Iterator[t
             yield option.removeprefix(_PREFIX), parser.get(section, option)
 
 
-def _read_module(where: str) -> dict[str, Any]:
-    """The options of the BackJob that a module has, ``module:application`` or ``module:factory()``."""
-    path = where.removesuffix("()")
-    sys.path.insert(0, os.getcwd())
+def _import_objects(options: dict[str, str]) -> dict[str, Any]:
+    return {name: _import(text) if name in _OBJECTS else text for name, text in options.items()}
+
+
+def _import(name: str) -> Any:
+    """What has this name, ``module:object`` or dotted; with ``()`` at its end, what a call of it gives."""
+    path = name.removesuffix("()")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what a command prints is its own
             found = pkgutil.resolve_name(path)
-            if path != where:
-                found = found()
+            return found() if path != name else found
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{where} can't be imported: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+
+
+def _read_module(where: str) -> dict[str, Any]:
+    """The options of the BackJob that a module has, ``module:application`` or ``module:factory()``."""
+    found = _import(where)
     application = _find_backjob(found)
     if application is None:
         where_else = ", ".join(_INSIDE)
