@@ -30,6 +30,7 @@ from rich.console import Console
 from support import needs, wait_until
 from support.processes import name_dead
 from support.served import PATIENCE, Site, serve_site
+from support.services import new_database
 
 import backjob
 from backjob import BackJob, ConfigError, Status
@@ -486,6 +487,25 @@ keeper = false
 connect_headers = Authorization: Basic abc
     X-Site: a
 """
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_jobs_of_a_database_server(
+    server: str, tmp_path: Path, action: Action, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new_database(server) as url:
+        where = url.render_as_string(hide_password=False)
+        monkeypatch.setenv("BACKJOB_APP", where)
+        monkeypatch.setenv("BACKJOB_KEY", KEY)
+        assert call("create-table").stdout == "The table background_job is there.\n"
+        with serve_site(tmp_path, action, key=KEY, database=where, create_table=False) as site:
+            started = call("start", "/job", "--data", "name=Ada", "--watch", "--connect", site.server.url)
+        assert (started.exit_code, started.stdout.splitlines()[0]) == (0, "1")
+        assert run("list").stdout.endswith("POST as nobody: name=Ada\n")
+        monkeypatch.setenv("BACKJOB_APP", url.set(username="ada", password="sesame").render_as_string(False))
+        line = tell(call("list"))
+        assert "The job database can't be used: OperationalError" in line
+        assert "sesame" not in line
 
 
 def test_the_command_keeps_no_jobs(tmp_path: Path) -> None:
