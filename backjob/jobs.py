@@ -185,6 +185,13 @@ class Jobs(NoJob):
         scope = clean_text(scope) if scope is not None else None
         return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
 
+    def cancel_waiting(self, job_id: int) -> None:
+        """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.
+
+        For integrations, where a transaction is rolled back and the response is no failure. It does nothing for any
+        other job, such as one that ``unique`` has found.
+        """
+
     def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
         """Complete the running job with this id now. Without an id, and outside of a job, it does nothing."""
         if job_id is not None:

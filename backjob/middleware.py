@@ -41,6 +41,8 @@ log = logging.getLogger("backjob")
 
 TOKEN_KEY = "HTTP_" + TOKEN_HEADER.upper().replace("-", "_")
 _DRAIN_CHUNK = 65536
+_ON_THE_WAY = {__package__, "bottle", "pyramid"}
+"""Whose calls stand between an app and its BackJob: an integration is called by its framework."""
 
 WSGIApp = Callable[..., Iterable[bytes]]
 Responder = Callable[..., list[bytes]]
@@ -236,7 +238,7 @@ class BackJob:
 def _name_caller(app: WSGIApp) -> str:
     """What tells this app from others, in every process and after every restart: who wrapped it, and what it is."""
     frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _ON_THE_WAY:
         frame = frame.f_back
     where = frame.f_globals if frame is not None else {}
     module = getattr(where.get("__spec__"), "name", None) or where.get("__name__", "")

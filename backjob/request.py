@@ -81,7 +81,9 @@ def make_request(
     headers = {key: source[key] for key in config.forward_keys for source in reversed(sources) if source.get(key)}
     remote_addr, remote_user = ((environ or {}).get(key) for key in ("REMOTE_ADDR", "REMOTE_USER"))
     # Of whom a request with a cookie or credential of its own is, nobody knows here.
-    has_own_user = any(own_headers.get(key) for key in ("HTTP_COOKIE", "HTTP_AUTHORIZATION"))
+    known = environ or {}
+    credentials = ("HTTP_COOKIE", "HTTP_AUTHORIZATION")
+    has_own_user = any(own_headers.get(key) not in (None, "", known.get(key)) for key in credentials)
     return replace(
         request,
         headers={**headers, **request.headers},

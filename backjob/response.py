@@ -21,6 +21,8 @@ class Response:
         self.status = ""
         self.code = 0
         self.headers: dict[str, str] = {}
+        self.error: BaseException | None = None
+        """What the app answers for with an error page, as far as it says so in WSGI's own way, by ``exc_info``."""
 
     def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
         """Call the app and take its whole response. close() is called whatever happens."""
@@ -42,6 +44,7 @@ class Response:
             try:
                 if self._has_body:
                     raise exc_info[1].with_traceback(exc_info[2])
+                self.error = exc_info[1]
             finally:
                 exc_info = None  # no cycle through the traceback
         elif self.code:
@@ -70,5 +73,5 @@ class Response:
         self._output.finish()
 
     def forget(self) -> None:
-        """Headers such as Set-Cookie are nobody's business after the run."""
-        self.headers = {}
+        """Headers such as Set-Cookie are nobody's business after the run, and an error holds on to what it came by."""
+        self.headers, self.error = {}, None

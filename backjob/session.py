@@ -44,6 +44,12 @@ class RequestJobs(Jobs):
             is_failed = is_failed or getattr(self, "_status", "5")[:1] == "5"
             self._get_backend().launch_followers(launches, self._environ, is_failed)
 
+    def cancel_waiting(self, job_id: int) -> None:
+        launches = [each for each in self.waiting or () if each.job_id == job_id]
+        if launches:
+            self.waiting = tuple(each for each in self.waiting or () if each.job_id != job_id) or None
+            self._get_backend().launch_followers(launches, self._environ, is_failed=True)
+
     def _check_after_response(self) -> None:
         if self.waiting is not None and not self.waiting:
             raise BackJobError("after_response comes too late: the app has returned its response already")

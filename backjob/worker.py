@@ -216,6 +216,11 @@ class CurrentJob(Jobs):
     def _launch_after_response(self, launch: Launch) -> None:
         self._followers.append(launch)
 
+    def cancel_waiting(self, job_id: int) -> None:
+        launches = [each for each in self._followers if each.job_id == job_id]
+        self._followers = [each for each in self._followers if each.job_id != job_id]
+        self._backend.launch_followers(launches, self._environ, is_failed=True)
+
     def _end_late(self, claim: str, is_completed: bool) -> None:
         self._backend.vouching.end_lease(claim)
         for launch in self._followers:
@@ -230,8 +235,9 @@ class CurrentJob(Jobs):
 
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
-        if code >= 500 and self._cause is not None:
-            line += f": {describe(self._cause)}"
+        cause = self._cause or self._response.error
+        if code >= 500 and cause is not None:
+            line += f": {describe(cause)}"
         if 200 <= code < 300:
             self._complete()
         elif not 300 <= code < 400:

@@ -310,3 +310,45 @@ def test_a_request_that_goes_on_keeps_its_jobs(site):
     call(site.application, make_environ("/page"))
     assert site.backend.vouching.holds == {}
     assert [token.job_id for token in site.launches.tokens] == [1]
+
+
+@pytest.mark.parametrize("is_worker", [False, True])
+def test_what_waits_for_a_response_can_be_taken_back(site, is_worker):
+    """One of two; a job that does not wait for this response is not its to cancel."""
+    found = []
+
+    def app(environ, start_response):
+        jobs = environ["backjob"]
+        if jobs.is_worker is is_worker and not found:
+            found.extend([other, jobs.start("/one", after_response=True), jobs.start("/two", after_response=True)])
+            jobs.cancel_waiting(other)
+            jobs.cancel_waiting(found[1])
+            found.append(jobs.start("/three", after_response=True))
+        start_response("200 OK", TEXT)
+        return [b"done"]
+
+    other = site.start("/other")
+    site.job = app
+    if is_worker:
+        site.run("/job")
+    else:
+        call(site.application, make_environ("/page"))
+    statuses = [site.status(job_id).status for job_id in found]
+    assert statuses == [Status.STARTED, Status.CANCELLED, Status.STARTED, Status.STARTED]
+    assert [token.job_id for token in site.launches.tokens][-2:] == found[2:]
+
+
+def test_alone_it_leaves_the_response_as_it_was(site):
+    """A response that nothing waits for any more takes the jobs that come after."""
+
+    def app(environ, start_response):
+        jobs = environ["backjob"]
+        jobs.cancel_waiting(jobs.start("/one", after_response=True))
+        jobs.start("/two", after_response=True)
+        start_response("200 OK", TEXT)
+        return [b"done"]
+
+    site.job = app
+    call(site.application, make_environ("/page"))
+    assert [each.status for each in site.application.jobs.find()] == [Status.STARTED, Status.CANCELLED]
+    assert len(site.launches.tokens) == 1

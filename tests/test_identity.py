@@ -304,6 +304,21 @@ def test_whose_it_is_not_known_is_not_compared(tmp_path, monkeypatch):
         assert site.run("/job", by=by).status_text == "done"
 
 
+def test_the_same_request_again_is_the_same_users(tmp_path, monkeypatch):
+    def job(environ, start_response):
+        environ["backjob"].check_user()
+        start_response("200 OK", [])
+        return [b"done"]
+
+    monkeypatch.setitem(SIGNED_IN, "session=1", "ada")
+    by = {"HTTP_COOKIE": "session=1"}
+    with wrap(tmp_path, job, identify=read_session) as site:
+        job_id = site.start(webob.Request.blank("/job", headers={"Cookie": "session=1"}), by=by)
+        monkeypatch.setitem(SIGNED_IN, "session=1", None)
+        site.work(job_id)
+        assert site.status(job_id).status_text == "The session of the user who started this job has ended"
+
+
 @pytest.mark.parametrize("end", ["work", "cancel", "fail"])
 def test_unique_begins_anew_when_the_job_has_ended(site, end):
     job_id = site.start("/job", unique=True, by=ADA)

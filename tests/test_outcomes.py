@@ -147,6 +147,7 @@ class Model:
     text_at: int = 0
     progress: int = 0
     has_body: bool = False
+    has_exc_info: bool = False
     can_write: bool = False
     has_failed: bool = False
     end: tuple | None = None
@@ -176,7 +177,8 @@ class Model:
         elif self.status.startswith("3"):
             self.settle_failure(f"HTTP {self.status}, to /login:")
         else:
-            self.settle_failure(f"HTTP {self.status}" if self.status else "start_response")
+            cause = ": Boom: boom" if self.has_exc_info and self.status.startswith("5") else ""
+            self.settle_failure(f"HTTP {self.status}{cause}" if self.status else "start_response")
         return self
 
     def do(self, step, chunks):
@@ -220,6 +222,7 @@ class Model:
         if not has_exc_info and self.status:
             raise Stop("AssertionError: start_response was called twice without exc_info")
         self.status, self.can_write = status, True
+        self.has_exc_info |= has_exc_info
 
     def update(self, progress, text):
         if not self.end:

@@ -1,0 +1,122 @@
+"""Bottle: ``app.install(BackJobPlugin())`` wraps the app, and the ``background`` decorator for its callbacks.
+
+Owns what a Bottle app sees of backjob, which is ``request.backjob``, and what a job needs of Bottle: who its user is,
+and what went wrong. Knows Bottle's plugin API and backjob's public names.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import bottle
+
+from backjob import BackJob, Jobs
+
+from .again import make_again
+
+Callback = Callable[..., Any]
+
+
+class BackJobPlugin:
+    """A plugin of Bottle's API 2: ``app.install(BackJobPlugin(…))``, before the app is served.
+
+    The options are those of :class:`backjob.BackJob`, but for ``identify``: here it is a function of Bottle's request
+    that names its user. By default that is who ``request.auth`` tells. Install it after plugins that open a session.
+
+    The plugin wraps what Bottle calls for each request of a server, ``app.wsgi``; so the app itself stays what a server
+    is given. Where apps are mounted or merged into others, install it in the outermost; a route of those within, which
+    Bottle gives no plugin of the outer app, has ``apply=[plugin]``.
+    """
+
+    name = "backjob"
+    api = 2
+
+    def __init__(self, identify: Callable[[Any], Any] | None = None, **options: Any) -> None:
+        self._name_user = identify or _name_authenticated
+        self._options = options
+        self._app: Any = None
+        self._key = ""
+        self.application: BackJob
+        """The BackJob around the app, once the plugin is installed."""
+
+    def setup(self, app: bottle.Bottle) -> None:
+        """Part of the plugin API: the plugin is being installed. Raises ConfigError for a wrong option."""
+        if self._app is not None or any(isinstance(each, BackJobPlugin) for each in app.plugins):
+            raise bottle.PluginError("backjob is installed already: once is enough, in one app")
+        self.application = BackJob(app.wsgi, identify=self._identify, **self._options)
+        self._key = self.application.config.environ_key
+        self._app, app.wsgi = app, self.application
+        app.add_hook("before_request", self._attach)
+
+    def apply(self, callback: Callback, route: bottle.Route) -> Callback:
+        """Part of the plugin API: a callback that a job calls as the user who started it, or not at all."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            jobs = bottle.request.environ.get(self._key)
+            if jobs is None or not jobs.is_worker:
+                return callback(*args, **kwargs)
+            jobs.check_user()
+            answer = callback(*args, **kwargs)
+            return _watch(answer, jobs) if inspect.isgenerator(answer) else answer
+
+        return call
+
+    def close(self) -> None:
+        """Part of the plugin API: the plugin is uninstalled, or the app closed. No more jobs are looked for."""
+        app, self._app = self._app, None
+        if app is not None:
+            app.remove_hook("before_request", self._attach)
+            del app.wsgi
+            self.application.close()
+
+    def _attach(self) -> None:
+        jobs = bottle.request.environ.get(self._key)
+        if jobs is not None and not hasattr(bottle.request, "backjob"):
+            bottle.request.backjob = jobs
+
+    def _identify(self, environ: Mapping[str, Any]) -> Any:
+        # A request of its own: that of the thread may be another one, or over.
+        return self._name_user(bottle.Request(dict(environ)))
+
+
+def _name_authenticated(request: Any) -> str | None:
+    return request.auth[0] if request.auth else None
+
+
+def _watch(chunks: Iterator[Any], jobs: Jobs) -> Iterator[Any]:
+    """Bottle makes an error page of what a generator raises before its first chunk, and tells nobody."""
+    try:
+        yield from chunks
+    except Exception as error:
+        jobs.note_exception(error)
+        raise
+
+
+def background(callback: Callback | None = None, *, scope: str | Callable[[Any], str] = "", **options: Any) -> Any:
+    """A callback's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the callback runs in that job.
+
+    ``@background`` between ``@app.post(…)`` and the function, or ``@background(retries=2, unique=True)`` with options
+    of :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may
+    be a function of the request. Multipart bodies, and so files, are refused with 415.
+    """
+    if callback is None:
+        return functools.partial(background, scope=scope, **options)
+
+    @functools.wraps(callback)
+    def start_or_run(*args: Any, **kwargs: Any) -> Any:
+        request = bottle.request
+        if request.backjob.is_worker:
+            return callback(*args, **kwargs)
+        if request.content_type.startswith("multipart/"):
+            bottle.abort(415, "A background job gets no multipart form and no files: send it url-encoded.")
+        # Bottle decodes the path in place, and keeps the one that came.
+        environ = {**request.environ, "PATH_INFO": request.environ["bottle.raw_path"]}
+        again = make_again(environ, request.body.read(), environ.get("CONTENT_TYPE", ""))
+        job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
+        return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, {"Content-Type": "application/json"})
+
+    return start_or_run
