@@ -153,6 +153,12 @@ class Assembly:
         file = database.file if database is not None else None
         return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
 
+    @property
+    def missing_files(self) -> list[str]:
+        """Those that the first use would make."""
+        files = (self._database.file if self._database is not None else None, self._keys.file)
+        return [str(file) for file in files if file is not None and not os.path.exists(file)]
+
     def create_table(self) -> None:
         """Make the job table now, whatever the option says. Raises StoreError, or ConfigError where there is none."""
         if self._database is None:
@@ -234,4 +240,4 @@ def _find_keys(config: Config, database: Database | None) -> KeySource:
     if database is None or database.file is None:
         raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
     path = database.file.with_name(database.file.name + ".key")
-    return KeySource(f"key file {path}", lambda: [read_or_make_key_file(path)])
+    return KeySource(f"key file {path}", lambda: [read_or_make_key_file(path)], path)

@@ -123,7 +123,7 @@ def _try_addresses(
             reply = _ask(backend, address, request, max(end - time.monotonic(), _LEAST_PATIENCE))
         except LaunchError as error:
             failures.append(error)
-            trials.append(Trial(str(address), address.found, error=str(error)))
+            trials.append(Trial(str(address), address.found, error=str(error), is_final=error.is_final))
         else:
             trials.append(Trial(str(address), address.found, time.perf_counter() - begin))
             return tuple(trials), reply, None

@@ -111,7 +111,8 @@ class Database:
         with self._lock:
             self._create_table, was_allowed = True, self._create_table
         try:
-            self._prepare()
+            with as_store_errors():
+                self._prepare()
         finally:
             self._create_table = was_allowed
 

@@ -39,6 +39,8 @@ class Trial:
     """How the address is known: ``connect=``, or where the server says it."""
     seconds: float | None = None
     error: str = ""
+    is_final: bool = False
+    """Would the same request meet the same answer again?"""
 
     def __str__(self) -> str:
         if self.seconds is None:

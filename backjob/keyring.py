@@ -44,6 +44,8 @@ class KeySource:
     name: str
     read: Callable[[], list[str]] = field(repr=False)
     """Raises KeyringError when there is no key to be had."""
+    file: Path | None = None
+    """The key file, if it is one."""
 
 
 @dataclass(frozen=True)

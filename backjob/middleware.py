@@ -102,6 +102,11 @@ class BackJob:
         """
         return self._assembly.deployment.check(environ)
 
+    @property
+    def missing_files(self) -> list[str]:
+        """The files that are not there and would be made at first use: that of an SQLite database, and its key file."""
+        return self._assembly.missing_files
+
     def run_job(self, job_id: int, *, early: bool = False) -> bool:
         """Run a job that waits here and now, in this thread: through the app, with no request of a server.
 

@@ -41,7 +41,7 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 
 
-UNWRITTEN = ("bottle", "command", "django", "flask", "pyramid", "testing")
+UNWRITTEN = ("bottle", "django", "flask", "pyramid", "testing")
 """Pages that may be named before they are there."""
 
 

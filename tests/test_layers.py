@@ -48,7 +48,14 @@ SHELLS: dict[str, set[str]] = {
     "integrations/bottle": {"bottle"},
     "integrations/flask": {"flask", "werkzeug"},
     "integrations/django": {"django"},
-    "cli": {"click", "rich"},
+    "__main__": set(),
+    "cli/__init__": set(),
+    "cli/group": {"click"},
+    "cli/commands": {"click"},
+    "cli/where": set(),
+    "cli/screen": {"rich"},
+    "cli/watching": {"rich"},
+    "cli/demo": set(),
     "testing": set(),
     "pytest_plugin": {"pytest"},
 }
@@ -104,7 +111,7 @@ def _shell_breaches(room: str, node: ast.AST, package: str) -> Iterator[str]:
             if top not in sys.stdlib_module_names and top not in SHELLS[room]:
                 yield f"imports {top}, which is not at home there"
         elif rest:
-            if rest.replace(".", "/") not in SHELLS:
+            if not {rest.replace(".", "/"), f"{rest.replace('.', '/')}/__init__"} & SHELLS.keys():
                 yield f"imports {rest}, which is not public"
         else:
             yield from (f"imports {name}, which is not public" for name in names if name not in _public_names())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from dogpile.cache import make_region
+from sqlalchemy import create_engine, event
 from support.processes import name_dead
 from support.served import KEY, Site, call, make_environ, say_done, serve_site, wrap
 
@@ -52,6 +53,24 @@ def test_a_cache_alone_has_no_table() -> None:
     application = BackJob(say_done, database=None, cache=region, key=KEY, keeper=False)
     with pytest.raises(ConfigError, match="no table to make"):
         application.create_table()
+    application.close()
+
+
+def test_a_table_that_can_not_be_made_is_an_error_of_the_store(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only = ON").close())
+    application = BackJob(say_done, database=engine, key=KEY, keeper=False)
+    with pytest.raises(StoreError, match="readonly"):
+        application.create_table()
+    application.close()
+    engine.dispose()
+
+
+def test_files_that_the_first_use_would_make_are_told(tmp_path: Path) -> None:
+    application = BackJob(say_done, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", keeper=False)
+    assert application.missing_files == [f"{tmp_path}/jobs.sqlite3", f"{tmp_path}/jobs.sqlite3.key"]
+    assert not application.jobs.exists(1)
+    assert application.missing_files == []
     application.close()
 
 

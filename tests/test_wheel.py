@@ -111,11 +111,12 @@ application.jobs.nonsense()  # type: ignore[attr-defined]
 '''
 
 
-def run(*command: str | Path, directory: Path) -> str:
+def run(*command: str | Path, directory: Path, code: int = 0) -> str:
+    """What it writes, or says when it ends with another exit code that is meant."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     finished = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
+    assert finished.returncode == code, finished.stdout + finished.stderr
+    return finished.stderr if code else finished.stdout
 
 
 @pytest.mark.live
@@ -132,6 +133,12 @@ def test_wheel_runs_a_job_on_its_own(tmp_path):
     run(sys.executable, "-m", "venv", environment, directory=elsewhere)
     run(environment / "bin" / "pip", "install", "--quiet", wheel, directory=elsewhere)
     shutil.rmtree(source)
+    # The command says what it lacks, and has all that it needs once that is there.
+    lack = run(environment / "bin" / "backjob", "demo", directory=elsewhere, code=2)
+    assert lack == "backjob: the command needs click and rich: pip install 'backjob[cli]'\n"
+    run(environment / "bin" / "pip", "install", "--quiet", f"{wheel}[cli]", directory=elsewhere)
+    assert run(environment / "bin" / "backjob", "demo", directory=elsewhere).endswith("The job has completed.\n")
+    assert list(elsewhere.iterdir()) == []
 
     # What should be an error and is none would be an ignore that is unused, which is an error.
     (elsewhere / "typed.py").write_text(TYPED, encoding="utf-8")

@@ -19,12 +19,14 @@ from pathlib import Path
 from gunicorn.config import Config as GunicornConfig
 from packaging.requirements import Requirement
 
+from backjob.cli.commands import backjob
+
 from . import needs
 from .pages import ROOT
 
 _SETTING = re.compile(r"[A-Z_]+=")
 _OPERATORS = ("&&", "||", ";", "|")
-_GROUPS = ("backjob", "flask", "celery")
+_GROUPS = ("flask", "celery")
 """Programs whose first word is a command with options of its own."""
 
 
@@ -101,6 +103,13 @@ def _check_python(arguments: list[str]) -> None:
         assert arguments[0] == "manage.py" or (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
 
 
+def _check_backjob(arguments: list[str]) -> None:
+    if arguments[0] in ("-A", "--app"):
+        arguments = arguments[2:]
+    name, *rest = arguments
+    backjob.commands[name].make_context(name, rest)  # raises what click says of a wrong one
+
+
 def _check_gunicorn(arguments: list[str]) -> None:
     config = GunicornConfig()
     options = vars(config.parser().parse_args(arguments))
@@ -112,6 +121,7 @@ def _check_gunicorn(arguments: list[str]) -> None:
 
 
 _RULES: dict[str, Callable[[list[str]], None]] = {
+    "backjob": _check_backjob,
     "cd": _check_cd,
     "make": _check_make,
     "pip": _check_pip,

@@ -1,0 +1,272 @@
+"""The commands themselves: what each is given, what it asks of the application, and what it shows.
+
+Decides nothing about a job and draws nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NoReturn
+
+import click
+
+from backjob import BackJob, BackJobError, Check, Status
+
+from .demo import run_demo
+from .group import (
+    NOT_OK,
+    OK,
+    backjob,
+    give_connect,
+    give_id,
+    give_ids,
+    give_json,
+    names_app,
+    open_application,
+    run_group,
+)
+from .screen import clean, clean_line, name_status, open_screen
+from .watching import watch_jobs
+
+_KEY_BYTES = 48
+_STATUSES = ", ".join(status.name.lower() for status in Status)
+_OF_THE_WAY = ("not-reached", "other-store")
+"""What a check finds on a job's way to its server."""
+
+
+def run() -> NoReturn:
+    """Run the command that this process was called with."""
+    run_group()
+
+
+@backjob.command("list")
+@click.option(
+    "--status",
+    "names",
+    type=click.Choice(_STATUSES.split(", "), case_sensitive=False),
+    metavar="STATUS",
+    multiple=True,
+    help=f"Only those that are {_STATUSES}; may be given several times.",
+)
+@click.option("--scope", help="Jobs of this scope only.")
+@click.option(
+    "--limit", metavar="NUMBER", type=click.IntRange(1, 1000), default=20, show_default=True, help="So many at most."
+)
+@click.option("--before", metavar="ID", type=click.IntRange(min=1), help="Jobs that are older than this one.")
+@give_json
+def list_jobs(names: Sequence[str], scope: str | None, limit: int, before: int | None, is_json: bool) -> None:
+    """List jobs, the newest first."""
+    with open_application() as application:
+        statuses = [Status[name.upper()] for name in names] or None
+        jobs = application.jobs.find(statuses, scope, limit, before)
+    open_screen(is_json).write_jobs(jobs)
+
+
+@backjob.command()
+@give_id
+@give_json
+def show(job_id: int, is_json: bool) -> None:
+    """Show all that is known of a job, and its text."""
+    with open_application() as application:
+        job = application.jobs.status(job_id)
+    open_screen(is_json).write_job(job)
+
+
+@backjob.command()
+@give_ids
+@give_json
+def watch(ids: Sequence[int], is_json: bool) -> int:
+    """Watch jobs until they have ended. Ctrl-C leaves them alone.
+
+    The exit code is 0 if all of them completed, else 1.
+    """
+    with open_application() as application:
+        return OK if watch_jobs(application.jobs, ids, open_screen(is_json)) else NOT_OK
+
+
+def _read_pairs(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise click.BadParameter("must be NAME=VALUE", ctx, option)  # without the value, which may be a secret
+    return [(name, value) for name, _, value in pairs]
+
+
+_pairs = partial(click.option, metavar="NAME=VALUE", multiple=True, callback=_read_pairs)
+
+
+@backjob.command()
+@click.argument("target")
+@click.option("--method", help="The method of its request. Default: POST with --data, else GET.")
+@_pairs("--param", "params", help="Add this to the query; may be given several times.")
+@_pairs("--data", help="Add this to the form that is sent; may be given several times.")
+@click.option("--scope", default="", help="Text that limits where the job applies.")
+@click.option("--delay", metavar="SECONDS", type=float, default=0, help="Run it that much later.")
+@click.option("--priority", type=int, default=0, help="Of the jobs that wait, one with more goes first.")
+@click.option("--retries", type=int, default=0, help="Run it again so often after a failure.")
+@click.option("--unique", is_flag=True, help="If an equal job has not ended, give that one's ID.")
+@click.option("--error-timeout", metavar="SECONDS", type=float, help="Let it fail when it is silent for so long.")
+@click.option("--redirect-ok", is_flag=True, default=None, help="An answer that redirects completes it.")
+@click.option("--watch", "watches", is_flag=True, help="Then watch it, as 'backjob watch' does.")
+@give_connect
+@give_json
+def start(
+    target: str,
+    params: list[tuple[str, str]],
+    data: list[tuple[str, str]],
+    method: str | None,
+    watches: bool,
+    connect: str | None,
+    is_json: bool,
+    **options: Any,
+) -> int:
+    """Start a job and print its ID.
+
+    TARGET is what the app is asked for in the background: a path, with or without a query. The job is anonymous: no
+    cookie and no credential goes with it.
+    """
+    screen = open_screen(is_json)
+    with open_application(connect, needs_files=not names_app()) as application:
+        warnings = _check_home(application)
+        method = method or ("POST" if data else "GET")
+        try:
+            job_id = application.jobs.start(target, params, method=method, data=data or None, as_user=False, **options)
+        except (TypeError, ValueError) as error:
+            raise click.UsageError(str(error), click.get_current_context()) from error
+        screen.write(str(job_id), {"id": job_id})
+        _warn(warnings)
+        if not watches:
+            return OK
+        application.close()  # launching is the servers' again: this process only looks
+        return OK if watch_jobs(application.jobs, [job_id], screen) else NOT_OK
+
+
+def _check_home(application: BackJob) -> list[str]:
+    """What a job that is started now may wait for. A server that is down or busy will take it up later.
+
+    Raises BackJobError where none ever could: then nothing is to be recorded.
+    """
+    if application.config.launcher is not None:
+        return []
+    check = _check(application)
+    if not check.is_ok and any(trial.is_final for trial in check.tried):
+        raise BackJobError(str(check.problem))
+    return [str(finding) for finding in (*check.problems, *check.warnings) if finding.name in _OF_THE_WAY]
+
+
+def _check(application: BackJob) -> Check:
+    """What a check finds, but for what is always so: another app than this command's own answers."""
+    found = application.check()
+    return replace(found, warnings=tuple(each for each in found.warnings if each.name != "other-app"))
+
+
+def _warn(texts: Sequence[str]) -> None:
+    for text in texts:
+        print(f"backjob: the job may have to wait: {clean_line(text)}", file=sys.stderr)
+
+
+@backjob.command()
+@give_ids
+@give_json
+def cancel(ids: Sequence[int], is_json: bool) -> None:
+    """End jobs.
+
+    One that waits ends at once, a running one at its next sign: its next update() or output.
+    """
+    with open_application() as application:
+        for job_id in ids:
+            application.jobs.status(job_id)  # raises for one that is not there, before any is ended
+        was_live = {job_id: application.jobs.cancel(job_id) for job_id in ids}
+        jobs = [application.jobs.status(job_id) for job_id in was_live]
+    screen = open_screen(is_json)
+    if is_json:
+        screen.write_json([{**job.as_dict(), "was_live": was_live[job.id]} for job in jobs])
+        return
+    for job in jobs:
+        screen.write_line(f"job {job.id}  {'' if was_live[job.id] else 'had ended: '}{name_status(job)}")
+
+
+@backjob.command()
+@give_id
+@give_connect
+@give_json
+def retry(job_id: int, connect: str | None, is_json: bool) -> None:
+    """Start an ended job again.
+
+    It must have been anonymous, and not completed. Prints the ID of the new one.
+    """
+    with open_application(connect) as application:
+        warnings = _check_home(application)
+        new_id = application.jobs.retry(job_id)
+    open_screen(is_json).write(str(new_id), {"id": new_id})
+    _warn(warnings)
+
+
+@backjob.command()
+@give_json
+def sweep(is_json: bool) -> None:
+    """Settle the jobs that were lost. Takes a little longer than the lease."""
+    with open_application() as application:
+        if sys.stderr.isatty():
+            print(f"This takes a little longer than the lease of {application.config.lease:g} s.", file=sys.stderr)
+        count = application.sweep()
+    open_screen(is_json).write(f"Settled {_count_jobs(count)}.", {"settled": count})
+
+
+@backjob.command()
+@give_json
+def prune(is_json: bool) -> None:
+    """Delete the jobs that are older than the app keeps them."""
+    with open_application() as application:
+        count = application.prune()
+    open_screen(is_json).write(f"Deleted {_count_jobs(count)}.", {"deleted": count})
+
+
+def _count_jobs(count: int) -> str:
+    return f"{count} job{'' if count == 1 else 's'}"
+
+
+@backjob.command()
+@give_connect
+@give_json
+def check(connect: str | None, is_json: bool) -> int:
+    """Will jobs work here? Makes one round trip to the app.
+
+    The exit code is 0 if they will, else 1, with the cause.
+    """
+    with open_application(connect, needs_files=not names_app()) as application:
+        found = _check(application)
+    open_screen(is_json).write(clean(str(found)), found.as_dict())
+    return OK if found.is_ok else NOT_OK
+
+
+@backjob.command("create-table")
+def create_table() -> None:
+    """Make the job table, where it is not there."""
+    with open_application(needs_files=False) as application:
+        application.create_table()
+        application.jobs.exists(1)  # it can be read, and where a key file is to be there it is now
+        click.echo(f"The table {application.config.table_name} is there.")
+
+
+@backjob.command()
+def key() -> None:
+    """Print a new random key, for key= or $BACKJOB_KEY."""
+    click.echo(secrets.token_urlsafe(_KEY_BYTES))
+
+
+@backjob.command()
+@click.option(
+    "--pause", metavar="SECONDS", type=click.FloatRange(0, 60), default=0.6, show_default=True, help="Length of a step."
+)
+@click.option("--break", "is_to_break", is_flag=True, help="Let the job fail at its last step.")
+@give_json
+def demo(pause: float, is_to_break: bool, is_json: bool) -> int:
+    """Serve a small app, start a job in it and watch that. Needs nothing, and leaves nothing behind.
+
+    The exit code is 0 if the job completed, else 1.
+    """
+    return OK if run_demo(open_screen(is_json), pause, is_to_break) else NOT_OK
