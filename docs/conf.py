@@ -41,17 +41,6 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 
 
-UNWRITTEN = ("bottle", "django", "flask", "pyramid", "testing")
-"""Pages that may be named before they are there."""
-
-
-def leave_out_unwritten(app: Sphinx, docname: str, source: list[str]) -> None:
-    """A page that is not written yet is in no list."""
-    for name in UNWRITTEN:
-        if not (Path(app.srcdir) / f"{name}.md").exists():
-            source[0] = source[0].replace(f"\n{name}\n", "\n")
-
-
 def list_decisions(app: Sphinx, docname: str, source: list[str]) -> None:
     """The list of decisions is read on a code-hosting site too, where a toctree would be in the way."""
     if docname == "decisions/README":
@@ -59,5 +48,4 @@ def list_decisions(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("source-read", leave_out_unwritten)
     app.connect("source-read", list_decisions)
