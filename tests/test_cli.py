@@ -425,6 +425,7 @@ from pyramid.config import Configurator
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from backjob import BackJob
+from backjob.integrations.bottle import BackJobPlugin
 from backjob.integrations.flask import FlaskBackJob
 
 print("This is noise.")
@@ -434,11 +435,11 @@ flask = Flask("found")
 FlaskBackJob(flask, database=database)
 flask.wsgi_app = ProxyFix(flask.wsgi_app)
 bottle = Bottle()
-bottle.wsgi = BackJob(bottle.wsgi, database=database)
+bottle.install(BackJobPlugin(database=database))
 
 def make_pyramid():
-    with Configurator() as config:
-        config.registry.backjob = BackJob(print, database=database)
+    with Configurator(settings={{"backjob.database": database}}) as config:
+        config.include("backjob.integrations.pyramid")
     return config.make_wsgi_app()
 """
 
