@@ -80,7 +80,7 @@ class Config:
     """Seconds without a sign from the running job after which it fails, at least 0.5. 0: never. Also per start()."""
 
     user_agent: str = f"backjob/{__version__}"
-    """User-Agent of the self-requests, and what the app sees in a job."""
+    """User-Agent of the self-requests, and what the app sees in a job, unless the user's is among forward_headers."""
 
     backlog_days: float = 30
     """Days that completed jobs are kept. 0: for ever."""

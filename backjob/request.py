@@ -106,7 +106,7 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
             "SCRIPT_NAME": script_name,
             "PATH_INFO": path_info,
             "QUERY_STRING": request.query_string,
-            "HTTP_USER_AGENT": config.user_agent,
+            "HTTP_USER_AGENT": request.headers.get("HTTP_USER_AGENT", config.user_agent),
             "wsgi.url_scheme": request.scheme,
             "wsgi.input": io.BytesIO(request.body),
         }

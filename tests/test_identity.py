@@ -106,6 +106,14 @@ def test_forwarded_headers_are_a_choice(tmp_path):
     assert "HTTP_X_CSRF_TOKEN" not in environ
 
 
+def test_the_browser_s_name_may_be_one_of_them(tmp_path):
+    """Some sessions are bound to it."""
+    with wrap(tmp_path, keep_environ, forward_headers=("User-Agent",)) as site:
+        by = {"HTTP_USER_AGENT": "Ada's browser"}
+        assert see(site, "/job", by=by)["HTTP_USER_AGENT"] == "Ada's browser"
+        assert see(site, "/job", by=by, as_user=False)["HTTP_USER_AGENT"].startswith("backjob/")
+
+
 @pytest.mark.parametrize("value", ["ü=\xe9; b=\xff", "a" * 6000, 'a="b; c"'])
 def test_cookies_arrive_byte_for_byte(site, value):
     """They never travel over the wire, so no server's limit and no proxy's taste touches them."""

@@ -1,0 +1,252 @@
+"""Django: ``get_wsgi_application()`` for wsgi.py, a middleware, and the ``background`` decorator for views.
+
+Has the options from ``settings.BACKJOB``. Knows Django's requests, its users, its CSRF protection and its transactions;
+of the jobs no more than everybody's code does.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core import signals
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.middleware.csrf import CSRF_SESSION_KEY, get_token
+from django.utils.module_loading import import_string
+from django.views.debug import ExceptionReporter
+
+from backjob import BackJob, Config, ConfigError, JobEnded, StoreError
+
+from .again import FORM, NO_FILES, make_again
+
+log = logging.getLogger("backjob")
+
+_MIDDLEWARE = f"{__name__}.BackJobMiddleware"
+_BEFORE = {
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+}
+"""What must have seen a request before BackJobMiddleware does: it asks for the user and for the CSRF secret."""
+_REQUEST = "backjob.django_request"
+"""Where an environ has a weak reference to its request: identify() is asked by environ."""
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_FORM_TOKEN = "csrfmiddlewaretoken"  # noqa: S105 - a field's name
+
+View = Callable[..., HttpResponse]
+
+
+@functools.cache
+def get_wsgi_application() -> BackJob:
+    """Django's application in BackJob, for wsgi.py; one for the process, for the settings are one.
+
+    Its options are ``settings.BACKJOB``, their names in upper case. Raises ImproperlyConfigured for a wrong one, and
+    where BackJobMiddleware is not in its place in MIDDLEWARE.
+    """
+    django.setup(set_prefix=False)
+    _check_middleware()
+    try:
+        return BackJob(_Handler(), **_read_options())
+    except ConfigError as error:
+        raise ImproperlyConfigured(f"settings.BACKJOB: {error}") from error
+
+
+def _forget_application(setting: str, **_: Any) -> None:
+    """A test has changed the setting: the next request finds an application with the new options."""
+    if setting == "BACKJOB":
+        get_wsgi_application.cache_clear()
+
+
+signals.setting_changed.connect(_forget_application)
+
+
+class BackJobMiddleware:
+    """Gives views ``request.backjob``, and jobs what Django wants of a request: its user, and its CSRF token.
+
+    Stands in MIDDLEWARE after the session's, CSRF's and the user's. Nothing that it does for a job is done for what a
+    browser sends: it asks ``is_worker``, which no client can forge.
+    """
+
+    sync_capable = True
+    async_capable = False
+
+    def __init__(self, get_response: View) -> None:
+        self._get_response = get_response
+        signals.got_request_exception.connect(_note_exception)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if not hasattr(request, "backjob"):  # Django's test client asks its handler and not ours
+            _attach(request, request.META.get(_environ_key()) or get_wsgi_application().jobs_of(request.META))
+        if request.backjob.is_worker:
+            request.backjob.check_user()
+            # The page with everything in it is for a browser: a job's text is the type and message of the exception.
+            request.exception_reporter_class = _NoPage
+            if request.method not in _SAFE_METHODS:
+                _supply_csrf_token(request)
+        return self._get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        """What a view has raised, also where another middleware makes a page of it."""
+        request.backjob.note_exception(exception)
+
+
+def background(view: View | None = None, **options: Any) -> Any:
+    """Decorate a view, to run it as a job: it answers 202 with the job's id, and its body runs in the background.
+
+    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A class has it by method_decorator on
+    ``dispatch``. The job is the very same request. One with uploaded files is refused with 415.
+    """
+    if view is None:
+        return functools.partial(background, **options)
+
+    @functools.wraps(view)
+    def start_or_run(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.backjob.is_worker:
+            return view(request, *args, **kwargs)
+        if request.content_type == "multipart/form-data":
+            if request.FILES or request.method != "POST":  # Django reads the form of a POST alone
+                return JsonResponse({"error": NO_FILES}, status=415)
+            again = make_again(request.META, request.POST.urlencode().encode(), FORM)
+        else:
+            again = make_again(request.META, request.body, request.META.get("CONTENT_TYPE", ""))
+        return JsonResponse({"id": request.backjob.start(again, **options)}, status=202)
+
+    return start_or_run
+
+
+def identify(environ: Mapping[str, Any]) -> str | None:
+    """The primary key of the user who is logged in; None for nobody, and where there are no users."""
+    request = environ[_REQUEST]() if _REQUEST in environ else None
+    user = getattr(request, "user", None)
+    return str(user.pk) if user is not None and user.is_authenticated else None
+
+
+class _Handler(WSGIHandler):  # type: ignore[misc]
+    """Django's handler, with what must be done when all middleware is through with a request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._key = _environ_key()
+
+    def get_response(self, request: HttpRequest) -> HttpResponse:
+        jobs = _JobsInTransaction(request.META[self._key])
+        _attach(request, jobs)
+        try:
+            return super().get_response(request)
+        except JobEnded:
+            # There is no response, whose close() would tell those who wait for it, such as the connections.
+            signals.request_finished.send(sender=type(self))
+            raise
+        finally:
+            jobs.cancel_rolled_back()
+
+
+class _JobsInTransaction:
+    """``environ["backjob"]``, but that a job which is started in a transaction waits until that was committed."""
+
+    def __init__(self, jobs: Any) -> None:
+        self._jobs = jobs
+        self._uncommitted: set[tuple[int, str]] = set()
+        """The jobs, and the databases whose commit they wait for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jobs, name)
+
+    def start(self, target: Any, params: Any = None, *, after_response: bool = False, **options: Any) -> int:
+        """start(). Within atomic() the job is launched when the response has ended, or cancelled after a rollback."""
+        aliases = [each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block]
+        waiting = getattr(self._jobs, "waiting", None)
+        after_response = after_response or bool(aliases)
+        job_id: int = self._jobs.start(target, params, after_response=after_response, **options)
+        # A unique job that was there already belongs to who has started it.
+        if not options.get("unique") or getattr(self._jobs, "waiting", None) is not waiting:
+            for alias in aliases:
+                self._uncommitted.add((job_id, alias))
+                transaction.on_commit(functools.partial(self._uncommitted.discard, (job_id, alias)), using=alias)
+        return job_id
+
+    def cancel_rolled_back(self) -> None:
+        """All transactions are over: what was not committed is gone."""
+        try:
+            for job_id in sorted({job_id for job_id, _ in self._uncommitted}):
+                self._jobs.cancel(job_id)
+        except StoreError as error:
+            log.error("Jobs of a transaction that was rolled back can't be cancelled: %s", error)
+
+    def __repr__(self) -> str:
+        return repr(self._jobs)
+
+
+class _NoPage(ExceptionReporter):  # type: ignore[misc]
+    """Nothing instead of the page that DEBUG shows, with all that the request has in it."""
+
+    def get_traceback_html(self) -> str:
+        return ""
+
+    get_traceback_text = get_traceback_html
+
+
+def _attach(request: HttpRequest, jobs: Any) -> None:
+    request.backjob = jobs
+    request.META[_REQUEST] = weakref.ref(request)
+
+
+def _note_exception(request: HttpRequest, **_: Any) -> None:
+    """What becomes a 500, wherever it was raised."""
+    error = sys.exc_info()[1]
+    if error is not None and hasattr(request, "backjob"):
+        request.backjob.note_exception(error)
+
+
+def _supply_csrf_token(request: HttpRequest) -> None:
+    """The token of the session or cookie that the job has, as it is by now; where it has none, of a new one."""
+    request.META[settings.CSRF_HEADER_NAME] = get_token(request)
+    secret = request.META["CSRF_COOKIE"]
+    if settings.CSRF_USE_SESSIONS:
+        request.session.setdefault(CSRF_SESSION_KEY, secret)
+    else:
+        request.COOKIES[settings.CSRF_COOKIE_NAME] = secret
+    if request.method == "POST" and _FORM_TOKEN in request.POST:
+        # A form that was handed on brings the token along that it had then, and that would be asked first.
+        request.POST = request.POST.copy()
+        del request.POST[_FORM_TOKEN]
+    request.META["HTTP_ORIGIN"] = f"{request.scheme}://{request.get_host()}"
+
+
+def _environ_key() -> str:
+    key: str = getattr(settings, "BACKJOB", {}).get("ENVIRON_KEY", Config.environ_key)
+    return key
+
+
+def _read_options() -> dict[str, Any]:
+    """The options among the settings, and what is Django's own. Raises ImproperlyConfigured."""
+    given = getattr(settings, "BACKJOB", {})
+    for name in given:
+        if name != name.upper():
+            raise ImproperlyConfigured(f"settings.BACKJOB: {name!r} must be written {name.upper()!r}")
+    options = {"identify": identify, **{name.lower(): value for name, value in given.items()}}
+    if settings.SECURE_PROXY_SSL_HEADER:
+        header = settings.SECURE_PROXY_SSL_HEADER[0].removeprefix("HTTP_").replace("_", "-").title()
+        options["forward_headers"] = (*options.get("forward_headers", Config.forward_headers), header)
+    return options
+
+
+def _check_middleware() -> None:
+    """Raise ImproperlyConfigured where BackJobMiddleware is missing, or stands before what it needs."""
+    classes = {name: import_string(name) for name in settings.MIDDLEWARE}
+    for name, middleware in reversed(classes.items()):
+        bases = {f"{base.__module__}.{base.__qualname__}" for base in getattr(middleware, "__mro__", ())}
+        if _MIDDLEWARE in bases:
+            return
+        if bases & _BEFORE:
+            raise ImproperlyConfigured(f"MIDDLEWARE: {_MIDDLEWARE} must be in it, after {name}")
+    raise ImproperlyConfigured(f"MIDDLEWARE: {_MIDDLEWARE} must be in it")

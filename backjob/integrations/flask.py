@@ -1,0 +1,148 @@
+"""Flask: the extension ``FlaskBackJob``, the proxy ``current_jobs``, and the ``background`` decorator for views.
+
+Has the options from ``app.config``, as ``BACKJOB_…``. Knows Flask's requests and signals, and where an app has
+Flask-Login and Flask-WTF, who is logged in and what a CSRF token is; of the jobs no more than everybody's code does.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask, current_app, got_request_exception, has_request_context, request, request_started, session
+from werkzeug.datastructures import ImmutableMultiDict, MultiDict
+from werkzeug.exceptions import HTTPException
+from werkzeug.local import LocalProxy
+
+from backjob import BackJob, Config, ConfigError, Jobs
+
+from .again import FORM, NO_FILES, make_again
+
+_NAME = "backjob"
+
+
+class FlaskBackJob:
+    """Flask's extension: ``FlaskBackJob(app)``, or ``init_app()`` in an application factory.
+
+    The options are those of :class:`backjob.BackJob`: by name here or in init_app(), or in ``app.config`` in upper
+    case, as ``BACKJOB_DATABASE``. ``app.extensions["backjob"]`` is the BackJob of an app. Raises ConfigError for a
+    wrong option.
+    """
+
+    def __init__(self, app: Flask | None = None, **options: Any) -> None:
+        self._options = options
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask, **options: Any) -> None:
+        """Wrap ``app.wsgi_app``; the app object stays what it was. Raises ConfigError also for an app that has it."""
+        if _NAME in app.extensions:
+            raise ConfigError(f"the Flask app {app.name!r} has its BackJob already: init_app() is called once for each")
+        options = {**app.config.get_namespace("BACKJOB_"), **self._options, **options}
+        # Flask-Login binds a session to the browser, which it knows by this header.
+        forwarded = (*options.pop("forward_headers", Config.forward_headers), "User-Agent")
+        options = {"identify": identify, **options, "forward_headers": forwarded}
+        app.extensions[_NAME] = application = BackJob(app.wsgi_app, **options)
+        app.wsgi_app = application  # type: ignore[method-assign]
+        app.handle_user_exception = _noting(app.handle_user_exception)  # type: ignore[assignment, method-assign]
+        app.context_processor(lambda: {"current_jobs": current_jobs})
+        # A signal comes before all functions of before_request, whoever was initialized first.
+        request_started.connect(_prepare_job, app)
+        got_request_exception.connect(_note_exception, app)
+
+
+def _find_jobs() -> Jobs:
+    application: BackJob | None = current_app.extensions.get(_NAME)
+    if application is None:
+        raise RuntimeError(f"The Flask app {current_app.name!r} has no BackJob: FlaskBackJob(app) is missing")
+    if not has_request_context():
+        return application.jobs
+    key = application.config.environ_key
+    if key not in request.environ:  # app.test_request_context() does not come through wsgi_app
+        request.environ[key] = application.jobs_of(request.environ)
+    jobs: Jobs = request.environ[key]
+    return jobs
+
+
+current_jobs: Any = LocalProxy(_find_jobs)
+"""The jobs as the current request sees them: ``environ["backjob"]``. In an app context alone, those outside of any."""
+
+
+def background(view: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Decorate a view, below ``@app.route``, to run it as a job: it answers 202 with the job's id, its body runs later.
+
+    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. The job is the very same request. One
+    with uploaded files is refused with 415.
+    """
+    if view is None:
+        return functools.partial(background, **options)
+
+    @functools.wraps(view)
+    def start_or_run(*args: Any, **kwargs: Any) -> Any:
+        if current_jobs.is_worker:
+            return current_app.ensure_sync(view)(*args, **kwargs)
+        if request.files:
+            return {"error": NO_FILES}, 415
+        # The form may be read already, and then it is gone from the body.
+        is_form = request.mimetype in (FORM, "multipart/form-data")
+        body = urlencode(list(request.form.items(multi=True))).encode() if is_form else request.get_data()
+        again = make_again(request.environ, body, FORM if is_form else request.content_type or "")
+        return {"id": current_jobs.start(again, **options)}, 202
+
+    return start_or_run
+
+
+def identify(environ: Mapping[str, Any]) -> str | None:
+    """Who is logged in: by Flask-Login, or else by the session's ``user_id``. None for nobody."""
+    if not has_request_context():
+        return None
+    if hasattr(current_app, "login_manager"):
+        user = sys.modules["flask_login"].current_user
+        return user.get_id() if user.is_authenticated else None
+    user_id = session.get("_user_id", session.get("user_id"))
+    return None if user_id is None else str(user_id)
+
+
+def _prepare_job(app: Flask, **_: Any) -> None:
+    """The session is known by now, and nothing of the app has run."""
+    if current_jobs.is_worker:
+        current_jobs.check_user()
+        csrf = sys.modules.get("flask_wtf.csrf")
+        if csrf is not None and app.config.get("WTF_CSRF_SECRET_KEY", app.secret_key):
+            _supply_csrf_token(app, csrf)
+
+
+def _supply_csrf_token(app: Flask, csrf: Any) -> None:
+    """The token of the session that the job has, as it is by now, for CSRFProtect and for a FlaskForm alone."""
+    if request.method not in app.config.get("WTF_CSRF_METHODS", {"POST", "PUT", "PATCH", "DELETE"}):
+        return
+    field, token = app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token"), csrf.generate_csrf()
+    for name in app.config.get("WTF_CSRF_HEADERS", ["X-CSRFToken"]):
+        request.environ["HTTP_" + name.upper().replace("-", "_")] = token
+    if request.mimetype == FORM:
+        # A form that was handed on brings the token along that it had then, and that may have expired.
+        form = MultiDict(request.form)
+        for name in [field, *(name for name in form if name.endswith(field))]:
+            form[name] = token
+        request.form = ImmutableMultiDict(form)
+    request.environ["HTTP_ORIGIN"] = f"{request.scheme}://{request.host}"
+    request.environ["HTTP_REFERER"] = request.environ["HTTP_ORIGIN"] + "/"
+
+
+def _noting(handle: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
+    """Flask's method for what a view has raised, which tells the job of it before a handler of the app makes a page."""
+
+    def handle_user_exception(error: Exception) -> Any:
+        if not isinstance(error, HTTPException):  # abort(): the status says it all
+            current_jobs.note_exception(error)
+        return handle(error)
+
+    return handle_user_exception
+
+
+def _note_exception(app: Flask, exception: BaseException, **_: Any) -> None:
+    """What becomes a 500, wherever it was raised."""
+    current_jobs.note_exception(exception)

@@ -1,0 +1,201 @@
+"""Flask's extension, called as a server calls it: how it is set up, the proxy, the user, CSRF tokens, exceptions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flask import Flask, current_app, render_template_string, request, session
+from flask_wtf import CSRFProtect, FlaskForm
+from support.served import KEY
+from werkzeug.middleware.proxy_fix import ProxyFix
+from wtforms import StringField
+
+from backjob import ConfigError, JobStatus, Status
+from backjob.integrations.flask import FlaskBackJob, background, current_jobs
+from backjob.testing import Inline
+
+MakeApp = Callable[..., Flask]
+
+
+class OrderForm(FlaskForm):
+    what = StringField()
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Iterator[MakeApp]:
+    """A Flask app whose jobs run inline, in a database of its own. ``extensions`` are set up in this order."""
+    made: list[Flask] = []
+
+    def make(*extensions: Any, **config: Any) -> Flask:
+        app = Flask(__name__)
+        app.config.update(SECRET_KEY="of a test", BACKJOB_KEY=KEY, BACKJOB_LAUNCHER=Inline(), **config)
+        app.config["BACKJOB_DATABASE"] = f"sqlite:///{tmp_path}/{len(made)}.sqlite3"
+        for extension in extensions or [FlaskBackJob()]:
+            extension.init_app(app)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.extensions["backjob"].close()
+
+
+def run(app: Flask, target: str) -> JobStatus:
+    """Run a job of nobody. Its start is in a request that did not come through wsgi_app."""
+    with app.test_request_context():
+        return current_jobs.status(current_jobs.start(target))
+
+
+class Ada:
+    """A user of an app."""
+
+    def __init__(self, app: Flask, headers: Mapping[str, str] | None = None) -> None:
+        self.app = app
+        self.headers = headers
+        self.client = app.test_client()
+        self.options: dict[str, Any] = {}
+        app.add_url_rule("/login", view_func=self.log_in)
+        app.add_url_rule("/begin", view_func=self.begin)
+        self.client.get("/login")
+
+    def log_in(self) -> str:
+        session["user_id"] = "ada"
+        return "welcome"
+
+    def begin(self) -> dict[str, int]:
+        return {"id": current_jobs.start("/job", delay=60, **self.options)}
+
+    def run(self, meanwhile: Callable[[], Any] = lambda: None, **options: Any) -> JobStatus:
+        """Start a job, and run it later. How it ended."""
+        self.options = options
+        job_id = self.client.get("/begin", headers=self.headers).json["id"]
+        meanwhile()
+        self.app.config["BACKJOB_LAUNCHER"].run_waiting()
+        return self.app.extensions["backjob"].jobs.status(job_id)
+
+
+def test_it_needs_flask_alone():
+    code = "import backjob.integrations.flask, sys; assert not {'flask_wtf', 'flask_login'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_options_come_from_the_config_and_by_name(make_app):
+    app = make_app(FlaskBackJob(lease=20, backlog_days=3), BACKJOB_LEASE=10, BACKJOB_MAX_RUNNING=2)
+    config = app.extensions["backjob"].config
+    assert (config.lease, config.backlog_days, config.max_running) == (20, 3, 2)
+    with pytest.raises(ConfigError, match="has its BackJob already"):
+        FlaskBackJob(app)
+    with pytest.raises(ConfigError, match="laese is no option of BackJob: did you mean 'lease'"):
+        FlaskBackJob(Flask("other"), laese=3)
+
+
+def test_one_extension_serves_several_apps(make_app):
+    extension = FlaskBackJob()
+    one, other = make_app(extension), make_app(extension)
+    for app in (one, other):
+        app.add_url_rule("/job", view_func=lambda: current_app.config["BACKJOB_DATABASE"])
+    for app in (one, other, one):
+        assert run(app, "/job").status_text == app.config["BACKJOB_DATABASE"]
+    assert [len(app.extensions["backjob"].jobs.find()) for app in (one, other)] == [2, 1]
+
+
+def test_the_proxy_is_there_wherever_a_request_is(make_app):
+    app = make_app()
+    seen = []
+
+    @app.before_request
+    def look() -> None:
+        seen.append((current_jobs.is_worker, current_jobs.job_id))
+
+    app.add_url_rule("/job", view_func=lambda: render_template_string("job {{ current_jobs.job_id }}"))
+    assert app.test_client().get("/job").text == "job None"
+    assert run(app, "/job").status_text == "job 1"
+    assert seen == [(False, None), (True, 1)]
+    with app.app_context():
+        assert current_jobs.status(1).status is Status.COMPLETED
+    with Flask("bare").app_context(), pytest.raises(RuntimeError, match=r"'bare' has no BackJob: FlaskBackJob\(app\)"):
+        current_jobs.find()
+
+
+def test_a_job_whose_session_is_no_more_reaches_nothing_of_the_app(make_app):
+    app = make_app()
+    reached = []
+    app.before_request(lambda: reached.append(request.path))
+    app.add_url_rule("/job", view_func=lambda: session["user_id"])
+    ada = Ada(app)
+    assert ada.run().status_text == "ada"
+    reached.clear()
+    status = ada.run(meanwhile=lambda: setattr(app, "secret_key", "another one"))
+    assert status.status_text == "The session of the user who started this job has ended"
+    assert (status.status, reached) == (Status.FAILED, ["/begin"])
+
+
+def order() -> Any:
+    form = OrderForm()
+    return f"{form.validate_on_submit()} {form.errors} {form.what.data} {sorted(request.form)}"
+
+
+@pytest.mark.parametrize("as_user", [True, False])
+@pytest.mark.parametrize(
+    "extensions", [[FlaskBackJob(), CSRFProtect()], [CSRFProtect(), FlaskBackJob()], [FlaskBackJob()]], ids=len
+)
+def test_a_form_that_is_handed_on_gets_a_new_token(make_app, extensions, as_user):
+    app = make_app(*extensions)
+    app.add_url_rule("/job", view_func=order, methods=["POST"])
+    data = {"csrf_token": "an old one", "what": "tea"}
+    status = Ada(app).run(method="POST", data=data, as_user=as_user)
+    assert status.status_text == "True {} tea ['csrf_token', 'what']"
+
+
+def test_a_job_comes_from_the_site_as_the_app_knows_it(make_app):
+    """Which of a proxy's headers are to be believed, the app alone knows."""
+    by = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "elsewhere.example"}
+
+    def behind_a_proxy(app: Flask) -> None:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_proto=1, x_host=0)
+
+    app = make_app(SimpleNamespace(init_app=behind_a_proxy), CSRFProtect(), FlaskBackJob())
+    app.add_url_rule("/job", view_func=lambda: f"{request.url} {request.origin}", methods=["POST"])
+    assert Ada(app, by).run(method="POST").status_text == "https://localhost/job https://localhost"
+
+
+def test_a_browser_s_request_is_checked_as_ever(make_app):
+    app = make_app(FlaskBackJob(), CSRFProtect())
+    app.add_url_rule("/job", view_func=order, methods=["POST"])
+    assert app.test_client().post("/job", data={"what": "tea"}).status_code == 400
+    assert app.test_client().post("/job", environ_overrides={"backjob": "mine"}).status_code == 400
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_exception_is_named(make_app, debug):
+    app = make_app(DEBUG=debug)
+    app.register_error_handler(ConnectionError, lambda error: ("Sorry.", 503))
+    app.register_error_handler(404, lambda error: {}["not there"])
+
+    @app.get("/break/<how>")
+    def break_down(how: str) -> str:
+        raise {"handled": ConnectionError, "unhandled": ValueError}[how]("no figures")
+
+    assert run(app, "/break/handled").status_text == "Sorry.\nHTTP 503 SERVICE UNAVAILABLE: ConnectionError: no figures"
+    prefix = "" if debug else "HTTP 500 INTERNAL SERVER ERROR: "
+    assert run(app, "/break/unhandled").status_text.endswith(f"{prefix}ValueError: no figures")
+    assert run(app, "/nowhere").status_text.endswith(f"{prefix}KeyError: 'not there'")
+
+
+def test_background_runs_an_async_view_and_hands_its_arguments_on(make_app):
+    app = make_app()
+
+    @app.get("/count/<int:most>")
+    @background
+    async def count(most: int) -> str:
+        return f"counted to {most}"
+
+    answer = app.test_client().get("/count/7")
+    assert (answer.status_code, answer.json) == (202, {"id": 1})
+    assert app.extensions["backjob"].jobs.status(1).status_text == "counted to 7"
