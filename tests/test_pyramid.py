@@ -384,6 +384,7 @@ def test_a_job_that_was_there_before_is_not_cancelled(tm_shop):
         request.tm.doom()
         return request.backjob.start("/work", unique=True)
 
+    tm_shop.log_in()  # nobody's cookie may change with each answer, and then it is somebody else's job
     go_on = threading.Event()
     tm_shop.work = lambda request: go_on.wait(PATIENCE)
     tm_shop.begin = lambda request: request.backjob.start("/work", unique=True)
