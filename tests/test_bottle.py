@@ -16,7 +16,7 @@ import bottle
 import pytest
 from support import wait_until
 from support.served import PATIENCE, call, make_environ, serve
-from support.visitor import Visitor
+from support.visitor import Visitor, multipart
 
 from backjob import BackJob, ConfigError, JobStatus, Status
 from backjob.integrations.bottle import BackJobPlugin, background
@@ -281,8 +281,12 @@ def test_a_callback_in_the_background_answers_with_its_job(login_shop, decorate)
     page = visitor.ask(target, json.dumps({"book": "Zoë"}).encode(), {"Content-Type": "application/json"}, "PUT")
     end = login_shop.wait_for_end(page.json()["id"])
     assert json.loads(end.status_text)["body"] == {"book": "Zoë"}
-    page = visitor.ask(target, b"--b--", {"Content-Type": "multipart/form-data; boundary=b"})
-    assert (page.status, "no files" in page.text) == (415, True)
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    page = visitor.ask(target, multipart("Zoë"), headers)
+    assert json.loads(login_shop.wait_for_end(page.json()["id"]).status_text)["body"] == {"book": "Zoë"}
+    for body in (multipart("Zoë", file="zoe.txt"), b"--b--"):
+        page = visitor.ask(target, body, headers)
+        assert (page.status, "uploaded files" in page.text) == (415, True)
 
 
 def test_a_callback_in_the_background_runs_as_who_asked_for_it(login_shop):

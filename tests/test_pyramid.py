@@ -32,7 +32,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import sessionmaker
 from support import wait_until
 from support.served import PATIENCE, serve
-from support.visitor import Visitor
+from support.visitor import Visitor, multipart
 
 from backjob import BackJob, JobStatus, Status
 from backjob.integrations.pyramid import background
@@ -476,8 +476,11 @@ def test_a_view_in_the_background_answers_with_its_job(tm_shop, decorator):
     page = visitor.ask("/report", json.dumps({"book": "Zo\u00eb"}).encode(), headers, "PUT")
     assert json.loads(tm_shop.wait_for_end(page.json()["id"]).status_text) == ["PUT", {"book": "Zo\u00eb"}, {}]
     headers["Content-Type"] = "multipart/form-data; boundary=b"
-    page = visitor.ask("/report", b"--b--", headers)
-    assert (page.status, "no files" in page.text) == (415, True)
+    page = visitor.ask("/report", multipart("Zo\u00eb"), headers)
+    assert json.loads(tm_shop.wait_for_end(page.json()["id"]).status_text) == ["POST", {"book": "Zo\u00eb"}, {}]
+    for body in (multipart("Zo\u00eb", file="zoe.txt"), b"--b--"):
+        page = visitor.ask("/report", body, headers)
+        assert (page.status, "uploaded files" in page.text) == (415, True)
 
 
 def test_a_view_in_the_background_runs_as_who_asked_for_it(tm_shop):

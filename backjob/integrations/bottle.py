@@ -11,12 +11,13 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import bottle
 
 from backjob import BackJob, Jobs
 
-from .again import make_again
+from .again import FORM, NO_FILES, make_again
 
 Callback = Callable[..., Any]
 
@@ -101,7 +102,7 @@ def background(callback: Callback | None = None, *, scope: str | Callable[[Any],
 
     ``@background`` between ``@app.post(…)`` and the function, or ``@background(retries=2, unique=True)`` with options
     of :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may
-    be a function of the request. Multipart bodies, and so files, are refused with 415.
+    be a function of the request. One with uploaded files is refused with 415.
     """
     if callback is None:
         return functools.partial(background, scope=scope, **options)
@@ -111,11 +112,15 @@ def background(callback: Callback | None = None, *, scope: str | Callable[[Any],
         request = bottle.request
         if request.backjob.is_worker:
             return callback(*args, **kwargs)
-        if request.content_type.startswith("multipart/"):
-            bottle.abort(415, "A background job gets no multipart form and no files: send it url-encoded.")
+        body, content_type = request.body.read(), request.environ.get("CONTENT_TYPE", "")
+        if content_type.lower().startswith("multipart/"):
+            fields = list(request.forms.decode().allitems())
+            if not fields or request.files:
+                bottle.abort(415, NO_FILES)
+            body, content_type = urlencode(fields).encode(), FORM
         # Bottle decodes the path in place, and keeps the one that came.
         environ = {**request.environ, "PATH_INFO": request.environ["bottle.raw_path"]}
-        again = make_again(environ, request.body.read(), environ.get("CONTENT_TYPE", ""))
+        again = make_again(environ, body, content_type)
         job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
         return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, {"Content-Type": "application/json"})
 

@@ -96,26 +96,28 @@ class BackJobMiddleware:
         request.backjob.note_exception(exception)
 
 
-def background(view: View | None = None, **options: Any) -> Any:
+def background(view: View | None = None, *, scope: str | Callable[[HttpRequest], str] = "", **options: Any) -> Any:
     """Decorate a view, to run it as a job: it answers 202 with the job's id, and its body runs in the background.
 
-    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A class has it by method_decorator on
-    ``dispatch``. The job is the very same request. One with uploaded files is refused with 415.
+    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function of the
+    request. A class has it by method_decorator on ``dispatch``. The job is the very same request. One with uploaded
+    files is refused with 415.
     """
     if view is None:
-        return functools.partial(background, **options)
+        return functools.partial(background, scope=scope, **options)
 
     @functools.wraps(view)
     def start_or_run(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.backjob.is_worker:
             return view(request, *args, **kwargs)
-        if request.content_type == "multipart/form-data":
-            if request.FILES or request.method != "POST":  # Django reads the form of a POST alone
+        if request.content_type.startswith("multipart/"):
+            if request.FILES or not request.POST:  # Django reads the form of a POST alone
                 return JsonResponse({"error": NO_FILES}, status=415)
             again = make_again(request.META, request.POST.urlencode().encode(), FORM)
         else:
             again = make_again(request.META, request.body, request.META.get("CONTENT_TYPE", ""))
-        return JsonResponse({"id": request.backjob.start(again, **options)}, status=202)
+        name = scope(request) if callable(scope) else scope
+        return JsonResponse({"id": request.backjob.start(again, scope=name, **options)}, status=202)
 
     return start_or_run
 

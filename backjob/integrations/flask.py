@@ -71,26 +71,29 @@ current_jobs: Any = LocalProxy(_find_jobs)
 """The jobs as the current request sees them: ``environ["backjob"]``. In an app context alone, those outside of any."""
 
 
-def background(view: Callable[..., Any] | None = None, **options: Any) -> Any:
+def background(
+    view: Callable[..., Any] | None = None, *, scope: str | Callable[[], str] = "", **options: Any
+) -> Any:
     """Decorate a view, below ``@app.route``, to run it as a job: it answers 202 with the job's id, its body runs later.
 
-    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. The job is the very same request. One
-    with uploaded files is refused with 415.
+    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function, which is
+    called in the request. The job is the very same request. One with uploaded files is refused with 415.
     """
     if view is None:
-        return functools.partial(background, **options)
+        return functools.partial(background, scope=scope, **options)
 
     @functools.wraps(view)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
         if current_jobs.is_worker:
             return current_app.ensure_sync(view)(*args, **kwargs)
-        if request.files:
-            return {"error": NO_FILES}, 415
         # The form may be read already, and then it is gone from the body.
         is_form = request.mimetype in (FORM, "multipart/form-data")
+        if request.files or (request.mimetype.startswith("multipart/") and not is_form):
+            return {"error": NO_FILES}, 415
         body = urlencode(list(request.form.items(multi=True))).encode() if is_form else request.get_data()
         again = make_again(request.environ, body, FORM if is_form else request.content_type or "")
-        return {"id": current_jobs.start(again, **options)}, 202
+        name = scope() if callable(scope) else scope
+        return {"id": current_jobs.start(again, scope=name, **options)}, 202
 
     return start_or_run
 

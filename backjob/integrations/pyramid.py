@@ -11,6 +11,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
@@ -26,6 +27,8 @@ from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
 from backjob import BackJob, Jobs
+
+from .again import FORM, NO_FILES, make_again
 
 _AFTER_ALL_OTHERS = 10
 """The order of an action after those of the app, such as one that sets an execution policy."""
@@ -208,7 +211,7 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
 
     ``@view_config(…, decorator=background)``, or ``decorator=background(retries=2, unique=True)`` with options of
     :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may be
-    a function of the request. Multipart bodies, and so files, are refused with 415.
+    a function of the request. One with uploaded files is refused with 415.
     """
     if view is None:
         return functools.partial(background, scope=scope, **options)
@@ -216,9 +219,13 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
     def start_or_run(context: Any, request: Request) -> Any:
         if request.backjob.is_worker:
             return view(context, request)
+        again: Any = request
         if request.content_type.startswith("multipart/"):
-            raise HTTPUnsupportedMediaType("A background job gets no multipart form and no files: send it url-encoded.")
+            fields = list(request.POST.items())
+            if not fields or any(hasattr(value, "file") for _, value in fields):  # none: WebOb does not read it
+                raise HTTPUnsupportedMediaType(NO_FILES)
+            again = make_again(request.environ, urlencode(fields).encode(), FORM)
         name = scope(request) if callable(scope) else scope
-        return Response(status=202, json_body={"id": request.backjob.start(request, scope=name, **options)})
+        return Response(status=202, json_body={"id": request.backjob.start(again, scope=name, **options)})
 
     return start_or_run

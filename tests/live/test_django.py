@@ -194,6 +194,7 @@ def test_background(https_site):
         page = ada.ask(*request)
         assert (page.status, list(page.json())) == (202, ["id"])
         end = ada.end_of(page.json()["id"], "/state")
+        assert end["scope"] == ("" if "/count" in request[0] else "ada")
         return end["status"], end["status_text"]
 
     done = Status.COMPLETED

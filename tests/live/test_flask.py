@@ -154,6 +154,7 @@ def test_background(server):
         page = ada.ask(*request)
         assert (page.status, list(page.json())) == (202, ["id"])
         end = ada.end_of(page.json()["id"], "/state")
+        assert end["scope"] == "ada"
         return end["status"], end["status_text"]
 
     done = Status.COMPLETED
@@ -166,5 +167,7 @@ def test_background(server):
     parts = '--part\r\nContent-Disposition: form-data; name="figures"{}\r\n\r\n3 & 4\r\n--part--\r\n'
     multipart = {"Content-Type": "multipart/form-data; boundary=part", **csrf}
     assert ask("/sum", parts.format("").encode(), multipart) == (done, f"('POST', '/sum?', '{of_form}') 3 & 4")
-    refused = ada.ask("/sum", parts.format('; filename="a.txt"').encode(), multipart)
-    assert (refused.status, "uploaded files" in refused.text) == (415, True)
+    mixed = {**csrf, "Content-Type": "multipart/mixed; boundary=part"}
+    for body, headers in ((parts.format('; filename="a.txt"'), multipart), (parts.format(""), mixed)):
+        refused = ada.ask("/sum", body.encode(), headers)
+        assert (refused.status, "uploaded files" in refused.text) == (415, True)

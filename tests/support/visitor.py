@@ -92,3 +92,9 @@ class Visitor:
             return status if Status(status["status"]).is_final else None
 
         return wait_until(ended, seconds)  # type: ignore[return-value]
+
+
+def multipart(book: str, file: str = "") -> bytes:
+    """A form with the field ``book`` as a browser's FormData sends it, the boundary is "b"; of a file of this name."""
+    name = f'name="book"; filename="{file}"' if file else 'name="book"'
+    return f"--b\r\nContent-Disposition: form-data; {name}\r\n\r\n{book}\r\n--b--\r\n".encode()

@@ -71,7 +71,7 @@ def find(request: HttpRequest, entry: int) -> HttpResponse:
     return HttpResponse(Entry.objects.get(pk=entry).name, content_type="text/plain")
 
 
-@background(retries=1)
+@background(retries=1, scope=lambda request: request.user.get_username())
 def sum_up(request: HttpRequest) -> HttpResponse:
     print(request.method, request.get_full_path(), request.content_type, file=request.backjob)
     return HttpResponse(request.POST.get("figures", request.body), content_type="text/plain")

@@ -140,7 +140,7 @@ def fresh() -> Any:
     return f"{form.validate_on_submit()} for {current_user.name}", {"Content-Type": "text/plain"}
 
 
-@background(retries=1)
+@background(retries=1, scope=lambda: current_user.name)
 def sum_up() -> Any:
     told = (request.method, request.full_path, request.mimetype)
     return f"{told} {request.form.get('figures') or request.get_data(as_text=True)}", {"Content-Type": "text/plain"}
