@@ -28,6 +28,9 @@ from .vouching import Vouching
 
 log = logging.getLogger("backjob")
 
+REQUEST_FAILED = "The request that started this job failed"
+UNDONE = "What started this job was undone: its transaction was rolled back"
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -81,31 +84,31 @@ class Backend:
         if self.has_dispatcher(environ):
             self.dispatcher.look_after(wait)
 
-    def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, is_failed: bool) -> None:
-        """What these jobs were to follow has ended: launch them, or cancel them if it failed.
+    def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:
+        """What these jobs were to follow has ended: launch them, or cancel them if it failed, with these words.
 
         In a child of a fork nothing has ended: those of its parent's response are left to the parent.
         """
         for launch in [each for each in launches if each.pid == os.getpid()]:
             self.vouching.end_hold(launch.job_id)
             try:
-                if is_failed:
-                    _cancel_follower(launch, self.store)
+                if failure:
+                    _cancel_follower(launch, self.store, failure)
                 elif self.store.hold(launch.job_id, 1, launch.held_by, nonce := new_nonce(), self.config.lease):
                     self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
                 told = about(launch.job_id, 1)
                 log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error, extra=told)
-                self.postpone_follower(launch, is_failed)
+                self.postpone_follower(launch, failure)
 
-    def postpone_follower(self, launch: Launch, is_failed: bool) -> None:
+    def postpone_follower(self, launch: Launch, failure: str) -> None:
         """Let the keeper see to it, as soon as it reaches the store."""
         self.vouching.hold(launch.job_id, launch.held_by)
-        self.vouching.postpone(functools.partial(self._make_up_for, launch, is_failed))
+        self.vouching.postpone(functools.partial(self._make_up_for, launch, failure))
 
-    def _make_up_for(self, launch: Launch, is_failed: bool, store: Store) -> None:
-        if is_failed:
-            _cancel_follower(launch, store)
+    def _make_up_for(self, launch: Launch, failure: str, store: Store) -> None:
+        if failure:
+            _cancel_follower(launch, store, failure)
         else:
             store.hold(launch.job_id, 1, launch.held_by, None, 0)
         self.vouching.end_hold(launch.job_id)
@@ -122,5 +125,5 @@ class Backend:
             return self.config.lease
 
 
-def _cancel_follower(launch: Launch, store: Store) -> None:
-    store.move(Move.CANCEL, launch.job_id, attempt=1, text="The request that started this job failed")
+def _cancel_follower(launch: Launch, store: Store, failure: str) -> None:
+    store.move(Move.CANCEL, launch.job_id, attempt=1, text=failure)

@@ -99,6 +99,7 @@ class JobRequest:
     remote_user: str | None = field(repr=False, default=None)
     user: str | None = field(repr=False, default=None)
     anonymous: bool = False
+    sent: dict[str, Any] | None = field(repr=False, default=None)
     redirect_ok: bool = False
     app: str = ""
     address: str = ""

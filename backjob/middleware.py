@@ -32,7 +32,7 @@ from .keyring import (
     TokenError,
 )
 from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
-from .request import make_server_environ
+from .response import make_server_environ
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
 from .settings import read_settings
 from .worker import CurrentJob

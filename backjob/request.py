@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,9 @@ from .config import Config
 from .job import JobRequest
 
 FORM = "application/x-www-form-urlencoded"
+SENT = "backjob.sent"
+"""The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
+that JSON takes. In the job its environ has it again."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
 _SHORT_PATH = 200
@@ -90,6 +92,7 @@ def make_request(
         remote_addr=remote_addr,
         remote_user=remote_user or None,
         user=find_user(environ, config) if environ is not None and not has_own_user else None,
+        sent=own_headers.get(SENT),
     )
 
 
@@ -126,28 +129,13 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
         environ["HTTP_REFERER"] = environ["HTTP_ORIGIN"] + "/"
     if isinstance(server.get("asgi.scope"), Mapping):
         environ["asgi.scope"] = _restore_scope(server["asgi.scope"], environ, request)
+    if request.sent is not None:
+        environ[SENT] = request.sent
     if request.remote_addr is not None:
         environ["REMOTE_ADDR"] = request.remote_addr
     if request.remote_user is not None:
         environ["REMOTE_USER"] = request.remote_user
     return environ
-
-
-def make_server_environ() -> dict[str, Any]:
-    """What a server would give for a request that came over no wire (PEP 3333), where a job runs without one."""
-    return {
-        "REQUEST_METHOD": "POST",
-        "SCRIPT_NAME": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "127.0.0.1",
-        "wsgi.version": (1, 0),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-    }
 
 
 def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request: JobRequest) -> dict[str, Any]:

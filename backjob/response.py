@@ -5,6 +5,7 @@ Knows the protocol between server and app and where the output goes; nothing of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -76,3 +77,20 @@ class Response:
     def forget(self) -> None:
         """Headers such as Set-Cookie are nobody's business after the run."""
         self.headers = {}
+
+
+def make_server_environ() -> dict[str, Any]:
+    """What a server would give for a request that came over no wire (PEP 3333), where a job runs without one."""
+    return {
+        "REQUEST_METHOD": "POST",
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.version": (1, 0),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }

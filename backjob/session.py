@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .backend import Backend, Launch
+from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
 from .errors import BackJobError
 from .jobs import Jobs
 
@@ -42,13 +42,13 @@ class RequestJobs(Jobs):
         launches, self.waiting = self.waiting, ()
         if launches:
             is_failed = is_failed or getattr(self, "_status", "5")[:1] == "5"
-            self._get_backend().launch_followers(launches, self._environ, is_failed)
+            self._get_backend().launch_followers(launches, self._environ, REQUEST_FAILED if is_failed else "")
 
     def cancel_waiting(self, job_id: int) -> None:
         launches = [each for each in self.waiting or () if each.job_id == job_id]
         if launches:
             self.waiting = tuple(each for each in self.waiting or () if each.job_id != job_id) or None
-            self._get_backend().launch_followers(launches, self._environ, is_failed=True)
+            self._get_backend().launch_followers(launches, self._environ, UNDONE)
 
     def _check_after_response(self) -> None:
         if self.waiting is not None and not self.waiting:

@@ -5,10 +5,11 @@ Imports the standard library and backjob's public names alone. Its fixture for p
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import BackJob, BackJobError, Jobs, JobStatus, Status
@@ -69,15 +70,23 @@ class Inline:
         self._application = application
 
         def answer_and_run(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            self._here.depth += 1
-            try:
-                response = app(environ, start_response)
-            finally:
-                self._here.depth -= 1
-            self._run_due()
-            return response
+            with self.answering():
+                return app(environ, start_response)
 
         return answer_and_run
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within it a request is answered, and the jobs that it starts run at the end.
+
+        For a client that calls no WSGI app, such as Django's.
+        """
+        self._here.depth += 1
+        try:
+            yield
+        finally:
+            self._here.depth -= 1
+        self._run_due()
 
     def check(self, environ: Mapping[str, Any] | None) -> None:
         """Jobs can be launched from anywhere."""

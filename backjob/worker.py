@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .arguments import check_text, parse_id
-from .backend import Backend, Launch
+from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
 from .errors import JobEnded, describe, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
@@ -200,7 +200,7 @@ class CurrentJob(Jobs):
         if self._outcome is None or self._outcome.is_known:
             is_failed = self._outcome is None or not self._outcome.is_completed
             self._backend.vouching.end_lease(claim)
-            self._backend.launch_followers(self._followers, self._environ, is_failed)
+            self._backend.launch_followers(self._followers, self._environ, REQUEST_FAILED if is_failed else "")
             if self._outcome is not None and self._outcome.delay and not self._backend.config.is_inline:
                 self._backend.dispatcher.look_after(self._outcome.delay)
         else:
@@ -219,12 +219,12 @@ class CurrentJob(Jobs):
     def cancel_waiting(self, job_id: int) -> None:
         launches = [each for each in self._followers if each.job_id == job_id]
         self._followers = [each for each in self._followers if each.job_id != job_id]
-        self._backend.launch_followers(launches, self._environ, is_failed=True)
+        self._backend.launch_followers(launches, self._environ, UNDONE)
 
     def _end_late(self, claim: str, is_completed: bool) -> None:
         self._backend.vouching.end_lease(claim)
         for launch in self._followers:
-            self._backend.postpone_follower(launch, is_failed=not is_completed)
+            self._backend.postpone_follower(launch, "" if is_completed else REQUEST_FAILED)
 
     def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
         begin = self._signs.progress

@@ -5,6 +5,7 @@ import webob
 from support.served import call, make_environ, serve_site, wrap
 
 from backjob import JobNotFound, Status
+from backjob.request import SENT
 
 BY_ADA = {
     "HTTP_COOKIE": "session=ada; theme=dark",
@@ -245,6 +246,13 @@ def test_identify_says_who_is_who(tmp_path):
         # Nobody is nobody, whoever starts it.
         nobody = site.start("/job", unique=True, as_user=False, by={"HTTP_COOKIE": "ada"})
         assert site.start("/job", unique=True, as_user=False, by={"HTTP_COOKIE": "bea"}) == nobody
+
+
+def test_what_a_request_hands_on_beside_it_is_there_in_the_job(site):
+    sent = {"headers": {"HTTP_ORIGIN": "https://a.test"}, "fields": [["csrf_token", "ü"]]}
+    target = webob.Request.blank("/app/job", environ={SENT: sent})
+    assert see(site, target, by=BY_ADA)[SENT] == sent
+    assert SENT not in see(site, webob.Request.blank("/app/job"), by=BY_ADA)
 
 
 SIGNED_IN: dict[str, str] = {}
