@@ -68,3 +68,10 @@ def check_total(total: float | None) -> float | None:
     if total is not None and (not is_number(total, 0, math.inf) or total == math.inf):
         raise ValueError(f"total must be a number of rows, or None, not {total!r}")
     return total
+
+
+def check_exception(error: BaseException) -> BaseException:
+    """Raises TypeError for what is no exception, in a job and outside."""
+    if not isinstance(error, BaseException):
+        raise TypeError(f"an exception is wanted, not {type(error).__name__}")
+    return error

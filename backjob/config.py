@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -136,7 +137,8 @@ class Config:
     """Bytes of UTF-8 that are kept of a job's output."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
-    """Function of an environ that names its user, for ``unique`` jobs. None: REMOTE_USER, else a digest of the
+    """Function of an environ that names its user: asked by each start() of a user's job, for ``unique`` and for
+    ``check_user()``. None stands for nobody. Without it ``unique`` goes by REMOTE_USER, else by a digest of the
     Authorization and Cookie headers."""
 
     on_start: Callable[[JobStatus], object] | None = None
@@ -191,8 +193,9 @@ class Config:
     def _check_functions(self) -> None:
         of = {"identify": "an environ", **dict.fromkeys(HOOKS, "a JobStatus")}
         for name, what in of.items():
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                refuse(name, f"must be a function of {what}")
+            function = getattr(self, name)
+            if function is not None and (not callable(function) or inspect.iscoroutinefunction(function)):
+                refuse(name, f"must be a plain function of {what}")
 
     def _check_scopes(self) -> None:
         if not isinstance(self.max_running_per_scope, Mapping):

@@ -20,11 +20,11 @@ from .keyring import SealError, new_nonce
 from .no_job import NoJob
 from .output import clean_text, cut_text
 from .process import name_response
-from .request import find_mount, make_request, name_user
+from .request import find_mount, make_request, may_run_in, name_user
 
 Found = TypeVar("Found", Job, JobStatus)
 
-_OF_A_USER = "it ran as a user, of whom nothing is kept (only a job with as_user=False can)"
+_OF_A_USER = "only one that was started with as_user=False can, for of others nothing is kept"
 
 
 class Jobs(NoJob):
@@ -72,7 +72,7 @@ class Jobs(NoJob):
         answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options.
 
         Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
-        known, StoreError when the record can't be written. When it raises, there is no job.
+        known, StoreError when the record can't be written, and what ``identify`` raises. Then there is no job.
         """
         backend = self._get_backend()
         check_numbers(delay, retries, priority, error_timeout)
@@ -125,6 +125,8 @@ class Jobs(NoJob):
             raise BackJobError(f"Job {job.id} can't be started again: its request does not open") from None
         if not request.anonymous:  # whatever the row says
             raise BackJobError(f"Job {job.id} can't be started again: {_OF_A_USER}")
+        if backend.config.address is None and not may_run_in(backend.self_request.app, request):
+            raise BackJobError(f"Job {job.id} can't be started again here: it is another app's")
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
         return self._add(

@@ -19,7 +19,7 @@ class Shown(Protocol):
     attempt: int | None
 
     def show(self, text: str) -> None:
-        """Put this out. Raises nothing."""
+        """Put this out. Raises nothing, and waits for no database."""
 
 
 _current: ContextVar[Shown | None] = ContextVar("backjob", default=None)
@@ -65,8 +65,15 @@ class JobLogHandler(logging.Handler):
     backjob itself and those of no job go nowhere.
     """
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As every handler's, but without its lock: no request is to wait for another one's job."""
+        passed = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
+
     def emit(self, record: logging.LogRecord) -> None:
-        """Show the record, if a job made it."""
+        """Show the record, if a job made it. Waits for no database."""
         job = _current.get()
         if job is None or record.name == "backjob":
             return

@@ -26,12 +26,14 @@ from .keyring import (
     CHECK,
     MONITOR,
     PROBE,
-    WORKER,
     SealError,
     Token,
     TokenError,
+    new_nonce,
 )
+from .process import RESPONSE
 from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
+from .request import may_run_in
 from .response import make_server_environ
 from .session import AfterFirstChunk, AfterResponse, RequestJobs
 from .settings import read_settings
@@ -59,12 +61,12 @@ class BackJob:
         if not callable(app):
             raise ConfigError("app is no WSGI application: it can't be called")
         self.config = make_config(options)
-        bind = getattr(self.config.launcher, "bind", None)
-        self._app = bind(self, app) if bind is not None else app
         self._key = self.config.environ_key
         self._assembly = Assembly(app, self.config, _name_caller(app))
         # Looked up once: an ordinary request is counted in fractions of a microsecond.
         self._get_backend = self._assembly.get_backend
+        bind = getattr(self.config.launcher, "bind", None)
+        self._app = bind(self, app) if bind is not None else app
         self.jobs = Jobs(self._get_backend)
         """The client side for code outside of a request. Starting jobs there needs ``connect=``."""
 
@@ -110,19 +112,26 @@ class BackJob:
     def run_job(self, job_id: int, *, early: bool = False) -> bool:
         """Run a job that waits here and now, in this thread: through the app, with no request of a server.
 
-        For launchers and tests. ``early``: also before it is due. False when it does not wait, is not due, or as many
-        run as may. Raises StoreError, and JobNotFound.
+        For launchers and tests: no ``max_running`` counts. ``early``: also before it is due. False when it does not
+        wait, is not due, waits for a response, or is another app's or of another key. Raises StoreError, JobNotFound.
         """
         backend = self._get_backend()
         job = backend.store.get(job_id)
         if job is None:
             raise JobNotFound(f"There is no job {job_id}")
-        if job.status is not Status.STARTED or (job.due_in and not early):
+        is_held = (job.held_by or "").startswith(RESPONSE)
+        if job.status is not Status.STARTED or (job.due_in and not early) or is_held:
             return False
-        request = backend.keyring.unseal(job.id, job.uid, job.sealed)
-        token = backend.keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
-        current = CurrentJob(backend, job, request, make_server_environ())
-        return self._run_if_room(backend, job, token, current) == "ended"
+        try:
+            request = backend.keyring.unseal(job.id, job.uid, job.sealed)
+        except SealError:
+            return False
+        owner = f"{backend.monitor.owner}-{new_nonce()}"
+        if not may_run_in(backend.self_request.app, request) or not backend.store.claim(
+            job.id, job.attempt, owner, backend.config.lease, 0
+        ):
+            return False
+        return CurrentJob(backend, job, request, make_server_environ()).run(self._app, owner)
 
     def jobs_of(self, environ: Mapping[str, Any]) -> Jobs:
         """The client session of a request that did not come through here, as with a framework's own test client.
@@ -206,7 +215,7 @@ class BackJob:
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
         request = backend.keyring.unseal(job.id, job.uid, job.sealed)
-        if not (request.by_connect or request.app in ("", backend.self_request.app)):
+        if not may_run_in(backend.self_request.app, request):
             return respond("421 Misdirected Request", token.prove("elsewhere"))
         current = CurrentJob(backend, job, request, environ)
         _drain(environ)

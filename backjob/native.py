@@ -54,7 +54,10 @@ def _call_and_clean(target: Callable[[], None]) -> None:
     try:
         sys.modules["greenlet"].greenlet(target).switch()
     finally:
-        sys.modules["gevent"].get_hub().destroy()
+        # get_hub() would make one, and two that are made at once wait for each other for ever.
+        hub = sys.modules["gevent._hub_local"].get_hub_if_exists()
+        if hub is not None:
+            hub.destroy()
 
 
 class Bell:

@@ -5,10 +5,11 @@ Bad input is refused all the same. What it does in a job stands in worker.py.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from .arguments import check_progress, check_text, check_total
+from .arguments import check_exception, check_progress, check_text, check_total
 
 Row = TypeVar("Row")
 
@@ -49,7 +50,8 @@ class NoJob:
         Raises ValueError for a ``total`` or ``to`` that is no number.
         """
         if total is None and isinstance(rows, Sized):
-            total = len(rows)
+            with contextlib.suppress(TypeError, OverflowError):  # a class may have it and not know
+                total = len(rows)
         return self._track(rows, check_total(total), check_progress(to))
 
     def check_user(self) -> None:
@@ -63,8 +65,10 @@ class NoJob:
     def note_exception(self, error: BaseException) -> None:
         """In a job: this is what the app answers with a 5xx for. The job then names its type and message.
 
-        For what a framework makes an error page of; the integrations call it. Outside of a job it does nothing.
+        For what a framework makes an error page of; the integrations call it. Outside of a job it does nothing. Raises
+        TypeError for what is no exception.
         """
+        check_exception(error)
 
     def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
         return iter(rows)

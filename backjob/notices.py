@@ -7,11 +7,12 @@ exception in it is logged and harms nothing.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from .config import HOOKS, Config
-from .errors import JobEnded, StoreError
+from .errors import StoreError
 from .job import JobStatus, Move, NewJob
 from .logs import about
 from .native import Threads
@@ -29,7 +30,7 @@ def tell_of_writes(store: Store, config: Config, *, apart: bool = False) -> Stor
     """
     givers = (config, config.launcher)
     hooks = {name: [hook for giver in givers if (hook := getattr(giver, name, None))] for name in HOOKS}
-    return cast(Store, Notices(store, hooks, _call_apart if apart else _call)) if any(hooks.values()) else store
+    return cast(Store, Notices(store, hooks, _Apart().call if apart else _call)) if any(hooks.values()) else store
 
 
 class Notices:
@@ -80,13 +81,38 @@ def _call(name: str, hooks: Sequence[Hook], job: JobStatus) -> None:
     for hook in hooks:
         try:
             hook(job)
-        except (Exception, JobEnded):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the write was made, whatever becomes of a hook
             log.exception("Job %d: %s raised an exception", job.id, name, extra=about(job.id, job.attempt))
 
 
-def _call_apart(name: str, hooks: Sequence[Hook], job: JobStatus) -> None:
-    threads = Threads(native=True)
-    try:
-        threads.start(lambda: _call(name, hooks, job), "backjob-hook", threads.make_lock())
-    except RuntimeError as error:
-        log.error("Job %d: no thread for %s: %s", job.id, name, error, extra=about(job.id, job.attempt))
+class _Apart:
+    """Calls hooks one after the other, in a thread that is there as long as there are any to call."""
+
+    def __init__(self) -> None:
+        self._threads = Threads(native=True)
+        self._lock = self._threads.make_lock()
+        self._waiting: deque[tuple[str, Sequence[Hook], JobStatus]] = deque()
+        self._is_working = False
+
+    def call(self, name: str, hooks: Sequence[Hook], job: JobStatus) -> None:
+        with self._lock:
+            self._waiting.append((name, hooks, job))
+            if self._is_working:
+                return
+            self._is_working = True
+        try:
+            self._threads.start(self._work, "backjob-hooks", self._threads.make_lock())
+        except RuntimeError as error:
+            self._is_working = False  # no more threads: the next one takes this along
+            log.error("Job %d: no thread for %s: %s", job.id, name, error, extra=about(job.id, job.attempt))
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._is_working = False
+                    return
+                call = self._waiting.popleft()
+            _call(*call)

@@ -1,4 +1,8 @@
-"""The fixtures for pytest: ``backjob``, to wait for jobs and ask how they went. What they do stands in testing.py."""
+"""A plugin for pytest: the fixture ``backjob``, to wait for jobs and ask how they went, as testing.py has it.
+
+A test suite takes it in by ``pytest_plugins = ["backjob.pytest_plugin"]`` in its first conftest.py. No entry point does
+so by itself, for every other suite on the machine would load backjob then.
+"""
 
 from __future__ import annotations
 

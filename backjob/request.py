@@ -175,6 +175,11 @@ def name_user(request: JobRequest) -> str:
     return f"headers {request.headers.get('HTTP_AUTHORIZATION')!r} {request.headers.get('HTTP_COOKIE')!r}"
 
 
+def may_run_in(app: str, request: JobRequest) -> bool:
+    """Is this a job of the app of this name, or one that is to run where somebody has said?"""
+    return request.by_connect or request.app in ("", app)
+
+
 def encode_form(fields: Any, name: str) -> str:
     """Url-encode a mapping, a list of pairs or a MultiDict; a list value stands for several of its name."""
     try:

@@ -56,6 +56,7 @@ class Signs:
         self._output = output
         self._limit = limit
         self._lease = lease
+        self._is_prompt = is_prompt
         self._quiet = 0.0 if is_prompt else QUIET
         self._on_refusal = on_refusal
         self._home = self._pid = os.getpid()
@@ -68,6 +69,7 @@ class Signs:
         self._next_at = -math.inf  # when the next write may be made, in time.monotonic()
         self._waits = False
         self._is_writing = False
+        self._writer: int | None = None
         self._is_away = False
         self._is_over = False
 
@@ -121,6 +123,18 @@ class Signs:
             self._is_writing = True
         self._write()
 
+    def leave(self) -> None:
+        """Give a sign that another one writes: for who must not wait for a database, nor find out that all is over."""
+        if self._is_prompt:
+            self.give()
+            return
+        self._notice_fork()
+        with self._changed:
+            if not self._is_over:
+                self._waits = True
+                self._changed.notify_all()
+                self._see_to_thread()
+
     def hasten(self) -> None:
         """Write the next sign at once."""
         self._notice_fork()
@@ -135,8 +149,9 @@ class Signs:
         if not self.is_at_home:
             self._is_over = True
             return False
+        me = threading.get_ident()  # whoever is told of a write within it may end the job
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_writing, _LONGEST_WRITE)
+            self._changed.wait_for(lambda: not self._is_writing or self._writer == me, _LONGEST_WRITE)
             was_over, self._is_over = self._is_over, True
             self._changed.notify_all()
             return not was_over
@@ -184,6 +199,7 @@ class Signs:
     def _write(self) -> None:
         """Without the lock, for a database may be slow; by one thread at a time, which has set ``_is_writing``."""
         is_over, is_written, wait = False, False, self._quiet
+        self._writer = threading.get_ident()
         try:
             self._waits = False
             with running(None):  # what the store logs is not the job's

@@ -86,7 +86,7 @@ class Inline:
             yield
         finally:
             self._here.depth -= 1
-        self._run_due()
+            self._run_due()  # also when it raises: what was started runs on a server too
 
     def check(self, environ: Mapping[str, Any] | None) -> None:
         """Jobs can be launched from anywhere."""
@@ -142,8 +142,11 @@ class JobTester:
 
     def wait(self, job_id: int, timeout: float = 10.0) -> JobStatus:
         """The job's status once it has ended. Raises AssertionError when it has not within ``timeout`` seconds."""
+        __tracebackhide__ = True
         end = time.monotonic() + timeout
         while not (status := self.jobs.status(job_id)).status.is_final:
+            is_waiting = status.status is Status.STARTED and isinstance(self.application.config.launcher, Inline)
+            _expect(not is_waiting, f"job {job_id} waits for its delay or a retry: run_waiting() runs it")
             _expect(time.monotonic() < end, f"job {job_id} has not ended in {timeout:g} s: {_describe(status)}")
             time.sleep(_PAUSE)
         return status
@@ -163,17 +166,20 @@ class JobTester:
 
         Raises AssertionError, which shows how it ended instead.
         """
+        __tracebackhide__ = True
         return self._assert_ended(job_id, Status.COMPLETED, text, progress)
 
     def assert_failed(
         self, job_id: int, *, text: str | None = None, progress: Sequence[int] | None = None
     ) -> JobStatus:
         """The job ends as failed: with this in its text, and after these steps of its progress, each counted once."""
+        __tracebackhide__ = True
         return self._assert_ended(job_id, Status.FAILED, text, progress)
 
     def _assert_ended(
         self, job_id: int, status: Status, text: str | None, progress: Sequence[int] | None
     ) -> JobStatus:
+        __tracebackhide__ = True
         found = self.wait(job_id)
         _expect(found.status is status, f"job {job_id} is not {status.name}: {_describe(found)}")
         if text is not None:
@@ -192,6 +198,7 @@ class JobTester:
 
 
 def _expect(is_so: bool, otherwise: str) -> None:
+    __tracebackhide__ = True
     if not is_so:
         raise AssertionError(otherwise)  # also with python -O
 

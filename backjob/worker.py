@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .arguments import check_text, parse_id
+from .arguments import check_exception, check_text, parse_id
 from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
 from .errors import JobEnded, describe, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
@@ -108,10 +108,10 @@ class CurrentJob(Jobs):
         return len(text)
 
     def show(self, text: str) -> None:
-        """Add to the output, and raise nothing: for who does not know of the job (see logs)."""
+        """Add to the output, raise nothing and wait for nothing: for who does not know of the job (see logs)."""
         if self._signs.is_at_home:
             self._output.write_text(text)
-        self._signs.give()
+        self._signs.leave()
 
     def check_user(self) -> None:
         if self._user is None or not self._signs.is_at_home:
@@ -121,7 +121,7 @@ class CurrentJob(Jobs):
             self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
 
     def note_exception(self, error: BaseException) -> None:
-        self._cause = describe(error)
+        self._cause = describe(check_exception(error))
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""

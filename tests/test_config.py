@@ -26,6 +26,12 @@ WHOLE = "a whole number from 0 to 2147483647"
 TIMEOUT = "0 (never) or a number of seconds from 0.5 to 1000000000"
 NO_BOOLS = [None, 0, 1, "true", ""]
 
+
+
+async def wait_for_it(job: Any) -> None:
+    """Nobody would await it."""
+
+
 WRONG: dict[str, list[Any]] = {
     "database": [None, 7, b"sqlite:///x", ["sqlite:///x"], object()],
     "cache": ["dogpile.cache.memory", object()],
@@ -70,7 +76,7 @@ WRONG: dict[str, list[Any]] = {
     "redirect_ok": NO_BOOLS,
     "max_output": [*NO_INTEGERS, "auto"],
     "identify": ["REMOTE_USER", 7],
-    **{name: ["print", 7, []] for name in ("on_start", "on_update", "on_end")},
+    **{name: ["print", 7, [], wait_for_it] for name in ("on_start", "on_update", "on_end")},
     "launcher": ["self", 7, lambda: None],
     "environ_key": [None, "", "a b", "ä", 7],
 }

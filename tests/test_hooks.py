@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import wait_until
 from support.processes import name_dead
 from support.served import serve_site, wrap
 
@@ -127,7 +129,7 @@ class Wrong:
         raise self.error("canary")
 
 
-@pytest.mark.parametrize("error", [ValueError, StoreError, JobEnded])
+@pytest.mark.parametrize("error", [ValueError, StoreError, JobEnded, SystemExit, GeneratorExit])
 def test_an_exception_in_a_hook_harms_no_job(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
@@ -140,6 +142,41 @@ def test_an_exception_in_a_hook_harms_no_job(
     logged = [record for record in caplog.records if "raised an exception" in record.getMessage()]
     assert {(record.levelno, record.job) for record in logged} == {(logging.ERROR, job_id)}  # type: ignore[attr-defined]
     assert len(logged) == len(wrong.calls)
+
+
+def test_a_hook_may_end_the_job_that_it_is_told_of(tmp_path: Path, at_once: None) -> None:
+    """It is called within the write of a sign, which nobody is to wait for then."""
+    jobs: list[Any] = []
+
+    def job(environ, start_response):
+        jobs.append(environ["backjob"])
+        return count_to_two(environ, start_response)
+
+    begin = time.monotonic()
+    with wrap(tmp_path, job, on_update=lambda told: jobs[0].fail("enough")) as site:
+        end = site.run("/job")
+    assert (end.status, end.status_text) == (Status.FAILED, "one\nenough")
+    assert time.monotonic() - begin < signs._LONGEST_WRITE / 2
+
+
+def test_a_keepers_hooks_come_one_after_the_other(tmp_path: Path) -> None:
+    """However many jobs it settles, and however slow a hook is."""
+    at_work, most, may_go_on = [], [], threading.Event()
+
+    def count(job: JobStatus) -> None:
+        at_work.append(job.id)
+        most.append(len(at_work))
+        may_go_on.wait(20)
+        at_work.remove(job.id)
+
+    with wrap(tmp_path, on_end=count) as site:
+        for _ in range(3):
+            site.backend.store.claim(site.start("/job"), 1, f"{name_dead()}-nonce", 30, 0)
+        site.backend.keeper.sweep()
+        wait_until(lambda: most)
+        may_go_on.set()
+        wait_until(lambda: len(most) == 3)
+    assert most == [1, 1, 1]
 
 
 def test_without_hooks_the_store_is_the_store(tmp_path: Path) -> None:

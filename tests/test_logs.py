@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import wait_until
 from support.served import Site, serve_site, wrap
 
 from backjob import JobFilter, JobLogHandler, JobStatus, Status
@@ -62,14 +65,29 @@ def test_what_a_job_logs_is_its_output(site: Site, handler: JobLogHandler) -> No
 
 
 def test_it_is_seen_while_the_job_runs(site: Site, handler: JobLogHandler) -> None:
-    seen: list[str] = []
-
     def action(job: Any) -> None:
         app_log.info("half way")
-        seen.append(site.status(job.job_id).status_text)
+        wait_until(lambda: site.status(job.job_id).status_text == "half way\n")
 
-    run(site, action)
-    assert seen == ["half way\n"]
+    assert run(site, action).status is Status.COMPLETED
+
+
+def test_nobody_who_logs_waits_for_a_database(site: Site, handler: JobLogHandler) -> None:
+    """Neither the job nor a page: the database is locked by somebody, and all of them log to the same handler."""
+    logged = threading.Event()
+
+    def action(job: Any) -> None:
+        with contextlib.closing(sqlite3.connect(site.path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            app_log.info("of a job")
+            page = threading.Thread(target=lambda: (app_log.info("of a page"), logged.set()))
+            page.start()
+            assert logged.wait(20)
+            page.join()
+            assert site.status(job.job_id).status_text == ""
+            connection.execute("ROLLBACK")
+
+    assert run(site, action).status_text == "of a job\ndone"
 
 
 def test_what_no_job_logs_goes_nowhere(site: Site, handler: JobLogHandler) -> None:

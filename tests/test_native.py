@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import wait_until
@@ -94,6 +95,28 @@ print(is_native(), len([t for t in ticks if t < begin + 1.5]))
     native, count = printed.split()
     assert native == "False"
     assert int(count) >= 5
+
+
+def test_a_native_thread_that_ends_as_the_process_ends_does_not_keep_it() -> None:
+    """Both may come to want gevent's hub at the same moment, and two that are made at once wait for each other."""
+    program = (
+        COMPUTE
+        + """
+is_over = []
+bell = Bell(threads := Threads(native=True))
+
+def wait():
+    while not is_over:
+        bell.wait(0.005)
+
+threads.start(wait, "test", threads.make_lock())
+compute(0.1)
+is_over.append(True)
+print("end")
+"""
+    )
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run_patched, [program] * 16)) == ["end"] * 16
 
 
 def test_a_thread_that_need_not_be_native_is_a_greenlet_there() -> None:

@@ -16,7 +16,7 @@ import pytest
 import webtest
 from support.served import call, make_environ
 
-from backjob import BackJob, BackJobError, Status
+from backjob import BackJob, BackJobError, ConfigError, Status
 from backjob.testing import Inline, JobTester, Step
 
 
@@ -81,8 +81,8 @@ def test_outside_of_a_request_it_runs_at_once(application: BackJob, tester: JobT
 
 def test_what_is_delayed_waits_until_it_is_told_to_run(application: BackJob, tester: JobTester) -> None:
     job_id = int(call(application, make_environ("/later")).body)
-    with pytest.raises(AssertionError, match=f"job {job_id} has not ended in 0 s: STARTED, 0 %"):
-        tester.wait(job_id, timeout=0)
+    with pytest.raises(AssertionError, match=f"job {job_id} waits for its delay or a retry: run_waiting"):
+        tester.wait(job_id)
     assert application.run_job(job_id) is False
     assert tester.run_waiting() == [job_id]
     tester.assert_completed(job_id)
@@ -166,6 +166,47 @@ def test_an_inline_launcher_is_of_one_application(application: BackJob) -> None:
         Inline().run_waiting()
 
 
+def test_what_a_page_has_started_runs_even_if_the_page_breaks(tmp_path: Path, no_threads: None) -> None:
+    def break_it(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if not environ["backjob"].is_worker:
+            environ["backjob"].start("/job")
+            raise OSError("the page broke")
+        return answer(environ, start_response)
+
+    application = BackJob(break_it, launcher=Inline(), database=f"sqlite:///{tmp_path}/jobs.sqlite3")
+    try:
+        with pytest.raises(OSError, match="the page broke"):
+            call(application, make_environ("/"))
+        assert [job.status for job in application.jobs.find()] == [Status.COMPLETED]
+    finally:
+        application.close()
+
+
+def test_a_wrong_option_leaves_the_launcher_free(tmp_path: Path) -> None:
+    launcher = Inline()
+    for options in ({"database": 7}, {"database": "postgresql+psycopg://nowhere"}):  # one that needs a key
+        with pytest.raises(ConfigError):
+            BackJob(answer, launcher=launcher, **options)
+    BackJob(answer, launcher=launcher, database=f"sqlite:///{tmp_path}/jobs.sqlite3").close()
+
+
+def test_what_waits_for_a_response_waits(tmp_path: Path, no_threads: None) -> None:
+    ran: list[list[int]] = []
+
+    def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["backjob"].is_worker:
+            return answer(environ, start_response)
+        environ["backjob"].start("/job", after_response=True)
+        ran.append(launcher.run_waiting())
+        start_response("500 Oops", [])
+        return []
+
+    application = BackJob(page, launcher=(launcher := Inline()), database=f"sqlite:///{tmp_path}/jobs.sqlite3")
+    call(application, make_environ("/"))
+    assert (ran, [job.status for job in application.jobs.find()]) == ([[]], [Status.CANCELLED])
+    application.close()
+
+
 def test_without_it_there_are_no_steps(tmp_path: Path) -> None:
     application = BackJob(answer, database=f"sqlite:///{tmp_path}/jobs.sqlite3", keeper=False)
     with pytest.raises(BackJobError, match="launcher=Inline"):
@@ -173,7 +214,8 @@ def test_without_it_there_are_no_steps(tmp_path: Path) -> None:
 
 
 def test_the_fixture_in_a_suite_of_somebody_else(tmp_path: Path) -> None:
-    """As it is installed: nothing is imported or named in a conftest but the application."""
+    """As it is documented, with all warnings errors; and one that does not ask for it pays nothing."""
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["backjob.pytest_plugin"]\n')
     (tmp_path / "test_shop.py").write_text(
         textwrap.dedent("""
             import pytest
@@ -203,7 +245,9 @@ def test_the_fixture_in_a_suite_of_somebody_else(tmp_path: Path) -> None:
                 backjob.assert_completed(backjob.jobs.start("/sell"), text="bought")
         """)
     )
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nfilterwarnings =\n    error\n    ignore:'cgi' is deprecated:DeprecationWarning\n"
+    )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert "1 failed, 1 passed" in ran.stdout
@@ -211,6 +255,10 @@ def test_the_fixture_in_a_suite_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "test_shop.py").write_text("def test_nothing(backjob):\n    pass\n")
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert "Write a fixture backjob_application" in ran.stdout
+    (tmp_path / "conftest.py").unlink()
+    (tmp_path / "test_shop.py").write_text("import sys\ndef test_it():\n    assert 'backjob' not in sys.modules\n")
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert "1 passed" in ran.stdout
 
 
 def test_only_the_standard_library_is_imported_beside_the_package() -> None:

@@ -108,6 +108,18 @@ def test_what_breaks_out_of_the_loop_leaves_the_progress(site: Site) -> None:
     assert (status.status, status.progress) == (Status.FAILED, 50)
 
 
+class Sometimes(list[int]):
+    def __len__(self) -> int:
+        raise TypeError("not known yet")
+
+
+def test_a_length_that_is_not_known_is_none(site: Site) -> None:
+    seen: list[int] = []
+    assert run(site, lambda job: seen.extend(job.track(Sometimes([1, 2])))).status is Status.COMPLETED
+    assert run(site, lambda job: next(job.track(range(10**20)))).status is Status.COMPLETED
+    assert seen == [1, 2]
+
+
 @pytest.mark.parametrize("wrong", [-1, "4", float("nan"), float("inf"), True])
 def test_what_is_no_number_of_rows_is_refused_before_the_first(site: Site, wrong: Any) -> None:
     def action(job: Any) -> None:

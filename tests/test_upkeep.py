@@ -119,10 +119,10 @@ def test_what_can_not_be_started_again_says_why(site: Site) -> None:
 
     of_user = site.start("/job")
     waits = site.start("/job", as_user=False)
-    assert reason(of_user).startswith("it ran as a user, of whom nothing is kept")
+    assert reason(of_user).startswith("only one that was started with as_user=False can")
     assert reason(waits) == "it has not ended, it is STARTED"
     site.application.jobs.cancel(of_user), site.application.jobs.cancel(waits)
-    assert reason(of_user).startswith("it ran as a user, of whom nothing is kept")
+    assert reason(of_user).startswith("only one that was started with as_user=False can")
     site.sql("UPDATE background_job SET sealed = x'00' WHERE id = ?", waits)
     assert reason(waits) == "its request does not open"
     with pytest.raises(JobNotFound):
@@ -130,7 +130,7 @@ def test_what_can_not_be_started_again_says_why(site: Site) -> None:
     assert len(site.rows()) == 2
 
 
-@pytest.mark.parametrize(("is_early", "reason"), [(True, "it ran as a user"), (False, "does not open")])
+@pytest.mark.parametrize(("is_early", "reason"), [(True, "with as_user=False can"), (False, "does not open")])
 def test_a_row_that_calls_a_users_job_nobodys_is_of_no_use(site: Site, is_early: bool, reason: str) -> None:
     """Whether somebody writes it before the job's end, so that its request is kept, or later."""
     job_id = site.start("/job", by={"HTTP_COOKIE": "secret"})
@@ -155,3 +155,51 @@ def test_an_old_launch_of_a_kept_request_runs_nothing(site: Site) -> None:
     assert site.send(site.launches.tokens[0].text).code == 409
     assert call(site.application, make_environ("/job")).body == b"done"
     assert ran == [1]
+
+
+@pytest.fixture
+def other(site: Site) -> Iterator[BackJob]:
+    """Another app with the same jobs."""
+    other = BackJob(say_done, database=f"sqlite:///{site.path}", key=KEY, keeper=False, launcher=site.launches)
+    yield other
+    other.close()
+
+
+def test_another_apps_job_is_not_started_again_here(site: Site, other: BackJob) -> None:
+    job_id = site.start("/job", as_user=False)
+    site.application.jobs.cancel(job_id)
+    with pytest.raises(BackJobError, match="it is another app's"):
+        other.jobs.retry(job_id)
+    assert site.within(lambda jobs: jobs.retry(job_id)) > job_id
+
+
+# Run one here.
+
+
+def test_a_job_is_run_here_if_it_is_ours_and_waits(site: Site, other: BackJob) -> None:
+    job_id, later = site.start("/job"), site.start("/job", delay=60)
+    follower = site.within(lambda jobs: jobs.start("/job", after_response=True))
+    site.sql("UPDATE background_job SET held_by = 'response-of-a-page' WHERE id = ?", follower)
+    run = site.application.run_job
+    assert (other.run_job(job_id), run(job_id), run(job_id)) == (False, True, False)
+    assert (run(later), run(later, early=True), run(follower, early=True)) == (False, True, False)
+    assert [site.status(each).status for each in (job_id, later)] == [Status.COMPLETED] * 2
+    with pytest.raises(JobNotFound):
+        run(99)
+
+
+def test_a_job_of_another_key_is_left_alone(tmp_path: Path) -> None:
+    with wrap(tmp_path) as site, wrap(tmp_path, key="another key, and just as long as the first") as other:
+        assert other.application.run_job(site.start("/job")) is False
+
+
+def test_no_limit_counts_for_a_job_that_is_run_here(tmp_path: Path) -> None:
+    def job(environ, start_response):
+        if environ["PATH_INFO"] == "/outer":
+            assert site.application.run_job(inner)
+        return say_done(environ, start_response)
+
+    with wrap(tmp_path, job, max_running=1) as site:
+        inner = site.start("/inner")
+        assert site.run("/outer").status is Status.COMPLETED
+        assert site.status(inner).status is Status.COMPLETED

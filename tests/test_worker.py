@@ -795,6 +795,15 @@ def test_the_exception_behind_an_error_page_is_named(site, status_line, text):
     site.within(lambda jobs: jobs.note_exception(ValueError("no job")))
 
 
+def test_what_is_no_exception_is_refused(site):
+    def action(jobs):
+        with pytest.raises(TypeError, match="an exception is wanted, not str"):
+            jobs.note_exception("broken")
+
+    assert act(site, action).status is Status.COMPLETED
+    site.within(action)
+
+
 def test_an_exception_that_was_answered_well_is_none(site):
     status = act(site, lambda job: job.note_exception(ValueError("mended")))
     assert (status.status, status.status_text) == (Status.COMPLETED, "")
