@@ -213,6 +213,14 @@ def test_lines_are_cut_where_columns_says_so(site: Site, monkeypatch: pytest.Mon
     assert (len(head), head[-1], len(line), line[-1]) == (40, "…", 40, "…")
 
 
+def test_there_is_nobody_to_read(site: Site) -> None:
+    finish(site)
+    closed = subprocess.run(
+        ["sh", "-c", f"{needs.script('backjob')} list >&-"], env=environ(), capture_output=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
 def test_nobody_reads_on(site: Site) -> None:
     finish(site)
     command = [needs.script("backjob"), "list"]
@@ -311,6 +319,10 @@ def test_colours_are_for_terminals_that_want_them(site: Site, monkeypatch: pytes
     assert re.search(r"ago  GET as no…\r\n$", shown), "a line is as long as the terminal is wide"
 
 
+def test_what_can_not_be_seen_is_shown_as_what_it_is() -> None:
+    assert clean("a\u200bb\u2066\ufeff\U000e0041") == "a\\u200bb\\u2066\\ufeff\\U000e0041"
+
+
 def test_a_control_character_is_shown_as_what_it_is() -> None:
     controls = [chr(number) for number in range(0x3000) if unicodedata.category(chr(number)) == "Cc"]
     assert len(controls) == 65
@@ -324,9 +336,30 @@ def test_a_text_is_told_as_it_grows() -> None:
     assert text.take("one\ntw", False) == ["one"]
     assert text.take("one\ntwo\n  three", False) == ["two"]
     assert text.take("one\ntwo\n  three", False) == ["  three"]
-    assert text.take("one\ntwo\n  three, and\n", False) == [", and"]
+    assert text.take("one\ntwo\n  three, and\n", False) == ["  three, and"]
+    assert text.take("one\ntwo\n  three, and\nfour\n", False) == ["four"]
     assert text.take("something else", False) == []
     assert text.take("something else", True) == ["something else"]
+
+
+def test_a_text_that_is_another_one_is_told_whole() -> None:
+    text = GrowingText()
+    told = [text.take(page, True) for page in ("Page 1", "Page 10", "Page 10", "Page 100", "Page 2")]
+    assert told == [["Page 1"], ["Page 10"], [], ["Page 100"], ["Page 2"]]
+
+
+def test_of_more_bars_than_rows_those_that_run_are_seen(site: Site) -> None:
+    job = site.status(finish(site))
+    shown = io.StringIO()
+    screen = Screen(Console(file=shown, force_terminal=True, width=80, height=6, color_system=None), is_json=False)
+    view = BarView(screen, 9)
+    with view.progress:
+        for number in range(1, 10):
+            view.show(replace(job, id=number, status=Status.INPROGRESS, progress=50, status_text=""))
+        for number in range(1, 8):
+            view.show(replace(job, id=number, status_text=""))
+        assert [task.description for task in view.progress.tasks] == ["job 8", "job 9"]
+    assert "job 7  100 %  completed" in shown.getvalue()
 
 
 def test_a_bar_begins_anew_with_an_attempt(site: Site) -> None:
@@ -498,6 +531,7 @@ def test_jobs_of_a_database_server(
         where = url.render_as_string(hide_password=False)
         monkeypatch.setenv("BACKJOB_APP", where)
         monkeypatch.setenv("BACKJOB_KEY", KEY)
+        assert "There is no table 'background_job'" in tell(call("list"))
         assert call("create-table").stdout == "The table background_job is there.\n"
         with serve_site(tmp_path, action, key=KEY, database=where, create_table=False) as site:
             started = call("start", "/job", "--data", "name=Ada", "--watch", "--connect", site.server.url)
@@ -575,6 +609,7 @@ def test_no_application_is_named() -> None:
         ("leaving_app:application", "can't be imported: SystemExit: 3"),
         ("json:nothing", "can't be imported: AttributeError: module 'json' has no attribute 'nothing'"),
         ("json:dumps", r"json:dumps is no BackJob, and none is inside of it \(as its wsgi_app, wsgi, registry"),
+        ("http://127.0.0.1:8000", "WHERE names no server: the address of one is for --connect"),
         ("missing.ini", "missing.ini can't be read: No such file or directory"),
         ("empty.ini", r"empty.ini has neither a section with settings named backjob.… nor a \[filter:backjob\]"),
         ("broken.ini", "broken.ini can't be read: MissingSectionHeaderError 1"),
@@ -601,9 +636,10 @@ def test_where_is_wrong(where: str, told: str, tmp_path: Path) -> None:
 
 def test_the_database_is_away(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     monkeypatch.setenv("BACKJOB_KEY", KEY)
-    line = tell(run("-A", f"postgresql://ada:sesame@127.0.0.1:{free_port}/jobs", "list"))
-    assert "The job database can't be used: OperationalError" in line
-    assert "sesame" not in line
+    for password in ("sesame", "open@sesame"):  # an @ that is not escaped makes a host of its rest
+        line = tell(run("-A", f"postgresql://ada:{password}@127.0.0.1:{free_port}/jobs", "list"))
+        assert "The job database can't be used: OperationalError" in line
+        assert "sesame" not in line
 
 
 def test_there_is_no_such_job(site: Site) -> None:
@@ -641,7 +677,9 @@ def test_a_server_that_is_down_takes_the_job_up_later(site: Site, free_port: int
         (["list", "--limit", "0"], "0 is not in the range"),
         (["show", "first"], "'first' is not a valid integer"),
         (["watch"], "Missing argument 'ID...'"),
-        (["postgresql://ada:sesame@127.0.0.1/jobs", "list"], "No such command 'postgresql://ada:…@127.0.0.1/jobs'"),
+        (["postgresql://ada:sesame@127.0.0.1/jobs", "list"], "No such command 'postgresql://…@127.0.0.1/jobs'"),
+        (["list", "--before", str(2**63)], "is not in the range"),
+        (["show", str(2**63)], "is not in the range"),
         (["shwo"], "No such command 'shwo'"),
         (["list", "--al"], "No such option"),
         ([], "Missing command"),

@@ -18,6 +18,7 @@ from backjob import BackJob, BackJobError, Check, Status
 
 from .demo import run_demo
 from .group import (
+    ID,
     NOT_OK,
     OK,
     backjob,
@@ -56,7 +57,7 @@ def run() -> NoReturn:
 @click.option(
     "--limit", metavar="NUMBER", type=click.IntRange(1, 1000), default=20, show_default=True, help="So many at most."
 )
-@click.option("--before", metavar="ID", type=click.IntRange(min=1), help="Jobs that are older than this one.")
+@click.option("--before", metavar="ID", type=ID, help="Jobs that are older than this one.")
 @give_json
 def list_jobs(names: Sequence[str], scope: str | None, limit: int, before: int | None, is_json: bool) -> None:
     """List jobs, the newest first."""

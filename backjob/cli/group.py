@@ -23,7 +23,8 @@ from .where import FORMS, find_application, is_app
 
 OK, NOT_OK, ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
 """Exit codes."""
-_PASSWORD = re.compile(r"(?<=:)[^\s/:@][^\s/]*@")
+_PASSWORD = re.compile(r"(?<=://)[^\s'\"]*@|[^\s'\"/]+@")
+"""With the name before it, and also where an @ in it makes the rest look like a host."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,6 +65,8 @@ class Commands(click.Group):
 
 def run_group() -> NoReturn:
     """Run the command that this process was called with, and end with its exit code."""
+    if sys.stdout is None:  # it was closed
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a terminal gets its cursor back
@@ -89,17 +92,19 @@ def give_connect(command: Command) -> Command:
     )(command)
 
 
-give_ids = click.argument("ids", metavar="ID...", type=click.IntRange(min=1), nargs=-1, required=True)
-give_id = click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
+ID = click.IntRange(1, 2**63 - 1)
+give_ids = click.argument("ids", metavar="ID...", type=ID, nargs=-1, required=True)
+give_id = click.argument("job_id", metavar="ID", type=ID)
 
 
 @contextlib.contextmanager
 def open_application(connect: str | None = None, *, needs_files: bool = True) -> Iterator[BackJob]:
     """The application that -A names, with this ``connect`` if it is given one.
 
-    Unless ``needs_files`` is false its files have to be there: a name with a slip in it would make some elsewhere.
+    Unless ``needs_files`` is false its files and its table have to be there: a name with a slip in it would make some
+    elsewhere.
     """
-    with contextlib.closing(find_application(_read_where(), connect)) as application:
+    with contextlib.closing(find_application(_read_where(), connect, makes_table=not needs_files)) as application:
         if needs_files:
             _check_files(application.missing_files)
         yield application

@@ -22,7 +22,9 @@ from backjob import JobStatus, Status
 
 # Controls of ASCII and of ISO 8859, but for tab and the end of a line; what turns the direction of text around; the
 # other ends of a line; halves of surrogate pairs.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 STYLES = {
     Status.STARTED: "",
     Status.INPROGRESS: "cyan",
@@ -46,7 +48,7 @@ def clean_line(text: str) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def last_line(text: str) -> str:

@@ -18,6 +18,8 @@ from .screen import STYLES, Screen, clean, name_status
 
 _PAUSE = 0.2
 """Seconds between two looks: as often as a job's signs are written."""
+_PACE = 600.0
+"""Seconds whose steps tell how fast a job goes: a slow one has not many of them."""
 
 Show = Callable[[JobStatus], None]
 
@@ -50,8 +52,11 @@ class GrowingText:
 
     def take(self, text: str, is_last: bool) -> list[str]:
         """The lines that are new."""
-        if not text.startswith(self._text[: self._given]):
+        given = self._text[: self._given]
+        if not text.startswith(given):
             self._given = 0  # another text has taken its place
+        elif text[self._given : self._given + 1] not in ("", "\n"):
+            self._given = given.rfind("\n") + 1  # a line that was given goes on, or is another one: whole again
         stands = is_last or text == self._text
         end = max(len(text) if stands else text.rfind("\n") + 1, self._given)
         new = text[self._given : end]
@@ -111,7 +116,8 @@ class BarView(_LineView):
         super().__init__(screen, count)
         bar = BarColumn(complete_style="cyan", finished_style="green")
         columns = (TextColumn("{task.description}", markup=False), bar, _Percent(), _Pace(), _State())
-        self.progress = Progress(*columns, console=screen.console)
+        self.progress = Progress(*columns, console=screen.console, speed_estimate_period=_PACE)
+        self._most = screen.console.height - 2
         self._tasks: dict[int, tuple[TaskID, int]] = {}
 
     def write_state(self, job: JobStatus, state: str) -> None:
@@ -123,7 +129,10 @@ class BarView(_LineView):
             task = self.progress.add_task(f"job {job.id}", total=100, completed=job.progress, job=job)
             self._tasks[job.id] = task, job.attempt
         self.progress.update(task, completed=job.progress, job=job)
-        if job.status.is_final:
+        if job.status.is_final and len(self._tasks) > self._most:
+            self.progress.remove_task(task)  # there is no room but for those that run
+            self._screen.write_line(state, STYLES[job.status])
+        elif job.status.is_final:
             self.progress.stop_task(task)
 
 

@@ -30,9 +30,15 @@ _MODULE = re.compile(r"[\w.]+:[\w.]+(\(\))?")
 _EGG = re.compile(r"egg:backjob(#main)?")
 
 
-def find_application(where: str, connect: str | None = None) -> BackJob:
-    """The application that this names, to ask it for jobs and to start them; ``connect`` goes before its own."""
+def find_application(where: str, connect: str | None = None, *, makes_table: bool = True) -> BackJob:
+    """The application that this names, to ask it for jobs and to start them; ``connect`` goes before its own.
+
+    Without ``makes_table`` it only uses a table that is there.
+    """
     own: dict[str, Any] = {"keeper": False} | ({"connect": connect} if connect is not None else {})
+    own |= {} if makes_table else {"create_table": False}
+    if where.lower().startswith(("http://", "https://", "unix:/")):
+        raise ConfigError("WHERE names no server: the address of one is for --connect")
     if not is_app(where):
         return BackJob(_refuse, **{"database": where, **own})
     path, _, section = where.partition("#")
