@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ._uwsgi import build_packet
 from .address import Address
@@ -25,6 +25,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _CONTENT_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
 _SITE = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}")
 _NO_STORE = (("Cache-Control", "no-store"), ("Pragma", "no-cache"), ("Connection", "close"))
+_WAIT_SLICE = 10.0
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 
 
@@ -278,3 +279,12 @@ def _tls_context(is_verified: bool, ca_file: str | None) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def is_done(step: Callable[[float], bool], patience: float = float("inf")) -> bool:
+    """Take a step of a connection until it is done, or so many seconds are over. No socket waits for ever at once."""
+    end = time.monotonic() + patience
+    while not step(min(end - time.monotonic(), _WAIT_SLICE)):
+        if time.monotonic() >= end:
+            return False
+    return True

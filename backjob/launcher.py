@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ._socket import Answer, Connection, build_request
+from ._socket import Answer, Connection, build_request, is_done
 from .address import Address, read_origin, write_origin
 from .config import Config
 from .diagnosis import explain, explain_failure, explain_silence, sum_up
@@ -27,7 +27,6 @@ SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
-_WAIT_SLICE = 10.0
 _PROBE_PATIENCE = 2.0
 _MOST_SENT = 64
 _APP, _PLACE = "a", "p"
@@ -116,7 +115,7 @@ class SelfRequest:
                 with self._connect(address, end - time.monotonic(), request) as connection:
                     self._keep_sent(token.nonce, address)
                     self._send_monitor(connection, token, request, address)
-                    if not _is_done(connection.receive, self._patience):
+                    if not is_done(connection.receive, self._patience):
                         # Its only slot may be busy with this very request: what was sent is in its backlog.
                         self._patience = min(self._patience, _SHORT_PATIENCE)
                         self._unanswered += 1
@@ -145,7 +144,7 @@ class SelfRequest:
             address = home or self._proven_address(token, request, from_slot)
             connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
-                _is_done(connection.shake_hands)  # some servers do that in a slot: a busy server is no failure
+                is_done(connection.shake_hands)  # some servers do that in a slot: a busy server is no failure
                 target = request.target
                 wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
                 connection.send(wire, SEND_TIMEOUT)
@@ -198,7 +197,13 @@ class SelfRequest:
             return candidates[0]
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
         patience = _PROBE_PATIENCE if len(candidates) > 1 else float("inf")
-        return self._prove_one(candidates, token, request, patience)
+        try:
+            return self._prove_one(candidates, token, request, patience)
+        except LaunchError as error:
+            if not error.is_final or self._known or self._proven or self._config.address:
+                raise
+            # No request has come here. What listens is something else, and this may be no server of the app at all.
+            raise NotHome(f"what listens in this process is not this app: {error}") from None
 
     def _prove_one(self, candidates: list[Address], token: Token, request: JobRequest, patience: float) -> Address:
         failures: list[LaunchError] = []
@@ -249,10 +254,10 @@ class SelfRequest:
         end = time.monotonic() + patience
         try:
             with self._connect(address, min(patience, CONNECT_TIMEOUT), request) as connection:
-                if not _is_done(connection.shake_hands, end - time.monotonic()):
+                if not is_done(connection.shake_hands, end - time.monotonic()):
                     raise explain_silence(address, patience)
                 connection.send(self._build(token, request, address, "POST", mount_target(request)), CONNECT_TIMEOUT)
-                if not _is_done(connection.receive, end - time.monotonic()):
+                if not is_done(connection.receive, end - time.monotonic()):
                     raise explain_silence(address, patience)
                 return connection.answer
         except OSError as error:
@@ -289,12 +294,3 @@ class SelfRequest:
             body=body,
             content_type=content_type,
         )
-
-
-def _is_done(step: Callable[[float], bool], patience: float = float("inf")) -> bool:
-    """Take a step of a connection until it is done, or so many seconds are over. No socket waits for ever at once."""
-    end = time.monotonic() + patience
-    while not step(min(end - time.monotonic(), _WAIT_SLICE)):
-        if time.monotonic() >= end:
-            return False
-    return True

@@ -15,7 +15,7 @@ import pytest
 from support import wait_until
 from support.served import PATIENCE, serve, serve_site, wrap
 
-from backjob import Status
+from backjob import Status, waiting
 from backjob.job import JobRequest, NewJob
 from backjob.monitor import Verdict
 
@@ -461,3 +461,20 @@ def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, free_port, ove
             # It is held again and again, for as long as it takes to ask for its app.
             row = wait_until(lambda: (row := site.row(job_id)).held_by is None and row)
             assert (row.status, row.status_text) == (status, "")
+
+
+def test_a_process_that_serves_something_else_fails_no_job(tmp_path, monkeypatch):
+    """It has the app, and listens: but what answers there is not this app. Whoever serves it takes the job up."""
+    monkeypatch.setattr(waiting, "_ABSENCE", 0.1)
+    with wrap(tmp_path, launcher=None) as site:
+        backend = site.backend
+        request = JobRequest("GET", "/job", "", "/job", app=backend.self_request.app)
+        new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=backend.self_request.home)
+        with serve(say_done):
+            job_id, _ = backend.store.add(new, lambda job_id: backend.keyring.seal(job_id, new.uid, request))
+            backend.dispatcher.look_after(0)
+            wait_until(lambda: backend.dispatcher._rows._absent)
+            row = wait_until(lambda: (row := site.row(job_id)).held_by is None and row)
+            assert (row.status, row.status_text) == (Status.STARTED, "")
+        with serve(site.application):
+            assert site.wait_for_end(job_id).status is Status.COMPLETED
