@@ -78,7 +78,8 @@ def make_request(
         redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
     )
     if not as_user:
-        return replace(request, anonymous=True)
+        # What a browser sent is of its user; the job is told all the same that there was one.
+        return replace(request, anonymous=True, sent={} if SENT in own_headers else None)
     sources = (own_headers, environ or {})
     headers = {key: source[key] for key in config.forward_keys for source in reversed(sources) if source.get(key)}
     remote_addr, remote_user = ((environ or {}).get(key) for key in ("REMOTE_ADDR", "REMOTE_USER"))

@@ -58,7 +58,7 @@ class DatabasePlugin:
 class Shop:
     """A site whose page /begin and whose job /work do what a test hands over."""
 
-    def __init__(self, folder: Path, has_logins: bool = False, **options: Any) -> None:
+    def __init__(self, folder: Path, has_logins: bool = False, identify: Any = None, **options: Any) -> None:
         self.file = folder / "shop.sqlite3"
         self.sessions: dict[str, str] = {}
         self.begin: Callable[[], Any] = start_work
@@ -66,7 +66,7 @@ class Shop:
         self.app = bottle.Bottle()
         self.database = DatabasePlugin(self.file)
         self.app.install(self.database)
-        identify = self.read_user if has_logins else None
+        identify = self.read_user if has_logins else identify
         self.plugin = BackJobPlugin(identify, database=f"sqlite:///{folder}/jobs.sqlite3", lease=2, **options)
         self.app.install(self.plugin)
         self.app.route("/begin", ["GET", "POST"], lambda: {"id": self.begin()})
@@ -253,6 +253,12 @@ def test_a_job_leaves_no_connection_open(shop, end_job, status):
 
 # background
 
+NO_FILE = (
+    b'--b\r\nContent-Disposition: form-data; name="cover"; filename=""\r\n'
+    b"Content-Type: application/octet-stream\r\n\r\n\r\n"
+)
+"""What a browser sends of a file input that nothing was chosen in."""
+
 
 def report(name: str) -> Any:
     request = bottle.request
@@ -284,6 +290,9 @@ def test_a_callback_in_the_background_answers_with_its_job(login_shop, decorate)
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     page = visitor.ask(target, multipart("Zoë"), headers)
     assert json.loads(login_shop.wait_for_end(page.json()["id"]).status_text)["body"] == {"book": "Zoë"}
+    page = visitor.ask(target, NO_FILE + multipart("Zoë"), headers)
+    body = json.loads(login_shop.wait_for_end(page.json()["id"]).status_text)["body"]
+    assert body == {"cover": "", "book": "Zoë"}
     for body in (multipart("Zoë", file="zoe.txt"), b"--b--"):
         page = visitor.ask(target, body, headers)
         assert (page.status, "uploaded files" in page.text) == (415, True)
@@ -294,6 +303,62 @@ def test_a_callback_in_the_background_runs_as_who_asked_for_it(login_shop):
     login_shop.app.add_hook("after_request", login_shop.sessions.clear)
     page = login_shop.visitor.post("/report/all")
     assert login_shop.wait_for_end(page.json()["id"]).status_text == ENDED
+
+
+SENT_BY_OTHERS = [{"Origin": "https://else.test"}, {"Referer": "https://else.test/"}, {"Sec-Fetch-Site": "cross-site"}]
+
+
+@pytest.mark.parametrize("decorate", [background, background(as_user=False)], ids=["as the user", "as nobody"])
+def test_a_check_within_background_is_of_what_the_browser_sent(login_shop, decorate):
+    def buy():
+        headers = bottle.request.headers
+        if headers.get("Sec-Fetch-Site") or (headers.get("Origin") or headers.get("Referer")) not in own:
+            bottle.abort(403)
+        if bottle.request.forms.csrf_token != "good" and headers.get("X-CSRF-Token") != "good":
+            bottle.abort(403)
+        bought.append(dict(bottle.request.forms))
+
+    visitor, bought = login_shop.visitor, []
+    own = (visitor.url, f"{visitor.url}/")
+    login_shop.app.post("/buy")(decorate(buy))
+    body, headers = b"book=Emma&csrf_token=good", {"X-CSRF-Token": "good"}
+    forged = [visitor.ask("/buy", body, more) for more in SENT_BY_OTHERS]
+    forged += [visitor.post("/buy"), visitor.post("/buy", csrf_token="bad")]
+    for page in forged:
+        assert login_shop.wait_for_end(page.json()["id"]).status is Status.FAILED
+    assert bought == []
+    for page in (visitor.ask("/buy", body), visitor.ask("/buy", b"book=Emma", headers)):
+        end = login_shop.wait_for_end(page.json()["id"])
+        assert end.status is (Status.COMPLETED if decorate is background else Status.FAILED)
+    assert bought == ([{"book": "Emma", "csrf_token": "good"}, {"book": "Emma"}] if decorate is background else [])
+
+
+def test_a_check_around_background_is_passed_with_the_forms_token(login_shop):
+    @login_shop.app.hook("before_request")
+    def check():
+        request = bottle.request
+        if request.path == "/buy" and (request.forms.csrf_token != "good" or request.get_header("Origin") == "null"):
+            bottle.abort(403)
+
+    login_shop.app.post("/buy")(background(lambda: "done"))
+    assert login_shop.visitor.post("/buy").status == 403
+    page = login_shop.visitor.post("/buy", csrf_token="good")
+    assert login_shop.wait_for_end(page.json()["id"]).status is Status.COMPLETED
+
+
+def test_forms_that_differ_in_their_token_alone_are_one_job(login_shop):
+    login_shop.app.post("/buy")(background(unique=True, delay=3600)(lambda: "done"))
+    forms = [{"csrf_token": "a"}, {"csrf_token": "b"}, {}, {"csrf_token": "a", "book": "Emma"}]
+    jobs = [login_shop.visitor.post("/buy", **form).json()["id"] for form in forms]
+    assert jobs[0] == jobs[1] == jobs[2] != jobs[3]
+
+
+def test_background_without_a_plugin_says_what_is_missing():
+    app = bottle.Bottle()
+    app.config["catchall"] = False
+    app.get("/buy")(background(lambda: "done"))
+    with pytest.raises(RuntimeError, match="needs a BackJobPlugin"):
+        call(app, make_environ("/buy"))
 
 
 # Installing
@@ -348,13 +413,70 @@ def test_an_app_within_another_has_the_outer_ones_jobs(tmp_path, has_its_own):
         assert shop.wait_for_end(job_id).status_text == "in a job"
 
 
-def test_a_route_of_an_app_within_is_given_the_plugin(login_shop):
-    def begin():
-        job_id = bottle.request.backjob.start("/inner/job", after_response=True)
-        login_shop.sessions.clear()
-        return job_id
+def mount(shop: Shop, inner: bottle.Bottle) -> None:
+    shop.app.mount("/inner/", inner)
 
+
+def merge(shop: Shop, inner: bottle.Bottle) -> None:
+    for route in inner.routes:
+        route.rule = f"/inner{route.rule}"
+    shop.app.merge(inner)
+
+
+def call_mounted(shop: Shop, inner: bottle.Bottle) -> None:
+    shop.app.mount("/inner/", inner.__call__)
+
+
+def mount_elsewhere(shop: Shop, inner: bottle.Bottle) -> None:
+    """A hook finds it: for one of its jobs another route was there, for the other none."""
+    shop.app.post("/inner/start", callback=lambda: "elsewhere")
+
+    @shop.app.hook("before_request")
+    def change_path() -> None:
+        bottle.request.environ["PATH_INFO"] = bottle.request.path.replace("/inner/", "/elsewhere/")
+
+    shop.app.mount("/elsewhere/", inner)
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=["start()", "background"])
+@pytest.mark.parametrize("join", [mount, merge, call_mounted, mount_elsewhere])
+def test_a_job_of_an_app_within_is_of_its_user(login_shop, join, is_plain):
+    ran: list[str | None] = []
     inner = bottle.Bottle()
-    inner.get("/job", callback=lambda: "in a job", apply=[login_shop.plugin])
-    login_shop.app.mount("/inner/", inner)
-    assert login_shop.run(begin).status_text == ENDED
+    inner.post("/job", callback=lambda: ran.append(login_shop.read_user(bottle.request)) or "done")
+    inner.post("/start")(background(after_response=True)(lambda: ran.append("started") or "done"))
+    join(login_shop, inner)
+    login_shop.begin = lambda: bottle.request.backjob.start("/inner/job", method="POST", after_response=True)
+
+    def run():
+        page = login_shop.visitor.post("/begin" if is_plain else "/inner/start")
+        return login_shop.wait_for_end(page.json()["id"])
+
+    assert run().status_text == "done"
+    login_shop.app.add_hook("after_request", login_shop.sessions.clear)
+    assert run().status_text == ENDED
+    assert len(ran) == 1
+
+
+def test_a_route_of_an_app_within_may_be_given_the_plugin(tmp_path):
+    """One whose sessions are opened by a plugin of the inner app."""
+    sessions = {"ada": "ada"}
+
+    def open_session(callback):
+        def call_with_session(*args, **kwargs):
+            bottle.request.environ["session"] = sessions.get(bottle.request.get_cookie("login"))
+            return callback(*args, **kwargs)
+
+        return call_with_session
+
+    shop = Shop(tmp_path, identify=lambda request: request.environ.get("session"))
+    inner = bottle.Bottle()
+    inner.install(open_session)
+    inner.get("/job", callback=lambda: "done", apply=[shop.plugin])
+    inner.post("/start", callback=lambda: {"id": bottle.request.backjob.start("/inner/job", after_response=True)})
+    shop.app.mount("/inner/", inner)
+    with shop.serve():
+        shop.visitor.post("/login", name="ada")
+        assert shop.wait_for_end(shop.visitor.post("/inner/start").json()["id"]).status_text == "done"
+        shop.app.add_hook("after_request", sessions.clear)
+        assert shop.wait_for_end(shop.visitor.post("/inner/start").json()["id"]).status_text == ENDED

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import zope.sqlalchemy
@@ -19,10 +20,11 @@ from pyramid.csrf import (
     CookieCSRFStoragePolicy,
     LegacySessionCSRFStoragePolicy,
     SessionCSRFStoragePolicy,
+    check_csrf_token,
     get_csrf_token,
 )
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPConflict, HTTPInternalServerError
+from pyramid.httpexceptions import HTTPConflict, HTTPForbidden, HTTPInternalServerError
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import default_execution_policy
@@ -31,7 +33,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import sessionmaker
 from support import wait_until
-from support.served import PATIENCE, serve
+from support.served import PATIENCE, call, make_environ, serve
 from support.visitor import Visitor, multipart
 
 from backjob import BackJob, JobStatus, Status
@@ -249,7 +251,8 @@ def make_due(shop: Shop) -> None:
     backend.dispatcher.look_after(0)
 
 
-def test_a_response_that_starts_a_job_while_it_is_sent(shop):
+@pytest.mark.parametrize("transactions", ["", "pyramid_tm.explicit_manager"], ids=["none", "explicit"])
+def test_a_response_that_starts_a_job_while_it_is_sent(shop, transactions):
     started = []
 
     def stream(request):
@@ -261,10 +264,15 @@ def test_a_response_that_starts_a_job_while_it_is_sent(shop):
         return Response(app_iter=chunks())
 
     shop.add("stream", stream)
+    if transactions:
+        shop.config.include("pyramid_tm")
+        shop.config.add_settings({"tm.manager_hook": transactions})
+    shop.work = lambda request: request.authenticated_userid
     with shop.serve():
         shop.log_in()
         assert shop.visitor.ask("/stream").text == "started"
-        assert shop.wait_for_end(started[0]).status is Status.COMPLETED
+        assert shop.wait_for_end(started[0]).status_text == '"ada"'
+        wait_until(lambda: shop.engine.pool.checkedout() == 0)
 
 
 # Exceptions
@@ -448,6 +456,13 @@ def test_what_is_no_answer_to_backjob_only_is_refused(shop):
         shop.config.make_wsgi_app()
 
 
+NO_FILE = (
+    b'--b\r\nContent-Disposition: form-data; name="cover"; filename=""\r\n'
+    b"Content-Type: application/octet-stream\r\n\r\n\r\n"
+)
+"""What a browser sends of a file input that nothing was chosen in."""
+
+
 def report(request: Any) -> Any:
     request.dbsession  # noqa: B018 - a view that uses the database
     if request.content_type == "application/json":
@@ -478,6 +493,9 @@ def test_a_view_in_the_background_answers_with_its_job(tm_shop, decorator):
     headers["Content-Type"] = "multipart/form-data; boundary=b"
     page = visitor.ask("/report", multipart("Zo\u00eb"), headers)
     assert json.loads(tm_shop.wait_for_end(page.json()["id"]).status_text) == ["POST", {"book": "Zo\u00eb"}, {}]
+    page = visitor.ask("/report", NO_FILE + multipart("Zo\u00eb"), headers)
+    end = tm_shop.wait_for_end(page.json()["id"])
+    assert json.loads(end.status_text) == ["POST", {"cover": "", "book": "Zo\u00eb"}, {}]
     for body in (multipart("Zo\u00eb", file="zoe.txt"), b"--b--"):
         page = visitor.ask("/report", body, headers)
         assert (page.status, "uploaded files" in page.text) == (415, True)
@@ -491,6 +509,64 @@ def test_a_view_in_the_background_runs_as_who_asked_for_it(tm_shop):
     tm_shop.sql("DELETE FROM login")
     make_due(tm_shop)
     assert tm_shop.wait_for_end(job_id).status_text == ENDED
+
+
+SENT_BY_OTHERS = [{"Origin": "https://else.test"}, {"Sec-Fetch-Site": "cross-site"}]
+
+
+@pytest.mark.parametrize("is_required", [True, False])
+@pytest.mark.parametrize("names", [{}, {"header": "X-Shop", "token": None}, {"header": None, "token": "shop"}], ids=str)
+def test_a_check_within_background_is_of_what_the_browser_sent(shop, names, is_required):
+    def buy(request):
+        if request.headers.get("Origin", request.host_url) != request.host_url or "Sec-Fetch-Site" in request.headers:
+            raise HTTPForbidden
+        check_csrf_token(request, field, header)
+        bought.append((dict(request.POST), request.body))
+
+    field, header = names.get("token", "csrf_token"), names.get("header", "X-CSRF-Token")
+    bought: list[Any] = []
+    shop.config.set_default_csrf_options(require_csrf=is_required, **names)
+    shop.add("buy", buy, decorator=background)
+    shop.add("give", buy, decorator=background(as_user=False))
+    with shop.serve():
+        shop.log_in()
+        token = shop.visitor.ask("/token").json()
+        form = {"book": "Emma", **({field: token} if field else {})}
+        body, headers = urlencode(form).encode(), {} if field else {header: token}
+        forged = [shop.visitor.ask("/buy", body, {**headers, **more}) for more in SENT_BY_OTHERS]
+        forged.append(shop.visitor.ask("/give", body, headers))  # nobody has no token
+        if not is_required:
+            forged += [shop.visitor.post("/buy", book="Emma"), shop.visitor.post("/buy")]
+        for page in forged:
+            assert shop.wait_for_end(page.json()["id"]).status is Status.FAILED
+        assert bought == []
+        assert shop.wait_for_end(shop.visitor.ask("/buy", body, headers).json()["id"]).status is Status.COMPLETED
+        assert bought == [(form, body)]
+
+
+def test_a_job_that_its_app_started_passes_checks_within_background(shop):
+    shop.add("buy", check_csrf_token, decorator=background)
+    with shop.serve():
+        shop.log_in()
+        assert shop.run(lambda request: request.backjob.start("/buy", method="POST")).status is Status.COMPLETED
+
+
+def test_forms_that_differ_in_their_token_alone_are_one_job(shop):
+    shop.add("buy", lambda request: "done", decorator=background(unique=True, delay=3600))
+    with shop.serve():
+        shop.log_in()
+        forms = [{"csrf_token": "a"}, {"csrf_token": "b"}, {}, {"csrf_token": "a", "book": "Emma"}]
+        jobs = [shop.visitor.post("/buy", **form).json()["id"] for form in forms]
+        assert jobs[0] == jobs[1] == jobs[2] != jobs[3]
+
+
+def test_background_without_the_include_says_what_is_missing():
+    with Configurator() as config:
+        config.add_route("buy", "/buy")
+        config.add_view(lambda request: "done", route_name="buy", decorator=background, renderer="json")
+        application = config.make_wsgi_app()
+    with pytest.raises(RuntimeError, match=r'config\.include\("backjob'):
+        call(application, make_environ("/buy"))
 
 
 # Wrapping

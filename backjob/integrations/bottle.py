@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,7 +18,12 @@ import bottle
 
 from backjob import BackJob, Jobs
 
-from .again import FORM, NO_FILES, make_again
+from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
+
+_PLUGIN = "backjob.bottle"
+"""The plugin, in the environ of a request."""
+_GUARDS = (*ORIGIN_KEYS, "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN")
+"""The headers by which a request shows that it is not forged. Bottle has none of its own: those that are usual."""
 
 Callback = Callable[..., Any]
 
@@ -26,18 +32,23 @@ class BackJobPlugin:
     """A plugin of Bottle's API 2: ``app.install(BackJobPlugin(…))``, before the app is served.
 
     The options are those of :class:`backjob.BackJob`, but for ``identify``: here it is a function of Bottle's request
-    that names its user. By default that is who ``request.auth`` tells. Install it after plugins that open a session.
+    that names its user. By default that is who ``request.auth`` tells. Install it after plugins that open a session,
+    and before hooks that use ``request.backjob``. ``csrf_field`` is the form's field with the token of the app's own
+    CSRF check, if it has one: two forms that differ in it alone are the same job to ``background(unique=True)``.
 
     The plugin wraps what Bottle calls for each request of a server, ``app.wsgi``; so the app itself stays what a server
-    is given. Where apps are mounted or merged into others, install it in the outermost; a route of those within, which
-    Bottle gives no plugin of the outer app, has ``apply=[plugin]``.
+    is given. Where apps are mounted or merged into others, install it in the outermost. To their routes Bottle applies
+    no plugin of the outer app: a job's user is checked in a hook then, and with ``apply=[plugin]`` within their own.
     """
 
     name = "backjob"
     api = 2
 
-    def __init__(self, identify: Callable[[Any], Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, identify: Callable[[Any], Any] | None = None, *, csrf_field: str = "csrf_token", **options: Any
+    ) -> None:
         self._name_user = identify or _name_authenticated
+        self.csrf_field = csrf_field
         self._options = options
         self._app: Any = None
         self._key = ""
@@ -75,9 +86,22 @@ class BackJobPlugin:
             self.application.close()
 
     def _attach(self) -> None:
-        jobs = bottle.request.environ.get(self._key)
-        if jobs is not None and not hasattr(bottle.request, "backjob"):
-            bottle.request.backjob = jobs
+        environ = bottle.request.environ
+        jobs = environ.get(self._key)
+        if jobs is None or _PLUGIN in environ:
+            return
+        bottle.request.backjob, environ[_PLUGIN] = jobs, self
+        if jobs.is_worker:
+            _put_back_fields(bottle.request)
+            if not self._is_applied(environ):
+                jobs.check_user()
+
+    def _is_applied(self, environ: dict[str, Any]) -> bool:
+        try:
+            route, _ = self._app.match(environ)
+        except bottle.HTTPError:  # none as yet: a later hook may change the path
+            return False
+        return self in route.all_plugins()
 
     def _identify(self, environ: Mapping[str, Any]) -> Any:
         # A request of its own: that of the thread may be another one, or over.
@@ -97,6 +121,30 @@ def _watch(chunks: Iterator[Any], jobs: Jobs) -> Iterator[Any]:
         raise
 
 
+def _do_again(request: Any, csrf_field: str) -> Any:
+    """This request for a job, its form without the token, which differs from page to page."""
+    body, content_type = request.body.read(), request.environ.get("CONTENT_TYPE", "")
+    if content_type.lower().startswith("multipart/"):
+        form = list(request.forms.decode().allitems())
+        if not form or request.files:
+            bottle.abort(415, NO_FILES)
+        body, content_type = urlencode(form).encode(), FORM
+    fields: list[tuple[str, str]] = []
+    if content_type.partition(";")[0].strip().lower() in ("", FORM):
+        body, fields = take_fields(body, [csrf_field])
+    # Bottle decodes the path in place, and keeps the one that came.
+    environ = {**request.environ, "PATH_INFO": request.environ["bottle.raw_path"]}
+    return make_again(environ, body, content_type, keep_sent(environ, _GUARDS, fields))
+
+
+def _put_back_fields(request: Any) -> None:
+    """The form as the browser sent it, for all checks that follow: nobody knows a newer token."""
+    fields = put_back(request.environ, ())
+    if fields:
+        body = add_fields(request.body.read(), fields)
+        request["wsgi.input"], request["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
+
+
 def background(callback: Callback | None = None, *, scope: str | Callable[[Any], str] = "", **options: Any) -> Any:
     """A callback's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the callback runs in that job.
 
@@ -110,17 +158,15 @@ def background(callback: Callback | None = None, *, scope: str | Callable[[Any],
     @functools.wraps(callback)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
         request = bottle.request
+        plugin = request.environ.get(_PLUGIN)
+        if plugin is None:
+            raise RuntimeError("background needs a BackJobPlugin: install one in this app, or in the outermost")
         if request.backjob.is_worker:
+            request.backjob.check_user()
+            if SENT in request.environ:  # for the callback's own checks; until now Origin was the site's own
+                put_back(request.environ, _GUARDS)
             return callback(*args, **kwargs)
-        body, content_type = request.body.read(), request.environ.get("CONTENT_TYPE", "")
-        if content_type.lower().startswith("multipart/"):
-            fields = list(request.forms.decode().allitems())
-            if not fields or request.files:
-                bottle.abort(415, NO_FILES)
-            body, content_type = urlencode(fields).encode(), FORM
-        # Bottle decodes the path in place, and keeps the one that came.
-        environ = {**request.environ, "PATH_INFO": request.environ["bottle.raw_path"]}
-        again = make_again(environ, body, content_type)
+        again = _do_again(request, plugin.csrf_field)
         job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
         return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, {"Content-Type": "application/json"})
 

@@ -28,13 +28,16 @@ from pyramid.tweens import EXCVIEW, INGRESS
 
 from backjob import BackJob, Jobs
 
-from .again import FORM, NO_FILES, make_again
+from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
 
 _AFTER_ALL_OTHERS = 10
 """The order of an action after those of the app, such as one that sets an execution policy."""
 _DOTTED = [f"backjob.{name}" for name in ("cache", "identify", "launcher", "on_start", "on_update", "on_end")]
 """Options that are Python objects: in an ini file their dotted name stands for them."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+_CSRF_HEADER, _CSRF_FIELD = "X-CSRF-Token", "csrf_token"
+"""Where a view that calls check_csrf_token() finds a token if it says nothing else, whatever the app's options are."""
 
 View = Callable[[Any, Any], Any]
 
@@ -92,9 +95,12 @@ class WrappedPolicy:
         request = get_current_request()
         if request is not None and request.environ.get(self._key) is environ.get(self._key):
             return request.authenticated_userid
-        # A response that starts jobs while it is sent: its request is over.
+        # A response that starts jobs while it is sent: its request is over, and so is its transaction.
         with prepare(Request(environ), self._registry) as prepared:
-            return prepared["request"].authenticated_userid
+            late: Request = prepared["request"]
+            manager: Any = getattr(late, "tm", None)
+            with manager if getattr(manager, "explicit", False) else contextlib.nullcontext():
+                return late.authenticated_userid
 
 
 class TransactionJobs:
@@ -192,7 +198,7 @@ def _supply_csrf_token(request: Request) -> None:
     options = request.registry.queryUtility(IDefaultCSRFOptions)
     if request.method in (options.safe_methods if options else _SAFE_METHODS):
         return
-    header, field = (options.header, options.token) if options else ("X-CSRF-Token", "csrf_token")
+    header, field = (options.header, options.token) if options else (_CSRF_HEADER, _CSRF_FIELD)
     try:
         token = get_csrf_token(request)
     except AttributeError:
@@ -206,6 +212,40 @@ def _supply_csrf_token(request: Request) -> None:
             request.POST[field] = token
 
 
+def _find_csrf_names(registry: Registry) -> tuple[set[str], set[str]]:
+    """The environ keys and the form's fields by which a request shows that it is not forged."""
+    options = registry.queryUtility(IDefaultCSRFOptions)
+    headers = {_CSRF_HEADER, options and options.header} - {None, ""}
+    fields = {_CSRF_FIELD, options and options.token} - {None, ""}
+    return {f"HTTP_{name.upper().replace('-', '_')}" for name in headers} | set(ORIGIN_KEYS), fields
+
+
+def _do_again(request: Request) -> Any:
+    """This request for a job, its form without the token, which differs from page to page."""
+    body, content_type = request.body, request.environ.get("CONTENT_TYPE", "")
+    if request.content_type.startswith("multipart/"):
+        form = list(request.POST.items())
+        if not form or any(hasattr(value, "file") for _, value in form):  # none: WebOb does not read it
+            raise HTTPUnsupportedMediaType(NO_FILES)
+        body, content_type = urlencode(form).encode(), FORM
+    names, fields = _find_csrf_names(request.registry)
+    body, taken = take_fields(body, fields) if _is_form(content_type) else (body, [])
+    return make_again(request.environ, body, content_type, keep_sent(request.environ, names, taken))
+
+
+def _put_back_sent(request: Request) -> None:
+    """For the view's own checks: what the browser sent, and nothing of what let the job pass those around the view."""
+    names, fields = _find_csrf_names(request.registry)
+    taken = put_back(request.environ, names)
+    if _is_form(request.environ.get("CONTENT_TYPE", "")):
+        # A new body is read anew: what was written into request.POST is gone.
+        request.body = add_fields(take_fields(request.body, fields)[0], taken)
+
+
+def _is_form(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() in ("", FORM)
+
+
 def background(view: View | None = None, *, scope: str | Callable[[Any], str] = "", **options: Any) -> Any:
     """A view's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the view runs in that job.
 
@@ -217,15 +257,14 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
         return functools.partial(background, scope=scope, **options)
 
     def start_or_run(context: Any, request: Request) -> Any:
+        if not hasattr(request.registry, "backjob"):
+            raise RuntimeError('background needs config.include("backjob.integrations.pyramid") in this app')
         if request.backjob.is_worker:
+            if SENT in request.environ:
+                _put_back_sent(request)
             return view(context, request)
-        again: Any = request
-        if request.content_type.startswith("multipart/"):
-            fields = list(request.POST.items())
-            if not fields or any(hasattr(value, "file") for _, value in fields):  # none: WebOb does not read it
-                raise HTTPUnsupportedMediaType(NO_FILES)
-            again = make_again(request.environ, urlencode(fields).encode(), FORM)
         name = scope(request) if callable(scope) else scope
-        return Response(status=202, json_body={"id": request.backjob.start(again, scope=name, **options)})
+        job_id = request.backjob.start(_do_again(request), scope=name, **options)
+        return Response(status=202, json_body={"id": job_id})
 
     return start_or_run

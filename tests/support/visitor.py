@@ -57,8 +57,8 @@ class Visitor:
         self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, method: str | None = None
     ) -> Page:
         """One request; with a body a POST from a page of the site, if nothing else is said."""
-        request = Request(urljoin(self.url, path), body, dict(headers or {}), method=method)
-        request.add_header("Referer", f"{self.url}/")
+        headers = {"Referer": f"{self.url}/", **(headers or {})}
+        request = Request(urljoin(self.url, path), body, headers, method=method)
         try:
             answer = self._opener.open(request, timeout=30)
         except HTTPError as error:
