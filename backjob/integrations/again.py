@@ -1,22 +1,32 @@
 """The request that an action answers, once more, for the ``background`` decorators: what start() takes for a target.
 
+Also what of that request guards it against forgery: a check within what is decorated is made in the job alone, and has
+to find there what the browser sent, not the token and the origin that let the job itself pass.
+
 Knows WSGI environs; no framework. Without cookies and credentials, which a job gets from the request that starts it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import unquote_plus, urlencode
 
 from webob.request import BaseRequest
 
 FORM = "application/x-www-form-urlencoded"
 NO_FILES = "a job can't get uploaded files: save them first, and start a job with their names"
+SENT = "backjob.sent"
+"""What start() takes from its target's environ to the job's: the same key as in backjob/request.py."""
+ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
+"""The headers that tell which site's page has sent a request."""
 
 
-def make_again(environ: Mapping[str, Any], body: bytes, content_type: str) -> BaseRequest:
-    """The same method, path and query as in this environ, with this body."""
+def make_again(
+    environ: Mapping[str, Any], body: bytes, content_type: str, sent: Mapping[str, Any] | None = None
+) -> BaseRequest:
+    """The same method, path and query as in this environ, with this body; ``sent``: what keep_sent() has made."""
     return BaseRequest(
         {
             "REQUEST_METHOD": environ["REQUEST_METHOD"],
@@ -26,5 +36,40 @@ def make_again(environ: Mapping[str, Any], body: bytes, content_type: str) -> Ba
             "CONTENT_TYPE": content_type,
             "CONTENT_LENGTH": str(len(body)),
             "wsgi.input": io.BytesIO(body),
+            **({} if sent is None else {SENT: sent}),
         }
     )
+
+
+def keep_sent(environ: Mapping[str, Any], names: Iterable[str], fields: Iterable[Iterable[str]]) -> dict[str, Any]:
+    """What the browser sent against forgery: those of these header keys that are there, and these fields of a form."""
+    headers = {name: environ[name] for name in names if name in environ}
+    return {"headers": headers, "fields": [list(pair) for pair in fields]}
+
+
+def put_back(environ: MutableMapping[str, Any], names: Iterable[str]) -> list[tuple[str, str]]:
+    """In the job: these headers as the browser sent them, or not at all; and the fields that belong into the form."""
+    sent = environ.get(SENT, {})  # with nothing in it in a job of nobody
+    headers = sent.get("headers", {})
+    for name in names:
+        environ.pop(name, None)
+        if name in headers:
+            environ[name] = headers[name]
+    return [(name, value) for name, value in sent.get("fields", [])]
+
+
+def take_fields(body: bytes, names: Collection[str]) -> tuple[bytes, list[tuple[str, str]]]:
+    """A url-encoded form without the fields of these names, byte by byte as it was; and these fields."""
+    rest, taken = [], []
+    for part in body.split(b"&"):
+        name, _, value = (unquote_plus(each) for each in part.decode("utf-8", "replace").partition("="))
+        if name in names:
+            taken.append((name, value))
+        else:
+            rest.append(part)
+    return b"&".join(rest), taken
+
+
+def add_fields(body: bytes, fields: Iterable[tuple[str, str]]) -> bytes:
+    """A url-encoded form with these fields after its own."""
+    return b"&".join(part for part in (body, urlencode([*fields]).encode()) if part)
