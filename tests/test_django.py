@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unittest
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from django.apps import apps
 from django.conf import settings
+from django.contrib.sessions.backends.signed_cookies import SessionStore
+from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.db import connection, connections, transaction
-from django.http import HttpRequest, HttpResponse
-from django.middleware.csrf import CsrfViewMiddleware
-from django.test import Client, override_settings
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.middleware.csrf import CsrfViewMiddleware, get_token
+from django.test import Client, TestCase, override_settings
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from support import services
 from support.served import KEY, KeptLaunches, Site, call, make_environ
 
-from backjob import Status
+from backjob import BackJobError, Status
 from backjob.testing import Inline
 
 OURS = "backjob.integrations.django.BackJobMiddleware"
@@ -44,7 +53,10 @@ settings.configure(
     TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
 )
 
-from backjob.integrations.django import get_wsgi_application  # noqa: E402 - as in a wsgi.py, it is set up by then
+from backjob.integrations.django import (  # noqa: E402 - as in a wsgi.py, it is set up by then
+    background,
+    get_wsgi_application,
+)
 
 
 class KindMiddleware:
@@ -72,8 +84,11 @@ class FrailMiddleware:
         return self.get_response(request)
 
 
-class StricterCsrfMiddleware(CsrfViewMiddleware):
-    """A project's own."""
+class OwnCsrfMiddleware(CsrfViewMiddleware):
+    """A project's own, which asks some requests for no token: of a program, not a browser."""
+
+    def process_view(self, request: HttpRequest, *args: Any) -> HttpResponse | None:
+        return None if "HTTP_X_PROGRAM" in request.META else super().process_view(request, *args)
 
 
 def begin(request: HttpRequest) -> HttpResponse:
@@ -90,7 +105,63 @@ def break_down(request: HttpRequest) -> HttpResponse:
     raise {"handled": ConnectionError, "unhandled": ValueError}[request.GET["as"]]("no figures")
 
 
-urlpatterns = [path("start", begin), path("tell", tell), path("break", break_down)]
+def stream(request: HttpRequest) -> HttpResponse:
+    return StreamingHttpResponse(iter(lambda: current.begin(request.backjob), None))
+
+
+def start_by_credential(request: HttpRequest) -> HttpResponse:
+    """A view that knows its user by itself, and tells Django so, as Django REST framework does."""
+    if request.META.get("HTTP_AUTHORIZATION") != "Token of-ada":
+        return HttpResponse("who?", status=401)
+    request.user = SimpleNamespace(pk=7, is_authenticated=True)
+    return HttpResponse("for ada" if request.backjob.is_worker else request.backjob.start("/credential"))
+
+
+@csrf_exempt
+@background
+@csrf_protect
+def pay(request: HttpRequest) -> HttpResponse:
+    paid.append(sorted(request.POST.items()))
+    return HttpResponse("paid", content_type="text/plain")
+
+
+@background
+@csrf_protect
+def pay_in_any_case(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("paid", content_type="text/plain")
+
+
+@csrf_exempt
+@background
+def pay_by_body(request: HttpRequest) -> HttpResponse:
+    """Reads the form by itself before it has the token checked, as Django REST framework does."""
+    assert request.META["CONTENT_TYPE"] == "application/x-www-form-urlencoded"
+    form = request.read(int(request.META["CONTENT_LENGTH"]))
+    assert form == request.body
+    refusal = CsrfViewMiddleware(pay).process_view(request, None, (), {})
+    if refusal is None:
+        paid.append(form)
+    return refusal or HttpResponse("paid", content_type="text/plain")
+
+
+@background(unique=True)
+def pay_once(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(f"{sorted(request.POST)}", content_type="text/plain")
+
+
+paid: list[Any] = []
+
+urlpatterns = [
+    path("start", begin),
+    path("tell", tell),
+    path("break", break_down),
+    path("stream", stream),
+    path("credential", start_by_credential),
+    path("pay", pay),
+    path("pay-by-body", pay_by_body),
+    path("pay-once", pay_once),
+    path("pay-in-any-case", pay_in_any_case),
+]
 
 current: Any = None
 
@@ -136,10 +207,13 @@ def test_it_can_be_imported_before_there_are_settings():
         ({"database": "sqlite://"}, "'database' must be written 'DATABASE'"),
         ({"LAESE": 3}, "laese is no option of BackJob: did you mean 'lease'"),
         ({"LEASE": 0}, "lease must be a number"),
+        ({"FORWARD_HEADERS": "X-A"}, "forward_headers must be a list of header names"),
     ],
 )
-def test_wrong_options_are_told(tmp_path, options, words):
-    with pytest.raises(ImproperlyConfigured, match=f"settings.BACKJOB: {words}"), project(tmp_path, options):
+@pytest.mark.parametrize("proxy_header", [None, ("HTTP_X_SAFE", "yes")])
+def test_wrong_options_are_told(tmp_path, options, words, proxy_header):
+    told = pytest.raises(ImproperlyConfigured, match=f"settings.BACKJOB: {words}")
+    with told, project(tmp_path, options, SECURE_PROXY_SSL_HEADER=proxy_header):
         pass
 
 
@@ -148,7 +222,7 @@ def test_wrong_options_are_told(tmp_path, options, words):
     [
         (MIDDLEWARE[:-2], "must be in it, after django.contrib.auth.middleware.AuthenticationMiddleware"),
         ([OURS, *MIDDLEWARE[:-2]], "must be in it, after django.contrib.auth.middleware.AuthenticationMiddleware"),
-        ([OURS, f"{__name__}.StricterCsrfMiddleware"], f"must be in it, after {__name__}.StricterCsrfMiddleware"),
+        ([OURS, f"{__name__}.OwnCsrfMiddleware"], f"must be in it, after {__name__}.OwnCsrfMiddleware"),
         ([], "must be in it"),
     ],
 )
@@ -225,10 +299,155 @@ def test_a_job_waits_for_the_commit_and_goes_with_its_savepoint(tmp_path):
         assert [site.status(each).status.name for each in (lost, unique)] == ["CANCELLED"] * 2
 
 
-def test_django_s_own_test_client(tmp_path):
+@contextmanager
+def own_tables(name: str, folder: Path, is_atomic: bool) -> Iterator[None]:
+    """Django's tables in a new database, on this kind of server."""
+    with ExitStack() as stack:
+        made: dict[str, Any] = {"ENGINE": f"django.db.backends.{name}", "NAME": folder / "tables.sqlite3"}
+        if name == "postgresql":
+            url = stack.enter_context(services.new_database(name))
+            made |= {"NAME": url.database, "USER": url.username, "HOST": url.host, "PORT": url.port}
+        before, kept = connections["default"], connections.settings["default"]
+        filled = connections.configure_settings({"default": made | {"ATOMIC_REQUESTS": is_atomic}})
+        connections.settings["default"] = filled["default"]
+        del connections["default"]
+        try:
+            call_command("migrate", verbosity=0)
+            yield
+        finally:
+            connections.close_all()
+            connections["default"], connections.settings["default"] = before, kept
+
+
+@pytest.mark.parametrize("is_atomic", [False, True])
+@pytest.mark.parametrize("name", ["sqlite3", "postgresql"])
+def test_django_s_own_test_case_and_client(tmp_path, name, is_atomic):
+    told: list[Any] = []
+
+    def begin(jobs: Any) -> None:
+        if jobs.is_worker:
+            told.append([group.name for group in groups.order_by("name")])
+            if len(told) == 2:
+                jobs.start("/start?again")
+                groups.create(name="job")
+                return
+            jobs.fail("enough")
+        jobs.start("/start", method="POST", data={"of": 1})
+        groups.create(name="view")
+        told.append("answered")
+
+    class Case(TestCase):
+        def test_it(self) -> None:
+            groups.create(name="test")
+            assert Client().get("/start").status_code == 200
+            assert told == ["answered", ["test", "view"], ["job", "test", "view"]]
+            assert groups.count() == 3
+            second, first = site.application.jobs.find()
+            assert (first.status, first.status_text) == (Status.COMPLETED, "begun")
+            assert (second.status, second.status_text) == (Status.FAILED, "enough")
+            paid_by = Client().post("/pay").json()["id"]  # it asks for no token in the foreground either
+            assert site.status(paid_by).status_text == "paid"
+
+    with project(tmp_path, {"LAUNCHER": Inline()}) as site, own_tables(name, tmp_path, is_atomic):
+        site.begin = begin
+        groups = apps.get_model("auth", "Group").objects
+        result = unittest.TestResult()
+        unittest.TestSuite([Case("test_it")]).run(result)
+        assert [trace for _, trace in result.errors + result.failures] == []
+        assert result.testsRun == 1
+        assert groups.count() == 0
+
+
+SECRET = "a" * 32
+FORGED = {"HTTP_ORIGIN": "https://evil.example", "HTTP_REFERER": "https://evil.example/"}
+
+
+def cookies(use_sessions: bool) -> str:
+    """Those of a browser that has loaded a page with a form."""
+    session = SessionStore()
+    session.update({"_csrftoken": SECRET} if use_sessions else {"visits": 1})
+    session.save()
+    return f"sessionid={session.session_key}" + ("" if use_sessions else f"; csrftoken={SECRET}")
+
+
+def post(site: DjangoSite, target: str, form: dict[str, str], **more: Any) -> int:
+    """Post a form to a view that runs in the background. The job's id."""
+    kind = "application/x-www-form-urlencoded"
+    reply = call(site.application, make_environ(target, "POST", urlencode(form).encode(), CONTENT_TYPE=kind, **more))
+    assert reply.code == 202, reply
+    return int(reply.body[len(b'{"id": ') : -1])
+
+
+@pytest.mark.parametrize("use_sessions", [False, True])
+@pytest.mark.parametrize("target", ["/pay", "/pay-by-body"])
+@pytest.mark.parametrize("middleware", [MIDDLEWARE, [each for each in MIDDLEWARE if "Csrf" not in each]])
+def test_a_view_in_the_background_refuses_a_forged_request_itself(tmp_path, use_sessions, target, middleware):
+    paid.clear()
+    by = {"HTTP_COOKIE": cookies(use_sessions)}
+    token = {"csrfmiddlewaretoken": SECRET}
+    with project(tmp_path, CSRF_USE_SESSIONS=use_sessions, MIDDLEWARE=middleware) as site:
+        for form, more in (({}, {}), ({}, FORGED), (token, FORGED), ({"csrfmiddlewaretoken": "b" * 32}, {})):
+            job_id = post(site, target, {"to": "eve"} | form, **by, **more)
+            site.work(job_id)
+            assert "403 Forbidden" in site.status(job_id).status_text
+            assert (site.status(job_id).status, paid) == (Status.FAILED, [])
+        for form, more in (({"to": "bob"} | token, {}), (token, {}), ({"to": "bob"}, {"HTTP_X_CSRFTOKEN": SECRET})):
+            job_id = post(site, target, form, **by, **more, HTTP_ORIGIN="http://127.0.0.1")
+            site.work(job_id)
+            assert (site.status(job_id).status, site.status(job_id).status_text) == (Status.COMPLETED, "paid")
+        # A job that the site's own code starts is nobody's forgery.
+        assert target != "/pay" or site.run(target, method="POST", by=by).status is Status.COMPLETED
+
+
+def test_a_check_that_the_browser_s_request_went_without_is_not_passed_by_the_job_s(tmp_path):
+    middleware = [each.replace("django.middleware.csrf.CsrfView", f"{__name__}.OwnCsrf") for each in MIDDLEWARE]
+    with project(tmp_path, MIDDLEWARE=middleware) as site:
+        job_id = post(site, "/pay-in-any-case", {"to": "eve"}, HTTP_COOKIE=cookies(False), HTTP_X_PROGRAM="yes")
+        site.work(job_id)
+        assert "403 Forbidden" in site.status(job_id).status_text
+
+
+def test_a_form_of_two_page_loads_is_one_job(tmp_path):
+    with project(tmp_path) as site:
+        request = HttpRequest()
+        request.META["CSRF_COOKIE"] = SECRET
+        tokens, by = [get_token(request), get_token(request)], {"HTTP_COOKIE": cookies(False)}
+        ids = {post(site, "/pay-once", {"to": "bob", "csrfmiddlewaretoken": token}, **by) for token in tokens}
+        assert (len(set(tokens)), len(ids)) == (2, 1)
+        site.work(*ids)
+        assert site.status(*ids).status_text == "['csrfmiddlewaretoken', 'to']"
+
+
+def test_a_view_that_knows_its_user_itself(tmp_path):
+    """Of such a user the session knows nothing: the job is asked for the credential again."""
+    with project(tmp_path) as site:
+        reply = call(site.application, make_environ("/credential", HTTP_AUTHORIZATION="Token of-ada"))
+        site.work(int(reply.body))
+        assert site.status(int(reply.body)).status_text == "for ada"
+
+
+@pytest.mark.parametrize("saves_always", [False, True])
+def test_no_session_is_made_for_a_job_of_nobody(tmp_path, saves_always):
+    cache.clear()
+    changes = {"CSRF_USE_SESSIONS": True, "SESSION_SAVE_EVERY_REQUEST": saves_always}
+    with project(tmp_path, SESSION_ENGINE="django.contrib.sessions.backends.cache", **changes) as site:
+        assert site.run("/tell", method="POST", as_user=False).status is Status.COMPLETED
+        assert not cache._cache
+
+
+def test_a_job_that_is_started_while_a_response_is_sent(tmp_path):
     ids = []
-    with project(tmp_path, {"LAUNCHER": Inline()}) as site:
-        site.begin = lambda jobs: ids.append(jobs.start("/tell", method="POST", data={"of": 1}))
-        assert Client().get("/start").status_code == 200
-        status = site.status(ids[0])
-        assert (status.status, status.status_text) == (Status.COMPLETED, "/tell of /tell, secure: False, [('of', '1')]")
+
+    def begin(jobs: Any) -> None:
+        with transaction.atomic():
+            with pytest.raises(BackJobError, match=r"the response is being sent\. Call transaction\.on_commit"):
+                jobs.start("/tell")
+            ids.append(jobs.start("/tell", after_response=False))
+            transaction.on_commit(lambda: ids.append(jobs.start("/tell")))
+            assert len(site.launches.tokens) == 1
+        assert [token.job_id for token in site.launches.tokens] == ids
+
+    with project(tmp_path) as site:
+        site.begin = begin
+        assert call(site.application, make_environ("/stream")).code == 200
+        assert len(ids) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 from flask import Flask, current_app, render_template_string, request, session
 from flask_wtf import CSRFProtect, FlaskForm
+from flask_wtf.csrf import generate_csrf
+from itsdangerous import TimestampSigner
 from support.served import KEY
 from werkzeug.middleware.proxy_fix import ProxyFix
 from wtforms import StringField
@@ -91,6 +95,8 @@ def test_options_come_from_the_config_and_by_name(make_app):
     assert (config.lease, config.backlog_days, config.max_running) == (20, 3, 2)
     with pytest.raises(ConfigError, match="has its BackJob already"):
         FlaskBackJob(app)
+    with pytest.raises(ConfigError, match="forward_headers must be a list of header names"):
+        make_app(BACKJOB_FORWARD_HEADERS="X-A")
     with pytest.raises(ConfigError, match="laese is no option of BackJob: did you mean 'lease'"):
         FlaskBackJob(Flask("other"), laese=3)
 
@@ -199,3 +205,107 @@ def test_background_runs_an_async_view_and_hands_its_arguments_on(make_app):
     answer = app.test_client().get("/count/7")
     assert (answer.status_code, answer.json) == (202, {"id": 1})
     assert app.extensions["backjob"].jobs.status(1).status_text == "counted to 7"
+
+
+FORGED = {"Origin": "https://evil.example", "Referer": "https://evil.example/"}
+
+
+class Shop:
+    """An app where orders are taken in the background, as a browser sees it that has loaded a page with a form."""
+
+    def __init__(
+        self,
+        app: Flask,
+        check: Callable[[], Any],
+        decorate: Callable[..., Any] = lambda view: view,
+        **options: Any,
+    ) -> None:
+        self.taken: list[str] = []
+        self.jobs = app.extensions["backjob"].jobs
+        self._check = check
+        app.add_url_rule("/page", view_func=generate_csrf)
+        app.add_url_rule("/order", view_func=decorate(background(unique=True, **options)(self.take)), methods=["POST"])
+        self._client = app.test_client()
+
+    def take(self) -> Any:
+        self._check()
+        self.taken.append(request.values["what"])
+        return f"taken {sorted(request.form)}", {"Content-Type": "text/plain"}
+
+    def load(self) -> str:
+        return self._client.get("/page", base_url="https://localhost").text
+
+    def order(self, data: dict[str, Any], headers: Mapping[str, str] | None = None) -> JobStatus:
+        form = {"what": "tea"} | data
+        answer = self._client.post("/order", base_url="https://localhost", data=form, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return self.jobs.status(answer.json["id"])
+
+
+def check_form() -> None:
+    form = OrderForm()
+    if not form.validate_on_submit():
+        current_jobs.fail(f"{form.errors}")
+
+
+def check_request() -> None:
+    current_app.extensions["csrf"].protect()
+
+
+@pytest.mark.parametrize(
+    ("extensions", "check"),
+    [
+        ([FlaskBackJob()], check_form),
+        ([FlaskBackJob(), CSRFProtect()], check_form),
+        ([FlaskBackJob(), CSRFProtect()], check_request),
+        ([CSRFProtect(), FlaskBackJob()], check_request),
+    ],
+)
+def test_a_view_in_the_background_refuses_a_forged_request_itself(make_app, extensions, check):
+    app = make_app(*extensions)
+    shop = Shop(app, check, app.extensions["csrf"].exempt if len(extensions) > 1 else lambda view: view)
+    token, own = shop.load(), {"Referer": "https://localhost/page"}
+    forged: list[Any] = [({}, FORGED), ({"csrf_token": f"{token}x"}, FORGED), ({}, own | {"X-CSRFToken": "of another"})]
+    if check is check_request:
+        forged.append(({"csrf_token": token}, FORGED))
+    for data, headers in forged:
+        status = shop.order(data, headers)
+        assert status.status is Status.FAILED
+        assert "CSRF" in status.status_text or "referrer does not match" in status.status_text
+    assert shop.taken == []
+    status = shop.order({"csrf_token": token}, own)
+    assert (status.status, status.status_text) == (Status.COMPLETED, "taken ['csrf_token', 'what']")
+    # A job that the app's own code starts is nobody's forgery.
+    with app.test_request_context(base_url="https://localhost"):
+        job_id = current_jobs.start("/order", method="POST", data={"what": "milk"})
+        assert (current_jobs.status(job_id).status, shop.taken) == (Status.COMPLETED, ["tea", "milk"])
+
+
+def test_a_check_that_the_browser_s_request_went_without_is_not_passed_by_the_job_s(make_app):
+    """A form takes the word of CSRFProtect for it, in the job only if that has checked the browser's request."""
+    app = make_app(FlaskBackJob(), CSRFProtect(), WTF_CSRF_CHECK_DEFAULT=False)
+    app.before_request(lambda: None if "X-Program" in request.headers else check_request())
+    shop = Shop(app, check_form)
+    headers = {"X-CSRFToken": shop.load(), "Referer": "https://localhost/"}
+    assert "CSRF" in shop.order({}, {"X-Program": "yes"}).status_text
+    assert shop.taken == []
+    assert shop.order({}, headers).status is Status.COMPLETED
+
+
+def test_a_form_of_two_page_loads_is_one_job(make_app, monkeypatch):
+    app = make_app(FlaskBackJob(), CSRFProtect())
+    shop = Shop(app, lambda: None, delay=60)
+    with monkeypatch.context() as a_minute_ago:
+        a_minute_ago.setattr(TimestampSigner, "get_timestamp", lambda self: int(time.time()) - 60)
+        tokens = [shop.load()]
+    tokens.append(shop.load())
+    own = {"Referer": "https://localhost/page"}
+    ids = {shop.order({"csrf_token": token, "a-csrf_token": token}, own).id for token in tokens}
+    assert (len(set(tokens)), len(ids)) == (2, 1)
+    assert app.config["BACKJOB_LAUNCHER"].run_waiting() == list(ids)
+    assert shop.jobs.status(*ids).status_text == "taken ['a-csrf_token', 'csrf_token', 'what']"
+
+
+def test_an_input_for_a_file_may_be_left_empty(make_app):
+    shop = Shop(make_app(), lambda: None)
+    assert shop.order({"picture": (io.BytesIO(), "")}).status_text == "taken ['what']"

@@ -48,6 +48,7 @@ SHELLS: dict[str, set[str]] = {
     "integrations/bottle": {"bottle"},
     "integrations/flask": {"flask", "werkzeug"},
     "integrations/django": {"django"},
+    "integrations/django_csrf": {"django"},
     "__main__": set(),
     "cli/__init__": set(),
     "cli/group": {"click"},

@@ -1,15 +1,16 @@
 """Django: ``get_wsgi_application()`` for wsgi.py, a middleware, and the ``background`` decorator for views.
 
-Has the options from ``settings.BACKJOB``. Knows Django's requests, its users, its CSRF protection and its transactions;
-of the jobs no more than everybody's code does.
+Has the options from ``settings.BACKJOB``. Knows Django's requests, its users and its transactions; of the jobs no more
+than everybody's code does. What a job needs for CSRF protection stands in django_csrf.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import django
@@ -17,15 +18,15 @@ from django.conf import settings
 from django.core import signals
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
-from django.db import connections, transaction
+from django.db import close_old_connections, connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.middleware.csrf import CSRF_SESSION_KEY, get_token
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, Config, ConfigError, JobEnded
+from backjob import BackJob, BackJobError, Config, ConfigError, JobEnded
 
-from .again import FORM, NO_FILES, make_again
+from .again import NO_FILES
+from .django_csrf import ask_again, put_back_sent, supply_token
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {
@@ -36,8 +37,6 @@ _BEFORE = {
 """What must have seen a request before BackJobMiddleware does: it asks for the user and for the CSRF secret."""
 _REQUEST = "backjob.django_request"
 """Where an environ has a weak reference to its request: identify() is asked by environ."""
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_FORM_TOKEN = "csrfmiddlewaretoken"  # noqa: S105 - a field's name
 
 View = Callable[..., HttpResponse]
 
@@ -51,8 +50,10 @@ def get_wsgi_application() -> BackJob:
     """
     django.setup(set_prefix=False)
     _check_middleware()
+    options, handler = _read_options(), _Handler()
+    is_inline = getattr(options.get("launcher"), "is_inline", False)
     try:
-        return BackJob(_Handler(), **_read_options())
+        return BackJob(_keep_connections(handler) if is_inline else handler, **options)
     except ConfigError as error:
         raise ImproperlyConfigured(f"settings.BACKJOB: {error}") from error
 
@@ -81,15 +82,19 @@ class BackJobMiddleware:
         signals.got_request_exception.connect(_note_exception)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not hasattr(request, "backjob"):  # Django's test client asks its handler and not ours
-            _attach(request, request.META.get(_environ_key()) or get_wsgi_application().jobs_of(request.META))
-        if request.backjob.is_worker:
-            request.backjob.check_user()
-            # The page with everything in it is for a browser: a job's text is the type and message of the exception.
-            request.exception_reporter_class = _NoPage
-            if request.method not in _SAFE_METHODS:
-                _supply_csrf_token(request)
-        return self._get_response(request)
+        with contextlib.ExitStack() as around:
+            if not hasattr(request, "backjob"):  # Django's test client asks its handler and not ours
+                application = get_wsgi_application()
+                _attach(request, request.META.get(_environ_key()) or application.jobs_of(request.META))
+                around.enter_context(getattr(application.config.launcher, "answering", contextlib.nullcontext)())
+            # A view may set request.user by a credential. This one is the session's; it is lazy, and not asked for yet.
+            request.backjob_user = getattr(request, "user", None)
+            if request.backjob.is_worker:
+                request.backjob.check_user()
+                # The page with everything in it is for a browser: a job's text is the exception's type and message.
+                request.exception_reporter_class = _NoPage
+                around.enter_context(supply_token(request))
+            return self._get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
         """What a view has raised, also where another middleware makes a page of it."""
@@ -109,13 +114,11 @@ def background(view: View | None = None, *, scope: str | Callable[[HttpRequest],
     @functools.wraps(view)
     def start_or_run(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.backjob.is_worker:
+            put_back_sent(request)
             return view(request, *args, **kwargs)
-        if request.content_type.startswith("multipart/"):
-            if request.FILES or not request.POST:  # Django reads the form of a POST alone
-                return JsonResponse({"error": NO_FILES}, status=415)
-            again = make_again(request.META, request.POST.urlencode().encode(), FORM)
-        else:
-            again = make_again(request.META, request.body, request.META.get("CONTENT_TYPE", ""))
+        again = ask_again(request)
+        if again is None:
+            return JsonResponse({"error": NO_FILES}, status=415)
         name = scope(request) if callable(scope) else scope
         return JsonResponse({"id": request.backjob.start(again, scope=name, **options)}, status=202)
 
@@ -125,7 +128,7 @@ def background(view: View | None = None, *, scope: str | Callable[[HttpRequest],
 def identify(environ: Mapping[str, Any]) -> str | None:
     """The primary key of the user who is logged in; None for nobody, and where there are no users."""
     request = environ[_REQUEST]() if _REQUEST in environ else None
-    user = getattr(request, "user", None)
+    user = getattr(request, "backjob_user", getattr(request, "user", None))
     return str(user.pk) if user is not None and user.is_authenticated else None
 
 
@@ -146,7 +149,32 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
             signals.request_finished.send(sender=type(self))
             raise
         finally:
-            jobs.cancel_rolled_back()
+            jobs.end_transactions()
+
+
+@contextlib.contextmanager
+def _connections_kept() -> Iterator[None]:
+    """In it no signal of a request closes the connections: as in Django's test client, they are those of a test."""
+    of_requests = (signals.request_started, signals.request_finished)
+    for signal in of_requests:
+        signal.disconnect(close_old_connections)
+    try:
+        yield
+    finally:
+        for signal in of_requests:
+            signal.connect(close_old_connections)
+
+
+def _keep_connections(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """For jobs that run inline, in a test: the handler in _connections_kept(), with the response's close()."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        with _connections_kept():
+            response = handler(environ, start_response)
+        response.close = _connections_kept()(response.close)
+        return response
+
+    return answer
 
 
 class _JobsInTransaction:
@@ -154,25 +182,39 @@ class _JobsInTransaction:
 
     def __init__(self, jobs: Any) -> None:
         self._jobs = jobs
-        self._uncommitted: set[tuple[int, str]] = set()
-        """The jobs, and the databases whose commit they wait for."""
+        self._is_answered = False
+        self._uncommitted: dict[tuple[int, str], Callable[[], Any]] = {}
+        """The jobs and the databases whose commit they wait for, and what that calls."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jobs, name)
 
-    def start(self, target: Any, params: Any = None, *, after_response: bool = False, **options: Any) -> int:
-        """start(). Within atomic() the job is launched when the response has ended, or cancelled after a rollback."""
+    def start(self, target: Any, params: Any = None, *, after_response: bool | None = None, **options: Any) -> int:
+        """start(). Within atomic() the job is launched when the response has ended, or cancelled after a rollback.
+
+        With ``after_response=False`` it is launched at once there too. Raises BackJobError within atomic() while a
+        StreamingHttpResponse is sent, for nobody waits for the commit any more.
+        """
         aliases = [each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block]
-        after_response = after_response or bool(aliases)
-        job_id: int = self._jobs.start(target, params, after_response=after_response, **options)
-        for alias in aliases:
-            self._uncommitted.add((job_id, alias))
-            transaction.on_commit(functools.partial(self._uncommitted.discard, (job_id, alias)), using=alias)
+        if after_response is None and aliases and self._is_answered:
+            raise BackJobError(
+                "start() within atomic() comes too late to wait for the commit: the response is being sent. Call "
+                "transaction.on_commit(lambda: request.backjob.start(…)), or start() behind the atomic() block"
+            )
+        waits = bool(aliases) if after_response is None else after_response
+        job_id: int = self._jobs.start(target, params, after_response=waits, **options)
+        for alias in aliases if waits else []:
+            key = (job_id, alias)
+            self._uncommitted[key] = on_commit = functools.partial(self._uncommitted.pop, key, None)
+            transaction.on_commit(on_commit, using=alias)
         return job_id
 
-    def cancel_rolled_back(self) -> None:
-        """All transactions are over: what was not committed is gone."""
-        for job_id in sorted({job_id for job_id, _ in self._uncommitted}):
+    def end_transactions(self) -> None:
+        """Those of the request are over: what neither was committed nor will be is gone."""
+        self._is_answered = True
+        # A transaction around the request, such as a TestCase's, keeps what is still to be called.
+        kept = [call for each in connections.all(initialized_only=True) for _, call, *_ in each.run_on_commit]
+        for job_id in sorted({job_id for (job_id, _), call in self._uncommitted.items() if call not in kept}):
             self._jobs.cancel_waiting(job_id)
 
     def __repr__(self) -> str:
@@ -200,21 +242,6 @@ def _note_exception(request: HttpRequest, **_: Any) -> None:
         request.backjob.note_exception(error)
 
 
-def _supply_csrf_token(request: HttpRequest) -> None:
-    """The token of the session or cookie that the job has, as it is by now; where it has none, of a new one."""
-    request.META[settings.CSRF_HEADER_NAME] = get_token(request)
-    secret = request.META["CSRF_COOKIE"]
-    if settings.CSRF_USE_SESSIONS:
-        request.session.setdefault(CSRF_SESSION_KEY, secret)
-    else:
-        request.COOKIES[settings.CSRF_COOKIE_NAME] = secret
-    if request.method == "POST" and _FORM_TOKEN in request.POST:
-        # A form that was handed on brings the token along that it had then, and that would be asked first.
-        request.POST = request.POST.copy()
-        del request.POST[_FORM_TOKEN]
-    request.META["HTTP_ORIGIN"] = f"{request.scheme}://{request.get_host()}"
-
-
 def _environ_key() -> str:
     key: str = getattr(settings, "BACKJOB", {}).get("ENVIRON_KEY", Config.environ_key)
     return key
@@ -227,9 +254,10 @@ def _read_options() -> dict[str, Any]:
         if name != name.upper():
             raise ImproperlyConfigured(f"settings.BACKJOB: {name!r} must be written {name.upper()!r}")
     options = {"identify": identify, **{name.lower(): value for name, value in given.items()}}
-    if settings.SECURE_PROXY_SSL_HEADER:
+    forwarded = options.get("forward_headers", Config.forward_headers)
+    if settings.SECURE_PROXY_SSL_HEADER and isinstance(forwarded, (list, tuple)):  # anything else BackJob refuses
         header = settings.SECURE_PROXY_SSL_HEADER[0].removeprefix("HTTP_").replace("_", "-").title()
-        options["forward_headers"] = (*options.get("forward_headers", Config.forward_headers), header)
+        options["forward_headers"] = (*forwarded, header)
     return options
 
 

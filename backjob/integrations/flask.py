@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Flask, current_app, got_request_exception, has_request_context, request, request_started, session
+from flask import Flask, current_app, g, got_request_exception, has_request_context, request, request_started, session
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.local import LocalProxy
 
 from backjob import BackJob, Config, ConfigError, Jobs
 
-from .again import FORM, NO_FILES, make_again
+from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, keep_sent, make_again, put_back
 
 _NAME = "backjob"
+_PASSED = "csrf_valid"
+"""Where Flask-WTF keeps in ``g`` that CSRFProtect has checked this request: a form does not ask again then."""
 
 
 class FlaskBackJob:
@@ -42,8 +44,10 @@ class FlaskBackJob:
         if _NAME in app.extensions:
             raise ConfigError(f"the Flask app {app.name!r} has its BackJob already: init_app() is called once for each")
         options = {**app.config.get_namespace("BACKJOB_"), **self._options, **options}
-        # Flask-Login binds a session to the browser, which it knows by this header.
-        forwarded = (*options.pop("forward_headers", Config.forward_headers), "User-Agent")
+        forwarded = options.pop("forward_headers", Config.forward_headers)
+        if isinstance(forwarded, (list, tuple)):  # anything else BackJob refuses
+            # Flask-Login binds a session to the browser, which it knows by this header.
+            forwarded = (*forwarded, "User-Agent")
         options = {"identify": identify, **options, "forward_headers": forwarded}
         app.extensions[_NAME] = application = BackJob(app.wsgi_app, **options)
         app.wsgi_app = application  # type: ignore[method-assign]
@@ -85,13 +89,17 @@ def background(
     @functools.wraps(view)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
         if current_jobs.is_worker:
+            _put_back()
             return current_app.ensure_sync(view)(*args, **kwargs)
-        # The form may be read already, and then it is gone from the body.
         is_form = request.mimetype in (FORM, "multipart/form-data")
-        if request.files or (request.mimetype.startswith("multipart/") and not is_form):
+        has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
+        if has_files or (request.mimetype.startswith("multipart/") and not is_form):
             return {"error": NO_FILES}, 415
-        body = urlencode(list(request.form.items(multi=True))).encode() if is_form else request.get_data()
-        again = make_again(request.environ, body, FORM if is_form else request.content_type or "")
+        # The form may be read already, and then it is gone from the body.
+        fields, tokens = _split_form()
+        body = urlencode(fields).encode() if is_form else request.get_data()
+        sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
+        again = make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
         name = scope() if callable(scope) else scope
         return {"id": current_jobs.start(again, scope=name, **options)}, 202
 
@@ -122,17 +130,54 @@ def _supply_csrf_token(app: Flask, csrf: Any) -> None:
     """The token of the session that the job has, as it is by now, for CSRFProtect and for a FlaskForm alone."""
     if request.method not in app.config.get("WTF_CSRF_METHODS", {"POST", "PUT", "PATCH", "DELETE"}):
         return
-    field, token = app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token"), csrf.generate_csrf()
-    for name in app.config.get("WTF_CSRF_HEADERS", ["X-CSRFToken"]):
-        request.environ["HTTP_" + name.upper().replace("-", "_")] = token
+    token = csrf.generate_csrf()
+    for key in _token_keys():
+        request.environ[key] = token
     if request.mimetype == FORM:
         # A form that was handed on brings the token along that it had then, and that may have expired.
         form = MultiDict(request.form)
-        for name in [field, *(name for name in form if name.endswith(field))]:
+        for name in {_token_field(), *(name for name, _ in _split_form()[1])}:
             form[name] = token
         request.form = ImmutableMultiDict(form)
     request.environ["HTTP_ORIGIN"] = f"{request.scheme}://{request.host}"
     request.environ["HTTP_REFERER"] = request.environ["HTTP_ORIGIN"] + "/"
+
+
+def _put_back() -> None:
+    """From here on the job has what the browser sent: a form that checks it for itself sees that, and not our token.
+
+    A job that the app's own code has started by start() keeps ours: nobody else can have sent it.
+    """
+    if SENT not in request.environ:
+        return
+    tokens = put_back(request.environ, _sent_keys())
+    request.form = ImmutableMultiDict([*_split_form()[0], *tokens])
+    request.__dict__.pop("values", None)  # made of the form, and kept
+    setattr(g, _PASSED, request.environ[SENT]["passed"])
+
+
+def _split_form() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The fields of the form, and its tokens; a form with a prefix has that before the name."""
+    fields: list[tuple[str, str]] = []
+    tokens: list[tuple[str, str]] = []
+    for name, value in request.form.items(multi=True):
+        (tokens if name.endswith(_token_field()) else fields).append((name, value))
+    return fields, tokens
+
+
+def _token_field() -> str:
+    name: str = current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token")
+    return name
+
+
+def _token_keys() -> list[str]:
+    """Where a request without a form has its token."""
+    names = current_app.config.get("WTF_CSRF_HEADERS", ["X-CSRFToken"])
+    return ["HTTP_" + name.upper().replace("-", "_") for name in names]
+
+
+def _sent_keys() -> list[str]:
+    return [*_token_keys(), *ORIGIN_KEYS]
 
 
 def _noting(handle: Callable[[Exception], Any]) -> Callable[[Exception], Any]:

@@ -213,6 +213,21 @@ def test_background(https_site):
     assert (refused.status, "uploaded files" in refused.text) == (415, True)
 
 
+def test_a_view_in_the_background_refuses_a_forged_request_itself(https_site):
+    ada = https_site.log_in("ada")
+    token = ada.fields("/", "/start")["csrfmiddlewaretoken"]
+
+    def pay(to: str, headers: dict[str, str], **fields: str) -> tuple[int, bool]:
+        page = ada.ask("/pay", urlencode({"to": to, **fields}).encode(), headers)
+        end = ada.end_of(page.json()["id"], "/state")
+        return end["status"], f"to {to}" in ada.ask("/entries").json()["names"]
+
+    evil = {"Origin": "https://evil.example"}
+    assert pay("eve", evil) == (Status.FAILED, False)
+    assert pay("eve", evil, csrfmiddlewaretoken=token) == (Status.FAILED, False)
+    assert pay("bob", {}, csrfmiddlewaretoken=token) == (Status.COMPLETED, True)
+
+
 def test_runserver(tmp_path):
     environ = make_site(tmp_path, "mysite.settings")
     setup = Setup("runserver", 4, ("runserver", "--noreload"), command=_run_manage, is_inheriting=False)

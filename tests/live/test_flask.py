@@ -171,3 +171,16 @@ def test_background(server):
     for body, headers in ((parts.format('; filename="a.txt"'), multipart), (parts.format(""), mixed)):
         refused = ada.ask("/sum", body.encode(), headers)
         assert (refused.status, "uploaded files" in refused.text) == (415, True)
+
+
+def test_a_view_in_the_background_refuses_a_forged_request_itself(server):
+    ada = log_in(server, "ada")
+
+    def pay(figures: str, **token: str) -> tuple[int, bool]:
+        body = urlencode({"figures": figures, **token}).encode()
+        page = ada.ask("/pay", body, {"Origin": "https://evil.example"} if not token else {})
+        end = ada.end_of(page.json()["id"], "/state")
+        return end["status"], f"paid {figures}" in names_of(ada)
+
+    assert pay("1000") == (Status.FAILED, False)
+    assert pay("5", csrf_token=ada.fields("/login")["csrf_token"]) == (Status.COMPLETED, True)

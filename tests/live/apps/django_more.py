@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model, logout
@@ -12,18 +13,21 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
 from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
 
 from backjob.integrations.django import background
 
 
 def start(request: HttpRequest) -> HttpResponse:
     """Start the job that the form names. ``then``: what becomes of the session before it runs, or of the work."""
-    options = {name: request.GET[name] for name in ("method",) if name in request.GET}
+    options: dict[str, Any] = {name: request.GET[name] for name in ("method",) if name in request.GET}
     if "anonymous" in request.GET:
         options["as_user"] = False
     then = request.GET.get("then", "")
     entry = Entry.objects.create(name=f"by the start of {request.GET['target']}") if "entry" in request.GET else None
-    job_id = request.backjob.start(request.GET["target"], after_response=then.startswith("user"), **options)
+    if then.startswith("user"):
+        options["after_response"] = True
+    job_id = request.backjob.start(request.GET["target"], **options)
     if then == "user-leaves":
         logout(request)
     elif then == "user-changes":
@@ -77,6 +81,15 @@ def sum_up(request: HttpRequest) -> HttpResponse:
     return HttpResponse(request.POST.get("figures", request.body), content_type="text/plain")
 
 
+@csrf_exempt
+@background
+@csrf_protect
+def pay(request: HttpRequest) -> HttpResponse:
+    """Checks for itself, within the job, whether it was asked by a page of this site."""
+    Entry.objects.create(name=f"to {request.POST['to']}")
+    return HttpResponse("paid", content_type="text/plain")
+
+
 @method_decorator(background, name="dispatch")
 class Count(View):
     def post(self, request: HttpRequest, most: int) -> HttpResponse:
@@ -100,6 +113,7 @@ urlpatterns = [
     path("find/<int:entry>", find),
     path("sum", sum_up),
     path("count/<int:most>", Count.as_view()),
+    path("pay", pay),
     path("wait", wait),
     path("", include("mysite.urls")),
 ]
