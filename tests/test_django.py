@@ -144,6 +144,11 @@ def pay_by_body(request: HttpRequest) -> HttpResponse:
     return refusal or HttpResponse("paid", content_type="text/plain")
 
 
+@background(as_user=False)
+def pay_as_nobody(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(f"{request.user}", content_type="text/plain")
+
+
 @background(unique=True)
 def pay_once(request: HttpRequest) -> HttpResponse:
     return HttpResponse(f"{sorted(request.POST)}", content_type="text/plain")
@@ -160,6 +165,7 @@ urlpatterns = [
     path("pay", pay),
     path("pay-by-body", pay_by_body),
     path("pay-once", pay_once),
+    path("pay-as-nobody", pay_as_nobody),
     path("pay-in-any-case", pay_in_any_case),
 ]
 
@@ -405,6 +411,13 @@ def test_a_check_that_the_browser_s_request_went_without_is_not_passed_by_the_jo
         job_id = post(site, "/pay-in-any-case", {"to": "eve"}, HTTP_COOKIE=cookies(False), HTTP_X_PROGRAM="yes")
         site.work(job_id)
         assert "403 Forbidden" in site.status(job_id).status_text
+
+
+def test_a_view_in_the_background_may_run_as_nobody(tmp_path):
+    with project(tmp_path) as site:
+        job_id = post(site, "/pay-as-nobody", {"csrfmiddlewaretoken": SECRET}, HTTP_COOKIE=cookies(False))
+        site.work(job_id)
+        assert (site.status(job_id).status, site.status(job_id).status_text) == (Status.COMPLETED, "AnonymousUser")
 
 
 def test_a_form_of_two_page_loads_is_one_job(tmp_path):

@@ -306,6 +306,16 @@ def test_a_form_of_two_page_loads_is_one_job(make_app, monkeypatch):
     assert shop.jobs.status(*ids).status_text == "taken ['a-csrf_token', 'csrf_token', 'what']"
 
 
+@pytest.mark.parametrize(
+    ("check", "status"), [(lambda: None, Status.COMPLETED), (check_request, Status.FAILED)], ids=["none", "own"]
+)
+def test_a_view_in_the_background_may_run_as_nobody(make_app, check, status):
+    """Who has no session, passes no check of his own."""
+    app = make_app(FlaskBackJob(), CSRFProtect(), WTF_CSRF_CHECK_DEFAULT=False)
+    shop = Shop(app, check, as_user=False)
+    assert shop.order({"csrf_token": shop.load()}, {"Referer": "https://localhost/page"}).status is status
+
+
 def test_an_input_for_a_file_may_be_left_empty(make_app):
     shop = Shop(make_app(), lambda: None)
     assert shop.order({"picture": (io.BytesIO(), "")}).status_text == "taken ['what']"

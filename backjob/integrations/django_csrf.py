@@ -92,7 +92,7 @@ def put_back_sent(request: HttpRequest) -> None:
     for kept in ("headers", "COOKIES"):  # read from META, and maybe changed since
         request.__dict__.pop(kept, None)
     for name in _NO_CHECK:
-        setattr(request, name, name in request.META[SENT]["passed"])
+        setattr(request, name, name in request.META[SENT].get("passed", ()))
     if fields:
         # Who reads the body itself, as Django REST framework does, finds them there too.
         body = add_fields(request.body, fields)

@@ -153,7 +153,7 @@ def _put_back() -> None:
     tokens = put_back(request.environ, _sent_keys())
     request.form = ImmutableMultiDict([*_split_form()[0], *tokens])
     request.__dict__.pop("values", None)  # made of the form, and kept
-    setattr(g, _PASSED, request.environ[SENT]["passed"])
+    setattr(g, _PASSED, request.environ[SENT].get("passed", False))
 
 
 def _split_form() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
