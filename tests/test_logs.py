@@ -115,7 +115,7 @@ def test_no_record_ends_a_job_and_the_next_update_does(site: Site, handler: JobL
         for line in ("one", "two"):
             app_log.info(line)
             went_on.append(line)
-        job.update(50)
+        wait_until(lambda: job.update(50))  # the write that is on its way finds it out
         went_on.append("never")
 
     assert run(site, action).status is Status.CANCELLED
