@@ -26,7 +26,7 @@ Hook = Callable[[JobStatus], object]
 def tell_of_writes(store: Store, config: Config, *, apart: bool = False) -> Store:
     """The store, which calls the hooks of these options and of their launcher.
 
-    ``apart``: each in a thread of its own, for whoever must not wait for a hook.
+    ``apart``: in a thread apart, one by one, for whoever must not wait for a hook.
     """
     givers = (config, config.launcher)
     hooks = {name: [hook for giver in givers if (hook := getattr(giver, name, None))] for name in HOOKS}

@@ -19,8 +19,15 @@ FORM = "application/x-www-form-urlencoded"
 NO_FILES = "a job can't get uploaded files: save them first, and start a job with their names"
 SENT = "backjob.sent"
 """What start() takes from its target's environ to the job's: the same key as in backjob/request.py."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Those that change nothing (RFC 9110, section 9.2.1), and need no token."""
 ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
 """The headers that tell which site's page has sent a request."""
+
+
+def header_key(name: str) -> str:
+    """Where an environ has the header of this name (PEP 3333)."""
+    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def make_again(

@@ -14,18 +14,17 @@ from django.conf import settings
 from django.http import HttpRequest, QueryDict
 from django.middleware.csrf import CSRF_SESSION_KEY, get_token
 
-from .again import FORM, ORIGIN_KEYS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
+from .again import FORM, ORIGIN_KEYS, SAFE_METHODS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
 
 _FIELD = "csrfmiddlewaretoken"
 _NO_CHECK = ("csrf_processing_done", "_dont_enforce_csrf_checks")
 """What a request has when its token was checked, or when it is of Django's test client: nobody asks (again) then."""
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 @contextlib.contextmanager
 def supply_token(request: HttpRequest) -> Iterator[None]:
     """In it a job has the token of its session or cookie, as it is by now; where there is none, of a new one."""
-    if request.method in _SAFE_METHODS:
+    if request.method in SAFE_METHODS:
         yield
         return
     is_in_session = settings.CSRF_USE_SESSIONS and CSRF_SESSION_KEY in request.session

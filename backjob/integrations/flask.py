@@ -19,7 +19,7 @@ from werkzeug.local import LocalProxy
 
 from backjob import BackJob, Config, ConfigError, Jobs
 
-from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, keep_sent, make_again, put_back
+from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, header_key, keep_sent, make_again, put_back
 
 _NAME = "backjob"
 _PASSED = "csrf_valid"
@@ -173,7 +173,7 @@ def _token_field() -> str:
 def _token_keys() -> list[str]:
     """Where a request without a form has its token."""
     names = current_app.config.get("WTF_CSRF_HEADERS", ["X-CSRFToken"])
-    return ["HTTP_" + name.upper().replace("-", "_") for name in names]
+    return [header_key(name) for name in names]
 
 
 def _sent_keys() -> list[str]:

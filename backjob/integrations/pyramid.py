@@ -28,14 +28,24 @@ from pyramid.tweens import EXCVIEW, INGRESS
 
 from backjob import BackJob, Jobs
 
-from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
+from .again import (
+    FORM,
+    NO_FILES,
+    ORIGIN_KEYS,
+    SAFE_METHODS,
+    SENT,
+    add_fields,
+    header_key,
+    keep_sent,
+    make_again,
+    put_back,
+    take_fields,
+)
 
 _AFTER_ALL_OTHERS = 10
 """The order of an action after those of the app, such as one that sets an execution policy."""
 _DOTTED = [f"backjob.{name}" for name in ("cache", "identify", "launcher", "on_start", "on_update", "on_end")]
 """Options that are Python objects: in an ini file their dotted name stands for them."""
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-
 _CSRF_HEADER, _CSRF_FIELD = "X-CSRF-Token", "csrf_token"
 """Where a view that calls check_csrf_token() finds a token if it says nothing else, whatever the app's options are."""
 
@@ -196,7 +206,7 @@ def _note_exception(jobs: Jobs, request: Request) -> None:
 def _supply_csrf_token(request: Request) -> None:
     """The token of the session as it is now: that of the form that started the job may be an old one."""
     options = request.registry.queryUtility(IDefaultCSRFOptions)
-    if request.method in (options.safe_methods if options else _SAFE_METHODS):
+    if request.method in (options.safe_methods if options else SAFE_METHODS):
         return
     header, field = (options.header, options.token) if options else (_CSRF_HEADER, _CSRF_FIELD)
     try:
@@ -217,7 +227,7 @@ def _find_csrf_names(registry: Registry) -> tuple[set[str], set[str]]:
     options = registry.queryUtility(IDefaultCSRFOptions)
     headers = {_CSRF_HEADER, options and options.header} - {None, ""}
     fields = {_CSRF_FIELD, options and options.token} - {None, ""}
-    return {f"HTTP_{name.upper().replace('-', '_')}" for name in headers} | set(ORIGIN_KEYS), fields
+    return {header_key(name) for name in headers} | set(ORIGIN_KEYS), fields
 
 
 def _do_again(request: Request) -> Any:
