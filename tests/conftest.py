@@ -14,6 +14,7 @@ import pytest
 import support
 from hypothesis import Phase, settings
 from support.records import databases  # noqa: F401 - a fixture
+from support.second_chance import pytest_runtest_logreport  # noqa: F401 - a hook
 
 DESCRIPTORS = Path("/proc/self/fd")
 _DATABASES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".db")

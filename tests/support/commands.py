@@ -28,6 +28,9 @@ _SETTING = re.compile(r"[A-Z_]+=")
 _OPERATORS = ("&&", "||", ";", "|")
 _GROUPS = ("flask", "celery")
 """Programs whose first word is a command with options of its own."""
+_COMPILED = ("uwsgi", "mod_wsgi-express")
+"""Programs that tests/machine/install compiles into this environment. The docs mean these: a distribution's package of
+the same name may take other options, as Debian's uWSGI does, whose Python is a plugin."""
 
 
 def read_commands(text: str) -> list[list[str]]:
@@ -64,9 +67,12 @@ def check_options(program: str, arguments: list[str]) -> None:
 
 @functools.lru_cache
 def read_help(program: str, *command: str) -> str:
-    """What ``--help`` says, of a program of this environment or else of the machine."""
+    """Return what ``--help`` prints. Programs of this environment come first, then those of the machine."""
     own = Path(sys.executable).with_name(program)
-    path = str(own) if own.exists() else shutil.which(program) or needs.program(program)
+    if own.exists() or program in _COMPILED:
+        path = needs.script(program)
+    else:
+        path = shutil.which(program) or needs.program(program)
     told = subprocess.run([path, *command, "--help"], capture_output=True, text=True, timeout=60)
     assert told.returncode == 0, told.stderr
     return told.stdout + told.stderr
