@@ -36,8 +36,10 @@ MOST_SCOPE = 255
 MONITORS = ("auto", "thread", "request", "leave")
 HOOKS = ("on_start", "on_update", "on_end")
 FORWARD_HEADERS = (
+    "Accept",
     "Accept-Language",
     "Forwarded",
+    "User-Agent",
     "X-CSRF-Token",
     "X-CSRFToken",
     "X-XSRF-Token",
@@ -81,7 +83,7 @@ class Config:
     """Seconds without a sign from the running job after which it fails, at least 0.5. 0: never. Also per start()."""
 
     user_agent: str = f"backjob/{__version__}"
-    """User-Agent of the self-requests, and what the app sees in a job, unless the user's is among forward_headers."""
+    """User-Agent of the self-requests, of anonymous jobs, and of jobs that were started outside of a request."""
 
     backlog_days: float = 30
     """Days that completed jobs are kept. 0: for ever."""
@@ -128,7 +130,8 @@ class Config:
     one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
     forward_headers: tuple[str, ...] = FORWARD_HEADERS
-    """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host."""
+    """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
+    job, start() has ``headers=``."""
 
     redirect_ok: bool = False
     """Is a job complete that answers with a redirect? By default it fails, for that is mostly a login page."""

@@ -79,11 +79,10 @@ class JobRequest:
     """The request that a job will be: everything that the app is to see of it. Sealed in the record.
 
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333);
-    ``target`` is what stands on the wire, a ``script_name`` of None is not known
-    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. ``user`` is who started it, in the words of
-    ``identify``: "" for nobody, None where that is not known. The last three are no part of
-    the request: which app's job it is, and where it was to run when it was started; if that was set by ``connect=``
-    another app may be meant to run it there.
+    ``target`` is the request's target on the wire, a ``script_name`` of None is not known yet. ``headers`` are environ
+    keys (``HTTP_COOKIE``) with their values, ``left_out`` names of headers that the starting request had beside them.
+    ``user`` is who started it, as ``identify`` says: "" for an anonymous visitor, None if not known. The last three are
+    no part of the request: its app, and its address at the start. With ``connect=`` that may be another app's.
     """
 
     method: str
@@ -94,6 +93,7 @@ class JobRequest:
     body: bytes = field(repr=False, default=b"")
     content_type: str = field(repr=False, default="")
     headers: dict[str, str] = field(repr=False, default_factory=dict)
+    left_out: list[str] = field(repr=False, default_factory=list)
     scheme: str = "http"
     remote_addr: str | None = field(repr=False, default=None)
     remote_user: str | None = field(repr=False, default=None)

@@ -13,6 +13,7 @@ from typing import Any
 from .arguments import check_exception, check_text, parse_id
 from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
 from .errors import JobEnded, describe, explain_stop
+from .headers import explain_left_out
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
 from .logs import about, running
@@ -45,9 +46,9 @@ class CurrentJob(Jobs):
         "_outcome",
         "_output",
         "_redirect_ok",
+        "_request",
         "_response",
         "_signs",
-        "_user",
         "attempt",
         "job_id",
     )
@@ -75,9 +76,9 @@ class CurrentJob(Jobs):
         self._ended: str | None = None
         self._failure: str | None = None
         self._cause = ""
-        self._user = request.user
         self._outcome: Outcome | None = None
         self._followers: list[Launch] = []
+        self._request = request
         self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._give_sign)
 
@@ -114,10 +115,10 @@ class CurrentJob(Jobs):
         self._signs.leave()
 
     def check_user(self) -> None:
-        if self._user is None or not self._signs.is_at_home:
+        if self._request.user is None or not self._signs.is_at_home:
             return
         user = find_user(self._environ or {}, self._backend.config)
-        if user is not None and user != self._user:
+        if user is not None and user != self._request.user:
             self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
 
     def note_exception(self, error: BaseException) -> None:
@@ -236,18 +237,19 @@ class CurrentJob(Jobs):
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
         cause = self._cause or self._response.error
+        hint = explain_left_out(code, self._request.left_out, is_anonymous=self._request.anonymous)
         if code >= 500 and cause:
             line += f": {cause}"
         if 200 <= code < 300:
             self._complete()
         elif not 300 <= code < 400:
-            self._settle_failure(line if code else "The app ended without a call of start_response")
+            self._settle_failure(line + hint if code else "The app ended without a call of start_response")
         elif self._redirect_ok:
             self._complete()
         else:
             location = self._response.headers.get("location", "nowhere").partition("?")[0]
             reason = "mostly a login page: the job did not run. For a redirect after its work: redirect_ok=True"
-            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}")
+            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}{hint}")
 
     def _give_sign(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""

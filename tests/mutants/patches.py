@@ -288,10 +288,31 @@ MUTANTS = [
         ("tests/test_request.py", "tests/test_identity.py"),
     ),
     Mutant(
+        "a given request loses its preconditions",
+        "backjob/headers.py",
+        'if key.startswith("HTTP_") and key not in _OF_THE_MESSAGE}',
+        'if key.startswith("HTTP_") and not _is_precondition(key)}',
+        ("tests/test_given_headers.py",),
+    ),
+    Mutant(
+        "a hop-by-hop header is dropped without a word",
+        "backjob/headers.py",
+        "if start.get(key) != value]",
+        "if value is None]",
+        ("tests/test_given_headers.py",),
+    ),
+    Mutant(
+        "an anonymous job is given the credentials of a copied request",
+        "backjob/headers.py",
+        "if as_user or not _OF_A_USER.search(key[5:])}",
+        "if as_user or key not in _CREDENTIALS}",
+        ("tests/test_given_headers.py",),
+    ),
+    Mutant(
         "unique jobs are shared between users",
-        "backjob/jobs.py",
-        "repr((site, what, scope, user))",
-        "repr((site, what, scope))",
+        "backjob/request.py",
+        "repr((site, what, scope, user, *",
+        "repr((site, what, scope, *",
         ("tests/test_identity.py",),
     ),
     Mutant(
@@ -551,8 +572,8 @@ MUTANTS = [
     Mutant(
         "the origin is not the one that a browser sees",
         "backjob/request.py",
-        'environ["HTTP_ORIGIN"] = _find_origin(environ)',
-        """environ["HTTP_ORIGIN"] = f"{request.scheme}://{environ['HTTP_HOST']}\"""",
+        "origin = _find_origin(environ)",
+        """origin = f"{request.scheme}://{environ['HTTP_HOST']}\"""",
         ("tests/test_request.py",),
     ),
     Mutant(
@@ -824,8 +845,8 @@ MUTANTS = [
     Mutant(
         "a job runs in whoever's session it finds",
         "backjob/worker.py",
-        "if user is not None and user != self._user:",
-        "if user is not None and not user and self._user:",
+        "if user is not None and user != self._request.user:",
+        "if user is not None and not user and self._request.user:",
         ("tests/test_identity.py",),
     ),
     Mutant(
