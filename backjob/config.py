@@ -21,6 +21,7 @@ from .cells import check_region
 from .errors import ConfigError
 from .job import JobStatus
 from .keyring import check_keys
+from .outer import find_fault
 from .ranges import MOST, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 
 try:
@@ -133,6 +134,10 @@ class Config:
     """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
     job, start() has ``headers=``."""
 
+    forward_environ: tuple[str, ...] = ()
+    """Environ keys, such as ``"OIDC_CLAIM_email"`` or ``"eppn"``, whose texts a job gets from the request that started
+    it; with a ``*`` at the end all that begin so. Known ones of authentication modules go along without it."""
+
     redirect_ok: bool = False
     """Is a job complete that answers with a redirect? By default it fails, for that is mostly a login page."""
 
@@ -192,6 +197,8 @@ class Config:
         if self.launcher is not None and not all(callable(getattr(self.launcher, name, None)) for name in _LAUNCHER):
             refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
         self._check_wire()
+        if fault := find_fault(self.forward_environ):
+            refuse("forward_environ", fault)
 
     def _check_functions(self) -> None:
         of = {"identify": "an environ", **dict.fromkeys(HOOKS, "a JobStatus")}

@@ -34,6 +34,8 @@ class Jobs(NoJob):
 
     _start_response: Callable[..., Any] | None = None
     """The server's own, which tells of the server."""
+    _came_through = False
+    """Did this request come through BackJob, so that its environ shows what is outside of it?"""
 
     def __init__(self, get_backend: Callable[[], Backend], environ: Mapping[str, Any] | None = None) -> None:
         self._get_backend = get_backend
@@ -96,6 +98,8 @@ class Jobs(NoJob):
         )
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
+        if as_user and self._came_through and self._environ is not None:
+            backend.warn_of_outer(self._environ)
         if after_response:
             self._check_after_response()
         return self._add(

@@ -18,6 +18,7 @@ from .config import Config
 from .forms import FORM, encode_form
 from .headers import check_headers, list_left_out, read_given, select_distinct
 from .job import JobRequest
+from .outer import drop_identity, drop_scope_identity, take_identity
 
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
@@ -28,7 +29,7 @@ _SHORT_PATH = 200
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
 _OF_THE_WIRE = frozenset(
-    {"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
+    {"CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
     | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
 )
 
@@ -87,6 +88,7 @@ def make_request(
         request,
         remote_addr=start.get("REMOTE_ADDR"),
         remote_user=start.get("REMOTE_USER") or None,
+        variables=take_identity(start, config.forward_environ),
         user=find_user(environ, config) if environ is not None and not _has_own_user(own_headers, start) else None,
         sent=given.get(SENT),
     )
@@ -108,11 +110,16 @@ def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> b
 
 
 def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:
-    """The environ in which the app runs the job: the server's own, with all that a client can send from the record."""
-    environ = {key: value for key, value in server.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
+    """Return the environ in which the app runs the job.
+
+    It is the server's own, but for what a client can send and what says who asks: that comes from the record.
+    """
+    environ = drop_identity(server, config.forward_environ)
+    environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
     script_name, path_info = request.script_name, request.path_info
     if script_name is None:  # started outside of a request: the mount is where it arrived
         script_name, path_info = _split_path(request.target, server.get("SCRIPT_NAME", ""))
+    environ.update(request.variables)
     environ.update(request.headers)
     environ.update(
         {
@@ -156,7 +163,7 @@ def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request
     headers |= {key: environ[key] for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if key in environ}
     path = unquote_to_bytes(request.path)
     return {
-        **scope,
+        **drop_scope_identity(scope),
         "method": request.method,
         "scheme": request.scheme,
         "root_path": environ["SCRIPT_NAME"],
@@ -184,7 +191,8 @@ def name_user(request: JobRequest) -> str:
         return f"identify {request.user}"
     if request.remote_user:
         return f"remote_user {request.remote_user}"
-    return f"headers {request.headers.get('HTTP_AUTHORIZATION')!r} {request.headers.get('HTTP_COOKIE')!r}"
+    variables = f" {sorted(request.variables.items())!r}" if request.variables else ""
+    return f"headers {request.headers.get('HTTP_AUTHORIZATION')!r} {request.headers.get('HTTP_COOKIE')!r}{variables}"
 
 
 def name_job(request: JobRequest, scope: str, config: Config, headers: Mapping[str, str] | None) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 from .arguments import check_exception, check_text, parse_id
 from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
 from .errors import JobEnded, describe, explain_stop
-from .headers import explain_left_out
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
+from .left_out import LeftOut
 from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome
@@ -29,9 +29,6 @@ log = logging.getLogger("backjob")
 _LONGEST_REASON = 4096
 """Bytes of a failure's reason: an exception's message may hold anything, and is not to push the output out."""
 
-_SESSION_ENDED = "The session of the user who started this job has ended"
-_OTHER_USER = "The session of the user who started this job belongs to another user by now"
-
 
 class CurrentJob(Jobs):
     """The job that runs in this request."""
@@ -43,17 +40,19 @@ class CurrentJob(Jobs):
         "_failure",
         "_followers",
         "_job",
+        "_left_out",
         "_outcome",
         "_output",
         "_redirect_ok",
-        "_request",
         "_response",
         "_signs",
+        "_user",
         "attempt",
         "job_id",
     )
 
     is_worker = True
+    _came_through = True
 
     def __init__(self, backend: Backend, job: Job, request: JobRequest, server: Mapping[str, Any]) -> None:
         environ = restore_environ(server, request, backend.config)
@@ -78,7 +77,8 @@ class CurrentJob(Jobs):
         self._cause = ""
         self._outcome: Outcome | None = None
         self._followers: list[Launch] = []
-        self._request = request
+        self._user = request.user
+        self._left_out = LeftOut(request, server, environ, backend.config.environ_key)
         self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._give_sign)
 
@@ -115,11 +115,11 @@ class CurrentJob(Jobs):
         self._signs.leave()
 
     def check_user(self) -> None:
-        if self._request.user is None or not self._signs.is_at_home:
+        if self._user is None or not self._signs.is_at_home:
             return
         user = find_user(self._environ or {}, self._backend.config)
-        if user is not None and user != self._request.user:
-            self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
+        if user is not None and user != self._user:
+            self.fail(self._left_out.explain_user(user), retry=False)
 
     def note_exception(self, error: BaseException) -> None:
         self._cause = describe(check_exception(error))
@@ -174,7 +174,7 @@ class CurrentJob(Jobs):
             self._settle_failure(self._failure if self._ended else "JobEnded was raised by the app itself")
         except Exception as error:
             log.exception("%s raised an exception", self._name_process(), extra=about(job.id, job.attempt))
-            self._settle_failure(self._failure if self._ended else describe(error))
+            self._settle_failure(self._failure if self._ended else describe(error) + self._left_out.explain_exception())
         except BaseException as error:
             if self._signs.is_at_home:  # sys.exit() is how many a child ends
                 log.exception("%s was stopped", self._name_process(), extra=about(job.id, job.attempt))
@@ -237,7 +237,7 @@ class CurrentJob(Jobs):
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
         cause = self._cause or self._response.error
-        hint = explain_left_out(code, self._request.left_out, is_anonymous=self._request.anonymous)
+        hint = self._left_out.explain_response(code)
         if code >= 500 and cause:
             line += f": {cause}"
         if 200 <= code < 300:

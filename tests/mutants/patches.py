@@ -845,8 +845,8 @@ MUTANTS = [
     Mutant(
         "a job runs in whoever's session it finds",
         "backjob/worker.py",
-        "if user is not None and user != self._request.user:",
-        "if user is not None and not user and self._request.user:",
+        "if user is not None and user != self._user:",
+        "if user is not None and not user and self._user:",
         ("tests/test_identity.py",),
     ),
     Mutant(
