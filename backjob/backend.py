@@ -76,7 +76,7 @@ class Backend:
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
     def warn_of_outer(self, environ: Mapping[str, Any]) -> None:
-        """Log once in this process what an environ has from outside of BackJob, because a user's job lacks it."""
+        """Log once in this process what an environ has from outside of BackJob, because a job lacks it."""
         for key, kind in find_outer_objects(environ, self.config.environ_key).items():
             if key not in self.warned:
                 self.warned.add(key)

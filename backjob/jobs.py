@@ -98,7 +98,7 @@ class Jobs(NoJob):
         )
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
-        if as_user and self._came_through and self._environ is not None:
+        if self._came_through and self._environ is not None:
             backend.warn_of_outer(self._environ)
         if after_response:
             self._check_after_response()

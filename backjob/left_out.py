@@ -23,7 +23,7 @@ class LeftOut:
         self, request: JobRequest, server: Mapping[str, Any], environ: Mapping[str, Any], own_key: str
     ) -> None:
         self._request = request
-        self._outer = [] if request.anonymous else [*find_outer_objects(server, own_key)]
+        self._outer = find_outer_objects(server, own_key)
         missing = [key for key in self._outer if key not in environ]
         self._missing = f". {explain_outer(missing)}" if missing else ""
 

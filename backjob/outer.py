@@ -23,7 +23,7 @@ _PARSED = re.compile(r"(webob|bottle)\..*|werkzeug\.request|paste\.(cookies|pars
 """Keys in which frameworks keep what they have parsed of a request: not of the job's request."""
 _HARMLESS = re.compile(
     r"(wsgi|asgi|wsgiorg|x-wsgiorg|a2wsgi|gunicorn|waitress|werkzeug|uwsgi|mod_wsgi|mod_ssl|cheroot|gevent|eventlet"
-    r"|meinheld|hypercorn|granian|passenger|backjob|selector)\..*|paste\.config|beaker\.(get_)?cache"
+    r"|meinheld|hypercorn|granian|passenger|backjob|selector)\..*|paste\.(config|testing.*|throw_errors)|beaker\.(get_)?cache"
 )
 """Keys of servers, and of what is the same for each request."""
 _RESERVED = re.compile(
@@ -53,7 +53,9 @@ def find_fault(names: object) -> str:
 def take_identity(environ: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
     """Return the texts of an environ that say who asks, and those of these names. Objects can't go along."""
     names = tuple(names)
-    return {key: value for key, value in environ.items() if isinstance(value, str) and _is_of_user(key, value, names)}
+    return {
+        key: value for key, value in environ.items() if issubclass(type(value), str) and _is_of_user(key, value, names)
+    }
 
 
 def drop_identity(server: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def _objects(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if key == "asgi.scope" and isinstance(value, Mapping):
         yield from ((f'asgi.scope["{name}"]', value[name]) for name in sorted(_SCOPE_IDENTITY & value.keys()))
     elif _is_of_user(key, value, ()):
-        if not isinstance(value, _PLAIN):
+        if not _is_plain(value):
             yield key, value
     elif not (_is_plain(value) or _HARMLESS.fullmatch(key) or _PARSED.fullmatch(key) or _is_ours(value)):
         yield key, value
@@ -107,7 +109,9 @@ def _is_of_user(key: str, value: Any, names: Iterable[str]) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+    # By its real type: to ask a lazy object for its class may load it, or raise.
+    kind = type(value)
+    return issubclass(kind, _PLAIN) or (issubclass(kind, tuple) and all(map(_is_plain, value)))
 
 
 def _is_ours(value: Any) -> bool:
@@ -115,5 +119,5 @@ def _is_ours(value: Any) -> bool:
 
 
 def _name_type(value: Any) -> str:
-    kind = value if isinstance(value, type) else type(value)
+    kind = value if issubclass(type(value), type) else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"

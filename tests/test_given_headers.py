@@ -87,6 +87,7 @@ def test_a_precondition_of_a_given_request_holds_in_the_job(site: Site, store: S
         ("X-HTTP-Method-Override", "PATCH"),
         ("X-Dry-Run", "\xe4"),
         ("Idempotency-Key", "8e03978e"),
+        ("Lock-Token", "<urn:uuid:181d4fae>"),
         ("User-Agent", "importer/2"),
         ("Accept", "text/csv"),
     ],
@@ -103,7 +104,13 @@ def test_end_to_end_headers_of_a_given_request_are_kept(
         assert store.seen[key] == value
 
 
-@pytest.mark.parametrize("name", ["X-Api-Key", "X-Auth-Token", "X-CSRF-Token", "X-Forwarded-User", "X-Real-IP", "DPoP"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["X-Api-Key", "X-Auth-Token", "X-CSRF-Token", "X-Real-IP", "DPoP", "Ocp-Apim-Subscription-Key"],
+        *["X-Forwarded-User", "X-Forwarded-Client-Cert", "Remote-Name", "X-MS-CLIENT-PRINCIPAL-NAME"],
+    ],
+)
 def test_credentials_of_a_given_request_are_not_an_anonymous_jobs(site: Site, store: Store, name: str) -> None:
     given = webob.Request.blank("/job", headers={name: CANARY, "Cookie": CANARY, "Authorization": CANARY})
     site.run(given, by=BROWSER)

@@ -13,6 +13,7 @@ from beaker.middleware import SessionMiddleware
 from support import wait_until
 from support.served import KEY, PATIENCE, App, Site, call, make_environ, serve, wrap
 from support.visitor import Visitor
+from werkzeug.local import LocalProxy
 
 from backjob import BackJob, JobStatus, Status
 from backjob.config import make_config
@@ -206,6 +207,7 @@ SERVERS: dict[str, dict[str, Any]] = {
     "mod_wsgi": {"mod_wsgi.version": (5, 0, 2), "mod_ssl.var_lookup": print, "mod_wsgi.queue_start": "1"},
     "a bridge from ASGI": {"asgi.scope": {"type": "http", "state": {}}},
     "a router": {"wsgiorg.routing_args": ((), {"id": "7"}), "selector.vars": {}},
+    "a test client": {"paste.testing_variables": {}, "paste.throw_errors": True, "webob.adhoc_attrs": {}},
     "texts": {"shop.bytes": b"", "shop.none": None, "shop.float": 1.5, "shop.tuple": ("a", (1,)), "shop.bool": True},
 }
 
@@ -214,6 +216,15 @@ SERVERS: dict[str, dict[str, Any]] = {
 def test_a_server_is_no_middleware(site: Site, caplog: pytest.LogCaptureFixture, keys: dict[str, Any]) -> None:
     site.start("/job", by=keys)
     assert warnings_of(caplog) == []
+
+
+def test_a_lazy_object_is_not_loaded(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    def load() -> Any:
+        raise AssertionError("asked the database")
+
+    site.start("/job", by={"shop.user": LocalProxy(load)})
+    assert "shop.user comes from a middleware outside" in caplog.text
+    assert "werkzeug.local.LocalProxy" in caplog.text
 
 
 # A recipe that is run: Bottle with Beaker
