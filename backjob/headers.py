@@ -36,15 +36,16 @@ _OF_A_USER = re.compile(
     r"|(^|_)(AUTH|(API|ACCESS|SUBSCRIPTION)_?KEY|EMAIL|GROUPS?|JWT|USER(?!_AGENT))|^REMOTE_|^FORWARDED$"
     r"|^X_FORWARDED_FOR$|_IP$"
 )
-"""Names of headers that may say who sent the request."""
+"""Names of headers that may identify the user."""
 _INCIDENTAL = re.compile(
     r"ACCEPT(_.*)?|A_IM|AGE|BAGGAGE|B3|CACHE_CONTROL|CDN_LOOP|CF_(?!ACCESS_).*|CONTENT_.*|DATE|DNT|FORWARDED|FROM|IF_.*"
     r"|MAX_FORWARDS|ORIGIN|PRAGMA|PRIORITY|RANGE|REFERER|SAVE_DATA|SEC_.*|SENTRY_TRACE|TRACE(PARENT|STATE)"
     r"|(TRUE_CLIENT|X_REAL|X_CLIENT|X_CLUSTER_CLIENT)_IP|UBER_TRACE_ID|UPGRADE_INSECURE_REQUESTS|USER_AGENT|VIA"
-    r"|X_(AMZN|AMZ_CF|B3|CLOUD_TRACE|ENVOY|FORWARDED|VERCEL|DATADOG)_(?!ACCESS|CLIENT|EMAIL|GROUPS|MTLS|OIDC|PREFERRED|USER).*"
+    r"|X_(AMZN|AMZ_CF|B3|CLOUD_TRACE|ENVOY|FORWARDED|VERCEL|DATADOG)_"
+    r"(?!ACCESS|CLIENT|EMAIL|GROUPS|MTLS|OIDC|PREFERRED|USER).*"
     r"|X_(CORRELATION|REQUEST|TRACE)_(ID|START)|X_QUEUE_START|X_VARNISH|X_REQUESTED_WITH"
 )
-"""Names of headers that browsers and proxies send by themselves, and that don't say who asks."""
+"""Names of headers that browsers and proxies send by themselves, and that don't identify the user."""
 _MOST_NAMES = 20
 _LONGEST_NAME = 64
 
@@ -112,7 +113,7 @@ def select_distinct(headers: Mapping[str, str], shared: Collection[str]) -> dict
 def list_left_out(start: Mapping[str, Any], headers: Mapping[str, str]) -> list[str]:
     """Return the names of headers that a job lacks, though the request that started it had them, at most 20.
 
-    Headers that don't say who asks are not among them.
+    Headers that don't identify the user are not among them.
     """
     names = [
         name_header(key)

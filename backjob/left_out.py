@@ -29,10 +29,11 @@ class LeftOut:
 
     def explain_user(self, user: str) -> str:
         """Return why the job can't run as the user who started it; ``user``: the one of its own session, or ""."""
-        if self._outer:
-            return f"The user of this job is not known: {explain_outer(self._outer)}"
+        if self._missing:
+            return f"The user of this job is not known{self._missing}"
         state = "belongs to another user by now" if user else "has ended"
-        return f"The session of the user who started this job {state}"
+        doubt = f", or its user is not known. {explain_outer(self._outer)}" if self._outer else ""
+        return f"The session of the user who started this job {state}{doubt}"
 
     def explain_exception(self) -> str:
         """Return what follows the text of an exception, or ""."""

@@ -1,7 +1,7 @@
-"""What a server, or a middleware outside of BackJob, puts into an environ beside the request: the user, and objects.
+"""Environ keys that come from the server or from middleware outside of BackJob: the user's identity, and objects.
 
-In a job's environ that is about the self-request, which has no user. Knows the keys of servers and of authentication
-modules; no jobs, no options.
+In the environ of a self-request they describe that request, which has no user. Knows the keys of servers and of
+authentication modules; no jobs, no options.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ _IDENTITY = re.compile(
     r"|REDIRECT_REMOTE_USER|(repoze\.who|repoze\.what|paste\.auth_tkt|authkit|django)\..*"
     r"|beaker\.(get_)?session|werkzeug\..*session|paste\.(flup_)?session.*|com\.saddi\.service\.session"
 )
-"""Keys by which authentication modules and session middleware say who asks (mod_ssl, mod_auth_openidc,
+"""Keys by which authentication modules and session middleware identify the user (mod_ssl, mod_auth_openidc,
 mod_auth_mellon, Shibboleth, mod_authnz_ldap, mod_auth_gssapi, uWSGI; Beaker, repoze.who, Paste, AuthKit)."""
 _PARSED = re.compile(r"(webob|bottle)\..*|werkzeug\.request|paste\.(cookies|parsed_.*)")
-"""Keys in which frameworks keep what they have parsed of a request: not of the job's request."""
+"""Keys under which frameworks cache what they have parsed of the self-request."""
 _HARMLESS = re.compile(
     r"(wsgi|asgi|wsgiorg|x-wsgiorg|a2wsgi|gunicorn|waitress|werkzeug|uwsgi|mod_wsgi|mod_ssl|cheroot|gevent|eventlet"
-    r"|meinheld|hypercorn|granian|passenger|backjob|selector)\..*|paste\.(config|testing.*|throw_errors)|beaker\.(get_)?cache"
+    r"|meinheld|hypercorn|granian|passenger|backjob|selector)\..*"
+    r"|paste\.(config|testing.*|throw_errors)|beaker\.(get_)?cache"
 )
-"""Keys of servers, and of what is the same for each request."""
+"""Keys of servers and test clients, and of objects that are the same for each request."""
 _RESERVED = re.compile(
     r"HTTP_.*|(wsgi|asgi|backjob)\..*|(SERVER|CONTENT)_.*|REQUEST_(METHOD|URI)|RAW_URI|HTTPS"
     r"|SCRIPT_NAME|PATH_INFO|QUERY_STRING|REMOTE_(ADDR|USER)"
@@ -51,7 +52,7 @@ def find_fault(names: object) -> str:
 
 
 def take_identity(environ: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """Return the texts of an environ that say who asks, and those of these names. Objects can't go along."""
+    """Return the texts of an environ that identify the user, and those of these names. Objects can't go along."""
     names = tuple(names)
     return {
         key: value for key, value in environ.items() if issubclass(type(value), str) and _is_of_user(key, value, names)
@@ -59,7 +60,7 @@ def take_identity(environ: Mapping[str, Any], names: Iterable[str]) -> dict[str,
 
 
 def drop_identity(server: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the self-request's environ without what says who asks, and without what was parsed of that request."""
+    """Return the self-request's environ without its identity keys, and without what was parsed of that request."""
     names = tuple(names)
     return {
         key: value for key, value in server.items() if not _is_of_user(key, value, names) and not _PARSED.fullmatch(key)
@@ -67,14 +68,14 @@ def drop_identity(server: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
 
 
 def drop_scope_identity(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of an ASGI scope, which a bridge shows in the environ."""
+    """Return an ASGI scope, which a bridge puts into the environ, without the user's identity."""
     return {key: value for key, value in scope.items() if key not in _SCOPE_IDENTITY}
 
 
 def find_outer_objects(environ: Mapping[str, Any], own_key: str) -> dict[str, str]:
     """Return the keys of objects that a middleware outside of BackJob has put into an environ, and their types.
 
-    What is behind BackJob's own key has been put there later, from within: a dict keeps the order.
+    Keys after BackJob's own key (``own_key``) were added later, by the app: a dict keeps the order of insertion.
     """
     outer = takewhile(lambda key: key != own_key, environ)
     return {key: _name_type(value) for key in outer for key, value in _objects(key, environ[key])}
@@ -91,7 +92,7 @@ def _objects(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def explain_outer(keys: Collection[str]) -> str:
-    """Return why a job has not what its user had under these keys, and what to do. "" without keys."""
+    """Return why a job lacks what its user had under these keys, and the remedy; "" without keys."""
     if not keys:
         return ""
     come = "come" if len(keys) > 1 else "comes"

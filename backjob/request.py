@@ -104,7 +104,7 @@ def _take_headers(
 
 
 def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> bool:
-    """Has the job a cookie or credential that is not the starting request's? Its user is not known then."""
+    """True if a job has a cookie or credential that is not the starting request's: its user is not known then."""
     credentials = ("HTTP_COOKIE", "HTTP_AUTHORIZATION")
     return any(own_headers.get(key) not in (None, "", start.get(key)) for key in credentials)
 
@@ -112,7 +112,7 @@ def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> b
 def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:
     """Return the environ in which the app runs the job.
 
-    It is the server's own, but for what a client can send and what says who asks: that comes from the record.
+    It is the server's own, except for what a client can send and what identifies the user: that comes from the record.
     """
     environ = drop_identity(server, config.forward_environ)
     environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}

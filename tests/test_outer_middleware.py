@@ -301,14 +301,15 @@ def test_beaker_outside_of_the_plugin_is_warned_of_and_no_job_runs_as_nobody(
     assert end.status is Status.FAILED
     assert says in end.status_text
     assert "beaker.session" in end.status_text
+    assert ("The user of this job is not known. " if identify else "HTTP 500") in end.status_text
     assert "has ended" not in end.status_text
     assert [each.partition(" ")[0] for each in warnings_of(caplog)] == ["beaker.session", "beaker.get_session"]
     texts = [each["text"] for each in found if each["name"] == "outer-middleware"]
     assert texts[0].startswith("beaker.session (beaker.session.SessionObject) comes from a middleware outside")
 
 
-def test_a_job_whose_user_comes_from_outside_does_not_say_that_a_session_ended(tmp_path: Path) -> None:
-    """An object of the app's own middleware: the job has that of the self-request."""
+def test_a_job_whose_user_may_come_from_outside_says_so(tmp_path: Path) -> None:
+    """An object of the app's own middleware, or anything else: the job has that of the self-request."""
 
     def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         environ["backjob"].check_user()
@@ -319,7 +320,10 @@ def test_a_job_whose_user_comes_from_outside_does_not_say_that_a_session_ended(t
         job_id = site.start("/job", by={"shop.user": {"name": "ada"}})
         site.work(job_id, **{"shop.user": {}})
         text = site.status(job_id).status_text
-    assert text.startswith("The user of this job is not known: shop.user comes from a middleware outside of BackJob")
+    assert text.startswith(
+        "The session of the user who started this job has ended, or its user is not known. "
+        "shop.user comes from a middleware outside of BackJob"
+    )
 
 
 def test_restored_keys_cost_the_server_nothing() -> None:

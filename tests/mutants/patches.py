@@ -332,7 +332,7 @@ MUTANTS = [
     Mutant(
         "a session from outside has ended",
         "backjob/left_out.py",
-        "        if self._outer:\n",
+        "        if self._missing:\n",
         "        if not self._request:\n",
         ("tests/test_outer_middleware.py",),
     ),
