@@ -22,6 +22,7 @@ from .launcher import Launcher, SelfRequest
 from .limits import Limits
 from .logs import about
 from .monitor import Monitor
+from .outer import explain_outer, find_outer_objects
 from .server_facts import threads_outlive_requests
 from .store import Store
 from .vouching import Vouching
@@ -57,6 +58,8 @@ class Backend:
     dispatcher: Dispatcher
     vouching: Vouching
     keeper: Keeper
+    warned: set[str] = field(default_factory=set, repr=False)
+    """The environ keys of which warn_of_outer() has warned."""
 
     @property
     def launcher(self) -> Launcher:
@@ -71,6 +74,13 @@ class Backend:
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
         """Can threads of this process launch jobs? They take up what no request does, whatever monitor= says."""
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
+
+    def warn_of_outer(self, environ: Mapping[str, Any]) -> None:
+        """Log once in this process what an environ has from outside of BackJob, because a job lacks it."""
+        for key, kind in find_outer_objects(environ, self.config.environ_key).items():
+            if key not in self.warned:
+                self.warned.add(key)
+                log.warning("%s (it is a %s)", explain_outer([key]), kind)
 
     def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
         """Send the monitor's request. Raises nothing: the record stands, and what fails here is tried again."""

@@ -19,9 +19,21 @@ from .cells import Cells
 from .config import Config, __version__
 from .diagnosis import Silence, explain, sum_up
 from .errors import AddressError, KeyringError, LaunchError, StoreError
-from .findings import CacheFacts, Check, Finding, Reply, StoreFacts, Trial, find_other_app, find_problems, find_warnings
+from .findings import (
+    CacheFacts,
+    Check,
+    Finding,
+    Reply,
+    StoreFacts,
+    Trial,
+    find_other_app,
+    find_outer_middleware,
+    find_problems,
+    find_warnings,
+)
 from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
+from .outer import find_outer_objects
 from .request import mount_request
 from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
@@ -69,7 +81,7 @@ class Deployment:
         problems = [*([problem] if problem else []), *find_problems(self.config, here, cache, reply)]
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
-        warnings += find_other_app(backend.self_request.app, reply)
+        warnings += [*find_other_app(backend.self_request.app, reply), *find_outer_middleware(reply)]
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
 
@@ -91,7 +103,10 @@ class Deployment:
         start_response: Callable[..., Any] | None = None,
     ) -> Reply:
         server = look_at_server(environ, start_response)
-        return Reply(__version__, server, backend.dispatcher.choose_way(environ), store, backend.self_request.app)
+        outer = find_outer_objects(environ, self.config.environ_key)
+        names = tuple(f"{key} ({kind})" for key, kind in outer.items())
+        way = backend.dispatcher.choose_way(environ)
+        return Reply(__version__, server, way, store, backend.self_request.app, names)
 
     def _ask_store(self, store: Store) -> StoreFacts:
         file_system = find_network_file_system(self.file) if self.file else ""
@@ -144,7 +159,8 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
         raise explain(answer, address)
     fields = json.loads(text)
     server, store = _read(ServerFacts, fields["server"]), _read(StoreFacts, fields["store"])
-    return Reply(fields["version"], server, fields["monitor"], store, fields.get("app", ""))
+    outer = tuple(fields.get("outer", ()))
+    return Reply(fields["version"], server, fields["monitor"], store, fields.get("app", ""), outer)
 
 
 def _read(kind: type[Facts], fields: Mapping[str, Any]) -> Facts:

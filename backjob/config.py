@@ -21,6 +21,7 @@ from .cells import check_region
 from .errors import ConfigError
 from .job import JobStatus
 from .keyring import check_keys
+from .outer import find_fault
 from .ranges import MOST, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 
 try:
@@ -36,8 +37,10 @@ MOST_SCOPE = 255
 MONITORS = ("auto", "thread", "request", "leave")
 HOOKS = ("on_start", "on_update", "on_end")
 FORWARD_HEADERS = (
+    "Accept",
     "Accept-Language",
     "Forwarded",
+    "User-Agent",
     "X-CSRF-Token",
     "X-CSRFToken",
     "X-XSRF-Token",
@@ -81,7 +84,7 @@ class Config:
     """Seconds without a sign from the running job after which it fails, at least 0.5. 0: never. Also per start()."""
 
     user_agent: str = f"backjob/{__version__}"
-    """User-Agent of the self-requests, and what the app sees in a job, unless the user's is among forward_headers."""
+    """User-Agent of the self-requests, of anonymous jobs, and of jobs that were started outside of a request."""
 
     backlog_days: float = 30
     """Days that completed jobs are kept. 0: for ever."""
@@ -128,7 +131,12 @@ class Config:
     one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
     forward_headers: tuple[str, ...] = FORWARD_HEADERS
-    """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host."""
+    """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
+    job, start() has ``headers=``."""
+
+    forward_environ: tuple[str, ...] = ()
+    """Environ keys, such as ``"OIDC_CLAIM_email"`` or ``"eppn"``, whose texts a job gets from the request that started
+    it; with a ``*`` at the end all that begin so. Known ones of authentication modules go along without it."""
 
     redirect_ok: bool = False
     """Is a job complete that answers with a redirect? By default it fails, for that is mostly a login page."""
@@ -189,6 +197,8 @@ class Config:
         if self.launcher is not None and not all(callable(getattr(self.launcher, name, None)) for name in _LAUNCHER):
             refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
         self._check_wire()
+        if fault := find_fault(self.forward_environ):
+            refuse("forward_environ", fault)
 
     def _check_functions(self) -> None:
         of = {"identify": "an environ", **dict.fromkeys(HOOKS, "a JobStatus")}

@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import Config, __version__
 from .limits import share_slots
+from .outer import explain_outer
 from .server_facts import ServerFacts
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -86,6 +87,8 @@ class Reply:
     monitor: str
     store: StoreFacts
     app: str = ""
+    outer: tuple[str, ...] = ()
+    """Environ keys of objects from a middleware outside of BackJob, with their types."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,13 @@ def find_other_app(app: str, reply: Reply | None) -> Iterator[Finding]:
     if reply is not None and reply.app and reply.app != app:
         text = f"The app that answers is another one ({reply.app}) than this ({app}), and jobs run there"
         yield Finding("other-app", text, "Unless that is meant, set connect= to this app's own address")
+
+
+def find_outer_middleware(reply: Reply | None) -> Iterator[Finding]:
+    """Yield what a user's job lacks because a middleware outside of BackJob makes it."""
+    for each in reply.outer if reply is not None else ():
+        explained, _, remedy = explain_outer([each]).partition(": ")
+        yield Finding("outer-middleware", explained, f"{remedy[:1].upper()}{remedy[1:]}")
 
 
 def _of_options(config: Config) -> Iterator[Finding]:

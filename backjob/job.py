@@ -78,12 +78,10 @@ def draw_diagram() -> str:
 class JobRequest:
     """The request that a job will be: everything that the app is to see of it. Sealed in the record.
 
-    ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333);
-    ``target`` is what stands on the wire, a ``script_name`` of None is not known
-    yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. ``user`` is who started it, in the words of
-    ``identify``: "" for nobody, None where that is not known. The last three are no part of
-    the request: which app's job it is, and where it was to run when it was started; if that was set by ``connect=``
-    another app may be meant to run it there.
+    ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333); a
+    ``script_name`` of None is not known yet. ``headers`` and ``variables`` are environ keys with their values,
+    ``left_out`` names of headers that only the starting request had. ``user`` is who started it, as ``identify`` says:
+    "" for an anonymous visitor, None if not known. The last three are its app, and its address when it was started.
     """
 
     method: str
@@ -94,6 +92,8 @@ class JobRequest:
     body: bytes = field(repr=False, default=b"")
     content_type: str = field(repr=False, default="")
     headers: dict[str, str] = field(repr=False, default_factory=dict)
+    variables: dict[str, str] = field(repr=False, default_factory=dict)
+    left_out: list[str] = field(repr=False, default_factory=list)
     scheme: str = "http"
     remote_addr: str | None = field(repr=False, default=None)
     remote_user: str | None = field(repr=False, default=None)

@@ -20,7 +20,7 @@ from .keyring import SealError, new_nonce
 from .no_job import NoJob
 from .output import clean_text, cut_text
 from .process import name_response
-from .request import find_mount, make_request, may_run_in, name_user
+from .request import find_mount, make_request, may_run_in, name_job
 
 Found = TypeVar("Found", Job, JobStatus)
 
@@ -34,6 +34,8 @@ class Jobs(NoJob):
 
     _start_response: Callable[..., Any] | None = None
     """The server's own, which tells of the server."""
+    _came_through = False
+    """Did this request come through BackJob, so that its environ shows what is outside of it?"""
 
     def __init__(self, get_backend: Callable[[], Backend], environ: Mapping[str, Any] | None = None) -> None:
         self._get_backend = get_backend
@@ -48,6 +50,7 @@ class Jobs(NoJob):
         *,
         method: str = "GET",
         data: Any = None,
+        headers: Mapping[str, str] | None = None,
         scope: str = "",
         as_user: bool = True,
         delay: float = 0,
@@ -61,10 +64,11 @@ class Jobs(NoJob):
         """Run a URL of this app in the background and return the job's id; by then its record is committed.
 
         ``target`` is what a browser would ask for: a path of this app, SCRIPT_NAME included, with or without a query;
-        or a ``webob.Request``, of which the path counts and not the host. ``params`` are added to the query, ``data``
-        becomes an url-encoded body: mappings, lists of pairs, MultiDicts, with lists for several values. ``method`` is
-        any token of RFC 9110 but CONNECT. ``scope`` is free text (up to 255 characters) that limits where the job
-        applies. ``as_user=False`` takes no cookie and no credential along. ``delay``: seconds until it may run.
+        or a ``webob.Request``, of which the job has path, body and end-to-end headers, but not the host. ``params``
+        are added to the query, ``data`` becomes an url-encoded body: mappings, lists of pairs, MultiDicts, with lists
+        for several values. ``method`` is any token of RFC 9110 but CONNECT. ``headers``: further headers of this job.
+        ``scope`` is free text (up to 255 characters) that limits where the job applies. ``as_user=False`` takes no
+        cookie and no credential along. ``delay``: seconds until it may run.
         ``priority``: of the jobs that wait, one with more goes first (-1000 to 1000).
         ``retries``: how often it may run again after a failure. ``unique``: an unfinished job of the same request,
         scope and user is returned instead of a second one, also if it waits for another request's response.
@@ -87,19 +91,22 @@ class Jobs(NoJob):
             params,
             method=method,
             data=data,
+            headers=headers,
             as_user=as_user,
             redirect_ok=redirect_ok,
             mount=find_mount(self._environ, self._path_info) if self._environ is not None else None,
         )
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
+        if self._came_through and self._environ is not None:
+            backend.warn_of_outer(self._environ)
         if after_response:
             self._check_after_response()
         return self._add(
             backend,
             request,
             after_response=after_response,
-            unique_keys=_unique_keys(backend, request, scope, as_user) if unique else [],
+            unique_keys=backend.keyring.digest(name_job(request, scope, backend.config, headers)) if unique else [],
             scope=clean_text(scope),
             retries=retries,
             delay=delay,
@@ -278,13 +285,6 @@ class Jobs(NoJob):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
-
-
-def _unique_keys(backend: Backend, request: JobRequest, scope: str, as_user: bool) -> list[str]:
-    user = name_user(request) if as_user else ""
-    site = (request.scheme, request.headers.get("HTTP_HOST"))
-    what = (request.method, request.target, request.content_type, request.body)
-    return backend.keyring.digest(repr((site, what, scope, user)))
 
 
 def _refuse_retry(job: Job) -> str:

@@ -1,24 +1,25 @@
 """From the request that starts a job to the request that the job is: what is taken along, and how the app gets it back.
 
-Knows WSGI environs (PEP 3333), url-encoded forms and WebOb requests; no tokens, no store, no socket.
+Knows WSGI environs (PEP 3333) and WebOb requests; no tokens, no store, no socket.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urlencode
+from urllib.parse import quote, unquote_to_bytes
 
 from webob.request import BaseRequest
 
 from ._socket import check_method, check_target, is_header_value
 from .config import Config
+from .forms import FORM, encode_form
+from .headers import check_headers, list_left_out, read_given, select_distinct
 from .job import JobRequest
+from .outer import drop_identity, drop_scope_identity, take_identity
 
-FORM = "application/x-www-form-urlencoded"
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
 that JSON takes. In the job its environ has it again."""
@@ -28,7 +29,7 @@ _SHORT_PATH = 200
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
 _OF_THE_WIRE = frozenset(
-    {"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
+    {"CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
     | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
 )
 
@@ -41,25 +42,27 @@ def make_request(
     *,
     method: str = "GET",
     data: Any = None,
+    headers: Mapping[str, str] | None = None,
     as_user: bool = True,
     redirect_ok: bool | None = None,
     mount: str | None = None,
 ) -> JobRequest:
-    """The request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
+    """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
 
-    ``environ`` is that of the request that starts the job, None outside of one. ``mount``: where this app stands; None:
-    where the environ says, or outside of a request not known yet.
+    ``environ`` is that of the request that starts the job, None outside of one. ``mount``: the path at which this app
+    is mounted; None: as the environ says, or outside of a request not known yet.
     """
-    own_headers: Mapping[str, Any] = {}
+    start, given, own_headers = environ or {}, {}, check_headers(headers, as_user=as_user)
     body, content_type = (encode_form(data, "data").encode("ascii"), FORM) if data is not None else (b"", "")
     if isinstance(target, BaseRequest):
         if method != "GET" or data is not None:
             raise ValueError("method and data come from the webob.Request: set them there")
-        method, own_headers = target.method, target.environ
-        body, content_type = target.body, target.environ.get("CONTENT_TYPE", "") if target.body else ""
-        if content_type.lower().startswith("multipart/"):
+        method, given = target.method, target.environ
+        own_headers = {**read_given(given, start, as_user=as_user), **own_headers}
+        body, content_type = target.body, given.get("CONTENT_TYPE", "")
+        if body and content_type.lower().startswith("multipart/"):
             raise ValueError("a job can't get a multipart body: save the files and pass their names url-encoded")
-        path = _quote_path(own_headers.get("SCRIPT_NAME", "") + own_headers.get("PATH_INFO", ""))
+        path = _quote_path(given.get("SCRIPT_NAME", "") + given.get("PATH_INFO", ""))
         target = path + (target.query_string and "?" + target.query_string)
     target = _add_params(check_target(target), params)
     if mount is None and environ is not None:
@@ -73,36 +76,50 @@ def make_request(
         query_string=target.partition("?")[2],
         body=body,
         content_type=content_type if is_header_value(content_type) else "",
-        headers=_take_site(environ, config),
+        headers=_take_headers(start, config, own_headers, as_user=as_user),
         scheme=environ["wsgi.url_scheme"] if environ else "https" if config.address and config.address.tls else "http",
         redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
     )
+    request = replace(request, left_out=list_left_out(start, request.headers))
     if not as_user:
-        # What a browser sent is of its user; the job is told all the same that there was one.
-        return replace(request, anonymous=True, sent={} if SENT in own_headers else None)
-    sources = (own_headers, environ or {})
-    headers = {key: source[key] for key in config.forward_keys for source in reversed(sources) if source.get(key)}
-    remote_addr, remote_user = ((environ or {}).get(key) for key in ("REMOTE_ADDR", "REMOTE_USER"))
-    # Of whom a request with a cookie or credential of its own is, nobody knows here.
-    known = environ or {}
-    credentials = ("HTTP_COOKIE", "HTTP_AUTHORIZATION")
-    has_own_user = any(own_headers.get(key) not in (None, "", known.get(key)) for key in credentials)
+        # The credentials that a browser sent are its user's, but the job has to know that there was a check of them.
+        return replace(request, anonymous=True, sent={} if SENT in given else None)
     return replace(
         request,
-        headers={**headers, **request.headers},
-        remote_addr=remote_addr,
-        remote_user=remote_user or None,
-        user=find_user(environ, config) if environ is not None and not has_own_user else None,
-        sent=own_headers.get(SENT),
+        remote_addr=start.get("REMOTE_ADDR"),
+        remote_user=start.get("REMOTE_USER") or None,
+        variables=take_identity(start, config.forward_environ),
+        user=find_user(environ, config) if environ is not None and not _has_own_user(own_headers, start) else None,
+        sent=given.get(SENT),
     )
 
 
+def _take_headers(
+    start: Mapping[str, Any], config: Config, own_headers: Mapping[str, str], *, as_user: bool
+) -> dict[str, str]:
+    """Return a job's headers: those of the starting request that go along, and over them the job's own."""
+    taken = {key: start[key] for key in config.forward_keys if start.get(key)} if as_user else {}
+    taken |= _take_site(start, config)
+    return {**taken, **{key: value for key, value in own_headers.items() if value or key not in taken}}
+
+
+def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> bool:
+    """True if a job has a cookie or credential that is not the starting request's: its user is not known then."""
+    credentials = ("HTTP_COOKIE", "HTTP_AUTHORIZATION")
+    return any(own_headers.get(key) not in (None, "", start.get(key)) for key in credentials)
+
+
 def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:
-    """The environ in which the app runs the job: the server's own, with all that a client can send from the record."""
-    environ = {key: value for key, value in server.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
+    """Return the environ in which the app runs the job.
+
+    It is the server's own, except for what a client can send and what identifies the user: that comes from the record.
+    """
+    environ = drop_identity(server, config.forward_environ)
+    environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
     script_name, path_info = request.script_name, request.path_info
     if script_name is None:  # started outside of a request: the mount is where it arrived
         script_name, path_info = _split_path(request.target, server.get("SCRIPT_NAME", ""))
+    environ.update(request.variables)
     environ.update(request.headers)
     environ.update(
         {
@@ -125,9 +142,10 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
     if request.scheme == "https":
         environ["HTTPS"] = "on"
     if request.method not in _SAFE_METHODS and "HTTP_HOST" in environ:
-        # Frameworks check where unsafe requests over https come from, by one or the other; this one is the app's own.
-        environ["HTTP_ORIGIN"] = _find_origin(environ)
-        environ["HTTP_REFERER"] = environ["HTTP_ORIGIN"] + "/"
+        # Frameworks check by one of them which site an unsafe request over https comes from: this one is the app's own.
+        origin = _find_origin(environ)
+        environ.setdefault("HTTP_ORIGIN", origin)
+        environ.setdefault("HTTP_REFERER", origin + "/")
     if isinstance(server.get("asgi.scope"), Mapping):
         environ["asgi.scope"] = _restore_scope(server["asgi.scope"], environ, request)
     if request.sent is not None:
@@ -145,7 +163,7 @@ def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request
     headers |= {key: environ[key] for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if key in environ}
     path = unquote_to_bytes(request.path)
     return {
-        **scope,
+        **drop_scope_identity(scope),
         "method": request.method,
         "scheme": request.scheme,
         "root_path": environ["SCRIPT_NAME"],
@@ -173,50 +191,22 @@ def name_user(request: JobRequest) -> str:
         return f"identify {request.user}"
     if request.remote_user:
         return f"remote_user {request.remote_user}"
-    return f"headers {request.headers.get('HTTP_AUTHORIZATION')!r} {request.headers.get('HTTP_COOKIE')!r}"
+    variables = f" {sorted(request.variables.items())!r}" if request.variables else ""
+    return f"headers {request.headers.get('HTTP_AUTHORIZATION')!r} {request.headers.get('HTTP_COOKIE')!r}{variables}"
+
+
+def name_job(request: JobRequest, scope: str, config: Config, headers: Mapping[str, str] | None) -> str:
+    """Return a text that is equal for equal jobs of one user; no more than a digest of it is kept."""
+    site = (request.scheme, request.headers.get("HTTP_HOST"))
+    what = (request.method, request.target, request.content_type, request.body)
+    user = "" if request.anonymous else name_user(request)
+    distinct = {**select_distinct(request.headers, config.forward_keys), **check_headers(headers, as_user=True)}
+    return repr((site, what, scope, user, *sorted(distinct.items())))
 
 
 def may_run_in(app: str, request: JobRequest) -> bool:
     """Is this a job of the app of this name, or one that is to run where somebody has said?"""
     return request.by_connect or request.app in ("", app)
-
-
-def encode_form(fields: Any, name: str) -> str:
-    """Url-encode a mapping, a list of pairs or a MultiDict; a list value stands for several of its name."""
-    try:
-        return urlencode(list(_pairs(fields, name)))
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} has a lone surrogate in it, which is no text") from None
-
-
-def _pairs(fields: Any, name: str) -> Iterator[tuple[Any, Any]]:
-    wrong = (
-        f"{name} must be a mapping, a MultiDict or a list of pairs, its values str, bytes, numbers or lists of these"
-    )
-    if isinstance(fields, (str, bytes)):
-        raise TypeError(wrong)
-    for pair in _items(fields, wrong):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(wrong)
-        key, value = pair
-        for each in value if isinstance(value, (list, tuple)) else [value]:
-            if not isinstance(key, (str, bytes, int, float)) or not isinstance(each, (str, bytes, int, float)):
-                raise TypeError(f"{wrong}; the value of {key!r} has a {type(each).__name__}")
-            yield key, each
-
-
-def _items(fields: Any, wrong: str) -> Iterable[Any]:
-    if getattr(type(fields), "recode_unicode", False) and fields.recode_unicode:
-        with contextlib.suppress(UnicodeError):  # one that somebody filled with text of their own
-            fields = fields.decode()  # Bottle's forms hold bytes as Latin-1 until they are asked one by one
-    # Each framework's MultiDict has its own way to give all values: Werkzeug and Django, Bottle, then WebOb and dict.
-    # Its class is asked, for some answer to any attribute's name.
-    for method in ("lists", "allitems", "items"):
-        if hasattr(type(fields), method):
-            return list(getattr(fields, method)())
-    if not isinstance(fields, Iterable):
-        raise TypeError(wrong)
-    return fields
 
 
 def _add_params(target: str, params: Any) -> str:

@@ -19,6 +19,7 @@ class RequestJobs(Jobs):
     __slots__ = ("_start_response", "_status", "waiting")
 
     _start_response: Callable[..., Any]
+    _came_through = True
 
     def __init__(
         self, get_backend: Callable[[], Backend], environ: Mapping[str, Any], start_response: Callable[..., Any]

@@ -77,6 +77,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "max_running": _parse_limit,
     "max_running_per_process": _parse_number,
     "max_running_per_scope": _parse_scopes,
+    "forward_environ": _parse_words,
     "forward_headers": _parse_words,
     "connect_headers": _parse_headers,
     "key": _parse_key,

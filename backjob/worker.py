@@ -15,6 +15,7 @@ from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
 from .errors import JobEnded, describe, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
+from .left_out import LeftOut
 from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome
@@ -28,9 +29,6 @@ log = logging.getLogger("backjob")
 _LONGEST_REASON = 4096
 """Bytes of a failure's reason: an exception's message may hold anything, and is not to push the output out."""
 
-_SESSION_ENDED = "The session of the user who started this job has ended"
-_OTHER_USER = "The session of the user who started this job belongs to another user by now"
-
 
 class CurrentJob(Jobs):
     """The job that runs in this request."""
@@ -42,6 +40,7 @@ class CurrentJob(Jobs):
         "_failure",
         "_followers",
         "_job",
+        "_left_out",
         "_outcome",
         "_output",
         "_redirect_ok",
@@ -53,6 +52,7 @@ class CurrentJob(Jobs):
     )
 
     is_worker = True
+    _came_through = True
 
     def __init__(self, backend: Backend, job: Job, request: JobRequest, server: Mapping[str, Any]) -> None:
         environ = restore_environ(server, request, backend.config)
@@ -75,9 +75,10 @@ class CurrentJob(Jobs):
         self._ended: str | None = None
         self._failure: str | None = None
         self._cause = ""
-        self._user = request.user
         self._outcome: Outcome | None = None
         self._followers: list[Launch] = []
+        self._user = request.user
+        self._left_out = LeftOut(request, server, environ, backend.config.environ_key)
         self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._give_sign)
 
@@ -118,7 +119,7 @@ class CurrentJob(Jobs):
             return
         user = find_user(self._environ or {}, self._backend.config)
         if user is not None and user != self._user:
-            self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
+            self.fail(self._left_out.explain_user(user), retry=False)
 
     def note_exception(self, error: BaseException) -> None:
         self._cause = describe(check_exception(error))
@@ -173,7 +174,7 @@ class CurrentJob(Jobs):
             self._settle_failure(self._failure if self._ended else "JobEnded was raised by the app itself")
         except Exception as error:
             log.exception("%s raised an exception", self._name_process(), extra=about(job.id, job.attempt))
-            self._settle_failure(self._failure if self._ended else describe(error))
+            self._settle_failure(self._failure if self._ended else describe(error) + self._left_out.explain_exception())
         except BaseException as error:
             if self._signs.is_at_home:  # sys.exit() is how many a child ends
                 log.exception("%s was stopped", self._name_process(), extra=about(job.id, job.attempt))
@@ -236,18 +237,19 @@ class CurrentJob(Jobs):
     def _settle_response(self) -> None:
         code, line = self._response.code, f"HTTP {self._response.status}"
         cause = self._cause or self._response.error
+        hint = self._left_out.explain_response(code)
         if code >= 500 and cause:
             line += f": {cause}"
         if 200 <= code < 300:
             self._complete()
         elif not 300 <= code < 400:
-            self._settle_failure(line if code else "The app ended without a call of start_response")
+            self._settle_failure(line + hint if code else "The app ended without a call of start_response")
         elif self._redirect_ok:
             self._complete()
         else:
             location = self._response.headers.get("location", "nowhere").partition("?")[0]
             reason = "mostly a login page: the job did not run. For a redirect after its work: redirect_ok=True"
-            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}")
+            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}{hint}")
 
     def _give_sign(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""

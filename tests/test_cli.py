@@ -179,6 +179,29 @@ def test_what_start_is_told_goes_for_the_job(site: Site) -> None:
     assert row.due_in > 3000
 
 
+def test_headers_go_with_a_job(site: Site) -> None:
+    more = ("-H", 'If-Match: "5"', "--header", "X-Api-Key:canary-4711", "--delay", 3600, "--connect", site.server.url)
+    assert call("start", "/job", *more).stdout == "1\n"
+    request = site.backend.keyring.unseal(1, site.row(1).uid, site.row(1).sealed)
+    assert (request.headers["HTTP_IF_MATCH"], request.headers["HTTP_X_API_KEY"]) == ('"5"', "canary-4711")
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        (["canary-4711"], "must be 'NAME: VALUE', each name once"),
+        (["X-A: 1", "x-a: canary-4711"], "must be 'NAME: VALUE', each name once"),
+        (["Host: canary-4711"], "headers can't have Host"),
+        (["Authorization: canary-4711"], "headers can't have Authorization with as_user=False"),
+    ],
+)
+def test_wrong_headers_are_refused(site: Site, headers: list[str], error: str) -> None:
+    options = [option for header in headers for option in ("-H", header)]
+    told = tell(call("start", "/job", *options, "--connect", site.server.url))
+    assert error in told
+    assert "canary" not in told
+
+
 def test_jobs_are_listed(site: Site) -> None:
     finish(site, "/job", scope="reports")
     finish(site, "/broken")

@@ -73,6 +73,10 @@ WRONG: dict[str, list[Any]] = {
     ],
     "keeper": NO_BOOLS,
     "forward_headers": [None, "X-A", 7, ["A B"], ["A\n"], [7], [b"A"], [""]],
+    "forward_environ": [
+        *[None, "eppn", 7, {"eppn": 1}, [7], [b"eppn"], [""], ["a"], ["*"], ["A*"], ["OIDC_*_email"], ["a b"], ["a\n"]],
+        *[["HTTP_X_USER"], ["HTTP_*"], ["wsgi.errors"], ["PATH_INFO"], ["SERVER_NAME"], ["REMOTE_USER"]],
+    ],
     "redirect_ok": NO_BOOLS,
     "max_output": [*NO_INTEGERS, "auto"],
     "identify": ["REMOTE_USER", 7],
@@ -102,6 +106,7 @@ DEFAULTS: dict[str, Any] = {
     "max_running_per_process": 0,
     "max_running_per_scope": 0,
     "keeper": True,
+    "forward_environ": (),
     "redirect_ok": False,
     "max_output": 1048576,
     "identify": None,
@@ -192,6 +197,7 @@ def test_auto_can_be_written_as_any_word_of_settings(text: str) -> None:
         ("connect_headers", {"Authorization": "Basic eA=="}),
         ("forward_headers", ()),
         ("forward_headers", ["X-A"]),
+        ("forward_environ", ["eppn", "OIDC_CLAIM_*"]),
         ("identify", lambda environ: environ["REMOTE_USER"]),
         *[(name, print) for name in ("on_start", "on_update", "on_end")],
         ("environ_key", "my.jobs"),
@@ -322,6 +328,7 @@ backjob.max_running_per_scope = reports=1, mail = 2
     a=b = 0
 backjob.forward_headers = X-Tenant, X-Other
     Accept-Language
+backjob.forward_environ = eppn, OIDC_CLAIM_*
 backjob.redirect_ok = TRUE
 backjob.max_output = 1000
 other.key = 7
@@ -351,6 +358,7 @@ def test_text_settings_read_as_the_options_that_they_mean() -> None:
         "max_running_per_process": 2,
         "max_running_per_scope": {"reports": 1, "mail": 2, "a=b": 0},
         "forward_headers": ("X-Tenant", "X-Other", "Accept-Language"),
+        "forward_environ": ("eppn", "OIDC_CLAIM_*"),
         "redirect_ok": True,
         "max_output": 1000,
     }

@@ -307,6 +307,7 @@ class TestWebobRequest:
             "HTTP_AUTHORIZATION": "user",
             "HTTP_ACCEPT_LANGUAGE": "de",
             "HTTP_X_CSRF_TOKEN": "own",
+            "HTTP_X_UNKNOWN": "own",
         }
 
     def test_it_takes_no_method_or_data_beside_it(self) -> None:
@@ -328,7 +329,7 @@ USER = {
     "HTTP_X_REQUEST_ID": "17",
     "HTTP_X_FORWARDED_FOR": "192.0.2.9",
 }
-NOT_FORWARDED = {"HTTP_REFERER": "r", "HTTP_ACCEPT": "a", "HTTP_RANGE": "bytes=0-1", "HTTP_IF_NONE_MATCH": "e"}
+NOT_FORWARDED = {"HTTP_REFERER": "r", "HTTP_X_OTHER": "a", "HTTP_RANGE": "bytes=0-1", "HTTP_IF_NONE_MATCH": "e"}
 
 
 class TestIdentity:

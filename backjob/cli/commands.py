@@ -96,6 +96,14 @@ def _read_pairs(ctx: click.Context, option: click.Parameter, texts: Sequence[str
     return [(name, value) for name, _, value in pairs]
 
 
+def _read_headers(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, str] | None:
+    pairs = [text.partition(":") for text in texts]
+    names = {name.lower() for name, _, _ in pairs}
+    if not all(name and colon for name, colon, _ in pairs) or len(names) < len(pairs):
+        raise click.BadParameter("must be 'NAME: VALUE', each name once", ctx, option)  # the value may be a secret
+    return {name: value.strip() for name, _, value in pairs} or None
+
+
 _pairs = partial(click.option, metavar="NAME=VALUE", multiple=True, callback=_read_pairs)
 
 
@@ -104,6 +112,15 @@ _pairs = partial(click.option, metavar="NAME=VALUE", multiple=True, callback=_re
 @click.option("--method", help="The method of its request. Default: POST with --data, else GET.")
 @_pairs("--param", "params", help="Add this to the query; may be given several times.")
 @_pairs("--data", help="Add this to the form that is sent; may be given several times.")
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    metavar="'NAME: VALUE'",
+    multiple=True,
+    callback=_read_headers,
+    help="Add this header, such as 'If-Match: \"5\"'; may be given several times.",
+)
 @click.option("--scope", default="", help="Text that limits where the job applies.")
 @click.option("--delay", metavar="SECONDS", type=float, default=0, help="Run it that much later.")
 @click.option("--priority", type=int, default=0, help="Of the jobs that wait, one with more goes first.")

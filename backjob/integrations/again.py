@@ -23,6 +23,13 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Those that change nothing (RFC 9110, section 9.2.1), and need no token."""
 ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
 """The headers that tell which site's page has sent a request."""
+_NOT_AGAIN = frozenset(
+    {*ORIGIN_KEYS, "HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_ACCEPT_ENCODING"}
+    | {"HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_IF_MODIFIED_SINCE"}
+)
+"""Headers of a browser that are not for a job: it has no use for a part of the response, a 304 or compressed text."""
+_OF_A_CACHE = frozenset({"HTTP_IF_NONE_MATCH"})
+"""The same with a safe method. With others it is a precondition, such as ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
 
 
 def header_key(name: str) -> str:
@@ -33,9 +40,17 @@ def header_key(name: str) -> str:
 def make_again(
     environ: Mapping[str, Any], body: bytes, content_type: str, sent: Mapping[str, Any] | None = None
 ) -> BaseRequest:
-    """The same method, path and query as in this environ, with this body; ``sent``: what keep_sent() has made."""
+    """Return the request of this environ with another body; ``sent``: what keep_sent() has made.
+
+    It has the same method, path, query and headers, because a view may read any of them. Headers of a browser's cache,
+    and what ``sent`` has, stay behind.
+    """
+    left_out = _NOT_AGAIN | (_OF_A_CACHE if environ["REQUEST_METHOD"] in SAFE_METHODS else set())
+    left_out |= set(sent["headers"] if sent else ())
+    headers = {key: environ[key] for key in environ.keys() - left_out if key.startswith("HTTP_")}
     return BaseRequest(
         {
+            **headers,
             "REQUEST_METHOD": environ["REQUEST_METHOD"],
             "SCRIPT_NAME": environ.get("SCRIPT_NAME", ""),
             "PATH_INFO": environ.get("PATH_INFO", ""),

@@ -51,6 +51,7 @@ class BackJobPlugin:
         self.csrf_field = csrf_field
         self._options = options
         self._app: Any = None
+        self._wrapped: Any = None
         self._key = ""
         self.application: BackJob
         """The BackJob around the app, once the plugin is installed."""
@@ -61,6 +62,8 @@ class BackJobPlugin:
             raise bottle.PluginError("backjob is installed already: once is enough, in one app")
         self.application = BackJob(app.wsgi, identify=self._identify, **self._options)
         self._key = self.application.config.environ_key
+        # What the app has put around itself already, such as Beaker's SessionMiddleware, stays within BackJob.
+        self._wrapped = vars(app).pop("wsgi", None)
         self._app, app.wsgi = app, self.application
         app.add_hook("before_request", self._attach)
 
@@ -83,6 +86,8 @@ class BackJobPlugin:
         if app is not None:
             app.remove_hook("before_request", self._attach)
             del app.wsgi
+            if self._wrapped is not None:
+                app.wsgi = self._wrapped
             self.application.close()
 
     def _attach(self) -> None:

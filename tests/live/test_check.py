@@ -120,6 +120,7 @@ def test_what_a_server_tells(run_server: Serve, case: tuple[Any, ...]) -> None:
     names = [warning.name for warning in found.warnings]
     assert ("one-slot" in names) is (processes == slots_each == 1)
     assert ("worker-timeout" in names) is (worker == "sync")
+    assert "outer-middleware" not in names
 
 
 @pytest.mark.parametrize(("setup", "found"), TELLING, ids=str)

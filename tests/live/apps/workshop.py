@@ -111,6 +111,7 @@ def echo(request: webob.Request) -> Answer:
             "scheme": request.scheme,
             "url": request.url,
             "client": request.remote_addr,
+            "email": request.environ.get("OIDC_CLAIM_email"),
             "is_worker": request.environ["backjob"].is_worker,
             "pid": os.getpid(),
         }

@@ -1,0 +1,124 @@
+"""Environ keys that come from the server or from middleware outside of BackJob: the user's identity, and objects.
+
+In the environ of a self-request they describe that request, which has no user. Knows the keys of servers and of
+authentication modules; no jobs, no options.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import takewhile
+from typing import Any
+
+_IDENTITY = re.compile(
+    r"(REDIRECT_)*(AUTH_TYPE|REMOTE_USER_.*|SSL_CLIENT_.*|HTTPS_(DN|CC)|OIDC_.*|MELLON_.*|(?i:shib)[-_].*"
+    r"|AUTHENTICATE_.*|AUTHORIZE_.*|GSS_.*)"
+    r"|REDIRECT_REMOTE_USER|(repoze\.who|repoze\.what|paste\.auth_tkt|authkit|django)\..*"
+    r"|beaker\.(get_)?session|werkzeug\..*session|paste\.(flup_)?session.*|com\.saddi\.service\.session"
+)
+"""Keys by which authentication modules and session middleware identify the user (mod_ssl, mod_auth_openidc,
+mod_auth_mellon, Shibboleth, mod_authnz_ldap, mod_auth_gssapi, uWSGI; Beaker, repoze.who, Paste, AuthKit)."""
+_PARSED = re.compile(r"(webob|bottle)\..*|werkzeug\.request|paste\.(cookies|parsed_.*)")
+"""Keys under which frameworks cache what they have parsed of the self-request."""
+_HARMLESS = re.compile(
+    r"(wsgi|asgi|wsgiorg|x-wsgiorg|a2wsgi|gunicorn|waitress|werkzeug|uwsgi|mod_wsgi|mod_ssl|cheroot|gevent|eventlet"
+    r"|meinheld|hypercorn|granian|passenger|backjob|selector)\..*"
+    r"|paste\.(config|testing.*|throw_errors)|beaker\.(get_)?cache"
+)
+"""Keys of servers and test clients, and of objects that are the same for each request."""
+_RESERVED = re.compile(
+    r"HTTP_.*|(wsgi|asgi|backjob)\..*|(SERVER|CONTENT)_.*|REQUEST_(METHOD|URI)|RAW_URI|HTTPS"
+    r"|SCRIPT_NAME|PATH_INFO|QUERY_STRING|REMOTE_(ADDR|USER)"
+)
+"""Keys that follow from the job's request itself."""
+_PLAIN = (str, bytes, int, float, type(None))
+_SCOPE_IDENTITY = frozenset({"auth", "session", "user"})
+"""Keys of an ASGI scope that Starlette's middleware sets."""
+
+
+def find_fault(names: object) -> str:
+    """Return what is wrong with a list of environ keys, where a ``*`` at the end stands for any, or ""."""
+    if not isinstance(names, (list, tuple)):
+        return "must be a list of environ keys"
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[\x21-\x29\x2b-\x7e]{2,}\*?", name):
+            return "must have keys of two or more printable ASCII characters, with a * at the end or without"
+        if name.startswith("HTTP_"):
+            return f"can't have {name}: that is a header, use forward_headers"
+        if _RESERVED.fullmatch(name.rstrip("*")):
+            return f"can't have {name}: it follows from the job's own request"
+    return ""
+
+
+def take_identity(environ: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Return the texts of an environ that identify the user, and those of these names. Objects can't go along."""
+    names = tuple(names)
+    return {
+        key: value for key, value in environ.items() if issubclass(type(value), str) and _is_of_user(key, value, names)
+    }
+
+
+def drop_identity(server: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the self-request's environ without its identity keys, and without what was parsed of that request."""
+    names = tuple(names)
+    return {
+        key: value for key, value in server.items() if not _is_of_user(key, value, names) and not _PARSED.fullmatch(key)
+    }
+
+
+def drop_scope_identity(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an ASGI scope, which a bridge puts into the environ, without the user's identity."""
+    return {key: value for key, value in scope.items() if key not in _SCOPE_IDENTITY}
+
+
+def find_outer_objects(environ: Mapping[str, Any], own_key: str) -> dict[str, str]:
+    """Return the keys of objects that a middleware outside of BackJob has put into an environ, and their types.
+
+    Keys after BackJob's own key (``own_key``) were added later, by the app: a dict keeps the order of insertion.
+    """
+    outer = takewhile(lambda key: key != own_key, environ)
+    return {key: _name_type(value) for key in outer for key, value in _objects(key, environ[key])}
+
+
+def _objects(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if key == "asgi.scope" and isinstance(value, Mapping):
+        yield from ((f'asgi.scope["{name}"]', value[name]) for name in sorted(_SCOPE_IDENTITY & value.keys()))
+    elif _is_of_user(key, value, ()):
+        if not _is_plain(value):
+            yield key, value
+    elif not (_is_plain(value) or _HARMLESS.fullmatch(key) or _PARSED.fullmatch(key) or _is_ours(value)):
+        yield key, value
+
+
+def explain_outer(keys: Collection[str]) -> str:
+    """Return why a job lacks what its user had under these keys, and the remedy; "" without keys."""
+    if not keys:
+        return ""
+    come = "come" if len(keys) > 1 else "comes"
+    return (
+        f"{', '.join(sorted(keys))} {come} from a middleware outside of BackJob, which does not see the user's request "
+        "when a job runs: wrap that middleware in BackJob"
+    )
+
+
+def _is_of_user(key: str, value: Any, names: Iterable[str]) -> bool:
+    if _IDENTITY.fullmatch(key) or type(value).__module__.startswith("beaker.session"):
+        return True
+    is_named = any(key == name or (name[-1] == "*" and key.startswith(name[:-1])) for name in names)
+    return is_named and not _RESERVED.fullmatch(key)
+
+
+def _is_plain(value: Any) -> bool:
+    # By its real type: to ask a lazy object for its class may load it, or raise.
+    kind = type(value)
+    return issubclass(kind, _PLAIN) or (issubclass(kind, tuple) and all(map(_is_plain, value)))
+
+
+def _is_ours(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == __package__
+
+
+def _name_type(value: Any) -> str:
+    kind = value if issubclass(type(value), type) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
