@@ -24,6 +24,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.middleware.csrf import CsrfViewMiddleware, get_token
 from django.test import Client, TestCase, override_settings
 from django.urls import path
+from django.views.decorators.cache import cache_page, never_cache
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from support import services
 from support.served import KEY, KeptLaunches, Site, call, make_environ
@@ -155,9 +156,18 @@ def pay_once(request: HttpRequest) -> HttpResponse:
 
 
 paid: list[Any] = []
+counted: list[str] = []
+
+
+def count(request: HttpRequest) -> HttpResponse:
+    counted.append("job" if request.backjob.is_worker else "visitor")
+    return HttpResponse(f"run {len(counted)} for a {counted[-1]}")
+
 
 urlpatterns = [
-    path("start", begin),
+    path("count", count),
+    path("count-cached", cache_page(60)(count)),
+    path("start", never_cache(begin)),
     path("tell", tell),
     path("break", break_down),
     path("stream", stream),
@@ -464,3 +474,18 @@ def test_a_job_that_is_started_while_a_response_is_sent(tmp_path):
         site.begin = begin
         assert call(site.application, make_environ("/stream")).code == 200
         assert len(ids) == 2
+
+
+@pytest.mark.parametrize("target", ["/count", "/count-cached"])
+def test_a_job_is_neither_answered_from_the_page_cache_nor_stored_there(tmp_path, target):
+    cache.clear()
+    counted.clear()
+    names = ("UpdateCacheMiddleware", "FetchFromCacheMiddleware")
+    update, fetch = (f"django.middleware.cache.{name}" for name in names)
+    middleware = MIDDLEWARE if target == "/count-cached" else [update, *MIDDLEWARE, fetch]
+    with project(tmp_path, MIDDLEWARE=middleware) as site:
+        texts = [site.run(target).status_text for _ in range(2)]
+        pages = [call(site.application, make_environ(target)).body for _ in range(2)]
+        texts.append(site.run(target).status_text)
+    assert texts == ["run 1 for a job", "run 2 for a job", "run 4 for a job"]
+    assert pages == [b"run 3 for a visitor"] * 2

@@ -49,6 +49,7 @@ SHELLS: dict[str, set[str]] = {
     "integrations/flask": {"flask", "werkzeug"},
     "integrations/django": {"django"},
     "integrations/django_csrf": {"django"},
+    "integrations/django_cache": {"django"},
     "__main__": set(),
     "cli/__init__": set(),
     "cli/group": {"click"},

@@ -26,6 +26,7 @@ from django.views.debug import ExceptionReporter
 from backjob import BackJob, BackJobError, Config, ConfigError, JobEnded
 
 from .again import NO_FILES
+from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
@@ -50,6 +51,7 @@ def get_wsgi_application() -> BackJob:
     """
     django.setup(set_prefix=False)
     _check_middleware()
+    bypass_page_cache()
     options, handler = _read_options(), _Handler()
     is_inline = getattr(options.get("launcher"), "is_inline", False)
     try:
