@@ -137,9 +137,10 @@ class Config:
     """Bytes of UTF-8 that are kept of a job's output."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
-    """Function of an environ that names its user: asked by each start() of a user's job, for ``unique`` and for
-    ``check_user()``. None stands for nobody. Without it ``unique`` goes by REMOTE_USER, else by a digest of the
-    Authorization and Cookie headers."""
+    """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
+    start() of a user's job, for ``unique`` and for ``check_user()``. Where it can't know, as in a middleware around the
+    framework, it raises :class:`backjob.IdentityUnknown`: the user of that job is not compared. Without ``identify``,
+    ``unique`` uses REMOTE_USER, or else a digest of the Authorization and Cookie headers."""
 
     on_start: Callable[[JobStatus], object] | None = None
     """Called with the :class:`backjob.JobStatus` of each job that was recorded, by the process that started it."""

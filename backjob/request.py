@@ -16,6 +16,7 @@ from webob.request import BaseRequest
 
 from ._socket import check_method, check_target, is_header_value
 from .config import Config
+from .errors import IdentityUnknown
 from .job import JobRequest
 
 FORM = "application/x-www-form-urlencoded"
@@ -160,10 +161,13 @@ def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request
 
 
 def find_user(environ: Mapping[str, Any], config: Config) -> str | None:
-    """Who asks, in the words of ``identify``: "" for nobody, None where nobody tells."""
+    """Return the user's name as ``identify`` gives it, "" for an anonymous request, None if that is not known."""
     if config.identify is None:
         return None
-    user = config.identify(environ)
+    try:
+        user = config.identify(environ)
+    except IdentityUnknown:
+        return None
     return "" if user is None else str(user)
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured
@@ -489,3 +490,60 @@ def test_a_job_is_neither_answered_from_the_page_cache_nor_stored_there(tmp_path
         texts.append(site.run(target).status_text)
     assert texts == ["run 1 for a job", "run 2 for a job", "run 4 for a job"]
     assert pages == [b"run 3 for a visitor"] * 2
+
+
+def test_a_user_is_not_compared_where_django_does_not_know(tmp_path):
+    """A WSGI middleware between BackJob and Django starts the job: no session has been read yet."""
+
+    def begin_outside(application: Any) -> Any:
+        inner = application._app
+
+        def app(environ: dict[str, Any], start_response: Any) -> Any:
+            if environ["PATH_INFO"] == "/outside":
+                ids.append(environ["backjob"].start("/who"))
+            return inner(environ, start_response)
+
+        return app
+
+    ids: list[int] = []
+    with project(tmp_path) as site:
+        site.application._app = begin_outside(site.application)
+        call(site.application, make_environ("/outside", HTTP_COOKIE=log_in()))
+        site.work(*ids)
+        status = site.status(*ids)
+    assert (status.status, status.status_text) == (Status.COMPLETED, "ada")
+
+
+@pytest.mark.parametrize("engine", ["db", "cache", "cached_db"])
+def test_a_session_that_ends_while_its_job_runs(tmp_path, engine):
+    cache.clear()
+    with project(tmp_path, SESSION_ENGINE=f"django.contrib.sessions.backends.{engine}") as site:
+        call_command("migrate", verbosity=0)
+        job_id = site.start("/log-out-meanwhile", retries=2, by={"HTTP_COOKIE": log_in()})
+        site.work(job_id)
+        status = site.status(job_id)
+    assert (status.status, status.attempt) == (Status.FAILED, 1)
+    assert "session of the user who started this job ended while the job ran" in status.status_text
+    assert "answered with 200" in status.status_text
+
+
+def log_in() -> str:
+    """Make a user and a session. Returns the session's Cookie header."""
+    call_command("migrate", verbosity=0)
+    client = Client()
+    client.force_login(get_user_model().objects.create_user("ada"))
+    return f"sessionid={client.cookies['sessionid'].value}"
+
+
+def tell_who(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.user.username)
+
+
+def log_out_meanwhile(request: HttpRequest) -> HttpResponse:
+    """In another request the user logs out; this one then changes the session."""
+    type(request.session)(request.session.session_key).flush()
+    request.session["last"] = "report"
+    return HttpResponse("done")
+
+
+urlpatterns += [path("who", tell_who), path("log-out-meanwhile", log_out_meanwhile)]

@@ -378,3 +378,31 @@ def test_a_job_uses_the_caches_of_other_functions(make_app):
     app.add_url_rule("/job", view_func=lambda: f"{rate(3)} {rates()}")
     assert [run(app, "/job").status_text for _ in range(2)] == ["3 0"] * 2
     assert counted == [3, 0]
+
+
+def test_a_user_is_not_compared_where_flask_does_not_know(make_app):
+    """A WSGI middleware between BackJob and Flask starts the job, and a response's generator without a context."""
+    ids: list[int] = []
+
+    def begin_outside(app: Flask) -> None:
+        inner = app.wsgi_app
+
+        def start_and_ask(environ: dict[str, Any], start_response: Any) -> Any:
+            if environ["PATH_INFO"] == "/outside":
+                ids.append(environ["backjob"].start("/job", delay=60))
+            return inner(environ, start_response)
+
+        app.wsgi_app = start_and_ask  # type: ignore[method-assign]
+
+    def begin_late() -> Any:
+        jobs = request.environ["backjob"]
+        return (str(ids.append(jobs.start("/job", delay=60))) for _ in range(1))
+
+    app = make_app(SimpleNamespace(init_app=begin_outside), FlaskBackJob())
+    app.add_url_rule("/job", view_func=lambda: session["user_id"])
+    app.add_url_rule("/late", view_func=begin_late)
+    ada = Ada(app)
+    for target in ("/outside", "/late"):
+        ada.client.get(target)
+    app.config["BACKJOB_LAUNCHER"].run_waiting()
+    assert [app.extensions["backjob"].jobs.status(each).status_text for each in ids] == ["ada", "ada"]

@@ -18,7 +18,7 @@ from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, Jobs
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
 
 from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, header_key, keep_sent, make_again, put_back
 
@@ -108,9 +108,12 @@ def background(
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:
-    """Who is logged in: by Flask-Login, or else by the session's ``user_id``. None for nobody."""
+    """Return who is logged in: by Flask-Login, or else by the session's ``user_id``. None if no user is.
+
+    Raises IdentityUnknown outside of a request context, as in a WSGI middleware around the app.
+    """
     if not has_request_context():
-        return None
+        raise IdentityUnknown
     if hasattr(current_app, "login_manager"):
         user = sys.modules["flask_login"].current_user
         return user.get_id() if user.is_authenticated else None
