@@ -19,6 +19,7 @@ from ._socket import check_ca_file, check_header, is_header_value
 from .address import Address, parse_connect
 from .cells import check_region
 from .errors import ConfigError
+from .headers import FORWARD_HEADERS
 from .job import JobStatus
 from .keyring import check_keys
 from .outer import find_fault
@@ -36,24 +37,6 @@ MOST_SCOPE = 255
 """Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
 HOOKS = ("on_start", "on_update", "on_end")
-FORWARD_HEADERS = (
-    "Accept",
-    "Accept-Language",
-    "Forwarded",
-    "User-Agent",
-    "X-CSRF-Token",
-    "X-CSRFToken",
-    "X-XSRF-Token",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Port",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-Proto",
-    "X-Real-IP",
-    "X-Request-ID",
-    "traceparent",
-    "tracestate",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +128,10 @@ class Config:
     """Bytes of UTF-8 that are kept of a job's output."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
-    """Function of an environ that names its user: asked by each start() of a user's job, for ``unique`` and for
-    ``check_user()``. None stands for nobody. Without it ``unique`` goes by REMOTE_USER, else by a digest of the
-    Authorization and Cookie headers."""
+    """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
+    start() of a user's job, for ``unique`` and for ``check_user()``. Where it can't know, as in a middleware around the
+    framework, it raises :class:`backjob.IdentityUnknown`: the user of that job is not compared. Without ``identify``,
+    ``unique`` uses REMOTE_USER, or else a digest of the Authorization and Cookie headers."""
 
     on_start: Callable[[JobStatus], object] | None = None
     """Called with the :class:`backjob.JobStatus` of each job that was recorded, by the process that started it."""

@@ -56,6 +56,10 @@ class JobNotFound(BackJobError, LookupError):
     """There is no such job, or not in this scope."""
 
 
+class IdentityUnknown(BackJobError):
+    """identify() can't know here who the user is: the part that knows has not seen this request."""
+
+
 class JobFailed(BackJobError):
     """fail() was called where no background job runs."""
 

@@ -21,6 +21,25 @@ def _keys(names: str) -> frozenset[str]:
     return frozenset(header_key(name) for name in names.split())
 
 
+FORWARD_HEADERS = (
+    "Accept",
+    "Accept-Language",
+    "Forwarded",
+    "User-Agent",
+    "X-CSRF-Token",
+    "X-CSRFToken",
+    "X-XSRF-Token",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Proto",
+    "X-Real-IP",
+    "X-Request-ID",
+    "traceparent",
+    "tracestate",
+)
+"""Headers that a job has by default from the request that starts it, beside Cookie, Authorization and Host."""
 _OF_A_CONNECTION = _keys(
     "Connection Keep-Alive Proxy-Authenticate Proxy-Authorization Proxy-Connection TE Trailer Transfer-Encoding"
     " Upgrade Expect"
@@ -30,6 +49,8 @@ _HARMLESS = _keys("Close Keep-Alive")
 """Connection options that only say what becomes of the connection."""
 _OF_THE_MESSAGE = _keys("Host Content-Length Content-Type Backjob-Token")
 """Headers that follow from the site, the body and the job."""
+CONDITIONAL = _keys("If-Match If-None-Match If-Modified-Since If-Unmodified-Since If-Range Range")
+"""Headers about what a client has stored (RFC 9110, sections 13.1 and 14.2). A job has nothing stored."""
 _CREDENTIALS = _keys("Cookie Authorization")
 _OF_A_USER = re.compile(
     r"COOKIE|(?<!LOCK_)TOKEN|SECRET|SESSION|PASSWORD|SIGNATURE|PRINCIPAL|DPOP|CSRF|XSRF|OIDC|CLIENT_?CERT|SSL_CLIENT"

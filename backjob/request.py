@@ -15,8 +15,9 @@ from webob.request import BaseRequest
 
 from ._socket import check_method, check_target, is_header_value
 from .config import Config
+from .errors import IdentityUnknown
 from .forms import FORM, encode_form
-from .headers import check_headers, list_left_out, read_given, select_distinct
+from .headers import CONDITIONAL, check_headers, list_left_out, read_given, select_distinct
 from .job import JobRequest
 from .outer import drop_identity, drop_scope_identity, take_identity
 
@@ -98,7 +99,8 @@ def _take_headers(
     start: Mapping[str, Any], config: Config, own_headers: Mapping[str, str], *, as_user: bool
 ) -> dict[str, str]:
     """Return a job's headers: those of the starting request that go along, and over them the job's own."""
-    taken = {key: start[key] for key in config.forward_keys if start.get(key)} if as_user else {}
+    keys = [key for key in config.forward_keys if key not in CONDITIONAL] if as_user else []
+    taken = {key: start[key] for key in keys if start.get(key)}
     taken |= _take_site(start, config)
     return {**taken, **{key: value for key, value in own_headers.items() if value or key not in taken}}
 
@@ -128,6 +130,7 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
             "PATH_INFO": path_info,
             "QUERY_STRING": request.query_string,
             "HTTP_USER_AGENT": request.headers.get("HTTP_USER_AGENT", config.user_agent),
+            "HTTP_CACHE_CONTROL": _forbid_caches(request.headers.get("HTTP_CACHE_CONTROL", "")),
             "wsgi.url_scheme": request.scheme,
             "wsgi.input": io.BytesIO(request.body),
         }
@@ -157,6 +160,14 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
     return environ
 
 
+def _forbid_caches(directives: str) -> str:
+    """Return the Cache-Control of a job: a cache that answered in place of the app would complete it.
+
+    Directives that it has already are kept.
+    """
+    return f"{directives}, no-cache" if directives else "no-cache"
+
+
 def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request: JobRequest) -> dict[str, Any]:
     """What a bridge from ASGI shows of the request that came in, as the job's request would have been there."""
     headers = {key.removeprefix("HTTP_"): value for key, value in environ.items() if key.startswith("HTTP_")}
@@ -178,10 +189,13 @@ def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request
 
 
 def find_user(environ: Mapping[str, Any], config: Config) -> str | None:
-    """Who asks, in the words of ``identify``: "" for nobody, None where nobody tells."""
+    """Return the user's name as ``identify`` gives it, "" for an anonymous request, None if that is not known."""
     if config.identify is None:
         return None
-    user = config.identify(environ)
+    try:
+        user = config.identify(environ)
+    except IdentityUnknown:
+        return None
     return "" if user is None else str(user)
 
 

@@ -14,7 +14,8 @@ import sqlalchemy
 
 from backjob import BackJob, ConfigError
 from backjob.address import Address
-from backjob.config import FORWARD_HEADERS, Config, make_config
+from backjob.config import Config, make_config
+from backjob.headers import FORWARD_HEADERS
 from backjob.middleware import make_filter
 from backjob.settings import read_settings
 

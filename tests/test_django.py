@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured
@@ -24,6 +25,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.middleware.csrf import CsrfViewMiddleware, get_token
 from django.test import Client, TestCase, override_settings
 from django.urls import path
+from django.views.decorators.cache import cache_page, never_cache
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from support import services
 from support.served import KEY, KeptLaunches, Site, call, make_environ
@@ -155,9 +157,18 @@ def pay_once(request: HttpRequest) -> HttpResponse:
 
 
 paid: list[Any] = []
+counted: list[str] = []
+
+
+def count(request: HttpRequest) -> HttpResponse:
+    counted.append("job" if request.backjob.is_worker else "visitor")
+    return HttpResponse(f"run {len(counted)} for a {counted[-1]}")
+
 
 urlpatterns = [
-    path("start", begin),
+    path("count", count),
+    path("count-cached", cache_page(60)(count)),
+    path("start", never_cache(begin)),
     path("tell", tell),
     path("break", break_down),
     path("stream", stream),
@@ -464,3 +475,75 @@ def test_a_job_that_is_started_while_a_response_is_sent(tmp_path):
         site.begin = begin
         assert call(site.application, make_environ("/stream")).code == 200
         assert len(ids) == 2
+
+
+@pytest.mark.parametrize("target", ["/count", "/count-cached"])
+def test_a_job_is_neither_answered_from_the_page_cache_nor_stored_there(tmp_path, target):
+    cache.clear()
+    counted.clear()
+    names = ("UpdateCacheMiddleware", "FetchFromCacheMiddleware")
+    update, fetch = (f"django.middleware.cache.{name}" for name in names)
+    middleware = MIDDLEWARE if target == "/count-cached" else [update, *MIDDLEWARE, fetch]
+    with project(tmp_path, MIDDLEWARE=middleware) as site:
+        texts = [site.run(target).status_text for _ in range(2)]
+        pages = [call(site.application, make_environ(target)).body for _ in range(2)]
+        texts.append(site.run(target).status_text)
+    assert texts == ["run 1 for a job", "run 2 for a job", "run 4 for a job"]
+    assert pages == [b"run 3 for a visitor"] * 2
+
+
+def test_a_user_is_not_compared_where_django_does_not_know(tmp_path):
+    """A WSGI middleware between BackJob and Django starts the job: no session has been read yet."""
+
+    def begin_outside(application: Any) -> Any:
+        inner = application._app
+
+        def app(environ: dict[str, Any], start_response: Any) -> Any:
+            if environ["PATH_INFO"] == "/outside":
+                ids.append(environ["backjob"].start("/who"))
+            return inner(environ, start_response)
+
+        return app
+
+    ids: list[int] = []
+    with project(tmp_path) as site:
+        site.application._app = begin_outside(site.application)
+        call(site.application, make_environ("/outside", HTTP_COOKIE=log_in()))
+        site.work(*ids)
+        status = site.status(*ids)
+    assert (status.status, status.status_text) == (Status.COMPLETED, "ada")
+
+
+@pytest.mark.parametrize("engine", ["db", "cache", "cached_db"])
+def test_a_session_that_ends_while_its_job_runs(tmp_path, engine):
+    cache.clear()
+    with project(tmp_path, SESSION_ENGINE=f"django.contrib.sessions.backends.{engine}") as site:
+        call_command("migrate", verbosity=0)
+        job_id = site.start("/log-out-meanwhile", retries=2, by={"HTTP_COOKIE": log_in()})
+        site.work(job_id)
+        status = site.status(job_id)
+    assert (status.status, status.attempt) == (Status.FAILED, 1)
+    assert "session of the user who started this job ended while the job ran" in status.status_text
+    assert "answered with 200" in status.status_text
+
+
+def log_in() -> str:
+    """Make a user and a session. Returns the session's Cookie header."""
+    call_command("migrate", verbosity=0)
+    client = Client()
+    client.force_login(get_user_model().objects.create_user("ada"))
+    return f"sessionid={client.cookies['sessionid'].value}"
+
+
+def tell_who(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.user.username)
+
+
+def log_out_meanwhile(request: HttpRequest) -> HttpResponse:
+    """In another request the user logs out; this one then changes the session."""
+    type(request.session)(request.session.session_key).flush()
+    request.session["last"] = "report"
+    return HttpResponse("done")
+
+
+urlpatterns += [path("who", tell_who), path("log-out-meanwhile", log_out_meanwhile)]

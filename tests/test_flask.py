@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from flask import Flask, current_app, render_template_string, request, session
+from flask.views import MethodView, View
+from flask_caching import Cache
 from flask_wtf import CSRFProtect, FlaskForm
 from flask_wtf.csrf import generate_csrf
 from itsdangerous import TimestampSigner
@@ -319,3 +321,88 @@ def test_a_view_in_the_background_may_run_as_nobody(make_app, check, status):
 def test_an_input_for_a_file_may_be_left_empty(make_app):
     shop = Shop(make_app(), lambda: None)
     assert shop.order({"picture": (io.BytesIO(), "")}).status_text == "taken ['what']"
+
+
+def test_a_job_is_neither_answered_from_the_page_cache_nor_stored_there(make_app):
+    cache = Cache(config={"CACHE_TYPE": "SimpleCache"})
+    app = make_app(cache, FlaskBackJob())
+    counted: list[str] = []
+
+    def count() -> str:
+        counted.append("job" if current_jobs.is_worker else "visitor")
+        return f"run {len(counted)} for a {counted[-1]}"
+
+    class Counting(MethodView):
+        @cache.cached()
+        def get(self) -> str:
+            return count()
+
+    class Dispatched(View):
+        decorators = (cache.cached(),)
+
+        def dispatch_request(self) -> str:
+            return count()
+
+    app.add_url_rule("/function", view_func=cache.cached()(count))
+    app.add_url_rule("/wrapped", view_func=background(cache.cached()(count)), endpoint="wrapped")
+    app.add_url_rule("/method", view_func=Counting.as_view("method"))
+    app.add_url_rule("/dispatched", view_func=Dispatched.as_view("dispatched"))
+    for target in ("/function", "/method", "/dispatched"):
+        counted.clear()
+        texts = [run(app, target).status_text for _ in range(2)]
+        pages = [app.test_client().get(target).text for _ in range(2)]
+        texts.append(run(app, target).status_text)
+        assert texts == ["run 1 for a job", "run 2 for a job", "run 4 for a job"]
+        assert pages == ["run 3 for a visitor"] * 2
+    counted.clear()
+    for number in (1, 2):
+        job_id = app.test_client().get("/wrapped").json["id"]
+        assert app.extensions["backjob"].jobs.status(job_id).status_text == f"run {number} for a job"
+
+
+def test_a_job_uses_the_caches_of_other_functions(make_app):
+    cache = Cache(config={"CACHE_TYPE": "SimpleCache"})
+    app = make_app(cache, FlaskBackJob())
+    counted: list[int] = []
+
+    @cache.memoize()
+    def rate(of: int) -> int:
+        counted.append(of)
+        return of
+
+    @cache.cached(key_prefix="rates")
+    def rates() -> int:
+        counted.append(0)
+        return 0
+
+    app.add_url_rule("/job", view_func=lambda: f"{rate(3)} {rates()}")
+    assert [run(app, "/job").status_text for _ in range(2)] == ["3 0"] * 2
+    assert counted == [3, 0]
+
+
+def test_a_user_is_not_compared_where_flask_does_not_know(make_app):
+    """A WSGI middleware between BackJob and Flask starts the job, and a response's generator without a context."""
+    ids: list[int] = []
+
+    def begin_outside(app: Flask) -> None:
+        inner = app.wsgi_app
+
+        def start_and_ask(environ: dict[str, Any], start_response: Any) -> Any:
+            if environ["PATH_INFO"] == "/outside":
+                ids.append(environ["backjob"].start("/job", delay=60))
+            return inner(environ, start_response)
+
+        app.wsgi_app = start_and_ask  # type: ignore[method-assign]
+
+    def begin_late() -> Any:
+        jobs = request.environ["backjob"]
+        return (str(ids.append(jobs.start("/job", delay=60))) for _ in range(1))
+
+    app = make_app(SimpleNamespace(init_app=begin_outside), FlaskBackJob())
+    app.add_url_rule("/job", view_func=lambda: session["user_id"])
+    app.add_url_rule("/late", view_func=begin_late)
+    ada = Ada(app)
+    for target in ("/outside", "/late"):
+        ada.client.get(target)
+    app.config["BACKJOB_LAUNCHER"].run_waiting()
+    assert [app.extensions["backjob"].jobs.status(each).status_text for each in ids] == ["ada", "ada"]

@@ -12,7 +12,7 @@ import webob
 from support.served import Site, make_environ, wrap
 
 from backjob import Status
-from backjob.config import FORWARD_HEADERS
+from backjob.headers import FORWARD_HEADERS
 from backjob.integrations.again import keep_sent, make_again
 
 CANARY = "canary-4711"

@@ -88,7 +88,8 @@ def test_safe_methods_have_no_origin(site, method):
 def test_nobody_has_nothing_of_the_user(site):
     environ = see(site, "/app/job", as_user=False, by=BY_ADA)
     assert {key: environ[key] for key in OF_USER if key in environ} == {"REMOTE_ADDR": "foreign"}
-    assert {key for key in environ if key.startswith("HTTP_")} == {"HTTP_HOST", "HTTP_USER_AGENT"}
+    names = {key for key in environ if key.startswith("HTTP_")}
+    assert names == {"HTTP_HOST", "HTTP_USER_AGENT", "HTTP_CACHE_CONTROL"}
     # Where the app is, is no part of who asks.
     assert environ["HTTP_HOST"] == BY_ADA["HTTP_HOST"]
     assert (environ["SCRIPT_NAME"], environ["wsgi.url_scheme"]) == ("/app", "https")

@@ -50,6 +50,8 @@ SHELLS: dict[str, set[str]] = {
     "integrations/flask": {"flask", "werkzeug"},
     "integrations/django": {"django"},
     "integrations/django_csrf": {"django"},
+    "integrations/django_cache": {"django"},
+    "integrations/django_session": {"django"},
     "__main__": set(),
     "cli/__init__": set(),
     "cli/group": {"click"},

@@ -415,6 +415,7 @@ class TestRestore:
         restored = self.restore(request)
         assert {key: value for key, value in restored.items() if key.startswith("HTTP")} == {
             **USER,
+            "HTTP_CACHE_CONTROL": "no-cache",
             "HTTP_HOST": "people.test",
             "HTTP_ORIGIN": "https://people.test",
             "HTTP_REFERER": "https://people.test/",
@@ -469,7 +470,8 @@ class TestRestore:
 
     def test_an_anonymous_job_has_no_identity_of_the_wires_either(self) -> None:
         restored = self.restore(make(environ=environ_of(REMOTE_USER="ann", **USER), as_user=False))
-        assert {key for key in restored if key.startswith("HTTP_")} == {"HTTP_HOST", "HTTP_USER_AGENT"}
+        names = {key for key in restored if key.startswith("HTTP_")}
+        assert names == {"HTTP_HOST", "HTTP_USER_AGENT", "HTTP_CACHE_CONTROL"}
         assert "REMOTE_USER" not in restored
         assert CANARY not in str(restored)
 
@@ -482,7 +484,18 @@ class TestRestore:
     ) -> None:
         restored = restore_environ({**environ_of(), **wire}, JobRequest("GET", "/", "", "/", headers=record), CONFIG)
         seen = {key: value for key, value in restored.items() if key.startswith("HTTP_")}
-        assert seen == {**record, "HTTP_USER_AGENT": CONFIG.user_agent}
+        assert seen == {**record, "HTTP_USER_AGENT": CONFIG.user_agent, "HTTP_CACHE_CONTROL": "no-cache"}
+
+    @pytest.mark.parametrize(
+        ("given", "restored"), [({}, "no-cache"), ({"Cache-Control": "max-age=0"}, "max-age=0, no-cache")]
+    )
+    def test_no_cache_answers_a_job(self, given: dict[str, str], restored: str) -> None:
+        conditional = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range")
+        config = make_config({"forward_headers": conditional})
+        start = environ_of(**{"HTTP_" + name.upper().replace("-", "_"): "wire" for name in conditional})
+        environ = self.restore(make_request(start, config, webob.Request.blank("/a", headers=given)))
+        assert environ["HTTP_CACHE_CONTROL"] == restored
+        assert not [key for key in environ if key.startswith(("HTTP_IF_", "HTTP_RANGE"))]
 
     @pytest.mark.parametrize("key", ["REQUEST_URI", "RAW_URI"])
     def test_a_raw_target_is_there_only_where_the_server_has_one(self, key: str) -> None:

@@ -23,10 +23,12 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, BackJobError, Config, ConfigError, JobEnded
+from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown, JobEnded
 
 from .again import NO_FILES
+from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
+from .django_session import watch_session
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {
@@ -50,6 +52,7 @@ def get_wsgi_application() -> BackJob:
     """
     django.setup(set_prefix=False)
     _check_middleware()
+    bypass_page_cache()
     options, handler = _read_options(), _Handler()
     is_inline = getattr(options.get("launcher"), "is_inline", False)
     try:
@@ -94,7 +97,10 @@ class BackJobMiddleware:
                 # The page with everything in it is for a browser: a job's text is the exception's type and message.
                 request.exception_reporter_class = _NoPage
                 around.enter_context(supply_token(request))
-            return self._get_response(request)
+            response = self._get_response(request)
+            if request.backjob.is_worker:
+                watch_session(request, response.status_code)
+            return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
         """What a view has raised, also where another middleware makes a page of it."""
@@ -126,8 +132,13 @@ def background(view: View | None = None, *, scope: str | Callable[[HttpRequest],
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:
-    """The primary key of the user who is logged in; None for nobody, and where there are no users."""
+    """Return the primary key of the user who is logged in; None if no user is, and in a project without users.
+
+    Raises IdentityUnknown if AuthenticationMiddleware has not seen the request, as in a WSGI middleware around Django.
+    """
     request = environ[_REQUEST]() if _REQUEST in environ else None
+    if not hasattr(request, "backjob_user") and not hasattr(request, "user"):
+        raise IdentityUnknown
     user = getattr(request, "backjob_user", getattr(request, "user", None))
     return str(user.pk) if user is not None and user.is_authenticated else None
 

@@ -7,6 +7,7 @@ Flask-Login and Flask-WTF, who is logged in and what a CSRF token is; of the job
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, Jobs
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
 
 from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, header_key, keep_sent, make_again, put_back
 
@@ -107,9 +108,12 @@ def background(
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:
-    """Who is logged in: by Flask-Login, or else by the session's ``user_id``. None for nobody."""
+    """Return who is logged in: by Flask-Login, or else by the session's ``user_id``. None if no user is.
+
+    Raises IdentityUnknown outside of a request context, as in a WSGI middleware around the app.
+    """
     if not has_request_context():
-        return None
+        raise IdentityUnknown
     if hasattr(current_app, "login_manager"):
         user = sys.modules["flask_login"].current_user
         return user.get_id() if user.is_authenticated else None
@@ -120,10 +124,37 @@ def identify(environ: Mapping[str, Any]) -> str | None:
 def _prepare_job(app: Flask, **_: Any) -> None:
     """The session is known by now, and nothing of the app has run."""
     if current_jobs.is_worker:
+        _bypass_page_cache()
         current_jobs.check_user()
         csrf = sys.modules.get("flask_wtf.csrf")
         if csrf is not None and app.config.get("WTF_CSRF_SECRET_KEY", app.secret_key):
             _supply_csrf_token(app, csrf)
+
+
+def _bypass_page_cache() -> None:
+    """Let jobs bypass Flask-Caching's ``cached()``: the view of a job always runs, and its response is not stored.
+
+    Other cached functions keep their cache. Flask-Caching has no setting for it: ``unless`` is an argument of each use.
+    """
+    cache_class: Any = getattr(sys.modules.get("flask_caching"), "Cache", None)
+    asks_unless = getattr(cache_class, "_bypass_cache", None)
+    if asks_unless is None or hasattr(asks_unless, "__wrapped__"):
+        return
+
+    @functools.wraps(asks_unless)
+    def bypass_cache(cache: Any, unless: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+        is_job = _NAME in current_app.extensions and has_request_context() and current_jobs.is_worker
+        return (is_job and _is_view(function)) or asks_unless(cache, unless, function, *args, **kwargs)
+
+    cache_class._bypass_cache = bypass_cache  # noqa: SLF001 - the one place that all of its decorators ask
+
+
+def _is_view(function: Callable[..., Any]) -> bool:
+    """Is this the view of the current request, or the method of a class-based view that answers it?"""
+    view = current_app.view_functions.get(request.endpoint or "")
+    view_class = getattr(view, "view_class", None)
+    methods = (getattr(view_class, name, None) for name in (request.method.lower(), "get", "dispatch_request"))
+    return inspect.unwrap(function) in [inspect.unwrap(each) for each in (view, *methods) if each is not None]
 
 
 def _supply_csrf_token(app: Flask, csrf: Any) -> None:
