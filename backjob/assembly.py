@@ -24,7 +24,7 @@ from .config import Config
 from .dispatcher import Dispatcher
 from .engine import Database
 from .errors import ConfigError, KeyringError
-from .forks import call_after_fork, call_before_fork, call_in_child, notice_fork
+from .forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
 from .keeper import Keeper
 from .keeper_thread import MOMENT, KeeperThread
 from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
@@ -42,6 +42,8 @@ log = logging.getLogger("backjob")
 _NOTHING_TO_KEEP = 1.0
 """Seconds until the keeper looks again whether there can be any job."""
 _NOT_HERE = 3600.0
+_LOOK_FOR_CHILDREN = 2.0
+"""Seconds until a parent that serves no requests looks again whether it still has children."""
 
 WSGIApp = Callable[..., Iterable[bytes]]
 
@@ -85,22 +87,31 @@ class Assembly:
 
         The child of a process that serves requests is its tool, and not one more server, until a request comes to it.
         """
-        is_server = not self.serves
+        was_keeping = self._is_paused or self._keeper_thread.is_running
+        is_server = self._config.has_keeper and was_keeping and not self.serves
         self._begin()
-        if is_server and self._config.has_keeper:
+        if is_server:
             self._keeper_thread.start(MOMENT)
 
     def _pause(self) -> None:
-        """Before a fork: nothing is to be under way. A parent that serves no requests leaves them to its children."""
+        """Before a fork: let nothing be under way. A parent that serves no requests leaves the jobs to its children."""
         self._is_paused = self._is_paused or self._keeper_thread.is_running
         self._keeper_thread.stop()
         if self._backend is not None and not self.serves:
-            self._backend.dispatcher.close()
+            self._backend.dispatcher.pause()
 
     def _go_on(self) -> None:
-        if self._is_paused and self.serves:
-            self._is_paused = False
-            self._keeper_thread.start()
+        """After a fork, in the parent."""
+        if self._is_paused:
+            self._keeper_thread.start(0.0 if self.serves else _LOOK_FOR_CHILDREN)
+        if self.serves:
+            self._resume()
+
+    def _resume(self) -> None:
+        """This process serves, or has no children to do so: it keeps and launches jobs again."""
+        self._is_paused = False
+        if self._backend is not None:
+            self._backend.dispatcher.resume()
 
     def _leave(self) -> None:
         """The process ends in an orderly way."""
@@ -112,6 +123,7 @@ class Assembly:
         """The first request has come, of any kind: this process serves."""
         notice_fork()
         self.serves = True
+        self._resume()
         if self._config.has_keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
             self._keeper_thread.start(MOMENT)
 
@@ -129,10 +141,15 @@ class Assembly:
             self._keeper_thread.start()
 
     def _keep(self) -> float:
-        """A step of the keeper. Where there is no file, there is no job; and uWSGI's master has nothing to serve."""
+        """Take a step of the keeper, and return the seconds until the next. Without a file there is no job to keep."""
         uwsgi = sys.modules.get("uwsgi")
         if uwsgi is not None and not uwsgi.worker_id():
             return _NOT_HERE
+        if self._is_paused:
+            # A server's master always has children. One that has none any more had forked for another purpose.
+            if has_children():
+                return _LOOK_FOR_CHILDREN
+            self._resume()
         if self._database is not None and self._database.file is not None and not self._database.file.exists():
             return _NOTHING_TO_KEEP
         try:
@@ -167,12 +184,12 @@ class Assembly:
 
     def close(self) -> None:
         """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
-        self.serves = False
+        self.serves = self._is_paused = False
         self._keeper_thread.stop()
         with self._lock:
             backend, self._backend = self._backend, None
         if backend is not None:
-            backend.dispatcher.close()
+            backend.dispatcher.pause()
             backend.keeper.leave()
         for connections in (self._database, self._keeper_database, self._cells):
             if connections is not None:

@@ -49,19 +49,30 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._handed: deque[Job] = deque()
         self._claims: dict[int, Callable[[], None]] = {}
-        self._is_closed = False
+        self._is_paused = False
         self._threads = 0
         self._taken = 0  # places
         self._unclaimed = 0  # of them, those whose request waits for a slot
         self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
         self._away_since: float | None = None  # the database, in time.monotonic()
 
-    def close(self) -> None:
-        """Look for nothing more, and wait a moment for threads that are about to end. A watch goes on to its end."""
+    def pause(self) -> None:
+        """Launch nothing until resume(), and wait a moment for threads that are about to end.
+
+        Jobs that were launched are watched to their end.
+        """
         with self._changed:
-            self._is_closed = True
+            self._is_paused = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._threads, timeout=1.0)
+
+    def resume(self) -> None:
+        """End a pause: launch what was handed over or is due. Without a pause it does nothing."""
+        with self._changed:
+            if self._is_paused:
+                self._is_paused = False
+                self._look_at = time.monotonic()
+                self._wake()
 
     def choose_way(self, environ: Mapping[str, Any]) -> str:
         """Where a monitor waits on this server: "thread", "request" or "leave"."""
@@ -169,7 +180,7 @@ class Dispatcher:
     def _wake(self) -> None:
         """With the lock held: see that there is a thread for each place that is taken, and one to look for rows."""
         self._changed.notify()
-        if not self._is_closed and self._threads < min(self._limits.places, self._taken + (self._look_at < _NEVER)):
+        if not self._is_paused and self._threads < min(self._limits.places, self._taken + (self._look_at < _NEVER)):
             try:
                 threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
                 self._threads += 1
@@ -178,7 +189,7 @@ class Dispatcher:
 
     def _work(self) -> None:
         try:
-            while not self._is_closed:
+            while not self._is_paused:
                 job = self._next()
                 leave_queue = _once(self._leave_queue)
                 try:
@@ -202,7 +213,7 @@ class Dispatcher:
                 wait = self._look_at - time.monotonic()
                 if not self._has_room():
                     wait = _NEVER
-                if wait <= 0 or self._is_closed:
+                if wait <= 0 or self._is_paused:
                     self._look_at = _NEVER
                     self._taken += 1
                     self._unclaimed += 1
@@ -212,7 +223,7 @@ class Dispatcher:
 
     def _look(self) -> Job | None:
         """The next row that is due and may run, held by this process now."""
-        if self._is_closed:
+        if self._is_paused:
             return None
         look = self._rows.look()
         if self._away_since is not None:

@@ -40,6 +40,15 @@ def call_in_child(method: Callable[[], Any]) -> None:
     _in_child.append(weakref.WeakMethod(method))
 
 
+def has_children() -> bool:
+    """Does this process have children, also ones that have ended and were not waited for?"""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def _follow_uwsgi() -> None:
     """uWSGI forks in C, where none of Python's hooks is called. It has one of its own, and others may be on it."""
     uwsgi = sys.modules.get("uwsgi")

@@ -75,7 +75,7 @@ if os.fork() == 0:
     print(json.dumps([child is not thread, child.is_running]), flush=True)
     os._exit(0)
 os.wait()
-print(json.dumps([before, thread.is_running]))
+print(json.dumps([before, thread.is_running and not application._assembly._is_paused]))
 """
 OUTSIDE = "application.jobs.find()"
 IN_A_REQUEST = "environ = {}; setup_testing_defaults(environ); application(environ, None)"
