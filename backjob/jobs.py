@@ -256,11 +256,11 @@ class Jobs(NoJob):
             sealed = backend.keyring.seal(job_id, uid, request)
             return sealed
 
+        # With connect= the jobs may run elsewhere: the processes that serve them register themselves.
+        here = self._environ if backend.config.connect is None else None
+        backend.limits.note_process(here, self._start_response)
         job_id, is_new = backend.store.add(new, seal, unique_keys)
-        if is_new:
-            # With connect= the jobs may run elsewhere: what serves them tells of itself.
-            here = self._environ if backend.config.connect is None else None
-            backend.limits.note_process(here, self._start_response)
+        if is_new:  # from here on nothing raises: the record is committed
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(new.delay)
