@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Iterator
 
 
 class BackJobError(Exception):
@@ -71,11 +72,34 @@ class JobEnded(BaseException):
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
 
 
+class JobEndedInChild(JobEnded, Exception):
+    """This job has ended: the code that runs in a process that the job has forked stops here.
+
+    A ``JobEnded`` that is an ordinary exception and can be pickled: the worker processes of a pool send nothing else to
+    their parent, and end without an answer for any other exception.
+    """
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in an exception group, also in nested ones; any other exception is its own only leaf.
+
+    A group is recognized by its ``exceptions`` (PEP 654): under Python 3.10 groups are of a third party's class.
+    """
+    members = getattr(error, "exceptions", None)
+    if isinstance(members, tuple) and members and all(isinstance(member, BaseException) for member in members):
+        for member in members:
+            yield from leaves(member)
+    else:
+        yield error
+
+
 def describe(error: BaseException) -> str:
-    """Type and message of any exception, also where the message can't be made."""
-    lines = traceback.format_exception_only(type(error), error)
-    first = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
-    return first.strip().removeprefix(f"{type(error).__module__}.")
+    """Type and message of any exception, also where the message can't be made; for a group, those of the first leaf."""
+    first, *more = leaves(error)
+    lines = traceback.format_exception_only(type(first), first)
+    line = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
+    text = line.strip().removeprefix(f"{type(first).__module__}.")
+    return f"{text} (and {len(more)} more in the same exception group)" if more else text
 
 
 def explain_stop(error: BaseException) -> str:

@@ -14,7 +14,8 @@ import backjob
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "logs", "ranges", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
+    *("errors", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
+    *("keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "job", "decisions", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings", "backlog"),
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
@@ -23,7 +24,7 @@ ORDER = (
     *("output", "request", "response", "launcher", "monitor"),
     *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "worker", "middleware", "__init__"),
+    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "followers", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 

@@ -1,0 +1,89 @@
+"""The end of an attempt as its own code meets it: JobEnded is raised once, and clean-up code is left alone.
+
+Also what an exception that leaves the app means: the job has ended, or the server is to stop. Knows no store.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import NoReturn
+
+from .errors import JobEnded, JobEndedInChild, leaves
+
+_raised_for: ContextVar[Ending | None] = ContextVar("backjob_ended", default=None)
+"""The ending whose JobEnded was raised in this thread, asyncio task or greenlet."""
+
+
+class Ending:
+    """Whether an attempt has ended. To be made in the thread that runs the attempt.
+
+    JobEnded is raised once in that thread, and once in each asyncio task in it. In other threads and in children of a
+    fork each call raises it, unless it is part of a clean-up: the thread or process may belong to a pool, whose next
+    piece of work is to end too.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        """Why it has ended; None as long as the attempt goes on."""
+        self._home = os.getpid()
+        self._thread = threading.get_ident()
+
+    def is_live(self) -> bool:
+        """Does the attempt go on? If it has ended, raise JobEnded, except to code that is cleaning up."""
+        if self.reason is None:
+            return True
+        if not self._is_known_here() and not is_cleaning_up():
+            self.tell()
+        return False
+
+    def tell(self) -> NoReturn:
+        """Raise JobEnded: in a child of a fork, as an ordinary exception."""
+        if os.getpid() != self._home:
+            raise JobEndedInChild(self.reason)
+        _raised_for.set(self)
+        raise JobEnded(self.reason)
+
+    def _is_known_here(self) -> bool:
+        is_own_thread = os.getpid() == self._home and threading.get_ident() == self._thread
+        return is_own_thread and _raised_for.get() is self
+
+
+def is_cleaning_up() -> bool:
+    """Does the caller run in a handler or ``finally`` because its code is being ended, by JobEnded or the like?
+
+    An asyncio task is ended by CancelledError when another one has met JobEnded, and a generator by GeneratorExit. None
+    of these is an ``Exception``. A handler of an exception that clean-up code has raised is part of the clean-up.
+    """
+    handled = _with_causes(sys.exc_info()[1])
+    return any(isinstance(each, JobEnded) or not isinstance(each, Exception) for each in handled)
+
+
+def holds_job_ended(error: BaseException) -> bool:
+    """Is this JobEnded, or a consequence of it: a group that has it, or an exception raised while it was handled?"""
+    return any(isinstance(each, JobEnded) for each in _with_causes(error))
+
+
+def find_stop(error: BaseException) -> BaseException | None:
+    """The exception that ends the server's worker, and not only the job: this one, or one in this group; or None.
+
+    gevent and eventlet end the greenlet of a request by GreenletExit, as gunicorn does with its graceful time-out over.
+    """
+    greenlet_exit = getattr(sys.modules.get("greenlet"), "GreenletExit", SystemExit)
+    stops = (SystemExit, KeyboardInterrupt, greenlet_exit)
+    return next((leaf for leaf in leaves(error) if isinstance(leaf, stops)), None)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """This exception, the members of a group, and what led to each of them."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__, *(leaf for leaf in leaves(each) if leaf is not each)]
