@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NoReturn
 
+from .children import Children
 from .errors import JobEnded, JobEndedInChild, leaves
 
-_raised_for: ContextVar[Ending | None] = ContextVar("backjob_ended", default=None)
-"""The ending whose JobEnded was raised in this thread, asyncio task or greenlet."""
+_raised: ContextVar[object] = ContextVar("backjob_ended", default=None)
+"""The run whose JobEnded was raised in this thread, asyncio task or greenlet."""
 
 
 class Ending:
@@ -29,6 +30,8 @@ class Ending:
     def __init__(self) -> None:
         self.reason: str | None = None
         """Why it has ended; None as long as the attempt goes on."""
+        self.children = Children()
+        self._run = object()
         self._home = os.getpid()
         self._thread = threading.get_ident()
 
@@ -43,13 +46,14 @@ class Ending:
     def tell(self) -> NoReturn:
         """Raise JobEnded: in a child of a fork, as an ordinary exception."""
         if os.getpid() != self._home:
+            self.children.report_end()
             raise JobEndedInChild(self.reason)
-        _raised_for.set(self)
+        _raised.set(self._run)
         raise JobEnded(self.reason)
 
     def _is_known_here(self) -> bool:
         is_own_thread = os.getpid() == self._home and threading.get_ident() == self._thread
-        return is_own_thread and _raised_for.get() is self
+        return is_own_thread and _raised.get() is self._run
 
 
 def is_cleaning_up() -> bool:

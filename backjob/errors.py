@@ -65,7 +65,8 @@ class JobEnded(BaseException):
     """This job has ended (failed, cancelled, timed out or taken over): the code that still runs it stops here.
 
     A ``BaseException``, so that ``except Exception`` in an app or a framework lets it pass. It never leaves the
-    middleware.
+    middleware. It is raised once in the job's thread. In ``except`` and ``finally`` blocks that run because of it, calls
+    of the job do nothing. In a process that the job has forked it is an ``Exception`` as well, which can be pickled.
     """
 
     def __init__(self, message: str | None = None) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from .arguments import check_exception, check_text, parse_id
 from .backend import Backend, Launch
+from .children import refuse_to_send
 from .ending import Ending, find_stop, holds_job_ended
 from .errors import JobEnded, StoreError, describe, explain_stop, leaves
 from .followers import Followers
@@ -83,6 +84,9 @@ class CurrentJob(Jobs):
         self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._ending.is_live, self._give_sign)
 
+    def __reduce__(self) -> NoReturn:
+        refuse_to_send()
+
     def update(self, progress: float | None = None, text: str | None = None) -> None:
         """Tell how far the job is: 0-100, rounded, never less than before. Without ``text`` its output is shown.
 
@@ -124,7 +128,7 @@ class CurrentJob(Jobs):
             self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
 
     def note_exception(self, error: BaseException) -> None:
-        self._cause = "" if holds_job_ended(check_exception(error)) else describe(error)
+        self._cause = describe(check_exception(error))
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
@@ -170,14 +174,15 @@ class CurrentJob(Jobs):
         """
         self._backend.vouching.lease(self._job.id, claim)
         try:
-            with running(self):
+            with running(self), self._ending.children.watching():
                 self._response.take(app, self._environ)
         except BaseException as error:  # noqa: BLE001 - the edge around the app
             stop = self._settle_exception(error)
             if stop is not None:
                 raise stop  # noqa: B904 - alone, not in the group in which it came: servers know no groups
         else:
-            if self._ending.reason or self._has_ended_in_child():
+            self._find_end(was_met=False)
+            if self._ending.reason:
                 self._settle_failure(self._failure)
             else:
                 self._settle_response()
@@ -196,8 +201,7 @@ class CurrentJob(Jobs):
             what = "was stopped" if stop else "raised an exception"
             told = about(self._job.id, self._job.attempt)
             log.error("%s %d, attempt %d, %s", whose, *told.values(), what, exc_info=error, extra=told)
-        if holds_job_ended(error):
-            self._find_end()
+        self._find_end(was_met=holds_job_ended(error))
         reason = "JobEnded was raised by the app itself" if is_alone else describe(error)
         if stop is not None:
             self._settle_failure(explain_stop(stop))
@@ -205,15 +209,10 @@ class CurrentJob(Jobs):
             self._settle_failure(self._failure if self._ending.reason else reason)
         return stop
 
-    def _has_ended_in_child(self) -> bool:
-        """Does the app answer 5xx because a child of it met JobEnded, which is an ordinary exception there?"""
-        if self._response.code >= 500 and not self._cause:
-            self._find_end()
-        return self._ending.reason is not None
-
-    def _find_end(self) -> None:
-        """Look whether the record has ended, or is to: a child that finds that out leaves the record to its parent."""
-        if self._ending.reason is None and self._signs.is_at_home:
+    def _find_end(self, *, was_met: bool) -> None:
+        """Look how the record stands if JobEnded was met, here or in a child, which leaves the record to its parent."""
+        is_open = self._ending.reason is None and self._signs.is_at_home
+        if is_open and (was_met or self._ending.children.have_met_end):
             with contextlib.suppress(StoreError):
                 if self._find_out() is None:
                     self._signs.stop()
@@ -273,7 +272,7 @@ class CurrentJob(Jobs):
             return glance
         else:
             if self._signs.is_at_home:
-                text, progress = self._signs.text(), self._signs.progress
+                text, progress = self._signs.text(), max(self._signs.progress, glance.progress)
                 store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
             self._ending.reason = "This job was cancelled"
         return None

@@ -14,7 +14,7 @@ import backjob
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
+    *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
     *("keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "job", "decisions", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings", "backlog"),
