@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import NoReturn
 
@@ -24,10 +24,11 @@ class Ending:
 
     JobEnded is raised once in that thread, and once in each asyncio task in it. In other threads and in children of a
     fork each call raises it, unless it is part of a clean-up: the thread or process may belong to a pool, whose next
-    piece of work is to end too.
+    piece of work is to end too. ``find_out`` is called when a child has met the end; it sets the reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, find_out: Callable[[], object]) -> None:
+        self._find_out = find_out
         self.reason: str | None = None
         """Why it has ended; None as long as the attempt goes on."""
         self.children = Children()
@@ -37,6 +38,8 @@ class Ending:
 
     def is_live(self) -> bool:
         """Does the attempt go on? If it has ended, raise JobEnded, except to code that is cleaning up."""
+        if self.reason is None and self.children.have_met_end:
+            self._find_out()
         if self.reason is None:
             return True
         if not self._is_known_here() and not is_cleaning_up():

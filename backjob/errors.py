@@ -65,8 +65,9 @@ class JobEnded(BaseException):
     """This job has ended (failed, cancelled, timed out or taken over): the code that still runs it stops here.
 
     A ``BaseException``, so that ``except Exception`` in an app or a framework lets it pass. It never leaves the
-    middleware. It is raised once in the job's thread. In ``except`` and ``finally`` blocks that run because of it, calls
-    of the job do nothing. In a process that the job has forked it is an ``Exception`` as well, which can be pickled.
+    middleware. It is raised once in the job's thread. In ``except`` and ``finally`` blocks that run because of it,
+    calls of the job do nothing. In a process that the job has forked it is an ``Exception`` as well, and can be
+    pickled.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -101,11 +102,3 @@ def describe(error: BaseException) -> str:
     line = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
     text = line.strip().removeprefix(f"{type(first).__module__}.")
     return f"{text} (and {len(more)} more in the same exception group)" if more else text
-
-
-def explain_stop(error: BaseException) -> str:
-    """The same for what stops a server's worker, with the setting that is behind it."""
-    text = describe(error)
-    if isinstance(error, SystemExit):
-        text += " (the server stopped the job: with gunicorn's sync workers raise timeout=, or use gthread workers)"
-    return text

@@ -14,7 +14,7 @@ from .arguments import check_exception, check_text, parse_id
 from .backend import Backend, Launch
 from .children import refuse_to_send
 from .ending import Ending, find_stop, holds_job_ended
-from .errors import JobEnded, StoreError, describe, explain_stop, leaves
+from .errors import JobEnded, StoreError, describe, leaves
 from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
@@ -24,6 +24,7 @@ from .outcome import Outcome
 from .output import Output, append_line, clean_text, cut_text
 from .request import find_user, restore_environ
 from .response import Response
+from .shutdown import explain_reason, explain_stop
 from .signs import Signs
 
 log = logging.getLogger("backjob")
@@ -75,7 +76,7 @@ class CurrentJob(Jobs):
             is_prompt=backend.config.is_inline,
             on_refusal=self._find_out,
         )
-        self._ending = Ending()
+        self._ending = Ending(self._find_end)
         self._failure: str | None = None
         self._cause = ""
         self._user = request.user
@@ -181,7 +182,7 @@ class CurrentJob(Jobs):
             if stop is not None:
                 raise stop  # noqa: B904 - alone, not in the group in which it came: servers know no groups
         else:
-            self._find_end(was_met=False)
+            self._find_end()
             if self._ending.reason:
                 self._settle_failure(self._failure)
             else:
@@ -201,15 +202,15 @@ class CurrentJob(Jobs):
             what = "was stopped" if stop else "raised an exception"
             told = about(self._job.id, self._job.attempt)
             log.error("%s %d, attempt %d, %s", whose, *told.values(), what, exc_info=error, extra=told)
-        self._find_end(was_met=holds_job_ended(error))
+        self._find_end(holds_job_ended(error))
         reason = "JobEnded was raised by the app itself" if is_alone else describe(error)
         if stop is not None:
-            self._settle_failure(explain_stop(stop))
+            self._settle_failure(explain_stop(stop, self._environ or {}))
         else:
             self._settle_failure(self._failure if self._ending.reason else reason)
         return stop
 
-    def _find_end(self, *, was_met: bool) -> None:
+    def _find_end(self, was_met: bool = False) -> None:
         """Look how the record stands if JobEnded was met, here or in a child, which leaves the record to its parent."""
         is_open = self._ending.reason is None and self._signs.is_at_home
         if is_open and (was_met or self._ending.children.have_met_end):
@@ -287,7 +288,8 @@ class CurrentJob(Jobs):
         move = Move.RETRY if self._may_retry(retry) else Move.FAIL
         if self._signs.stop():
             shown = self._signs.text()
-            self._settle(move, append_line(shown, cut_text(reason, _LONGEST_REASON)) if reason else shown)
+            told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
+            self._settle(move, append_line(shown, told) if told else shown)
 
     def _may_retry(self, retry: bool) -> bool:
         return retry and not self._signs.is_over and self._job.attempt <= self._job.retries

@@ -22,7 +22,7 @@ ORDER = (
     *("process_table", "sql_reads", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("output", "request", "response", "launcher", "monitor"),
-    *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
+    *("server_facts", "shutdown", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
     *("assembly", "arguments", "no_job", "jobs", "session", "signs", "followers", "worker", "middleware", "__init__"),
 )

@@ -92,6 +92,26 @@ def swallow(jobs: Any, start_response: Any) -> None:
         meet_end(jobs)
 
 
+def clean_up(jobs: Any, start_response: Any) -> None:
+    try:
+        meet_end(jobs)
+    finally:
+        print("removing", file=jobs)
+        jobs.update(90, "removing")
+        jobs.finish("Done.")
+        jobs.fail("not removed")
+
+
+def go_on_and_clean_up(jobs: Any, start_response: Any) -> None:
+    """The job's own process meets it too, at its next call."""
+    with contextlib.suppress(Exception):
+        meet_end(jobs)
+    try:
+        jobs.update(50)
+    finally:
+        jobs.fail("not removed")
+
+
 def lose_the_child(jobs: Any, start_response: Any) -> None:
     process = FORK.Process(target=_meet_and_die, args=(jobs,))
     process.start()
@@ -107,7 +127,16 @@ def _meet_and_die(jobs: Any) -> None:
 
 @pytest.mark.parametrize(
     "go_on",
-    [raise_on, raise_another, answer_500, answer_500_and_note_it, swallow, lose_the_child],
+    [
+        raise_on,
+        raise_another,
+        answer_500,
+        answer_500_and_note_it,
+        swallow,
+        clean_up,
+        go_on_and_clean_up,
+        lose_the_child,
+    ],
     ids=lambda go_on: go_on.__name__,
 )
 @pytest.mark.parametrize(

@@ -144,7 +144,21 @@ def use_tasks(job: Jobs, way: str) -> None:
         trio.run(use_trio, job)
 
 
+def use_many_executors(job: Jobs, way: str) -> None:
+    """Begin threads until that is not possible any more."""
+    while True:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(time.sleep, 0.02).result()
+
+
+def rest(job: Jobs, way: str) -> None:
+    """Never end by itself."""
+    time.sleep(60)
+
+
 KINDS = {
+    "executors": use_many_executors,
+    "rest": rest,
     "pool": use_pool,
     "executor": use_executor,
     "threads": use_threads,
