@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import NoReturn
 
 from .children import Children
-from .errors import JobEnded, JobEndedInChild, leaves
+from .errors import JobEnded, JobEndedInPool, leaves
 
 _raised: ContextVar[object] = ContextVar("backjob_ended", default=None)
 """The run whose JobEnded was raised in this thread, asyncio task or greenlet."""
@@ -22,9 +22,10 @@ _raised: ContextVar[object] = ContextVar("backjob_ended", default=None)
 class Ending:
     """Whether an attempt has ended. To be made in the thread that runs the attempt.
 
-    JobEnded is raised once in that thread, and once in each asyncio task in it. In other threads and in children of a
-    fork each call raises it, unless it is part of a clean-up: the thread or process may belong to a pool, whose next
-    piece of work is to end too. ``find_out`` is called when a child has met the end; it sets the reason.
+    JobEnded is raised once in that thread, and once in each asyncio task in it. Other threads and children of a fork
+    may belong to a pool. There each call raises it, unless it is part of a clean-up, so that the pool's next piece of
+    work ends too; and it is an ordinary exception, which the pool hands over. ``find_out`` is called when a child has
+    met the end; it sets the reason.
     """
 
     def __init__(self, find_out: Callable[[], object]) -> None:
@@ -33,8 +34,8 @@ class Ending:
         """Why it has ended; None as long as the attempt goes on."""
         self.children = Children()
         self._run = object()
-        self._home = os.getpid()
-        self._thread = threading.get_ident()
+        self._outer = sys.exc_info()[1]
+        self._home = os.getpid(), threading.get_ident()
 
     def is_live(self) -> bool:
         """Does the attempt go on? If it has ended, raise JobEnded, except to code that is cleaning up."""
@@ -42,30 +43,34 @@ class Ending:
             self._find_out()
         if self.reason is None:
             return True
-        if not self._is_known_here() and not is_cleaning_up():
+        is_known = self._is_at_home() and _raised.get() is self._run
+        if not is_known and not is_cleaning_up(self._outer):
             self.tell()
         return False
 
     def tell(self) -> NoReturn:
-        """Raise JobEnded: in a child of a fork, as an ordinary exception."""
-        if os.getpid() != self._home:
+        """Raise JobEnded."""
+        if self._is_at_home():
+            _raised.set(self._run)
+            raise JobEnded(self.reason)
+        if os.getpid() != self._home[0]:
             self.children.report_end()
-            raise JobEndedInChild(self.reason)
-        _raised.set(self._run)
-        raise JobEnded(self.reason)
+        raise JobEndedInPool(self.reason)
 
-    def _is_known_here(self) -> bool:
-        is_own_thread = os.getpid() == self._home and threading.get_ident() == self._thread
-        return is_own_thread and _raised.get() is self._run
+    def _is_at_home(self) -> bool:
+        """Is this the thread that runs the attempt?"""
+        return (os.getpid(), threading.get_ident()) == self._home
 
 
-def is_cleaning_up() -> bool:
+def is_cleaning_up(outer: BaseException | None) -> bool:
     """Does the caller run in a handler or ``finally`` because its code is being ended, by JobEnded or the like?
+
+    ``outer`` is the exception that was handled when the code began: it may be run in the clean-up of other code.
 
     An asyncio task is ended by CancelledError when another one has met JobEnded, and a generator by GeneratorExit. None
     of these is an ``Exception``. A handler of an exception that clean-up code has raised is part of the clean-up.
     """
-    handled = _with_causes(sys.exc_info()[1])
+    handled = _with_causes(sys.exc_info()[1], outer)
     return any(isinstance(each, JobEnded) or not isinstance(each, Exception) for each in handled)
 
 
@@ -84,9 +89,9 @@ def find_stop(error: BaseException) -> BaseException | None:
     return next((leaf for leaf in leaves(error) if isinstance(leaf, stops)), None)
 
 
-def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """This exception, the members of a group, and what led to each of them."""
-    seen: set[int] = set()
+def _with_causes(error: BaseException | None, outer: BaseException | None = None) -> Iterator[BaseException]:
+    """This exception, the members of a group, and what led to each of them, up to the outer one."""
+    seen = {id(outer)}
     waiting = [error]
     while waiting:
         each = waiting.pop()

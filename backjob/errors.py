@@ -66,19 +66,19 @@ class JobEnded(BaseException):
 
     A ``BaseException``, so that ``except Exception`` in an app or a framework lets it pass. It never leaves the
     middleware. It is raised once in the job's thread. In ``except`` and ``finally`` blocks that run because of it,
-    calls of the job do nothing. In a process that the job has forked it is an ``Exception`` as well, and can be
-    pickled.
+    calls of the job do nothing. In a thread that the job has started, and in a process that it has forked, it is an
+    ``Exception`` as well, so that every pool hands it over.
     """
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
 
 
-class JobEndedInChild(JobEnded, Exception):
-    """This job has ended: the code that runs in a process that the job has forked stops here.
+class JobEndedInPool(JobEnded, Exception):
+    """This job has ended: the code that runs in a thread or process that the job has started stops here.
 
-    A ``JobEnded`` that is an ordinary exception and can be pickled: the worker processes of a pool send nothing else to
-    their parent, and end without an answer for any other exception.
+    A ``JobEnded`` that is an ordinary exception and can be pickled: the threads and processes of a pool hand nothing
+    else over, and end without an answer for any other exception.
     """
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import gevent
 import pytest
 import trio
 from support import wait_until
-from support.served import Site, wrap
+from support.served import Site, call, make_environ, say_done, wrap
 
 from backjob import JobEnded, Status
 from backjob.job import Move
+from backjob.testing import Inline
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -224,8 +226,8 @@ EVERY_CALL: tuple[Action, ...] = (
 def clean_up(jobs: Any, done: list[int]) -> None:
     """Each call that a job has, and then what must be done."""
     for number in jobs.track(range(2)):
-        for call in EVERY_CALL:
-            call(jobs)
+        for action in EVERY_CALL:
+            action(jobs)
         done.append(number)
 
 
@@ -383,6 +385,37 @@ def test_each_piece_of_work_in_a_pool_of_threads_meets_it(site: Site) -> None:
     assert run(site, action)[0] is Status.CANCELLED
     assert begun == [0, 1, 2, "looked at"]
     assert ended_well == []
+
+
+@pytest.mark.parametrize("end", [cancel, fail], ids=["cancel", "fail"])
+def test_a_pool_of_threads_hands_it_over(site: Site, end: Action) -> None:
+    """This pool's threads end without an answer for what is no Exception, and its map() waits for ever."""
+
+    def action(jobs: Any) -> None:
+        with ThreadPool(2) as pool:
+            pool.map(end, [jobs] * 4)
+
+    expected = (Status.FAILED, "no figures") if end is fail else (Status.CANCELLED, "")
+    assert run(site, action) == expected
+
+
+def test_a_job_that_runs_in_the_clean_up_of_a_page_meets_its_own_end(tmp_path: Path) -> None:
+    """With Inline() a job runs when the page that has started it has answered, or has failed."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if not environ["backjob"].is_worker:
+            environ["backjob"].start("/job")
+            raise Outcome("The page has failed")
+        cancel(environ["backjob"])
+        went_on.append(True)
+        return say_done(environ, start_response)
+
+    went_on: list[bool] = []
+    with wrap(tmp_path, app, launcher=Inline()) as site:
+        with pytest.raises(Outcome):
+            call(site.application, make_environ("/"))
+        assert site.status(1).status is Status.CANCELLED
+    assert went_on == []
 
 
 def test_the_job_s_own_thread_meets_it_though_another_one_did_before(site: Site) -> None:

@@ -20,7 +20,7 @@ SITE = dataclasses.replace(GTHREAD, app="several:application")
 WAYS = {
     "pool": ["map", "map_async", "imap", "imap_unordered", "apply_async", "starmap"],
     "executor": ["map", "submit"],
-    "threads": ["map", "submit"],
+    "threads": ["map", "submit", "pool"],
     "joblib": ["multiprocessing", "threading", "loky"],
     "queue": ["fork", "spawn"],
     "tasks": ["anyio", "trio", *(["asyncio"] if sys.version_info >= (3, 11) else [])],

@@ -171,15 +171,15 @@ MUTANTS = [
     Mutant(
         "JobEnded is raised at each call",
         "backjob/ending.py",
-        "if not self._is_known_here() and not is_cleaning_up():",
-        "if not is_cleaning_up():",
+        "if not is_known and not is_cleaning_up(self._outer):",
+        "if not is_cleaning_up(self._outer):",
         ("tests/test_ending.py", "tests/test_worker.py"),
     ),
     Mutant(
         "clean-up code is interrupted",
         "backjob/ending.py",
-        "if not self._is_known_here() and not is_cleaning_up():",
-        "if not self._is_known_here():",
+        "if not is_known and not is_cleaning_up(self._outer):",
+        "if not is_known:",
         ("tests/test_ending.py",),
     ),
     Mutant(
@@ -206,8 +206,8 @@ MUTANTS = [
     Mutant(
         "JobEnded can't be handed over by a pool",
         "backjob/errors.py",
-        "class JobEndedInChild(JobEnded, Exception):",
-        "class JobEndedInChild(JobEnded):",
+        "class JobEndedInPool(JobEnded, Exception):",
+        "class JobEndedInPool(JobEnded):",
         ("tests/test_pools.py",),
     ),
     Mutant(

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import anyio
@@ -77,6 +78,10 @@ def use_executor(job: Jobs, way: str) -> None:
 
 
 def use_threads(job: Jobs, way: str) -> None:
+    if way == "pool":
+        with ThreadPool(2) as threads:
+            threads.map(functools.partial(work, job=job), range(PIECES))
+        return
     with ThreadPoolExecutor(2) as pool:
         if way == "map":
             list(pool.map(functools.partial(work, job=job), range(PIECES)))
