@@ -16,8 +16,9 @@ from .output import Output
 class Response:
     """The server's side of WSGI towards the app (PEP 3333): takes status, headers and body, and sends nothing."""
 
-    def __init__(self, output: Output, on_output: Callable[[], None]) -> None:
+    def __init__(self, output: Output, is_wanted: Callable[[], bool], on_output: Callable[[], None]) -> None:
         self._output = output
+        self._is_wanted = is_wanted
         self._on_output = on_output
         self._has_body = False
         self.status = ""
@@ -31,7 +32,8 @@ class Response:
         iterable = app(environ, self.start_response)
         try:
             for chunk in iterable:
-                self.write(chunk)
+                if not self._put(chunk):
+                    break  # the job has ended, and the app goes on without heeding it
         finally:
             close = getattr(iterable, "close", None)
             if close is not None:
@@ -59,16 +61,23 @@ class Response:
         return self.write
 
     def write(self, chunk: bytes) -> None:
-        """Take a piece of the body, from the iterable or from the app's call of what start_response() gave."""
+        """Take a piece of the body: what start_response() returns, for the app to call."""
+        self._put(chunk)
+
+    def _put(self, chunk: bytes) -> bool:
+        """Take a piece of the body. False if no more of it is wanted."""
         if not isinstance(chunk, bytes):
             raise TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}")
         if not chunk:
-            return
+            return True
         if not self.code:
             raise AssertionError("the app wrote before it called start_response")
         self._has_body = True
+        if not self._is_wanted():
+            return False
         self._output.write_bytes(chunk)
         self._on_output()
+        return True
 
     def finish(self) -> None:
         """No more output comes."""

@@ -1,5 +1,6 @@
 """Whatever an app does with WSGI and with its job, in any order, the outcome is that of a plain model."""
 
+from asyncio import CancelledError
 from dataclasses import dataclass, field
 from wsgiref.validate import validator
 
@@ -26,7 +27,7 @@ steps = st.one_of(
     st.tuples(st.just("increment"), st.sampled_from([-5, 0, 7, 60])),
     st.tuples(st.just("finish"), texts),
     st.tuples(st.just("fail"), texts),
-    st.tuples(st.just("raise"), st.sampled_from([RuntimeError, KeyboardInterrupt])),
+    st.tuples(st.just("raise"), st.sampled_from([RuntimeError, KeyboardInterrupt, CancelledError])),
 )
 
 
@@ -36,7 +37,7 @@ class Boom(Exception):
 
 def is_bare_except(error):
     """An app with ``except:`` around each step goes on whatever happens."""
-    return isinstance(error, (Exception, JobEnded, KeyboardInterrupt))
+    return isinstance(error, (Exception, JobEnded, KeyboardInterrupt, CancelledError))
 
 
 @dataclass
@@ -198,6 +199,8 @@ class Model:
     def take(self, chunk):
         self.is_past_call = True
         self.put(chunk)
+        if chunk and self.has_failed:
+            raise Stop("the response is not read on")
 
     def put(self, chunk):
         if chunk and not self.status:
@@ -209,8 +212,6 @@ class Model:
     def print(self, text):
         if text:
             self.output += text
-            if self.has_failed:
-                raise Stop("JobEnded")
 
     def write(self, chunk):
         if self.can_write:
@@ -236,25 +237,20 @@ class Model:
         self.update(self.progress + n, None)
 
     def finish(self, text):
-        self.check_live()
         self.settle((Status.COMPLETED, 100, self.shown() if text is None else text))
         self.look()
 
     def fail(self, text):
-        self.settle_failure(text)
-        self.has_failed = True
-        raise Stop("JobEnded")
+        if not self.has_failed:
+            self.settle_failure(text)
+            self.has_failed = True  # what follows does nothing: JobEnded is raised once
+            raise Stop("JobEnded")
 
     def throw(self, kind):
         raise Stop(f"{kind.__name__}: told to")
 
     def look(self):
-        self.check_live()
         self.seen.append(self.end or (Status.INPROGRESS, self.progress, self.shown()))
-
-    def check_live(self):
-        if self.has_failed:
-            raise Stop("JobEnded")
 
     def shown(self):
         return self.output if self.text is None or len(self.output) != self.text_at else self.text
@@ -269,10 +265,11 @@ class Model:
 
 
 def fits(text, expected):
-    """Two reasons are worded by the package: a redirect's and a missing start_response's."""
+    """Three reasons are worded by the package: a redirect's, a missing start_response's and a stop of the server's."""
     if expected.endswith("start_response"):
         return text.startswith(expected.removesuffix("start_response")) and text.endswith("start_response")
-    return text.startswith(expected) if "HTTP 302 Found, to" in expected else text == expected
+    is_begun = "HTTP 302 Found, to" in expected or expected.endswith("KeyboardInterrupt: told to")
+    return text.startswith(expected) if is_begun else text == expected
 
 
 @pytest.mark.parametrize("quiet", [0, signs.QUIET], ids=["every sign is seen", "the last one counts"])

@@ -546,13 +546,14 @@ def test_fail_that_a_bare_except_swallows_has_failed_all_the_same(site):
                 jobs.fail("Error occurred!")
             except:  # noqa: E722
                 went_on.append(jobs.status(jobs.job_id).status)
-        for late in (jobs.update, lambda: jobs.write("late"), jobs.finish):
-            with pytest.raises(JobEnded):
-                late()
+        jobs.update(50, "late")
+        jobs.write("late")
+        jobs.finish("late")
+        went_on.append("to its end")
 
     went_on = []
     status = act(site, action)
-    assert went_on == [Status.FAILED, Status.FAILED]
+    assert went_on == [Status.FAILED, "to its end"]
     assert (status.status, status.status_text) == (Status.FAILED, "Error occurred!")
 
 
@@ -619,11 +620,13 @@ def test_cancelled_and_swallowed_stays_cancelled(site):
         site.application.jobs.cancel(jobs.job_id)
         with contextlib.suppress(JobEnded):
             jobs.update(10)
-        assert jobs.status(jobs.job_id).status is Status.CANCELLED
-        with pytest.raises(JobEnded):
-            jobs.update(20)
+        seen.append(jobs.status(jobs.job_id).status)
+        jobs.update(20)
+        seen.append("to its end")
 
+    seen = []
     assert act(site, action).status is Status.CANCELLED
+    assert seen == [Status.CANCELLED, "to its end"]
 
 
 @pytest.mark.parametrize("verb", ["finish", "fail"])
@@ -728,8 +731,7 @@ def test_an_attempt_that_was_taken_over_writes_nothing(site):
             site.work(jobs.job_id)
             with pytest.raises(JobEnded):
                 jobs.update(99, "from the dead")
-            with pytest.raises(JobEnded):
-                jobs.fail("from the dead")
+            jobs.fail("from the dead")
         return [f"attempt {jobs.attempt}".encode()]
 
     status = run(site, app)
@@ -840,7 +842,10 @@ def test_redirect_ok_by_option_and_by_start(tmp_path, option, of_start, expected
 
 @pytest.mark.parametrize(
     ("stop", "text"),
-    [(SystemExit(1), "SystemExit: 1 (the server stopped the job"), (KeyboardInterrupt(), "KeyboardInterrupt")],
+    [
+        (SystemExit(1), "SystemExit: 1 (sys.exit() was called, by the app or by a server"),
+        (KeyboardInterrupt(), "KeyboardInterrupt (the server was stopped while the job ran"),
+    ],
 )
 @pytest.mark.parametrize("where", ["call", "iteration", "close"])
 def test_what_stops_the_server_is_recorded_and_goes_on(site, stop, text, where):
@@ -862,7 +867,6 @@ def test_what_stops_the_server_is_recorded_and_goes_on(site, stop, text, where):
     status = site.status(job_id)
     assert status.status is Status.FAILED
     assert text in status.status_text
-    assert ("timeout=" in status.status_text) is isinstance(stop, SystemExit)
 
 
 def test_the_answer_is_the_same_whatever_the_app_answers(site):

@@ -23,7 +23,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown, JobEnded
+from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown
 
 from .again import NO_FILES
 from .django_cache import bypass_page_cache
@@ -155,7 +155,8 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         _attach(request, jobs)
         try:
             return super().get_response(request)
-        except JobEnded:
+        except BaseException:
+            # Django answers for every Exception; the others, such as JobEnded or a group that has it, leave it here.
             # There is no response, whose close() would tell those who wait for it, such as the connections.
             signals.request_finished.send(sender=type(self))
             raise
