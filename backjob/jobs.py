@@ -18,7 +18,7 @@ from .errors import BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import SealError, new_nonce
 from .no_job import NoJob
-from .output import clean_text, cut_text
+from .output import clean_text, cut_text, first_line
 from .process import name_response
 from .request import find_mount, make_request, may_run_in, name_user
 
@@ -268,7 +268,8 @@ class Jobs(NoJob):
         backend = self._get_backend()
         job = self._find_one(backend.store.get, job_id, None)
         text = cut_text(text, backend.config.max_output) if text is not None else None
-        backend.store.move(move, job.id, text=text, progress=progress)
+        error = first_line(text or "") if move is Move.FAIL else ""
+        backend.store.move(move, job.id, text=text, error=error, progress=progress)
 
     def _check_after_response(self) -> None:
         raise BackJobError("after_response needs a request: start the job from one, or leave the option away")

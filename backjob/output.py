@@ -11,6 +11,8 @@ import threading
 
 import webob
 
+from .job import MOST_REASON
+
 _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
 )
@@ -117,6 +119,12 @@ def cut_text(text: object, limit: int) -> str:
         return text
     kept = encoded[:limit].decode(errors="ignore")
     return append_line(kept, f"[{len(encoded) - len(kept.encode())} more bytes of text were cut]")
+
+
+def first_line(text: object) -> str:
+    """Return the first line of a text that is not empty, cut to what ``JobStatus.error`` may have."""
+    lines = (line.strip() for line in clean_text(text).splitlines())
+    return next(filter(None, lines), "")[:MOST_REASON]
 
 
 def append_line(text: str, line: str) -> str:

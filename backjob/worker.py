@@ -18,7 +18,7 @@ from .jobs import Jobs
 from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome
-from .output import Output, append_line, clean_text, cut_text
+from .output import Output, append_line, clean_text, cut_text, first_line
 from .request import find_user, restore_environ
 from .response import Response
 from .signs import Signs
@@ -42,6 +42,7 @@ class CurrentJob(Jobs):
         "_failure",
         "_followers",
         "_job",
+        "_location",
         "_outcome",
         "_output",
         "_redirect_ok",
@@ -74,7 +75,7 @@ class CurrentJob(Jobs):
         )
         self._ended: str | None = None
         self._failure: str | None = None
-        self._cause = ""
+        self._cause = self._location = ""
         self._user = request.user
         self._outcome: Outcome | None = None
         self._followers: list[Launch] = []
@@ -288,11 +289,12 @@ class CurrentJob(Jobs):
         move = Move.RETRY if self._may_retry(retry) else Move.FAIL
         if self._signs.stop():
             shown = self._signs.text()
-            self._settle(move, append_line(shown, cut_text(reason, _LONGEST_REASON)) if reason else shown)
+            text = append_line(shown, cut_text(reason, _LONGEST_REASON)) if reason else shown
+            self._settle(move, text, first_line(reason or ""))
 
     def _may_retry(self, retry: bool) -> bool:
         return retry and not self._signs.is_over and self._job.attempt <= self._job.retries
 
-    def _settle(self, move: Move, text: str) -> None:
-        self._outcome = Outcome(self._job, move, text, self._signs.progress)
+    def _settle(self, move: Move, text: str, error: str = "") -> None:
+        self._outcome = Outcome(self._job, move, text, self._signs.progress, error=error, location=self._location)
         self._outcome.write_patiently(self._backend.store, self._backend.vouching)

@@ -47,8 +47,8 @@ from support.served import make_environ, serve, wrap
 import backjob
 import backjob.testing
 from backjob import BackJob, Config, Status
-from backjob.job import draw_diagram
 from backjob.schema import build_table
+from backjob.transitions import draw_diagram
 from backjob.worker import CurrentJob
 
 PAGES = find_pages()

@@ -213,7 +213,7 @@ def test_asking_never_writes(site):
 def test_as_dict_is_ready_for_json(site):
     first = site.status(site.start("/job", scope="s")).as_dict()
     assert set(first) == {
-        *("id", "progress", "status", "status_text", "scope"),
+        *("id", "progress", "status", "status_text", "error", "location", "scope"),
         *("start_time", "updated_time", "end_time", "attempt", "is_cancelling", "past"),
     }
     assert (first["status"], type(first["status"]), first["end_time"]) == (0, int, None)
