@@ -27,7 +27,8 @@ class JobRequest:
     yet. ``headers`` are environ keys (``HTTP_COOKIE``) with their values. ``user`` is who started it, in the words of
     ``identify``: "" for nobody, None where that is not known. The last three are no part of
     the request: which app's job it is, and where it was to run when it was started; if that was set by ``connect=``
-    another app may be meant to run it there.
+    another app may be meant to run it there. ``redirect_ok`` is the argument of start(), a function by its name,
+    "module:function"; None: the option decides.
     """
 
     method: str
@@ -44,7 +45,7 @@ class JobRequest:
     user: str | None = field(repr=False, default=None)
     anonymous: bool = False
     sent: dict[str, Any] | None = field(repr=False, default=None)
-    redirect_ok: bool = False
+    redirect_ok: bool | str | None = None
     app: str = ""
     address: str = ""
     by_connect: bool = False

@@ -17,6 +17,7 @@ from webob.request import BaseRequest
 from ._socket import check_method, check_target, is_header_value
 from .config import Config
 from .job import JobRequest
+from .redirects import RedirectOk, seal_redirect_ok
 
 FORM = "application/x-www-form-urlencoded"
 SENT = "backjob.sent"
@@ -42,7 +43,7 @@ def make_request(
     method: str = "GET",
     data: Any = None,
     as_user: bool = True,
-    redirect_ok: bool | None = None,
+    redirect_ok: RedirectOk | None = None,
     mount: str | None = None,
 ) -> JobRequest:
     """The request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
@@ -75,7 +76,7 @@ def make_request(
         content_type=content_type if is_header_value(content_type) else "",
         headers=_take_site(environ, config),
         scheme=environ["wsgi.url_scheme"] if environ else "https" if config.address and config.address.tls else "http",
-        redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
+        redirect_ok=seal_redirect_ok(redirect_ok),
     )
     if not as_user:
         # What a browser sent is of its user; the job is told all the same that there was one.
@@ -95,6 +96,11 @@ def make_request(
         user=find_user(environ, config) if environ is not None and not has_own_user else None,
         sent=own_headers.get(SENT),
     )
+
+
+def is_safe_method(method: str) -> bool:
+    """Does this method change nothing (RFC 9110, section 9.2.1)?"""
+    return method in _SAFE_METHODS
 
 
 def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:

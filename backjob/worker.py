@@ -12,13 +12,14 @@ from typing import Any
 
 from .arguments import check_exception, check_text, parse_id
 from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
-from .errors import JobEnded, describe, explain_stop
+from .errors import JobEnded, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
+from .judgement import Judgement, Run, judge_answer, judge_exception
 from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome
-from .output import Output, append_line, clean_text, cut_text, first_line
+from .output import Output, append_line, cut_text, first_line
 from .request import find_user, restore_environ
 from .response import Response
 from .signs import Signs
@@ -37,7 +38,6 @@ class CurrentJob(Jobs):
 
     __slots__ = (
         "_backend",
-        "_cause",
         "_ended",
         "_failure",
         "_followers",
@@ -45,10 +45,9 @@ class CurrentJob(Jobs):
         "_location",
         "_outcome",
         "_output",
-        "_redirect_ok",
         "_response",
+        "_run",
         "_signs",
-        "_user",
         "attempt",
         "job_id",
     )
@@ -75,11 +74,10 @@ class CurrentJob(Jobs):
         )
         self._ended: str | None = None
         self._failure: str | None = None
-        self._cause = self._location = ""
-        self._user = request.user
+        self._run = Run(job, request, environ, backend.config)
+        self._location = ""
         self._outcome: Outcome | None = None
         self._followers: list[Launch] = []
-        self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._give_sign)
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
@@ -115,14 +113,17 @@ class CurrentJob(Jobs):
         self._signs.leave()
 
     def check_user(self) -> None:
-        if self._user is None or not self._signs.is_at_home:
+        if self._run.request.user is None or not self._signs.is_at_home:
             return
         user = find_user(self._environ or {}, self._backend.config)
-        if user is not None and user != self._user:
+        if user is not None and user != self._run.request.user:
             self.fail(_OTHER_USER if user else _SESSION_ENDED, retry=False)
 
     def note_exception(self, error: BaseException) -> None:
-        self._cause = describe(check_exception(error))
+        self._run.note_exception(check_exception(error))
+
+    def note_login_url(self, url: str) -> None:
+        self._run.login_url = url
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
@@ -142,8 +143,10 @@ class CurrentJob(Jobs):
         self._check_live()
         self._complete(cut_text(text, self._backend.config.max_output) if text is not None else None)
 
-    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
+    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = False) -> None:
         """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
+
+        With ``retry=True`` it runs again while it has ``retries`` left.
 
         In a child of a fork it does what it does outside of a job: without an id it raises JobFailed.
         """
@@ -174,7 +177,7 @@ class CurrentJob(Jobs):
             self._settle_failure(self._failure if self._ended else "JobEnded was raised by the app itself")
         except Exception as error:
             log.exception("%s raised an exception", self._name_process(), extra=about(job.id, job.attempt))
-            self._settle_failure(self._failure if self._ended else describe(error))
+            self._settle_exception(error)
         except BaseException as error:
             if self._signs.is_at_home:  # sys.exit() is how many a child ends
                 log.exception("%s was stopped", self._name_process(), extra=about(job.id, job.attempt))
@@ -184,7 +187,7 @@ class CurrentJob(Jobs):
             if self._ended:
                 self._settle_failure(self._failure)
             else:
-                self._settle_response()
+                self._settle_judgement(judge_answer(self._response, self._run))
         finally:
             self._signs.stop()
             self._response.forget()
@@ -234,21 +237,18 @@ class CurrentJob(Jobs):
             self.update(begin + (to - begin) * min(number / total, 1.0) if total else None)
         self.update(to)
 
-    def _settle_response(self) -> None:
-        code, line = self._response.code, f"HTTP {self._response.status}"
-        cause = self._cause or self._response.error
-        if code >= 500 and cause:
-            line += f": {cause}"
-        if 200 <= code < 300:
-            self._complete()
-        elif not 300 <= code < 400:
-            self._settle_failure(line if code else "The app ended without a call of start_response")
-        elif self._redirect_ok:
-            self._complete()
+    def _settle_exception(self, error: Exception) -> None:
+        if self._ended:
+            self._settle_failure(self._failure)
         else:
-            location = self._response.headers.get("location", "nowhere").partition("?")[0]
-            reason = "mostly a login page: the job did not run. For a redirect after its work: redirect_ok=True"
-            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}")
+            self._settle_judgement(judge_exception(error, self._run))
+
+    def _settle_judgement(self, judgement: Judgement) -> None:
+        self._location = judgement.location
+        if judgement.reason:
+            self._settle_failure(judgement.reason, judgement.may_retry)
+        else:
+            self._complete()
 
     def _give_sign(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""

@@ -16,14 +16,14 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     *("errors", "logs", "ranges", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "transitions", "job", "decisions", "keyring"),
-    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings", "backlog"),
+    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "redirects", "config", "settings", "backlog"),
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
-    *("output", "request", "response", "launcher", "monitor"),
+    *("content_coding", "output", "request", "response", "launcher", "monitor"),
     *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "worker", "middleware", "__init__"),
+    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "judgement", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 

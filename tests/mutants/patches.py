@@ -40,7 +40,7 @@ MUTANTS = [
     ),
     Mutant(
         "final statuses are not final",
-        "backjob/job.py",
+        "backjob/transitions.py",
         "FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)",
         "FAIL = Transition(frozenset(Status), Status.FAILED)",
         ("tests/test_job.py", "tests/test_store.py"),
@@ -149,16 +149,30 @@ MUTANTS = [
     ),
     Mutant(
         "a redirect completes",
-        "backjob/worker.py",
-        "        elif self._redirect_ok:",
-        "        elif code:",
-        ("tests/test_worker.py", "tests/test_outcomes.py"),
+        "backjob/judgement.py",
+        "        if is_allowed(redirect, option):",
+        "        if redirect:",
+        ("tests/test_worker.py",),
+    ),
+    Mutant(
+        "a redirect to a login page completes",
+        "backjob/judgement.py",
+        "    if run.is_denied or is_login(redirect, page):",
+        "    if run.is_denied:",
+        ("tests/test_redirects.py",),
+    ),
+    Mutant(
+        "a path prefix is compared as it is written",
+        "backjob/redirects.py",
+        "        return _normalize(self.target.path) if self.target else \"\"",
+        "        return self.target.path if self.target else \"\"",
+        ("tests/test_redirects.py",),
     ),
     Mutant(
         "a server error completes",
-        "backjob/worker.py",
-        "        if 200 <= code < 300:",
-        "        if 200 <= code < 300 or code >= 500:",
+        "backjob/judgement.py",
+        "    if 200 <= code < 300:",
+        "    if 200 <= code < 300 or code >= 500:",
         ("tests/test_worker.py", "tests/test_outcomes.py"),
     ),
     Mutant(
@@ -234,8 +248,8 @@ MUTANTS = [
     Mutant(
         "an attempt does not count its signs anew",
         "backjob/statements.py",
-        'status_text="", progress=0, signs=0, lease_by',
-        'status_text="", progress=0, lease_by',
+        "progress=0, signs=0, lease_by",
+        "progress=0, lease_by",
         ("tests/test_store.py",),
     ),
     Mutant(
@@ -824,8 +838,8 @@ MUTANTS = [
     Mutant(
         "a job runs in whoever's session it finds",
         "backjob/worker.py",
-        "if user is not None and user != self._user:",
-        "if user is not None and not user and self._user:",
+        "if user is not None and user != self._run.request.user:",
+        "if user is not None and not user and self._run.request.user:",
         ("tests/test_identity.py",),
     ),
     Mutant(
@@ -873,8 +887,8 @@ MUTANTS = [
     Mutant(
         "what WSGI says of an error page is not heard",
         "backjob/response.py",
-        "self.error = describe(exc_info[1])",
-        'self.error = ""',
+        "self.status, self.code, self.error = status, int(status[:3]), cause",
+        'self.status, self.code, self.error = status, int(status[:3]), ""',
         ("tests/test_outcomes.py",),
     ),
     Mutant(
