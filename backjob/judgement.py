@@ -13,6 +13,7 @@ from typing import Any
 from .config import Config
 from .errors import describe
 from .job import MOST_REASON, Job, JobRequest
+from .output import first_line
 from .redirects import (
     Page,
     Redirect,
@@ -30,6 +31,7 @@ log = logging.getLogger("backjob")
 
 _PASSING = frozenset({408, 425, 429})
 """The 4xx that ask to try again later (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)."""
+_SERVER_ERRORS = range(500, 600)
 _REFUSALS = frozenset({401, 403})
 _LONG_WAIT = 60.0
 """Seconds of waiting after which credentials may have expired."""
@@ -53,15 +55,18 @@ class Run:
     environ: Mapping[str, Any]
     config: Config
     cause: str = ""
-    """The exception that the framework reported last."""
+    """The exception that the framework reported last; of one that is an HTTP answer what the application said."""
+    answer: int | None = None
+    """The status of that exception, if it is an HTTP answer."""
     is_denied: bool = False
     """Was that one a 401 or 403? A redirect that answers it leads to a login page."""
     login_url: str = ""
 
     def note_exception(self, error: BaseException) -> None:
         """Remember the exception that the framework answers."""
-        self.cause = describe(error)
-        self.is_denied = find_status(error) in _REFUSALS or type(error).__name__ == "PermissionDenied"
+        self.answer = find_status(error)
+        self.cause = describe(error) if self.answer is None else _read_detail(error)
+        self.is_denied = self.answer in _REFUSALS or type(error).__name__ == "PermissionDenied"
 
 
 def judge_answer(response: Response, run: Run) -> Judgement:
@@ -76,7 +81,7 @@ def judge_answer(response: Response, run: Run) -> Judgement:
         return Judgement()
     if 300 <= code < 400:
         return _judge_redirect(code, response.headers.get("location", ""), run)
-    if code >= 500 and cause:
+    if cause and code in (run.answer, *_SERVER_ERRORS):
         line += f": {cause}"
     return Judgement(line + _hint_at(code, run), may_retry_after(code))
 
@@ -94,6 +99,15 @@ def find_status(error: BaseException) -> int | None:
     """
     code = getattr(error, "code", None)
     return code if callable(error) and isinstance(code, int) and 300 <= code < 600 else None
+
+
+def _read_detail(error: BaseException) -> str:
+    """Return the text that an application gave to an exception that is an HTTP answer, as by abort(422, "…")."""
+    detail = getattr(error, "detail", None) or getattr(error, "description", None)
+    if not detail or detail == getattr(type(error), "description", None):
+        return ""
+    name = f"{type(error).__name__}: " if getattr(error, "code", 0) in _SERVER_ERRORS else ""
+    return name + first_line(detail)
 
 
 def may_retry_after(code: int) -> bool:

@@ -140,7 +140,8 @@ def test_a_redirect_is_never_tried_again(site: Site, location: str | None, optio
     "location",
     [
         *("/login", "/login?next=/x", "/accounts/login/", "/user/sign-in", "/sign_in", "/wp-login.php"),
-        *("/require_login", "/login_form", "/@@login", "/auth", "/oauth2/authorize", "/oauth/start", "/login/google-oauth2/", "/SSO/x"),
+        *("/require_login", "/login_form", "/@@login", "/auth", "/oauth2/authorize", "/oauth/start"),
+        *("/login/google-oauth2/", "/SSO/x"),
         *("/saml2/idp", "/logon", "/#/login", "//login.example/", "https://sso.example/start", "http://x.test/auth"),
         # A page that asks to come back to the job's own.
         *("/enter?next=/ticket", "/enter?next=%2Fticket%3Fa%3D1", "/e?url=http://127.0.0.1/ticket"),
@@ -170,7 +171,7 @@ def test_what_is_no_login_page(site: Site, location: str) -> None:
 def test_the_login_page_that_the_app_names(site: Site) -> None:
     for named, location in [("/enter/", "/enter?x"), ("enter", "/enter"), ("https://id.test/in", "https://id.test/in?a")]:
 
-        def app(environ: dict[str, Any], start_response: Callable[..., Any], urls: Any = (named, location)) -> list[bytes]:
+        def app(environ: dict[str, Any], start_response: Any, urls: Any = (named, location)) -> list[bytes]:
             environ["backjob"].note_login_url(urls[0])
             start_response("302 Found", [("Location", urls[1])])
             return []
@@ -187,7 +188,7 @@ def test_a_redirect_that_corrects_the_url_names_the_right_one(site: Site, status
     for target, location, reason in [
         ("/ticket", "/ticket/", "which only adds a slash: start the job with the target /ticket/"),
         ("/ticket/?a=canary", "http://127.0.0.1/ticket?a=canary", "which only removes a slash: start the job with"),
-        ("/ticket", "https://127.0.0.1/ticket", "which only changes http to https: start the job from an https request"),
+        ("/ticket", "https://127.0.0.1/ticket", "which only changes http to https: start the job from an https"),
         ("/ticket", "https://127.0.0.1/ticket/", "; only adds a slash: start the job with the target /ticket/"),
     ]:
         found = redirect(site, location, status, target=target, redirect_ok=option)

@@ -14,7 +14,6 @@ from urllib.parse import urlencode
 
 from flask import Flask, current_app, g, got_request_exception, has_request_context, request, request_started, session
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
-from werkzeug.exceptions import HTTPException
 from werkzeug.local import LocalProxy
 
 from backjob import BackJob, Config, ConfigError, Jobs
@@ -121,9 +120,18 @@ def _prepare_job(app: Flask, **_: Any) -> None:
     """The session is known by now, and nothing of the app has run."""
     if current_jobs.is_worker:
         current_jobs.check_user()
+        _note_login_url(app)
         csrf = sys.modules.get("flask_wtf.csrf")
         if csrf is not None and app.config.get("WTF_CSRF_SECRET_KEY", app.secret_key):
             _supply_csrf_token(app, csrf)
+
+
+def _note_login_url(app: Flask) -> None:
+    """Flask-Login redirects anonymous users to this view."""
+    manager: Any = getattr(app, "login_manager", None)
+    view = manager and manager.blueprint_login_views.get(request.blueprint, manager.login_view)
+    if view:
+        current_jobs.note_login_url(sys.modules["flask_login"].login_url(view))
 
 
 def _supply_csrf_token(app: Flask, csrf: Any) -> None:
@@ -184,8 +192,7 @@ def _noting(handle: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
     """Flask's method for what a view has raised, which tells the job of it before a handler of the app makes a page."""
 
     def handle_user_exception(error: Exception) -> Any:
-        if not isinstance(error, HTTPException):  # abort(): the status says it all
-            current_jobs.note_exception(error)
+        current_jobs.note_exception(error)
         return handle(error)
 
     return handle_user_exception
