@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .config import Config
@@ -52,15 +52,15 @@ class Run:
 
     job: Job
     request: JobRequest
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = field(repr=False)
     config: Config
-    cause: str = ""
+    cause: str = field(repr=False, default="")
     """The exception that the framework reported last; of one that is an HTTP answer what the application said."""
     answer: int | None = None
     """The status of that exception, if it is an HTTP answer."""
     is_denied: bool = False
     """Was that one a 401 or 403? A redirect that answers it leads to a login page."""
-    login_url: str = ""
+    login_url: str = field(repr=False, default="")
 
     def note_exception(self, error: BaseException) -> None:
         """Remember the exception that the framework answers."""
