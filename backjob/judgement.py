@@ -48,7 +48,7 @@ class Judgement:
 
 @dataclass
 class Run:
-    """What is known of the run whose answer is judged."""
+    """The facts about the run whose answer is judged."""
 
     job: Job
     request: JobRequest
@@ -72,7 +72,6 @@ class Run:
 def judge_answer(response: Response, run: Run) -> Judgement:
     """Return how a job ends whose app has answered."""
     code, line = response.code, f"HTTP {response.status}"
-    cause = run.cause or response.error
     if response.breach:
         return Judgement(response.breach, may_retry_after(response.breach_code))
     if not code:
@@ -81,7 +80,8 @@ def judge_answer(response: Response, run: Run) -> Judgement:
         return Judgement()
     if 300 <= code < 400:
         return _judge_redirect(code, response.headers.get("location", ""), run)
-    if cause and code in (run.answer, *_SERVER_ERRORS):
+    cause = run.cause if code == run.answer else (run.cause or response.error) if code >= 500 else ""
+    if cause:
         line += f": {cause}"
     return Judgement(line + _hint_at(code, run), may_retry_after(code))
 
@@ -111,7 +111,7 @@ def _read_detail(error: BaseException) -> str:
 
 
 def may_retry_after(code: int) -> bool:
-    """May another attempt be answered otherwise? After 5xx and exceptions, and what asks for patience."""
+    """Return whether another attempt may end otherwise: after 5xx, and after a 4xx that asks to try again later."""
     return code >= 500 or code in _PASSING
 
 

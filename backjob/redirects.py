@@ -1,4 +1,4 @@
-"""Redirects: where they lead, and which of them end a job well.
+"""Redirects: their targets, and which of them complete a job.
 
 Knows URLs (RFC 3986), redirects (RFC 9110, sections 10.2.2 and 15.4) and the values of ``redirect_ok``. Knows no jobs
 and no WSGI.
@@ -34,7 +34,7 @@ _PATH_CHARACTERS = "/:@!$&'()*+,=~%"
 
 @dataclass(frozen=True)
 class Page:
-    """The page that a job is, and what is known of its site."""
+    """The URL of a job, and the facts about its site."""
 
     url: str = field(repr=False)
     """Absolute, without the query."""
@@ -48,7 +48,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Redirect:
-    """Where a redirect leads, read as a browser reads it (RFC 9110, section 10.2.2)."""
+    """The target of a redirect, read as a browser reads it (RFC 9110, section 10.2.2)."""
 
     code: int
     target: SplitResult | None = field(repr=False)
@@ -81,7 +81,7 @@ class Redirect:
 
 
 def read_redirect(code: int, location: str, page: Page) -> Redirect:
-    """Return where this Location leads from this page."""
+    """Return the redirect that this Location is, on this page."""
     location = _IGNORED_BY_BROWSERS.sub("", location).replace("\\", "/")
     if not location:
         return Redirect(code, None, False)

@@ -29,8 +29,8 @@ class Response:
         self.error = ""
         """The exception that an error page is about: from ``exc_info``, or the one that is being handled."""
         self.breach = ""
-        """What broke the response, "" if nothing did: a second status after output had begun, or a breach of PEP 3333.
-        The app may swallow the exception that it gets for it, the job fails anyway."""
+        """The reason why the response is broken, or "": a second status after output had begun, or another breach of
+        PEP 3333. The job fails even if the app swallows the exception that it gets for that."""
         self.breach_code = 500
         self._outer: BaseException | None = None
 
