@@ -195,7 +195,7 @@ class CachedStore(SQLStore):
         told, space = self._space
         if not space or told != self._database.told_place:
             # Not another database's jobs, also if it has the same name on another host, and not another key's.
-            space = f"{self._prefix}status-2-{self._keyring.digest(_name(self._database))[0]}-"
+            space = f"{self._prefix}status-3-{self._keyring.digest(_name(self._database))[0]}-"
             self._space = (self._database.told_place, space)
         return f"{space}{job_id}"
 

@@ -24,6 +24,7 @@ from .job import JobStatus
 from .keyring import check_keys
 from .outer import find_fault
 from .ranges import MOST, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
+from .redirects import RedirectOk, check_redirect_ok
 
 try:
     __version__ = version("backjob")
@@ -121,8 +122,10 @@ class Config:
     """Environ keys, such as ``"OIDC_CLAIM_email"`` or ``"eppn"``, whose texts a job gets from the request that started
     it; with a ``*`` at the end all that begin so. Known ones of authentication modules go along without it."""
 
-    redirect_ok: bool = False
-    """Is a job complete that answers with a redirect? By default it fails, for that is mostly a login page."""
+    redirect_ok: RedirectOk = False
+    """Which redirects complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
+    those for which a function of (status, location) returns True. A redirect to a login page never does, nor one that
+    only corrects the job's own URL. Also per start()."""
 
     max_output: int = 1048576
     """Bytes of UTF-8 that are kept of a job's output."""
@@ -161,9 +164,10 @@ class Config:
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
         self._check_text("cache_prefix", r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
         self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
-        for name in ("create_table", "keeper", "redirect_ok"):
+        for name in ("create_table", "keeper"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")
+        self._check_redirect_ok()
         if not is_timeout(self.error_timeout):
             refuse("error_timeout", f"must be {TIMEOUT}")
         for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
@@ -183,6 +187,12 @@ class Config:
         self._check_wire()
         if fault := find_fault(self.forward_environ):
             refuse("forward_environ", fault)
+
+    def _check_redirect_ok(self) -> None:
+        try:
+            check_redirect_ok(self.redirect_ok)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from None
 
     def _check_functions(self) -> None:
         of = {"identify": "an environ", **dict.fromkeys(HOOKS, "a JobStatus")}

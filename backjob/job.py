@@ -1,77 +1,21 @@
-"""What a job is: its states, the moves between them, and the frozen records that the other rooms hand around.
-
-All that decides a transition stands here, as data. Knows no database, no socket and no WSGI.
-"""
+"""The frozen records of a job that all other modules exchange. Knows no database, no socket and no WSGI."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import Enum, IntEnum
 from typing import Any
 
 from .attempts import AttemptEnd, read_ends
 from .jitter import longest_backoff
+from .transitions import FINAL, LIVE, Move, Status
+
+# The statuses and moves belong to a record: other modules import them from here.
+__all__ = ["FINAL", "LIVE", "MOST_REASON", "Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
 
-class Status(IntEnum):
-    """Where a job is in its life. The numbers are those of EBackJob for Yii 1."""
-
-    STARTED = 0
-    INPROGRESS = 1
-    COMPLETED = 2
-    FAILED = 3
-    CANCELLED = 4
-
-    @property
-    def is_final(self) -> bool:
-        """No write changes a job in this status any more."""
-        return self in FINAL
-
-
-FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
-LIVE = frozenset(Status) - FINAL
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A move: it is made only from one of ``sources``, and then leads to ``target``."""
-
-    sources: frozenset[Status]
-    target: Status
-
-
-class Move(Enum):
-    """Every way from one status to another. The guarded UPDATE and the diagram in the docs are made from it."""
-
-    CLAIM = Transition(frozenset({Status.STARTED}), Status.INPROGRESS)
-    COMPLETE = Transition(frozenset({Status.INPROGRESS}), Status.COMPLETED)
-    FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)
-    CANCEL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.CANCELLED)
-    RETRY = Transition(frozenset({Status.INPROGRESS}), Status.STARTED)
-
-    @property
-    def sources(self) -> frozenset[Status]:
-        return self.value.sources
-
-    @property
-    def target(self) -> Status:
-        return self.value.target
-
-
-TRANSITIONS: dict[Status, frozenset[Status]] = {
-    status: frozenset(move.target for move in Move if status in move.sources) for status in Status
-}
-"""For each status, the statuses that may follow it."""
-
-
-def draw_diagram() -> str:
-    """The states and moves as a Mermaid diagram: docs/life-cycle.md holds what this gives."""
-    arrows = [
-        f"{source.name} --> {move.target.name}: {move.name.lower()}" for move in Move for source in sorted(move.sources)
-    ]
-    ends = [f"{status.name} --> [*]" for status in sorted(FINAL)]
-    return "\n    ".join(["stateDiagram-v2", f"[*] --> {Status.STARTED.name}", *arrows, *ends])
+MOST_REASON = 1000
+"""Characters of ``error`` and ``location``."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +25,8 @@ class JobRequest:
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333); a
     ``script_name`` of None is not known yet. ``headers`` and ``variables`` are environ keys with their values,
     ``left_out`` names of headers that only the starting request had. ``user`` is who started it, as ``identify`` says:
-    "" for an anonymous visitor, None if not known. The last three are its app, and its address when it was started.
+    "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a function by its name,
+    "module:function"; None: the option decides. The last three are its app, and its address when it was started.
     """
 
     method: str
@@ -100,7 +45,7 @@ class JobRequest:
     user: str | None = field(repr=False, default=None)
     anonymous: bool = False
     sent: dict[str, Any] | None = field(repr=False, default=None)
-    redirect_ok: bool = False
+    redirect_ok: bool | str | None = None
     app: str = ""
     address: str = ""
     by_connect: bool = False
@@ -122,6 +67,11 @@ class JobStatus:
     progress: int
     status: Status
     status_text: str
+    error: str
+    """The reason of a failure in one line, "" without one. While a retry waits, that of the last attempt."""
+    location: str
+    """The Location of the redirect with which the job ended, "" without one: a path of the application's own site, or
+    the URL of another site. Without query, fragment and user name, which may hold secrets."""
     scope: str
     start_time: datetime
     updated_time: datetime
@@ -139,6 +89,8 @@ class JobStatus:
             "progress": self.progress,
             "status": int(self.status),
             "status_text": self.status_text,
+            "error": self.error,
+            "location": self.location,
             "scope": self.scope,
             "start_time": self.start_time.isoformat(),
             "updated_time": self.updated_time.isoformat(),
@@ -161,6 +113,8 @@ class Job:
     progress: int
     signs: int
     status_text: str = field(repr=False)
+    error: str = field(repr=False)
+    location: str = field(repr=False)
     scope: str
     method: str
     path: str
@@ -226,6 +180,8 @@ class Job:
             progress=self.progress,
             status=self.status,
             status_text=self.status_text if since <= pause else "",
+            error=self.error,
+            location=self.location,
             scope=self.scope,
             start_time=self.created_at,
             updated_time=self.updated_at,
@@ -275,6 +231,8 @@ class NewJob:
             progress=0,
             signs=0,
             status_text="",
+            error="",
+            location="",
             scope=self.scope,
             method=self.request.method[:64],
             path=self.request.path[:255],

@@ -19,8 +19,9 @@ from .discovery import discover, discover_unasked
 from .errors import AddressError, Busy, LaunchError, NotHome
 from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
+from .mounts import mount_target
 from .proofs import TOKEN_HEADER, is_proof, prove_app
-from .request import mount_target, wire_host
+from .request import wire_host
 
 CONNECT_TIMEOUT = 1.0
 SEND_TIMEOUT = 30.0

@@ -20,6 +20,7 @@ from .job import Glance, Job, Move, Status
 from .keyring import WORKER, Keyring, SealError, Token
 from .launcher import SelfRequest
 from .logs import about
+from .output import first_line
 from .process import name_process
 from .proofs import is_proof
 from .store import Store
@@ -83,7 +84,8 @@ class Monitor:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
         if error.is_final or failed_for >= self._config.launch_timeout:
             # A launch that came twice finds its job ended: that is nobody's failure.
-            if self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}"):
+            reason = f"The job can't be launched: {error}"
+            if self._store.move(Move.FAIL, job_id, attempt=attempt, text=reason, error=first_line(reason)):
                 log.error("Job %d can't be launched: %s", job_id, error, extra=about(job_id, attempt))
             return 0.0
         wait = backoff(failed_for)
@@ -101,7 +103,8 @@ class Monitor:
         except SealError:
             told = about(job.id, job.attempt)
             log.error("Job %d is not launched: its sealed request does not open", job.id, extra=told)
-            self._store.move(Move.FAIL, job.id, attempt=job.attempt, text="The record was changed: it does not open.")
+            reason = "The record was changed: it does not open."
+            self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason)
         except NotHome as error:
             return self._leave_to_its_app(job, error)
         except LaunchError as error:

@@ -14,15 +14,16 @@ from .arguments import check_exception, check_text, parse_id
 from .backend import Backend, Launch
 from .children import refuse_to_send
 from .ending import Ending, find_stop, holds_job_ended
-from .errors import JobEnded, StoreError, describe, leaves
+from .errors import JobEnded, StoreError, leaves
 from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
+from .judgement import Judgement, Run, judge_answer, judge_exception
 from .left_out import LeftOut
 from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome
-from .output import Output, append_line, clean_text, cut_text
+from .output import Output, append_line, cut_text, first_line
 from .request import find_user, restore_environ
 from .response import Response
 from .shutdown import explain_reason, explain_stop
@@ -39,18 +40,16 @@ class CurrentJob(Jobs):
 
     __slots__ = (
         "_backend",
-        "_cause",
         "_ending",
         "_failure",
         "_followers",
         "_job",
-        "_left_out",
+        "_location",
         "_outcome",
         "_output",
-        "_redirect_ok",
         "_response",
+        "_run",
         "_signs",
-        "_user",
         "attempt",
         "job_id",
     )
@@ -78,12 +77,11 @@ class CurrentJob(Jobs):
         )
         self._ending = Ending(self._find_end)
         self._failure: str | None = None
-        self._cause = ""
+        left_out = LeftOut(request, server, environ, backend.config.environ_key)
+        self._run = Run(job, request, environ, backend.config, left_out)
+        self._location = ""
         self._outcome: Outcome | None = None
-        self._user = request.user
-        self._left_out = LeftOut(request, server, environ, backend.config.environ_key)
         self._followers = Followers(backend, environ)
-        self._redirect_ok = request.redirect_ok
         self._response = Response(self._output, self._ending.is_live, self._give_sign)
 
     def __reduce__(self) -> NoReturn:
@@ -123,14 +121,17 @@ class CurrentJob(Jobs):
         self._signs.leave()
 
     def check_user(self) -> None:
-        if self._user is None or not self._signs.is_at_home:
+        if self._run.request.user is None or not self._signs.is_at_home:
             return
         user = find_user(self._environ or {}, self._backend.config)
-        if user is not None and user != self._user:
-            self.fail(self._left_out.explain_user(user), retry=False)
+        if user is not None and user != self._run.request.user:
+            self.fail(self._run.left_out.explain_user(user), retry=False)
 
     def note_exception(self, error: BaseException) -> None:
-        self._cause = describe(check_exception(error))
+        self._run.note_exception(check_exception(error))
+
+    def note_login_url(self, url: str) -> None:
+        self._run.login_url = url
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
@@ -150,8 +151,10 @@ class CurrentJob(Jobs):
         if self._ending.is_live():
             self._complete(cut_text(text, self._backend.config.max_output) if text is not None else None)
 
-    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
+    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = False) -> None:
         """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
+
+        With ``retry=True`` it runs again while it has ``retries`` left.
 
         In a child of a fork it does what it does outside of a job: without an id it raises JobFailed.
         """
@@ -187,7 +190,7 @@ class CurrentJob(Jobs):
             if self._ending.reason:
                 self._settle_failure(self._failure)
             else:
-                self._settle_response()
+                self._settle_judgement(judge_answer(self._response, self._run))
         finally:
             self._signs.stop()
             self._response.forget()
@@ -204,12 +207,14 @@ class CurrentJob(Jobs):
             told = about(self._job.id, self._job.attempt)
             log.error("%s %d, attempt %d, %s", whose, *told.values(), what, exc_info=error, extra=told)
         self._find_end(holds_job_ended(error))
-        raised = describe(error) + self._left_out.explain_exception()
-        reason = "JobEnded was raised by the app itself" if is_alone else raised
         if stop is not None:
             self._settle_failure(explain_stop(stop, self._environ or {}))
+        elif self._ending.reason:
+            self._settle_failure(self._failure)
+        elif is_alone:
+            self._settle_failure("JobEnded was raised by the app itself")
         else:
-            self._settle_failure(self._failure if self._ending.reason else reason)
+            self._settle_judgement(judge_exception(error, self._run))
         return stop
 
     def _find_end(self, was_met: bool = False) -> None:
@@ -240,22 +245,12 @@ class CurrentJob(Jobs):
             self.update(begin + (to - begin) * min(number / total, 1.0) if total else None)
         self.update(to)
 
-    def _settle_response(self) -> None:
-        code, line = self._response.code, f"HTTP {self._response.status}"
-        cause = self._cause or self._response.error
-        hint = self._left_out.explain_response(code)
-        if code >= 500 and cause:
-            line += f": {cause}"
-        if 200 <= code < 300:
-            self._complete()
-        elif not 300 <= code < 400:
-            self._settle_failure(line + hint if code else "The app ended without a call of start_response")
-        elif self._redirect_ok:
-            self._complete()
+    def _settle_judgement(self, judgement: Judgement) -> None:
+        self._location = judgement.location
+        if judgement.reason:
+            self._settle_failure(judgement.reason, judgement.may_retry)
         else:
-            location = self._response.headers.get("location", "nowhere").partition("?")[0]
-            reason = "mostly a login page: the job did not run. For a redirect after its work: redirect_ok=True"
-            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}{hint}")
+            self._complete()
 
     def _give_sign(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""
@@ -292,11 +287,11 @@ class CurrentJob(Jobs):
         if self._signs.stop():
             shown = self._signs.text()
             told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
-            self._settle(move, append_line(shown, told) if told else shown)
+            self._settle(move, append_line(shown, told) if told else shown, first_line(told))
 
     def _may_retry(self, retry: bool) -> bool:
         return retry and not self._signs.is_over and self._job.attempt <= self._job.retries
 
-    def _settle(self, move: Move, text: str) -> None:
-        self._outcome = Outcome(self._job, move, text, self._signs.progress)
+    def _settle(self, move: Move, text: str, error: str = "") -> None:
+        self._outcome = Outcome(self._job, move, text, self._signs.progress, error=error, location=self._location)
         self._outcome.write_patiently(self._backend.store, self._backend.vouching)

@@ -12,7 +12,8 @@ import pytest
 from support.records import new_job
 
 from backjob.attempts import AttemptEnd, add_end
-from backjob.job import FINAL, LIVE, TRANSITIONS, Job, JobRequest, JobStatus, Move, Status, draw_diagram
+from backjob.job import FINAL, LIVE, Job, JobRequest, JobStatus, Move, Status
+from backjob.transitions import TRANSITIONS, draw_diagram
 
 NOW = datetime(2031, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
 CANARY = "canary-of-a-user"
@@ -22,6 +23,7 @@ def make_job(**changes: Any) -> Job:
     fields: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Job))
     fields |= {"id": 7, "uid": "u" * 32, "status": Status.INPROGRESS, "attempt": 1, "retries": 0, "progress": 40}
     fields |= {"status_text": "so far", "scope": "office", "method": "GET", "path": "/report"}
+    fields |= {"error": "broken", "location": "/ticket/17"}
     fields |= {"key_id": "key", "app_id": "app", "sealed": b"sealed", "past": ""}
     fields |= {"priority": 0, "error_timeout": 120, "cancel_requested": False}
     fields |= dict.fromkeys(["created_at", "due_at", "started_at", "updated_at", "lease_until", "read_at"], NOW)
@@ -84,6 +86,8 @@ def test_the_public_part_of_a_record() -> None:
         progress=40,
         status=Status.COMPLETED,
         status_text="so far",
+        error="broken",
+        location="/ticket/17",
         scope="office",
         start_time=NOW,
         updated_time=NOW + timedelta(2),
@@ -111,6 +115,8 @@ def test_as_dict_is_ready_for_json(ended_at: datetime | None) -> None:
         "progress": 40,
         "status": 1,
         "status_text": 'a "quote"\n\x00 🐔',
+        "error": "broken",
+        "location": "/ticket/17",
         "scope": "office",
         "start_time": "2031-01-02T03:04:05.000678+00:00",
         "updated_time": "2031-01-02T03:04:05.000678+00:00",

@@ -16,16 +16,16 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
     *("keeper_thread", "bounded_calls", "cells"),
-    *("process", "attempts", "job", "decisions", "keyring"),
-    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer"),
+    *("process", "attempts", "transitions", "job", "decisions", "keyring"),
+    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer", "redirects"),
     *("config", "settings", "backlog"),
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
-    *("output", "request", "response", "launcher", "monitor"),
+    *("content_coding", "output", "mounts", "request", "response", "launcher", "monitor"),
     *("server_facts", "shutdown", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "left_out", "followers", "worker"),
+    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "left_out", "judgement", "followers", "worker"),
     *("middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""

@@ -20,6 +20,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import close_old_connections, connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
@@ -94,6 +96,8 @@ class BackJobMiddleware:
             request.backjob_user = getattr(request, "user", None)
             if request.backjob.is_worker:
                 request.backjob.check_user()
+                with contextlib.suppress(NoReverseMatch):  # an app without a login page need not set LOGIN_URL
+                    request.backjob.note_login_url(resolve_url(settings.LOGIN_URL))
                 # The page with everything in it is for a browser: a job's text is the exception's type and message.
                 request.exception_reporter_class = _NoPage
                 around.enter_context(supply_token(request))

@@ -40,7 +40,7 @@ MUTANTS = [
     ),
     Mutant(
         "final statuses are not final",
-        "backjob/job.py",
+        "backjob/transitions.py",
         "FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)",
         "FAIL = Transition(frozenset(Status), Status.FAILED)",
         ("tests/test_job.py", "tests/test_store.py"),
@@ -149,16 +149,65 @@ MUTANTS = [
     ),
     Mutant(
         "a redirect completes",
-        "backjob/worker.py",
-        "        elif self._redirect_ok:",
-        "        elif code:",
-        ("tests/test_worker.py", "tests/test_outcomes.py"),
+        "backjob/judgement.py",
+        "        if is_allowed(redirect, option):",
+        "        if redirect:",
+        ("tests/test_worker.py",),
+    ),
+    Mutant(
+        "a redirect to a login page completes",
+        "backjob/judgement.py",
+        "    if run.is_denied or is_login(redirect, page):",
+        "    if run.is_denied:",
+        ("tests/test_redirects.py",),
+    ),
+    Mutant(
+        "a path prefix is compared as it is written",
+        "backjob/redirects.py",
+        "        return _normalize(self.target.path) if self.target else \"\"",
+        "        return self.target.path if self.target else \"\"",
+        ("tests/test_redirects.py",),
+    ),
+    Mutant(
+        "a second error page is not noticed",
+        "backjob/judgement.py",
+        "    if response.breach:",
+        "    if response.breach and not code:",
+        ("tests/test_error_pages.py",),
+    ),
+    Mutant(
+        "an HTML error page is kept",
+        "backjob/response.py",
+        "        return self.code >= 300 and content_type in _PAGES",
+        "        return False and content_type in _PAGES",
+        ("tests/test_error_pages.py",),
+    ),
+    Mutant(
+        "a compressed body is decoded to its end",
+        "backjob/output.py",
+        "                if self._cut:\n                    self._is_left = True",
+        "                if self._cut < 0:\n                    self._is_left = True",
+        ("tests/test_error_pages.py",),
+    ),
+    Mutant(
+        "a refused job is tried again",
+        "backjob/judgement.py",
+        "    return code >= 500 or code in _PASSING",
+        "    return code >= 400",
+        ("tests/test_error_pages.py",),
+    ),
+    Mutant(
+        "the reason of an attempt outlives the next claim",
+        "backjob/statements.py",
+        '_UNTOLD = {"status_text": "", "error": "", "location": ""}',
+        '_UNTOLD = {"status_text": "", "location": ""}',
+        ("tests/test_store.py", "tests/test_error_pages.py"),
     ),
     Mutant(
         "a server error completes",
-        "backjob/worker.py",
-        "        if 200 <= code < 300:",
-        "        if 200 <= code < 300 or code >= 500:",
+        "backjob/judgement.py",
+        "    if 200 <= code < 300:",
+        "    if 200 <= code < 300 or code >= 500:",
         ("tests/test_worker.py", "tests/test_outcomes.py"),
     ),
     Mutant(
@@ -304,8 +353,8 @@ MUTANTS = [
     Mutant(
         "an attempt does not count its signs anew",
         "backjob/statements.py",
-        'status_text="", progress=0, signs=0, lease_by',
-        'status_text="", progress=0, lease_by',
+        "progress=0, signs=0, lease_by",
+        "progress=0, lease_by",
         ("tests/test_store.py",),
     ),
     Mutant(
@@ -655,7 +704,7 @@ MUTANTS = [
     ),
     Mutant(
         "what an app within has mounted is taken for the mount",
-        "backjob/request.py",
+        "backjob/mounts.py",
         "return path.removesuffix(path_info) if path.endswith(path_info) else script_name",
         "return script_name",
         ("tests/test_request.py",),
@@ -971,8 +1020,8 @@ MUTANTS = [
     Mutant(
         "a job runs in whoever's session it finds",
         "backjob/worker.py",
-        "if user is not None and user != self._user:",
-        "if user is not None and not user and self._user:",
+        "if user is not None and user != self._run.request.user:",
+        "if user is not None and not user and self._run.request.user:",
         ("tests/test_identity.py",),
     ),
     Mutant(
@@ -1020,8 +1069,8 @@ MUTANTS = [
     Mutant(
         "what WSGI says of an error page is not heard",
         "backjob/response.py",
-        "self.error = describe(exc_info[1])",
-        'self.error = ""',
+        "self.status, self.code, self.error = status, int(status[:3]), cause",
+        'self.status, self.code, self.error = status, int(status[:3]), ""',
         ("tests/test_outcomes.py",),
     ),
     Mutant(
