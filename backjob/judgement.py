@@ -97,20 +97,24 @@ def judge_exception(error: BaseException, run: Run) -> Judgement:
 
 
 def find_status(error: BaseException) -> int | None:
-    """Return the status of an exception that is a WSGI application itself, such as those of Werkzeug and WebOb.
+    """Return the status of an exception that is an HTTP response or a WSGI application itself.
 
-    Other exceptions have a ``code`` too: that of urllib is the answer of another site.
+    Those of Bottle, Werkzeug and WebOb are. Other exceptions have a ``code`` too: that of urllib is the answer of
+    another site.
     """
-    code = getattr(error, "code", None)
-    return code if callable(error) and isinstance(code, int) and 300 <= code < 600 else None
+    is_response = hasattr(error, "status_line") and hasattr(error, "status_code")  # as in Bottle
+    code = getattr(error, "status_code" if is_response else "code", None)
+    is_answer = is_response or callable(error)
+    return code if is_answer and isinstance(code, int) and 300 <= code < 600 else None
 
 
 def _read_detail(error: BaseException) -> str:
     """Return the text that an application gave to an exception that is an HTTP answer, as by abort(422, "…")."""
-    detail = getattr(error, "detail", None) or getattr(error, "description", None)
+    names = ("detail", "description", "body")  # WebOb, Werkzeug, Bottle
+    detail = next((text for name in names if isinstance(text := getattr(error, name, None), str) and text), "")
     if not detail or detail == getattr(type(error), "description", None):
         return ""
-    name = f"{type(error).__name__}: " if getattr(error, "code", 0) in _SERVER_ERRORS else ""
+    name = f"{type(error).__name__}: " if find_status(error) in _SERVER_ERRORS else ""
     return name + first_line(detail)
 
 
