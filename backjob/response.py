@@ -27,6 +27,7 @@ class Response:
         self.status = ""
         self.code = 0
         self.headers: dict[str, str] = {}
+        self.set_cookies: list[str] = []
         self.error = ""
         """The exception that an error page is about: from ``exc_info``, or the one that is being handled."""
         self.breach = ""
@@ -67,6 +68,7 @@ class Response:
             raise self._break(ValueError("start_response takes a status such as '200 OK'"))
         self.status, self.code, self.error = status, int(status[:3]), cause
         self.headers = {name.lower(): value for name, value in headers}
+        self.set_cookies = [value for name, value in headers if name.lower() == "set-cookie"]
         self._is_output = not self.breach and not self._is_page
         self._output.set_content_type(self.headers.get("content-type", ""), self.headers.get("content-encoding", ""))
         return self.write
@@ -114,8 +116,8 @@ class Response:
         self._output.finish()
 
     def forget(self) -> None:
-        """Headers such as Set-Cookie are nobody's business after the run."""
-        self.headers = {}
+        """Drop the headers, such as Set-Cookie: after the run they are not needed."""
+        self.headers, self.set_cookies = {}, []
 
 
 def make_server_environ() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from .arguments import check_exception, check_text, parse_id
 from .backend import Backend, Launch
 from .children import refuse_to_send
+from .cookies import warn_of_changed
 from .ending import Ending, find_stop, holds_job_ended
 from .errors import JobEnded, StoreError, leaves
 from .followers import Followers
@@ -193,6 +194,8 @@ class CurrentJob(Jobs):
                 self._settle_judgement(judge_answer(self._response, self._run))
         finally:
             self._signs.stop()
+            cookie = self._run.request.headers.get("HTTP_COOKIE", "")
+            warn_of_changed(cookie, self._response.set_cookies, self._job.id, self._job.attempt)
             self._response.forget()
             if self._signs.is_at_home:
                 self._followers.release(claim, self._outcome)

@@ -25,8 +25,8 @@ ORDER = (
     *("content_coding", "output", "mounts", "request", "response", "launcher", "monitor"),
     *("server_facts", "shutdown", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "left_out", "judgement", "followers", "worker"),
-    *("middleware", "__init__"),
+    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
+    *("followers", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 
