@@ -1055,8 +1055,8 @@ MUTANTS = [
     Mutant(
         "bottle: a job of an ended session runs",
         "backjob/integrations/bottle.py",
-        "            jobs.check_user()\n            answer",
-        "            answer",
+        "            jobs.check_user()\n            try:",
+        "            try:",
         ("tests/test_bottle.py",),
     ),
     Mutant(
