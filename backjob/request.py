@@ -181,6 +181,11 @@ def may_run_in(app: str, request: JobRequest) -> bool:
     return request.by_connect or request.app in ("", app)
 
 
+def is_safe(request: JobRequest) -> bool:
+    """Can it be sent to a foreign app without harm: a safe method (RFC 9110, section 9.2.1) without a body?"""
+    return request.method in _SAFE_METHODS and not request.body
+
+
 def encode_form(fields: Any, name: str) -> str:
     """Url-encode a mapping, a list of pairs or a MultiDict; a list value stands for several of its name."""
     try:
