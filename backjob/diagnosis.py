@@ -71,7 +71,7 @@ def explain(answer: Answer, address: Address) -> LaunchError:
     server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
     status = answer.status
     is_own = answer.body.startswith(SIGNATURE.encode())
-    remedy = _REMEDIES.get(status, f"{_correct(address)} to the address where the app itself answers")
+    remedy = _REMEDIES.get(status, _lead_around(address))
     if 300 <= status < 400:
         remedy = _explain_redirect(answer.header("Location"), address)
     elif is_own and status in _OWN_REMEDIES:
@@ -101,6 +101,8 @@ def explain_path(answer: Answer, address: Address, method: str, path: str, *, is
     found = str(failure)
     if answer.status is not None and (answer.status < 300 or answer.status in (404, 405)):
         found = found.partition("): ")[0] + ")"  # not what else may answer at this address: BackJob does
+    for separator in (", ", ": "):
+        found = found.removesuffix(separator + _lead_around(address))
     text = f"something in front of BackJob answers {path[:200]}: put BackJob outside of it. To {method} {found}"
     if is_answered:
         text += ". The request is not sent again, because it may have been acted on"
@@ -141,6 +143,10 @@ def _correct(address: Address) -> str:
     return "correct connect=" if address.found == "connect=" else "set connect="
 
 
+def _lead_around(address: Address) -> str:
+    return f"{_correct(address)} to the address where the app itself answers"
+
+
 def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
     if len(raw) > Answer.LIMIT:
         return LaunchError(f"{address} answers without an end: {_correct(address)}", is_final=True)
@@ -157,7 +163,7 @@ def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
 def _explain_redirect(location: str, address: Address) -> str:
     """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
     place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location).partition("?")[0][:200]
-    around = f"{_correct(address)} to the address where the app itself answers"
+    around = _lead_around(address)
     hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:
         hints += ["it wants https", _BRING_HTTPS]

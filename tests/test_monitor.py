@@ -132,7 +132,7 @@ def test_through_a_proxy_that_does_its_work(tmp_path):
         (http("431 Request Header Fields Too Large"), ["431", "connect_headers"]),
         (http("200 OK", body=b"hello"), ["200", "something in front of BackJob answers /job:"]),
         (http("200 OK", LYING, body=b"ok\n"), ["200", "something in front of BackJob answers /job:"]),
-        (http("409 Conflict", LYING), ["409", "connect="]),
+        (http("409 Conflict", LYING), ["409", "answers /job:"]),
         (http("202 Accepted", LYING), ["202"]),
         (b"\x15\x03\x03\x00\x02\x02\x46", ["TLS", "https://"]),
         (b"SSH-2.0-OpenSSH_9.2\r\n", ["HTTP"]),
