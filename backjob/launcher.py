@@ -140,7 +140,7 @@ class SelfRequest:
                         self._unanswered = 0
                         self.has_worked = True
                         return True
-                    failures.append(explain(connection.answer, address))
+                    failures.append(self._paths.explain_monitor(connection.answer, address, token, request))
                     if address.is_sure:
                         break  # what answers there is what is to be told: guesses would only add to it
             except OSError as error:
@@ -160,7 +160,7 @@ class SelfRequest:
             wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
             if not self._paths.covers(address, request):
                 self._paths.prove(address, token, request, PROBE_PATIENCE if from_slot else float("inf"))
-                self.has_worked = True
+                self.has_worked = self.has_worked or home is None
             connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
                 is_done(connection.shake_hands)  # some servers do that in a slot: a busy server is no failure
@@ -181,9 +181,13 @@ class SelfRequest:
         return self._paths.explain_worker(connection.answer, connection.address, token, request)
 
     def covers(self, request: JobRequest) -> bool:
-        """Can the worker's request be sent without waiting for a probe? Yes also if no address is known."""
+        """Can the worker's request be sent without waiting for a probe?
+
+        Always for another application's job and if no address is known: open() decides about those.
+        """
         try:
-            return request.app != self.app or self._paths.covers(self.candidates(None)[0], request)
+            is_ours = request.by_connect or request.app == self.app
+            return not is_ours or self._paths.covers(self.candidates(None)[0], request)
         except AddressError:
             return True
 
@@ -245,6 +249,7 @@ class SelfRequest:
                 failures.append(error)
             else:
                 self._proven = address
+                self.has_worked = True
                 return address
         raise sum_up(failures)
 
@@ -274,7 +279,6 @@ class SelfRequest:
         answer = self.ask(address, probe, request, patience)
         if not is_proof(answer, probe, prove_app(app)):
             raise explain(answer, address)
-        self.has_worked = True
 
     def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:
         if not connection.shake_hands(self._patience):

@@ -100,12 +100,19 @@ class PathProofs:
         if not (is_proof(answer, token, "monitor") or is_proof(answer, token, "refused")):
             raise self._explain(answer, address, token, request, "GET")
 
+    def explain_monitor(self, answer: Answer, address: Address, token: Token, request: JobRequest) -> LaunchError:
+        """Explain an answer to the monitor's request that is not ours. It goes to the mount, if that is known."""
+        if request.script_name is not None:
+            return explain(answer, address)
+        return self._explain(answer, address, token, request, "GET")
+
     def explain_worker(self, answer: Answer, address: Address, token: Token, request: JobRequest) -> LaunchError:
         """Explain an answer to the worker's request that is not our worker's.
 
         A request with effects that anything has answered is not sent again: it may have been acted on.
         """
-        if answer.raw and not is_safe(request) and not is_proof(answer, token, "away"):
+        is_own = explain(answer, address).is_of_job or is_proof(answer, token, "away")
+        if answer.raw and not is_safe(request) and not is_own:
             return explain_path(answer, address, request.method, request.path, is_answered=True)
         return self._explain(answer, address, token, request, request.method)
 
