@@ -158,7 +158,7 @@ class SelfRequest:
             address = home or self._proven_address(token, request, from_slot)
             target = request.target
             wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
-            if not self._paths.covers(address, request):
+            if not self._paths.covers(address, request, from_slot=from_slot):
                 self._paths.prove(address, token, request, PROBE_PATIENCE if from_slot else float("inf"))
                 self.has_worked = self.has_worked or home is None
             connection = self._connect(address, CONNECT_TIMEOUT, request)
@@ -181,13 +181,13 @@ class SelfRequest:
         return self._paths.explain_worker(connection.answer, connection.address, token, request)
 
     def covers(self, request: JobRequest) -> bool:
-        """Can the worker's request be sent without waiting for a probe?
+        """Can the worker's request be sent from a slot, where no probe could be waited for?
 
         Always for another application's job and if no address is known: open() decides about those.
         """
         try:
             is_ours = request.by_connect or request.app == self.app
-            return not is_ours or self._paths.covers(self.candidates(None)[0], request)
+            return not is_ours or self._paths.covers(self.candidates(None)[0], request, from_slot=True)
         except AddressError:
             return True
 

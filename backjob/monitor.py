@@ -34,6 +34,8 @@ _LONGEST_LOOK = 1.0
 _AFTER_CLAIM = 10.0
 _MOST_RELEASED = 20
 """Jobs that one success wakes: each of them wakes as many more."""
+_AHEAD = 5.0
+"""Seconds until a request that was sent to a job's own path counts as one that has not come in."""
 _MOST_PUT_OFF = 10000
 _MOST_READ = 50
 
@@ -121,16 +123,19 @@ class Monitor:
         """Prove the job's path without waiting: have the monitor's request come to it, which goes on from there.
 
         Whoever calls holds a slot, maybe the only one, so that a probe could not be answered. Until the request has
-        come in, this counts as a failed launch: something else may answer there, and nobody would see its answer.
+        come in, this counts as a failed launch: something else may answer there, and its answer would not be seen.
         """
         failed_for, nonce = job.launch_failed_for, mark_ahead(new_nonce())
-        if failed_for >= self._config.launch_timeout:
-            text = f"no request reaches BackJob at {request.path[:200]}: put BackJob outside of what answers there"
-            self.refuse(job.id, job.attempt, self.owner, LaunchError(text, is_final=True, is_of_job=True))
-            return Verdict.REFUSED
-        wait, text = self._config.lease, "Not launched yet: BackJob has not answered at the path of this job"
-        self._store.note_launch_failure(job.id, job.attempt, self.owner, text, wait, failed_for)
-        if self._store.hold(job.id, job.attempt, self.owner, nonce, wait):
+        path = request.path[:200]
+        unseen = (
+            f"BackJob has not been reached at {path}: all slots are busy, or something in front of it answers there"
+        )
+        if failed_for:  # one was sent before, and has not come in
+            wait = self.refuse(job.id, job.attempt, self.owner, LaunchError(unseen), failed_for)
+        else:
+            wait = _AHEAD
+            self._store.note_launch_failure(job.id, job.attempt, self.owner, "", wait)
+        if wait and self._store.hold(job.id, job.attempt, self.owner, nonce, wait):
             token = self._keyring.sign(MONITOR, job.id, job.attempt, job.sealed or b"", nonce)
             try:
                 self._launcher.send_ahead(token, request)

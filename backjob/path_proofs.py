@@ -25,6 +25,8 @@ LONGEST_PROOF = 60.0
 """Seconds after which a path is probed again: what is in front of BackJob may be configured anew."""
 FRESH = 0.2
 """Seconds for which the last exchange with BackJob shows that nothing, such as a maintenance page, has come between."""
+FRESH_FROM_SLOT = 5.0
+"""The same for whoever holds a slot, where a probe costs another request through the server's backlog."""
 PROBE_PATIENCE = 2.0
 
 _AHEAD = "~"
@@ -68,13 +70,14 @@ class PathProofs:
         self._proven.clear()
         self._heard_at = float("-inf")
 
-    def covers(self, address: Address, request: JobRequest) -> bool:
+    def covers(self, address: Address, request: JobRequest, *, from_slot: bool = False) -> bool:
         """Can this request be sent there without a probe?"""
         if is_safe(request):
             return True
         now = time.monotonic()
         proven_at = self._proven.get((address, request.path), float("-inf"))
-        return now - proven_at < LONGEST_PROOF and now - self._heard_at < FRESH
+        fresh = FRESH_FROM_SLOT if from_slot else FRESH
+        return now - proven_at < LONGEST_PROOF and now - self._heard_at < fresh
 
     def prove(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
         """Probe the path of a request. Raises LaunchError: ``is_of_job`` if only this path is not answered by BackJob.

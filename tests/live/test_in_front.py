@@ -49,7 +49,8 @@ def test_jobs_outlast_a_maintenance_page(run_server: Serve, setup: Setup, status
     job_ids = [server.start("/work", method=method, delay=1.5) for method in ("GET", "POST") * 2]
     (tmp_path / "maintenance").write_text(status)
     wait_until(lambda: len(read_answered(tmp_path)) > 3 * len(job_ids), 60)
-    assert all(status[:3] in server.status(job_id)["status_text"] for job_id in job_ids)
+    for job_id in job_ids:
+        assert wait_until(lambda job_id=job_id: status[:3] in server.status(job_id)["status_text"])
     (tmp_path / "maintenance").unlink()
     assert [server.end_of(job_id)["status"] for job_id in job_ids] == [Status.COMPLETED] * 4
     server.assert_ran_once(job_ids)

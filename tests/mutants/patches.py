@@ -367,7 +367,7 @@ MUTANTS = [
     Mutant(
         "a form goes to a path that was not proven",
         "backjob/launcher.py",
-        "if not self._paths.covers(address, request):",
+        "if not self._paths.covers(address, request, from_slot=from_slot):",
         "if False:",
         ("tests/test_paths_in_front.py",),
     ),
