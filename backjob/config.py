@@ -98,7 +98,8 @@ class Config:
     """Seconds for which a process vouches for a job that it runs or is about to launch."""
 
     launch_timeout: float = 60
-    """Seconds for which a launch that can't be done is tried again before the job fails."""
+    """Seconds for which a failed launch is tried again before the job fails. It holds for an address that has never
+    worked. At one that has, a failure is an outage: the job waits for up to a day, with the reason as status text."""
 
     max_running: int | str = "auto"
     """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: half of the requests that its processes

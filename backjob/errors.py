@@ -29,12 +29,14 @@ class LaunchError(BackJobError):
     """A self-request got no answer of ours.
 
     ``is_final`` tells whether the same request would meet the same answer again: a redirect or a demand for a
-    password is final, a refused connection is not.
+    password is final, a refused connection is not. ``is_of_job``: the address works, and only the request of this job
+    fails there.
     """
 
-    def __init__(self, message: str | None = None, *, is_final: bool = False) -> None:
+    def __init__(self, message: str | None = None, *, is_final: bool = False, is_of_job: bool = False) -> None:
         super().__init__(message)
         self.is_final = is_final
+        self.is_of_job = is_of_job
 
 
 class Busy(LaunchError):

@@ -228,6 +228,11 @@ def may_run_in(app: str, request: JobRequest) -> bool:
     return request.by_connect or request.app in ("", app)
 
 
+def is_safe(request: JobRequest) -> bool:
+    """Can it be sent to a foreign app without harm: a safe method (RFC 9110, section 9.2.1) without a body?"""
+    return is_safe_method(request.method) and not request.body
+
+
 def _add_params(target: str, params: Any) -> str:
     query = encode_form(params, "params") if params is not None else ""
     if not query:

@@ -22,7 +22,7 @@ ORDER = (
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
-    *("content_coding", "output", "mounts", "request", "response", "launcher", "monitor"),
+    *("content_coding", "output", "mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
     *("server_facts", "shutdown", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
     *("assembly", "arguments", "no_job", "jobs", "session", "signs", "cookies", "left_out", "judgement"),

@@ -106,7 +106,7 @@ MUTANTS = [
     ),
     Mutant(
         "cookies and credentials travel over the socket",
-        "backjob/launcher.py",
+        "backjob/wire.py",
         "headers={**({} if address.is_recorded else self._config.connect_headers), TOKEN_HEADER: token.text},",
         'headers={**{k[5:].title().replace("_", "-"): v for k, v in request.headers.items() if k != "HTTP_HOST"},'
         " TOKEN_HEADER: token.text},",
@@ -533,8 +533,36 @@ MUTANTS = [
         ("tests/test_launcher.py",),
     ),
     Mutant(
-        "another app gets the own proxy's password",
+        "a form goes to a path that was not proven",
         "backjob/launcher.py",
+        "if not self._paths.covers(address, request, from_slot=from_slot):",
+        "if False:",
+        ("tests/test_paths_in_front.py",),
+    ),
+    Mutant(
+        "a request with effects is sent again after an answer",
+        "backjob/diagnosis.py",
+        "is_final=is_answered or failure.is_final",
+        "is_final=failure.is_final",
+        ("tests/test_paths_in_front.py",),
+    ),
+    Mutant(
+        "an outage counts as a wrong setting",
+        "backjob/monitor.py",
+        "is_outage = not error.is_of_job and self._has_worked()",
+        "is_outage = False",
+        ("tests/test_outage.py",),
+    ),
+    Mutant(
+        "the end of an outage wakes no job",
+        "backjob/monitor.py",
+        "self._store.hold(job_id, attempt, holder, None, 0)",
+        "pass",
+        ("tests/test_outage.py",),
+    ),
+    Mutant(
+        "another app gets the own proxy's password",
+        "backjob/wire.py",
         "{} if address.is_recorded else self._config.connect_headers",
         "self._config.connect_headers",
         ("tests/test_launcher.py",),
@@ -542,8 +570,8 @@ MUTANTS = [
     Mutant(
         "a launch that arrives proves nothing",
         "backjob/launcher.py",
-        "self._proven = self._sent.pop(nonce, self._proven)",
-        "self._sent.pop(nonce, None)",
+        "address = self._sent.pop(nonce, None)",
+        "address = self._sent.pop(nonce, None) and None",
         ("tests/test_launcher.py",),
     ),
     Mutant(
