@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from .attempts import AttemptEnd
 from .cells import Cells
 from .engine import Database
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .job import JobStatus, Move, Status
 from .keyring import Keyring
 from .sqlstore import SQLStore
@@ -178,6 +178,8 @@ class CachedStore(SQLStore):
             return None
         try:
             result = call()
+        except Refused:  # this entry is too large, and others are not
+            return None
         except StoreError as error:
             self._leave_until = self._monotonic() + PAUSE
             if not self._is_away:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from . import changes
-from .backlog import find_old
+from .backlog import Passed, find_old
 from .cache_index import to_microseconds
 from .cache_list import JobList
 from .cache_processes import ProcessCell
@@ -221,7 +221,13 @@ class CacheStore(ProcessCell, CacheReads):
             log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error, extra=about(job_id))
         return True
 
-    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+    def prune(
+        self,
+        completed_before: datetime | None,
+        ended_before: datetime | None,
+        most: int,
+        passed: Passed | None = None,
+    ) -> int:
         times = dict(find_old(completed_before, ended_before))
         old: list[int] = []
         for some in in_turns(self._jobs.read().ended if times else ()):

@@ -6,6 +6,7 @@ whole deployment keeps to it is the store's, by the claim. Knows no threads of i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import Config
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .process import is_dead
 from .server_facts import look_at_server
 from .store import Store
@@ -145,7 +146,8 @@ class Limits:
             store.register(self.name, self._free_slots, self._config.lease)
         slots = store.read_slots()
         for name in filter(is_dead, tuple(slots)):
-            store.unregister(name)
+            with contextlib.suppress(Refused):
+                store.unregister(name)
             del slots[name]
         self._auto = share_slots(list(slots.values()) or [self._free_slots])
 

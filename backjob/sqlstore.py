@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Update, func
 
-from .backlog import find_old
 from .clock import choose_clock
 from .engine import Database
 from .errors import StoreError
@@ -20,6 +19,7 @@ from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
 from .job import Job, Move, NewJob, Status
 from .process_table import ProcessTable
+from .sql_pruning import SQLPruning
 from .sql_reads import SQLReads
 
 _TRIES = 50
@@ -28,7 +28,7 @@ _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _NO_LIMIT = 2**31 - 1
 
 
-class SQLStore(ProcessTable, SQLReads):
+class SQLStore(ProcessTable, SQLPruning, SQLReads):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
@@ -233,18 +233,6 @@ class SQLStore(ProcessTable, SQLReads):
         if move is Move.RETRY and attempt is None:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
         return self._write(statement, values, marks)
-
-    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
-        pruned = 0
-        for status, before in find_old(completed_before, ended_before):
-            values: dict[str, Any] = {"in_status": int(status), "before": before}
-            rows = self._database.read(self._statements.old, {**values, "most": most - pruned})
-            if rows:
-                values["job_ids"] = [row[0] for row in rows]
-                pruned += self._write_surely(self._statements.prune, values)
-            if pruned >= most:
-                break
-        return pruned
 
     def _write(
         self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False

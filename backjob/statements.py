@@ -38,8 +38,12 @@ class Statements:
         self.old = (
             select(columns.id)
             .where(columns.status == bindparam("in_status"), columns.ended_at < _at("before", columns.ended_at))
-            .order_by(columns.ended_at)
+            .order_by(columns.ended_at, columns.id)
             .limit(bindparam("most"))
+            .offset(bindparam("passed"))
+        )
+        self.still_there = select(func.count()).select_from(table).where(
+            columns.id.in_(bindparam("job_ids", expanding=True)), columns.status == bindparam("in_status")
         )
         self.prune = delete(table).where(
             columns.id.in_(bindparam("job_ids", expanding=True)),

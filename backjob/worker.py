@@ -12,12 +12,12 @@ from typing import Any
 
 from .arguments import check_exception, check_text, parse_id
 from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
-from .errors import JobEnded, describe, explain_stop
+from .errors import JobEnded, Refused, describe, explain_stop
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
 from .logs import about, running
 from .no_job import Row
-from .outcome import Outcome
+from .outcome import Outcome, describe_refusal
 from .output import Output, append_line, clean_text, cut_text
 from .request import find_user, restore_environ
 from .response import Response
@@ -36,11 +36,7 @@ class CurrentJob(Jobs):
     """The job that runs in this request."""
 
     __slots__ = (
-        "_backend",
-        "_cause",
-        "_ended",
-        "_failure",
-        "_followers",
+        *("_backend", "_cause", "_ended", "_failure", "_followers"),
         "_job",
         "_outcome",
         "_output",
@@ -71,6 +67,7 @@ class CurrentJob(Jobs):
             lease=backend.config.lease,
             is_prompt=backend.config.is_inline,
             on_refusal=self._find_out,
+            on_unstorable=self._fail_unstorable,
         )
         self._ended: str | None = None
         self._failure: str | None = None
@@ -277,6 +274,11 @@ class CurrentJob(Jobs):
                 store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
             self._ended = "This job was cancelled"
         return None
+
+    def _fail_unstorable(self, error: Refused) -> None:
+        if self._signs.is_at_home:
+            self._settle(Move.FAIL, describe_refusal(error, None))
+        self._ended = "This job has failed: the job store refuses what it has to show"
 
     def _complete(self, text: str | None = None) -> None:
         if self._signs.stop():

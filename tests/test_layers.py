@@ -18,10 +18,10 @@ ORDER = (
     *("process", "attempts", "job", "decisions", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings", "backlog"),
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
-    *("process_table", "sql_reads", "sqlstore"),
+    *("process_table", "sql_reads", "sql_pruning", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("output", "request", "response", "launcher", "monitor"),
-    *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
+    *("server_facts", "limits", "waiting", "dispatcher", "outcome", "duties", "pruning", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
     *("assembly", "arguments", "no_job", "jobs", "session", "signs", "worker", "middleware", "__init__"),
 )
