@@ -162,7 +162,7 @@ class Keeper:
         newcomers: list[_Silence] = []
         is_slow = False  # then the other jobs wait for the next sweep
         for job in jobs:
-            settlement = None if self._is_left(job.id) else decide(job, now, policy)
+            settlement = self._decide(job, now, policy)
             if settlement is None:
                 continue
             last_heard = job.updated_at if settlement.is_silence else job.lease_until or job.held_until
@@ -211,7 +211,7 @@ class Keeper:
     def _looks_lost(self) -> bool:
         now, policy = self._store.time(), self._make_policy(_EVER)
         jobs = self._store.find_vouched(self._keyring.key_ids)
-        return any(decide(job, now, policy) for job in jobs if not self._is_left(job.id))
+        return any(self._decide(job, now, policy) for job in jobs)
 
     def _make_policy(self, reached_since: datetime) -> Policy:
         return Policy(self._config.lease, reached_since, self._self_request.is_home_of, is_dead)
@@ -220,8 +220,8 @@ class Keeper:
         """Delete all jobs that are old and return their number. Raises StoreError."""
         return self._pruning.prune_all()
 
-    def _is_left(self, job_id: int) -> bool:
-        return time.monotonic() < self._left.get(job_id, 0.0)
+    def _decide(self, job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
+        return decide(job, now, policy) if time.monotonic() >= self._left.get(job.id, 0.0) else None
 
     def _settle_by_itself(self, job: Vouched, settlement: Settlement) -> bool:
         """Recover this job. One that can't be recovered does not keep the others. Raises StoreError for an outage.

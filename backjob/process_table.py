@@ -47,7 +47,8 @@ class ProcessTable:
             self._write_surely(self._forget, {"now": now})
 
     def read_slots(self) -> dict[str, int | None]:
-        return dict(map(tuple, self._database.read(self._alive, {"now": self._now()})))
+        found = self._database.read(self._alive, {"now": self._now()})
+        return {name: slots if isinstance(slots, int) and slots >= 0 else None for name, slots in found}
 
     def unregister(self, name: str) -> None:
         self._write_surely(self._remove, {"process": name})

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Update, func
 
 from .clock import choose_clock
 from .engine import Database
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
 from .job import Job, Move, NewJob, Status
@@ -125,11 +125,17 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
         full_scopes: Collection[str] = (),
     ) -> Job | None:
         values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
-        values["now"] = self._now()
-        for job_id, attempt in self._database.read(self._statements.due, values):
-            if self.hold(job_id, attempt, None, holder, seconds):
-                return self.get(job_id)
-        return None
+        while True:
+            values |= {"now": self._now(), "left": self._list_left()}
+            due = self._database.read(self._statements.due, values)
+            for job_id, attempt in due:
+                try:
+                    if self.hold(job_id, attempt, None, holder, seconds):
+                        return self.get(job_id)
+                except Refused as error:
+                    self._leave_alone(job_id, error)
+            if not due or not {row[0] for row in due} <= set(self._list_left()):
+                return None
 
     def claim(
         self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0

@@ -58,6 +58,7 @@ class Statements:
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
         waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
         waits &= columns.scope.not_in(bindparam("full_scopes", expanding=True))
+        waits &= columns.id.not_in(bindparam("left", expanding=True))
         self.count_launched = select(func.count()).where(
             columns.status == int(Status.STARTED),
             columns.held_until > now,
