@@ -107,6 +107,12 @@ class CacheStore(ProcessCell, CacheReads):
     def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
         return self._jobs.change(job_id, changes.note_full(attempt, holder)) is not None
 
+    def note_wait(self, app_id: str, text: str, old_text: str) -> int:
+        now = self._now()
+        waiting = [job for job in self._list_waiting() if job.app_id == app_id and job.due_at <= now]
+        change = changes.note_wait(text, old_text)
+        return sum(self._jobs.change(job.id, change) is not None for job in waiting if job.status_text == old_text)
+
     def free(self, holder: str) -> int:
         held = [job for job in self._list_waiting() if job.held_by == holder]
         return sum(self.hold(job.id, job.attempt, holder, None, 0) for job in held)

@@ -19,7 +19,18 @@ from .cells import Cells
 from .config import Config, __version__
 from .diagnosis import Silence, explain, sum_up
 from .errors import AddressError, KeyringError, LaunchError, StoreError
-from .findings import CacheFacts, Check, Finding, Reply, StoreFacts, Trial, find_other_app, find_problems, find_warnings
+from .findings import (
+    CacheFacts,
+    Check,
+    Finding,
+    Reply,
+    StoreFacts,
+    Trial,
+    find_lost_slots,
+    find_other_app,
+    find_problems,
+    find_warnings,
+)
 from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
 from .request import mount_request
@@ -70,6 +81,7 @@ class Deployment:
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
         warnings += find_other_app(backend.self_request.app, reply)
+        warnings += find_lost_slots(backend.limits.lost_slots, reply)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
 
@@ -91,7 +103,8 @@ class Deployment:
         start_response: Callable[..., Any] | None = None,
     ) -> Reply:
         server = look_at_server(environ, start_response)
-        return Reply(__version__, server, backend.dispatcher.choose_way(environ), store, backend.self_request.app)
+        way, app = backend.dispatcher.choose_way(environ), backend.self_request.app
+        return Reply(__version__, server, way, store, app, backend.limits.lost_slots)
 
     def _ask_store(self, store: Store) -> StoreFacts:
         file_system = find_network_file_system(self.file) if self.file else ""
@@ -144,7 +157,8 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
         raise explain(answer, address)
     fields = json.loads(text)
     server, store = _read(ServerFacts, fields["server"]), _read(StoreFacts, fields["store"])
-    return Reply(fields["version"], server, fields["monitor"], store, fields.get("app", ""))
+    app, lost_slots = fields.get("app", ""), fields.get("lost_slots", "")
+    return Reply(fields["version"], server, fields["monitor"], store, app, lost_slots)
 
 
 def _read(kind: type[Facts], fields: Mapping[str, Any]) -> Facts:

@@ -86,6 +86,8 @@ class Reply:
     monitor: str
     store: StoreFacts
     app: str = ""
+    lost_slots: str = ""
+    """How many of its slots for jobs are lost, if it is half of them or more."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,12 @@ def find_other_app(app: str, reply: Reply | None) -> Iterator[Finding]:
     if reply is not None and reply.app and reply.app != app:
         text = f"The app that answers is another one ({reply.app}) than this ({app}), and jobs run there"
         yield Finding("other-app", text, "Unless that is meant, set connect= to this app's own address")
+
+
+def find_lost_slots(here: str, reply: Reply | None) -> Iterator[Finding]:
+    """Code that nobody can stop keeps slots: in this process, and in the one that answers."""
+    for text in sorted({here, reply.lost_slots if reply else ""} - {""}):
+        yield Finding("lost-slots", text, "Restart the server, and set time limits in the code of these jobs")
 
 
 def _of_options(config: Config) -> Iterator[Finding]:

@@ -86,6 +86,7 @@ class Keeper:
         self._is_away = False
         self._ended: set[str] = set()
         self._settled = 0
+        self._explained = ""
         self._duties = Duties()
         self._pruning = Pruning(config, store)
         self._left: dict[int, float] = {}
@@ -157,7 +158,7 @@ class Keeper:
         policy = self._make_policy(self._reached_since)
         leases = self._vouching.leases
         jobs = self._store.find_vouched(self._keyring.key_ids)
-        self._note_strays(leases.keys() - {job.lease_by for job in jobs})
+        self._note_strays(leases, leases.keys() - {job.lease_by for job in jobs})
         suspects: dict[_Silence, datetime] = {}
         newcomers: list[_Silence] = []
         is_slow = False  # then the other jobs wait for the next sweep
@@ -187,11 +188,20 @@ class Keeper:
         self._renew()
         return self._read_time()
 
-    def _note_strays(self, ended: set[str]) -> None:
+    def _note_strays(self, leases: dict[str, int], ended: set[str]) -> None:
         """These claims of ours were over at this look. One that was over at the last look too is not just being ended:
         its code goes on after a time-out, say."""
-        self._limits.note_strays(len(ended & self._ended), self._store)
+        strays = [leases[claim] for claim in ended & self._ended]
         self._ended = ended
+        self._duties.do("Lost slots are not counted", lambda: self._limits.note_strays(strays, self._store))
+        self._duties.do("Waiting jobs do not say why", self._explain_waits)
+
+    def _explain_waits(self) -> None:
+        """Show in the jobs that wait that slots are lost here, or no longer that they were."""
+        before, self._explained = self._explained, self._limits.lost_slots
+        for text in {"", before} if self._explained else {before} - {""}:
+            if text != self._explained:
+                self._store.note_wait(self._self_request.home, self._explained, text)
 
     def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
         """For who comes once: sweep until nothing is lost any more, and tell how many jobs were settled.

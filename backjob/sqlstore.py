@@ -113,6 +113,10 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": None, "launch_failed_at": None}
         return self._write(self._statements.note_full, values, marks)
 
+    def note_wait(self, app_id: str, text: str, old_text: str) -> int:
+        values = {"now": self._now(), "of_app": app_id, "text": text, "old_text": old_text}
+        return self._database.write(self._statements.note_wait, values)
+
     def free(self, holder: str) -> int:
         return self._database.write(self._statements.free, {"holder": holder})
 

@@ -83,6 +83,12 @@ class Statements:
         self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
             status_text=bindparam("text"), updated_at=now, launch_failed_at=_at("failed_at", columns.launch_failed_at)
         )
+        self.note_wait = (
+            update(table)
+            .where(is_started, columns.due_at <= now, columns.launch_failed_at.is_(None))
+            .where(columns.app_id == bindparam("of_app"), columns.status_text == bindparam("old_text"))
+            .values(status_text=bindparam("text"))
+        )
         # MySQL sets one column after the other: the text first, as SQLAlchemy writes them in the table's order.
         self.note_full = self.hold_of_holder.values(
             status_text=case((columns.launch_failed_at.is_(None), columns.status_text), else_=""),

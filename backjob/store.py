@@ -47,6 +47,11 @@ class Store(Protocol):
     def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
         """A launch has got through, and found no place: let go of the job. What failed before is past, its text too."""
 
+    def note_wait(self, app_id: str, text: str, old_text: str) -> int:
+        """Set the status text of the jobs of this application that are due and wait, where it is ``old_text``.
+
+        Return their number."""
+
     def free(self, holder: str) -> int:
         """Let go of all jobs that wait and that this one holds: how many there were."""
 

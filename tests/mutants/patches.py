@@ -817,7 +817,7 @@ MUTANTS = [
     Mutant(
         "code that goes on after its job has ended costs no slot",
         "backjob/limits.py",
-        "max(self._slots - self._strays, 0)",
+        "max(self._slots - len(self._strays), 0)",
         "self._slots",
         ("tests/test_limits.py",),
     ),
