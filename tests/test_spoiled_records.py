@@ -55,6 +55,10 @@ SPOILED = [
 ]
 
 
+def short(value: Any) -> str:
+    return repr(value)[:30]
+
+
 @pytest.fixture(scope="module")
 def dead() -> str:
     return name_dead()
@@ -73,15 +77,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-@pytest.mark.parametrize(("column", "value"), [*SPOILED, ("status", 99)], ids=repr)
+@pytest.mark.parametrize(("column", "value"), [*SPOILED, ("status", 99)], ids=short)
 def test_the_others_are_recovered_and_listed(
     site: Site, tmp_path: Path, dead: str, column: str, value: Any
 ) -> None:
     first, spoiled, last = (site.start("/job", error_timeout=0) for _ in range(3))
-    for job_id in (first, spoiled, last):
-        assert site.backend.store.claim(job_id, 1, f"{dead}-{job_id}", 30, 0)
+    for job_id, owner in ((first, dead), (spoiled, "elsewhere"), (last, dead)):
+        assert site.backend.store.claim(job_id, 1, f"{owner}-{job_id}", 600, 0)
     spoil(tmp_path, spoiled, column, value)
-    assert site.application.sweep() in (2, 3)
+    assert site.application.sweep() == 2
     assert {site.status(job_id).status for job_id in (first, last)} == {Status.FAILED}
     listed = [job.id for job in site.application.jobs.find()]
     assert [job_id for job_id in listed if job_id != spoiled] == [last, first]
@@ -91,7 +95,7 @@ def test_the_others_are_recovered_and_listed(
         assert f"job {spoiled}" in str(error)  # noqa: PT017 - it may be shown, too
 
 
-@pytest.mark.parametrize(("column", "value"), SPOILED, ids=repr)
+@pytest.mark.parametrize(("column", "value"), SPOILED, ids=short)
 def test_the_others_are_taken_up(site: Site, tmp_path: Path, column: str, value: Any) -> None:
     spoiled, sound = site.start("/job"), site.start("/job")
     site.sql(f"UPDATE {TABLE} SET held_by = NULL, held_until = NULL, due_at = '2020-01-01 00:00:00.000000'")
@@ -151,7 +155,7 @@ def make_keeper(store: SQLStore) -> Keeper:
 GARBAGE = [b"", b"\x00garbage", _pack(["x"] * 29), _pack([None] * 29), _pack([1e308] * 29)]
 
 
-@pytest.mark.parametrize("garbage", [*GARBAGE, "a wrong type"], ids=repr)
+@pytest.mark.parametrize("garbage", [*GARBAGE, "a wrong type"], ids=short)
 def test_garbage_in_a_cache_entry(tmp_path: Path, dead: str, garbage: Any) -> None:
     with empty_region("memory") as region, wrap(tmp_path, database=None, cache=region, lease=1.0) as site:
         jobs = [site.start("/job", error_timeout=0) for _ in range(3)]
