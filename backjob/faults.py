@@ -32,7 +32,9 @@ _MYSQL_TOO_SLOW = frozenset({1317, 1969, 3024})
 _AWAY = re.compile("08|28|3D|3F|53|57P|58|F0|XX|25006|42P01")
 """PostgreSQL: error codes, or their classes, with which no statement would succeed now: a lost connection, a full disk,
 a read-only server, a missing table."""
-_MYSQL_AWAY = frozenset({1021, 1030, 1040, 1041, 1049, 1053, 1114, 1146, 1194, 1290, 1792, 1836, *range(2000, 3000)})
+_MYSQL_AWAY = frozenset(
+    {1021, 1030, 1040, 1041, 1044, 1045, 1049, 1053, 1114, 1146, 1194, 1290, 1792, 1836, *range(2000, 3000)}
+)
 """MySQL and MariaDB: the same. From 2000 on they are the client's own."""
 _SQLITE_AWAY = re.compile("locked|no such table|unable to open|disk|readonly|full|malformed|not a database|memory")
 # What MySQL and MariaDB quote of a row or a statement, before they say where.

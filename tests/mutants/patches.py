@@ -773,6 +773,27 @@ MUTANTS = [
         ("tests/test_refused_writes.py",),
     ),
     Mutant(
+        "a row that can't be read keeps all others",
+        "backjob/sql_reads.py",
+        "            rows = self._read_each(query, values)",
+        "            raise",
+        ("tests/test_spoiled_records.py",),
+    ),
+    Mutant(
+        "a row may hold anything",
+        "backjob/rows.py",
+        "        if not _is_allowed(name, wanted, value):",
+        "        if False:",
+        ("tests/test_spoiled_records.py",),
+    ),
+    Mutant(
+        "lost slots are nobody's business",
+        "backjob/limits.py",
+        "        if not slots or 2 * len(self._strays) < slots:",
+        "        if True:",
+        ("tests/test_lost_slots.py",),
+    ),
+    Mutant(
         "a text that the store refuses is tried for ever",
         "backjob/signs.py",
         "            if self._refusals < TRIES:",
