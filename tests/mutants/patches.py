@@ -304,7 +304,7 @@ MUTANTS = [
     Mutant(
         "a silent job runs for ever",
         "backjob/decisions.py",
-        "is_timed = job.status is Status.INPROGRESS and job.error_timeout > 0",
+        "is_timed = job.status is Status.INPROGRESS and 0 < job.error_timeout <= _LONGEST_TIMEOUT",
         "is_timed = False",
         ("tests/test_decisions.py",),
     ),
