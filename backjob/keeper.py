@@ -245,6 +245,10 @@ class Keeper:
         except TimedOut as error:
             self._leave_alone(job.id, error, _BUSY_FOR)
             return False
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a hook or a row: whatever it is, the other jobs are recovered
+            self._leave_alone(job.id, error, _LEFT_FOR)
         return True
 
     def _leave_alone(self, job_id: int, error: Exception, seconds: float) -> None:
