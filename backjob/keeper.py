@@ -240,14 +240,12 @@ class Keeper:
         """
         try:
             self._settle(job, settlement)
-        except Refused as error:
-            self._leave_alone(job.id, error, _LEFT_FOR)
         except TimedOut as error:
             self._leave_alone(job.id, error, _BUSY_FOR)
             return False
-        except StoreError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a hook or a row: whatever it is, the other jobs are recovered
+        except Exception as error:
+            if isinstance(error, StoreError) and not isinstance(error, Refused):
+                raise
             self._leave_alone(job.id, error, _LEFT_FOR)
         return True
 
