@@ -199,9 +199,8 @@ class Keeper:
     def _explain_waits(self) -> None:
         """Show in the jobs that wait that slots are lost here, or no longer that they were."""
         before, self._explained = self._explained, self._limits.lost_slots
-        for text in {"", before} if self._explained else {before} - {""}:
-            if text != self._explained:
-                self._store.note_wait(self._self_request.home, self._explained, text)
+        for text in ({"", before} if self._explained else {before}) - {self._explained}:
+            self._store.note_wait(self._self_request.home, self._explained, text)
 
     def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
         """For who comes once: sweep until nothing is lost any more, and tell how many jobs were settled.
@@ -252,8 +251,8 @@ class Keeper:
     def _leave_alone(self, job_id: int, error: Exception, seconds: float) -> None:
         now = time.monotonic()
         self._left = {each: until for each, until in self._left.items() if until > now} | {job_id: now + seconds}
-        what, told = "Job %d can't be recovered and is left alone for %g s: %s", about(job_id)
-        log.error(what, job_id, seconds, describe(error), extra=told)
+        what = "Job %d can't be recovered and is left alone for %g s: %s"
+        log.error(what, job_id, seconds, describe(error), extra=about(job_id))
 
     def _settle(self, job: Vouched, settlement: Settlement) -> None:
         record = self._store.get(job.id)
@@ -266,8 +265,8 @@ class Keeper:
             is_made = self._make_move(job, record, settlement, settlement.reason)
         if is_made:
             self._settled += 1
-            told = about(job.id, job.attempt)
-            log.error("Job %d, attempt %d: %s", job.id, job.attempt, settlement.reason, extra=told)
+            what, told = "Job %d, attempt %d: %s", about(job.id, job.attempt)
+            log.error(what, job.id, job.attempt, settlement.reason, extra=told)
 
     def _make_move(self, job: Vouched, record: Job, settlement: Settlement, text: str) -> bool:
         again = settlement.move is Move.RETRY
