@@ -29,15 +29,18 @@ class AttemptEnd:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> AttemptEnd:
-        """It again."""
-        return cls(fields["attempt"], datetime.fromisoformat(fields["ended_at"]), fields["text"])
+        """It again. Raises ValueError, TypeError or KeyError for what as_dict() has not made."""
+        attempt, ended_at, text = fields["attempt"], datetime.fromisoformat(fields["ended_at"]), fields["text"]
+        if not isinstance(attempt, int) or not isinstance(text, str) or ended_at.tzinfo is None:
+            raise TypeError("not the end of an attempt")
+        return cls(attempt, ended_at, text)
 
 
 def read_ends(past: str) -> tuple[AttemptEnd, ...]:
     """What stands in a record; nothing for what is no text of ours."""
     try:
         return tuple(AttemptEnd.from_dict(fields) for fields in json.loads(past or "[]"))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return ()
 
 

@@ -124,7 +124,8 @@ class Backend:
     def postpone_follower(self, launch: Launch, failure: str) -> None:
         """Let the keeper see to it, as soon as it reaches the store."""
         self.vouching.hold(launch.job_id, launch.held_by)
-        self.vouching.postpone(functools.partial(self._make_up_for, launch, failure))
+        give_up = functools.partial(self.vouching.end_hold, launch.job_id)
+        self.vouching.postpone(functools.partial(self._make_up_for, launch, failure), give_up)
 
     def _make_up_for(self, launch: Launch, failure: str, store: Store) -> None:
         if failure:

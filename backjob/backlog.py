@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from .config import Config
+from .errors import StoreError
 from .job import FINAL, Status
+
+
+@dataclass
+class Passed:
+    """The old jobs that can't be deleted: the store passes over them, and goes on with those that ended later."""
+
+    counts: dict[Status, int] = field(default_factory=dict)
+    """How many there are in each status, from the oldest job on."""
+    refusals: list[tuple[int, StoreError]] = field(default_factory=list)
+    """Their ids and what the store said, of those that were found since this list was emptied."""
+    is_unfinished: bool = False
+    """Did the last call end before it had tried all that it might have deleted?"""
+    is_one_by_one: bool = False
+    """Is each job deleted by itself, because a statement for many took too long?"""
 
 
 def find_cut_offs(config: Config, now: datetime) -> tuple[datetime | None, datetime | None]:

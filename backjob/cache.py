@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from .attempts import AttemptEnd
 from .cells import Cells
 from .engine import Database
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .job import JobStatus, Move, Status
 from .keyring import Keyring
 from .sqlstore import SQLStore
@@ -96,7 +96,7 @@ class CachedStore(SQLStore):
         self._monotonic = monotonic
         self._reading: _Reading | None = None
         self._leave_until = -float("inf")
-        self._is_away = False
+        self._is_away = self._has_refused = False
         self._local: deque[str] = deque()
 
     def status(self, job_id: int) -> JobStatus | None:
@@ -178,6 +178,11 @@ class CachedStore(SQLStore):
             return None
         try:
             result = call()
+        except Refused as error:  # others will be kept
+            if not self._has_refused:
+                self._has_refused = True
+                log.warning("Statuses that are too large for the cache come from the database: %s", error)
+            return None
         except StoreError as error:
             self._leave_until = self._monotonic() + PAUSE
             if not self._is_away:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-from .job import Job, NewJob, Status
+from .job import Job, NewJob
+from .rows import SpoiledRecord, make_record
 
 MOST_ENDED = 1000
 """Jobs that have ended and are still listed."""
@@ -50,11 +51,10 @@ def decode_job(value: bytes | None, read_at: datetime) -> Job | None:
         for name in _TIMES:
             if fields[name] is not None:
                 fields[name] = _EPOCH + fields[name] * _MICROSECOND
-        fields["status"] = Status(fields["status"])
         if fields["sealed"] is not None:
             fields["sealed"] = base64.b64decode(fields["sealed"])
-        return Job(**fields, read_at=read_at)
-    except (TypeError, ValueError, OverflowError, zlib.error, binascii.Error):
+        return make_record(Job, (*fields.values(), read_at), fields["id"])
+    except (TypeError, ValueError, OverflowError, zlib.error, binascii.Error, SpoiledRecord):
         return None
 
 
@@ -94,11 +94,11 @@ class Index:
         try:
             live, running, ended = _unpack(value)
             return cls(
-                {int(job_id): Listed(*listed) for job_id, *listed in live},
+                {int(job_id): _check_listed(Listed(*listed)) for job_id, *listed in live},
                 {(int(job_id), int(attempt)): int(since) for job_id, attempt, since in running},
                 [int(job_id) for job_id in ended],
             )
-        except (TypeError, ValueError, zlib.error):
+        except (TypeError, ValueError, OverflowError, zlib.error):
             return cls()
 
     def encode(self) -> bytes:
@@ -164,6 +164,14 @@ class Index:
             and listed.scope not in full_scopes
         ]
         return [job_id for _, job_id in sorted(found)]
+
+
+def _check_listed(listed: Listed) -> Listed:
+    if not all(isinstance(each, str) for each in (listed.uid, listed.key_id, listed.scope)):
+        raise TypeError("no text")
+    if not all(isinstance(each, int) for each in (listed.priority, listed.due)):
+        raise TypeError("no number")
+    return listed
 
 
 def _pack(values: list[Any]) -> bytes:

@@ -46,6 +46,7 @@ class ProcessCell:
         try:
             processes = json.loads(value or b"{}")
             now = self._now().timestamp()
-            return {name: [slots, until] for name, (slots, until) in processes.items() if until > now}
-        except (ValueError, TypeError, AttributeError):
+            alive = {name: [slots, until] for name, (slots, until) in processes.items() if until > now}
+            return alive if all(slots is None or isinstance(slots, int) for slots, _ in alive.values()) else {}
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return {}

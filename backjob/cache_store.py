@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from . import changes
-from .backlog import find_old
+from .backlog import Passed, find_old
 from .cache_index import to_microseconds
 from .cache_list import JobList
 from .cache_processes import ProcessCell
@@ -106,6 +106,12 @@ class CacheStore(ProcessCell, CacheReads):
 
     def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
         return self._jobs.change(job_id, changes.note_full(attempt, holder)) is not None
+
+    def note_wait(self, app_id: str, text: str, old_text: str) -> int:
+        now = self._now()
+        waiting = [job for job in self._list_waiting() if job.app_id == app_id and job.due_at <= now]
+        change = changes.note_wait(text, old_text)
+        return sum(self._jobs.change(job.id, change) is not None for job in waiting if job.status_text == old_text)
 
     def free(self, holder: str) -> int:
         held = [job for job in self._list_waiting() if job.held_by == holder]
@@ -225,7 +231,13 @@ class CacheStore(ProcessCell, CacheReads):
             log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error, extra=about(job_id))
         return True
 
-    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+    def prune(
+        self,
+        completed_before: datetime | None,
+        ended_before: datetime | None,
+        most: int,
+        passed: Passed | None = None,
+    ) -> int:
         times = dict(find_old(completed_before, ended_before))
         old: list[int] = []
         for some in in_turns(self._jobs.read().ended if times else ()):

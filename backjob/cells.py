@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from .bounded_calls import BoundedCalls
-from .errors import ConfigError, StoreError, describe
+from .errors import ConfigError, Refused, StoreError, describe
 from .forks import call_in_child
 from .jitter import between
 
@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 
 _TRIES = 200
 _TAG = 8
+_LARGE = 64 * 1024
+"""Bytes from which on a value may be too large for a cache."""
 _REGION = ("get", "set", "delete", "configure")
 _LONGEST_RELATIVE = 30 * 86400
 """Seconds; memcached takes a longer expiry for a time of its clock."""
@@ -100,8 +102,30 @@ class Cells:
         thread, again for each value that it meets. One that did not come to its end in time may still be made, but not
         any more over what was put there since.
         """
+        end, size = time.monotonic() + self._seconds, 0
+
+        def change_and_measure(old: bytes | None) -> bytes | None:
+            nonlocal size
+            new = change(old)
+            size = len(new or b"")
+            return new
+
+        try:
+            self._ask(lambda: self._change(self._mangle(key), change_and_measure, int(expire), end))
+        except StoreError as error:
+            if size < _LARGE or time.monotonic() >= end or not self._keeps_small(f"{key}-small"):
+                raise
+            raise Refused(f"The cache keeps no value of {size} bytes: {error}") from None
+
+    def _keeps_small(self, key: str) -> bool:
+        """Does the cache work, for small values?"""
         end = time.monotonic() + self._seconds
-        self._ask(lambda: self._change(self._mangle(key), change, int(expire), end))
+        try:
+            self._ask(lambda: self._change(self._mangle(key), lambda old: b"small", int(_LONGEST_RELATIVE), end))
+            self.delete(key)
+        except StoreError:
+            return False
+        return True
 
     def delete(self, key: str) -> None:
         """Take a key out."""

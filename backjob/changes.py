@@ -61,6 +61,16 @@ def note_full(attempt: int, holder: str) -> JobChange:
     return change
 
 
+def note_wait(text: str, old_text: str) -> JobChange:
+    """Tell why it waits, where nothing else is told."""
+
+    def change(job: Job) -> Job | None:
+        is_allowed = job.status is Status.STARTED and job.launch_failed_at is None and job.status_text == old_text
+        return replace(job, status_text=text) if is_allowed else None
+
+    return change
+
+
 def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     """Begin to run."""
     begun: dict[str, Any] = {"status": Move.CLAIM.target, "started_at": now, "updated_at": now, **_NO_HOLD}

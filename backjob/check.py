@@ -26,6 +26,7 @@ from .findings import (
     Reply,
     StoreFacts,
     Trial,
+    find_lost_slots,
     find_other_app,
     find_outer_middleware,
     find_problems,
@@ -82,6 +83,7 @@ class Deployment:
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
         warnings += [*find_other_app(backend.self_request.app, reply), *find_outer_middleware(reply)]
+        warnings += find_lost_slots(backend.limits.lost_slots, reply)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
 
@@ -105,8 +107,8 @@ class Deployment:
         server = look_at_server(environ, start_response)
         outer = find_outer_objects(environ, self.config.environ_key)
         names = tuple(f"{key} ({kind})" for key, kind in outer.items())
-        way = backend.dispatcher.choose_way(environ)
-        return Reply(__version__, server, way, store, backend.self_request.app, names)
+        way, app = backend.dispatcher.choose_way(environ), backend.self_request.app
+        return Reply(__version__, server, way, store, app, names, backend.limits.lost_slots)
 
     def _ask_store(self, store: Store) -> StoreFacts:
         file_system = find_network_file_system(self.file) if self.file else ""
@@ -159,8 +161,8 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
         raise explain(answer, address)
     fields = json.loads(text)
     server, store = _read(ServerFacts, fields["server"]), _read(StoreFacts, fields["store"])
-    outer = tuple(fields.get("outer", ()))
-    return Reply(fields["version"], server, fields["monitor"], store, fields.get("app", ""), outer)
+    app, outer, lost_slots = fields.get("app", ""), tuple(fields.get("outer", ())), fields.get("lost_slots", "")
+    return Reply(fields["version"], server, fields["monitor"], store, app, outer, lost_slots)
 
 
 def _read(kind: type[Facts], fields: Mapping[str, Any]) -> Facts:

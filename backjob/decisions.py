@@ -27,6 +27,9 @@ REQUEST_GONE = "The request that this job was to follow is gone: its process was
 ABSENCE = 86400.0
 """Seconds for which the jobs of another app are left to that app. After a day it does not come back."""
 
+_LONGEST_TIMEOUT = 3650 * 86400.0
+"""Seconds. An error_timeout beyond that was not set by backjob, and has no effect."""
+
 
 @dataclass(frozen=True)
 class Vouched:
@@ -104,7 +107,7 @@ def decide(job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
 
 def find_timeout(job: Vouched) -> datetime | None:
     """When it has been silent for too long, should it go on so."""
-    is_timed = job.status is Status.INPROGRESS and job.error_timeout > 0
+    is_timed = job.status is Status.INPROGRESS and 0 < job.error_timeout <= _LONGEST_TIMEOUT
     return job.updated_at + timedelta(seconds=job.error_timeout) if is_timed else None
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .config import Config
-from .errors import StoreError
+from .errors import Refused, StoreError, TimedOut
 from .jitter import backoff
 from .job import Job
 from .keyring import Keyring
@@ -24,7 +24,7 @@ from .limits import Limits
 from .monitor import Monitor, Verdict
 from .server_facts import threads_outlive_requests
 from .store import Store
-from .waiting import WaitingRows
+from .waiting import LOOK_EVERY, WaitingRows
 
 log = logging.getLogger("backjob")
 
@@ -196,6 +196,9 @@ class Dispatcher:
                     job = job or self._look()
                     if job is not None:
                         self._run(job, leave_queue)
+                except (Refused, TimedOut) as error:  # of this job alone; the others go on
+                    log.error("A waiting job can't be written: %s", error)
+                    self.look_after(LOOK_EVERY)
                 except StoreError as error:
                     self.look_after(self._note_away(error))
                 finally:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 from . import schema
 from .dialects import ENCODINGS, PATIENT, TOLD_PLACE
 from .engines import PATIENCE, bare_engine, check_engine, make_engine, twin_engine
-from .errors import StoreError, describe
+from .errors import Refused, StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .files import make_file
 from .forks import ForkGate, call_before_fork, call_in_child
@@ -159,7 +159,11 @@ class Database:
 
     def _read_once(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
         with self.connect() as connection:
-            return connection.execute(query, values).all()
+            try:
+                return connection.execute(query, values).all()
+            except (ValueError, TypeError, OverflowError) as error:
+                # SQLite holds anything in any column; what it is may be a user's.
+                raise Refused(f"The job database has a value of another type: {type(error).__name__}") from None
 
     def transact(self, work: Callable[[Connection], Result]) -> Result:
         """Do this in a short transaction, from its start again when it gives way to another. Raises StoreError."""

@@ -51,6 +51,14 @@ class StoreError(BackJobError):
     """The job database can't be reached or used just now. The app itself goes on."""
 
 
+class Refused(StoreError):
+    """The job store refuses this write or query for what it is: the same again would be refused again."""
+
+
+class TimedOut(StoreError):
+    """Another session has kept a row locked for too long, or the statement took too long. It has changed nothing."""
+
+
 class KeyringError(BackJobError):
     """The key file can't be read or made. Set key= or $BACKJOB_KEY, or let the app write beside its database."""
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, SQLAlchemyError, StatementError
 
-from .errors import StoreError
+from .errors import Refused, StoreError, TimedOut
 from .jitter import between
 
 BUSY_TIMEOUT = 5.0
@@ -25,12 +25,24 @@ _MYSQL_GAVE_WAY = frozenset({1020, 1205, 1213})
 """MySQL and MariaDB: the row has changed since it was read, lock time-out, deadlock."""
 _CUT_OFF = frozenset({1927})
 """MariaDB: this connection was killed. SQLAlchemy does not know of it."""
+_TOO_SLOW = frozenset({"57014"})
+"""PostgreSQL: statement time-out, or cancelled by an administrator."""
+_MYSQL_TOO_SLOW = frozenset({1317, 1969, 3024})
+"""MySQL and MariaDB: interrupted, statement time-out of MariaDB, statement time-out of MySQL."""
+_AWAY = re.compile("08|28|3D|3F|53|57P|58|F0|XX|25006|42P01")
+"""PostgreSQL: error codes, or their classes, with which no statement would succeed now: a lost connection, a full disk,
+a read-only server, a missing table."""
+_MYSQL_AWAY = frozenset(
+    {1021, 1030, 1040, 1041, 1044, 1045, 1049, 1053, 1114, 1146, 1194, 1290, 1792, 1836, *range(2000, 3000)}
+)
+"""MySQL and MariaDB: the same. From 2000 on they are the client's own."""
+_SQLITE_AWAY = re.compile("locked|no such table|unable to open|disk|readonly|full|malformed|not a database|memory")
 # What MySQL and MariaDB quote of a row or a statement, before they say where.
 _QUOTED = re.compile(r"'.*'(?= for | at row )|near '.*", re.DOTALL)
 Result = TypeVar("Result")
 
 
-class Conflict(StoreError):
+class Conflict(Refused):
     """The record breaks a constraint of the table."""
 
 
@@ -58,15 +70,21 @@ def as_store_errors() -> Iterator[None]:
 def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:
     """What is told of an error."""
     if isinstance(error, IntegrityError):
-        kind = Duplicate if _is_duplicate(error) else Conflict
-        return kind(f"The job database refuses the record: {_first_line(error)}")
+        conflict = Duplicate if _is_duplicate(error) else Conflict
+        return conflict(f"The job database refuses the record: {_first_line(error)}")
     if isinstance(error, DBAPIError):
-        lost_or_not = AnswerLost if is_cut_off(error) else StoreError
-        return lost_or_not(f"The job database can't be used: {_first_line(error)}")
+        if is_cut_off(error):
+            return AnswerLost(f"The job database can't be used: {_first_line(error)}")
+        if is_too_slow(error):
+            return TimedOut(f"The job database took too long: {_first_line(error)}")
+        if is_refusal(error):
+            return Refused(f"The job database refuses this: {_first_line(error)}")
+        return StoreError(f"The job database can't be used: {_first_line(error)}")
     if isinstance(error, UnicodeError):
-        return StoreError(f"The job database can't keep this text: {type(error).__name__}")
+        return Refused(f"The job database can't keep this text: {type(error).__name__}")
     reason = str(error).partition("\n")[0]  # the statement comes below
-    return StoreError(f"The job database can't be used: {type(error).__name__}: {reason}")
+    kind = Refused if isinstance(error, StatementError) else StoreError
+    return kind(f"The job database can't be used: {type(error).__name__}: {reason}")
 
 
 def _is_duplicate(error: DBAPIError) -> bool:
@@ -76,6 +94,27 @@ def _is_duplicate(error: DBAPIError) -> bool:
 def is_cut_off(error: DBAPIError) -> bool:
     """Did the connection break, so that nobody knows what became of the statement?"""
     return error.connection_invalidated or _number(error) in _CUT_OFF
+
+
+def is_too_slow(error: DBAPIError) -> bool:
+    """Was it given up after a wait, for a lock or for the statement itself? SQLite locks all rows, not one."""
+    if type(error.orig).__module__ == "sqlite3":
+        return False
+    is_slow = _sqlstate(error) in _TOO_SLOW or _number(error) in _MYSQL_TOO_SLOW
+    return is_slow or has_given_way(error)
+
+
+def is_refusal(error: DBAPIError) -> bool:
+    """Did the database refuse the statement for what it is, while others would succeed? Examples are a missing
+    privilege, a trigger's exception, and a value that is too long."""
+    if isinstance(error, (IntegrityError, DataError, NotSupportedError)):
+        return True
+    if type(error.orig).__module__ == "sqlite3":
+        return not _SQLITE_AWAY.search(str(error.orig))
+    number, code = _number(error), _sqlstate(error)
+    if number is not None:
+        return number not in _MYSQL_AWAY
+    return code is not None and not _AWAY.match(code)
 
 
 def has_given_way(error: DBAPIError) -> bool:

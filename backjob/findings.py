@@ -89,6 +89,8 @@ class Reply:
     app: str = ""
     outer: tuple[str, ...] = ()
     """Environ keys of objects from a middleware outside of BackJob, with their types."""
+    lost_slots: str = ""
+    """How many of its slots for jobs are lost, if it is half of them or more."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,12 @@ def find_outer_middleware(reply: Reply | None) -> Iterator[Finding]:
     for each in reply.outer if reply is not None else ():
         explained, _, remedy = explain_outer([each]).partition(": ")
         yield Finding("outer-middleware", explained, f"{remedy[:1].upper()}{remedy[1:]}")
+
+
+def find_lost_slots(here: str, reply: Reply | None) -> Iterator[Finding]:
+    """Code that nobody can stop keeps slots: in this process, and in the one that answers."""
+    for text in sorted({here, reply.lost_slots if reply else ""} - {""}):
+        yield Finding("lost-slots", text, "Restart the server, and set time limits in the code of these jobs")
 
 
 def _of_options(config: Config) -> Iterator[Finding]:

@@ -1,11 +1,11 @@
-"""The keeper: sees to it that no job is lost or stuck, in every process and without any request.
+"""The keeper: no job is lost or stuck while a process of the app lives, though no request comes.
 
-Vouches for what this process runs and holds, settles what nobody vouches for any more, and sees that somebody looks for
-what is due. Its moves are guarded, so that any number of keepers may do the same. What is decided stands in decisions.
+Renews leases, recovers lost jobs, launches what is due and prunes. Its writes are guarded: every process has a keeper.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from .attempts import AttemptEnd, add_end
-from .backlog import find_cut_offs
 from .config import Config
 from .decisions import Policy, Settlement, Vouched, decide
-from .errors import AddressError, StoreError
+from .duties import Duties
+from .errors import AddressError, Refused, StoreError, TimedOut, describe
 from .jitter import between, retry_delay
-from .job import Move
+from .job import Job, Move
 from .keyring import PROBE, Keyring, SealError
 from .launcher import SelfRequest
 from .limits import Limits
@@ -26,6 +26,7 @@ from .logs import about
 from .native import is_native
 from .output import append_line, first_line
 from .process import is_dead
+from .pruning import Pruning
 from .store import Store
 from .vouching import Vouching
 
@@ -37,10 +38,10 @@ _HEARING = 2.0
 """Seconds in which whoever waited to write has written, once others can: longer than the pauses of who tries again."""
 _AFTER_FAILURE = 1.0
 _KNOCK_PATIENCE = 2.0
-_PRUNED_AT_ONCE = 200
-_PAUSE_IN_PRUNING = 2.0
-_PRUNE_EVERY = 600.0
-
+_LEFT_FOR = 3600.0
+"""Seconds for which a job is left alone that can't be recovered."""
+_BUSY_FOR = 60.0
+"""Seconds for which a job is left alone whose row another session keeps locked."""
 
 _Silence = tuple[int, int, "datetime | None"]
 """A job, its attempt, and what was last heard of it or until when it is vouched for."""
@@ -84,6 +85,11 @@ class Keeper:
         self._is_away = False
         self._ended: set[str] = set()
         self._settled = 0
+        self._explained = ""
+        self._duties = Duties()
+        self._pruning = Pruning(config, store)
+        self._left: dict[int, float] = {}
+        """The jobs that could not be recovered, and until when they are left alone, in time.monotonic()."""
         self._suspects: dict[_Silence, datetime] = {}
         """What would be settled now, and since when it has had the chance to be heard."""
 
@@ -104,33 +110,35 @@ class Keeper:
 
     def leave(self) -> None:
         """This process ends: write what it knows, and let go of what it holds. Others launch that within a second."""
+        do = self._duties.do
         try:
-            self._vouching.write_postponed(self._store)
-            self._limits.withdraw(self._store)
+            do("Outcomes of jobs are left to recovery", lambda: self._vouching.write_postponed(self._store))
+            do("This process counts for max_running until its lease ends", lambda: self._limits.withdraw(self._store))
             if self._store.free(self._owner):
                 log.info("The jobs that waited here are left to other processes")
         except StoreError as error:
             log.warning("The jobs that wait here are taken up later: %s", error)
 
     def _do_what_is_due(self) -> None:
-        now = time.monotonic()
+        now, do = time.monotonic(), self._duties.do
         if now >= self._next.renewal:
             reached_at = self._read_time()  # before the writes, which a claim that is just being made may hold up
             self._renew()
-            self._limits.renew(self._store)
             self._renewed_at = reached_at
             self._next.renewal = now + self._config.lease / 3
-        self._vouching.write_postponed(self._store)
+            do("This process is not counted for max_running", lambda: self._limits.renew(self._store))
+        do("Outcomes of jobs wait to be written", lambda: self._vouching.write_postponed(self._store))
         if now >= self._next.sweep:
-            pause = self.sweep() if self._config.keeper else _SWEEP_EVERY
-            self._next.sweep = now + pause * between(0.75, 1.25)
+            pause = do("Lost jobs are not recovered", self.sweep, is_vital=True) if self._config.keeper else None
+            self._next.sweep = now + (pause or _SWEEP_EVERY) * between(0.75, 1.25)
             if self._config.keeper:
-                self._see_to_launches()
+                do("Waiting jobs are not looked for", self._see_to_launches)
         if self._config.keeper and now >= self._next.pruning:
-            self._next.pruning = now + self._prune() * between(0.75, 1.25)
+            pause = do("Old jobs are not deleted", self._pruning.prune)
+            self._next.pruning = now + (pause or self._pruning.EVERY) * between(0.75, 1.25)
 
     def _renew(self) -> None:
-        self._store.renew(self._vouching.leases, self._vouching.holds, self._config.lease)
+        self._vouching.renew(self._store, self._config.lease)
 
     def _read_time(self) -> datetime:
         """The store's time. Whoever could not renew for long, be it that he stood still, does not know who else could:
@@ -144,22 +152,25 @@ class Keeper:
         """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""
         now = self._read_time()
         for holder in filter(is_dead, self._store.list_holders()):
-            self._store.free(holder)
+            with contextlib.suppress(Refused, TimedOut):  # then their holds end with the lease
+                self._store.free(holder)
         policy = self._make_policy(self._reached_since)
         leases = self._vouching.leases
         jobs = self._store.find_vouched(self._keyring.key_ids)
-        self._note_strays(leases.keys() - {job.lease_by for job in jobs})
+        self._note_strays(leases, leases.keys() - {job.lease_by for job in jobs})
         suspects: dict[_Silence, datetime] = {}
         newcomers: list[_Silence] = []
+        is_slow = False  # then the other jobs wait for the next sweep
         for job in jobs:
-            settlement = decide(job, now, policy)
+            settlement = self._decide(job, now, policy)
             if settlement is None:
                 continue
             last_heard = job.updated_at if settlement.is_silence else job.lease_until or job.held_until
             silence = job.id, job.attempt, last_heard
             since = self._suspects.get(silence)
-            if settlement.is_certain or (since is not None and (now - since).total_seconds() >= _HEARING):
-                self._settle(job, settlement)
+            was_heard = since is not None and (now - since).total_seconds() >= _HEARING
+            if (settlement.is_certain or was_heard) and not is_slow:
+                is_slow = not self._settle_by_itself(job, settlement)
             elif since is not None:
                 suspects[silence] = since
             else:
@@ -176,11 +187,19 @@ class Keeper:
         self._renew()
         return self._read_time()
 
-    def _note_strays(self, ended: set[str]) -> None:
+    def _note_strays(self, leases: dict[str, int], ended: set[str]) -> None:
         """These claims of ours were over at this look. One that was over at the last look too is not just being ended:
         its code goes on after a time-out, say."""
-        self._limits.note_strays(len(ended & self._ended), self._store)
+        strays = [leases[claim] for claim in ended & self._ended]
         self._ended = ended
+        self._duties.do("Lost slots are not counted", lambda: self._limits.note_strays(strays, self._store))
+        self._duties.do("Waiting jobs do not say why", self._explain_waits)
+
+    def _explain_waits(self) -> None:
+        """Show in the jobs that wait that slots are lost here, or no longer that they were."""
+        before, self._explained = self._explained, self._limits.lost_slots
+        for text in ({"", before} if self._explained else {before}) - {self._explained}:
+            self._store.note_wait(self._self_request.home, self._explained, text)
 
     def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
         """For who comes once: sweep until nothing is lost any more, and tell how many jobs were settled.
@@ -199,32 +218,58 @@ class Keeper:
 
     def _looks_lost(self) -> bool:
         now, policy = self._store.time(), self._make_policy(_EVER)
-        return any(decide(job, now, policy) for job in self._store.find_vouched(self._keyring.key_ids))
+        jobs = self._store.find_vouched(self._keyring.key_ids)
+        return any(self._decide(job, now, policy) for job in jobs)
 
     def _make_policy(self, reached_since: datetime) -> Policy:
         return Policy(self._config.lease, reached_since, self._self_request.is_home_of, is_dead)
 
     def prune_all(self) -> int:
-        """Delete all that is old, a few at a time, and tell how many jobs it was. Raises StoreError."""
-        pruned = last = self._prune_some()
-        while last >= _PRUNED_AT_ONCE:
-            pruned += (last := self._prune_some())
-        return pruned
+        """Delete all jobs that are old and return their number. Raises StoreError."""
+        return self._pruning.prune_all()
 
-    def _prune(self) -> float:
-        """Delete some of what is old, and tell in how many seconds to go on."""
-        return _PAUSE_IN_PRUNING if self._prune_some() >= _PRUNED_AT_ONCE else _PRUNE_EVERY
+    def _decide(self, job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
+        return decide(job, now, policy) if time.monotonic() >= self._left.get(job.id, 0.0) else None
 
-    def _prune_some(self) -> int:
-        return self._store.prune(*find_cut_offs(self._config, self._store.time()), _PRUNED_AT_ONCE)
+    def _settle_by_itself(self, job: Vouched, settlement: Settlement) -> bool:
+        """Recover this job. One that can't be recovered does not keep the others. Raises StoreError for an outage.
+
+        Return False if that took so long that the leases of this process may have to be renewed.
+        """
+        try:
+            self._settle(job, settlement)
+        except TimedOut as error:
+            self._leave_alone(job.id, error, _BUSY_FOR)
+            return False
+        except Exception as error:
+            if isinstance(error, StoreError) and not isinstance(error, Refused):
+                raise
+            self._leave_alone(job.id, error, _LEFT_FOR)
+        return True
+
+    def _leave_alone(self, job_id: int, error: Exception, seconds: float) -> None:
+        now = time.monotonic()
+        self._left = {each: until for each, until in self._left.items() if until > now} | {job_id: now + seconds}
+        what = "Job %d can't be recovered and is left alone for %g s: %s"
+        log.error(what, job_id, seconds, describe(error), extra=about(job_id))
 
     def _settle(self, job: Vouched, settlement: Settlement) -> None:
         record = self._store.get(job.id)
         if record is None or (record.status, record.attempt) != (job.status, job.attempt):
             return  # somebody was quicker
         text = append_line(record.status_text, settlement.reason)
+        try:
+            is_made = self._make_move(job, record, settlement, text)
+        except Refused:  # perhaps because of what the job wrote
+            is_made = self._make_move(job, record, settlement, settlement.reason)
+        if is_made:
+            self._settled += 1
+            what, told = "Job %d, attempt %d: %s", about(job.id, job.attempt)
+            log.error(what, job.id, job.attempt, settlement.reason, extra=told)
+
+    def _make_move(self, job: Vouched, record: Job, settlement: Settlement, text: str) -> bool:
         again = settlement.move is Move.RETRY
-        is_made = self._store.move(
+        return self._store.move(
             settlement.move,
             job.id,
             attempt=job.attempt,
@@ -236,10 +281,6 @@ class Keeper:
             silent_for=job.error_timeout if settlement.is_silence else 0,
             vouched_until=None if settlement.is_silence else job.lease_until or job.held_until,
         )
-        if is_made:
-            self._settled += 1
-            told = about(job.id, job.attempt)
-            log.error("Job %d, attempt %d: %s", job.id, job.attempt, settlement.reason, extra=told)
 
     def _see_to_launches(self) -> None:
         """Where a thread can look for rows that wait, one does from now on. Greenlets begin in a request only."""

@@ -6,15 +6,16 @@ whole deployment keeps to it is the store's, by the claim. Knows no threads of i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .config import Config
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .process import is_dead
 from .server_facts import look_at_server
 from .store import Store
@@ -59,7 +60,7 @@ class Limits:
         self._running = 0
         self._is_server = False
         self._slots: int | None = None
-        self._strays = 0
+        self._strays: tuple[int, ...] = ()
         self._auto = UNKNOWN
         self._renew_at = 0.0  # in time.monotonic()
 
@@ -145,20 +146,34 @@ class Limits:
             store.register(self.name, self._free_slots, self._config.lease)
         slots = store.read_slots()
         for name in filter(is_dead, tuple(slots)):
-            store.unregister(name)
+            with contextlib.suppress(Refused):
+                store.unregister(name)
             del slots[name]
         self._auto = share_slots(list(slots.values()) or [self._free_slots])
 
     @property
     def _free_slots(self) -> int | None:
         """Those that jobs and people share."""
-        return self._slots and max(self._slots - self._strays, 0)
+        return self._slots and max(self._slots - len(self._strays), 0)
 
-    def note_strays(self, count: int, store: Store) -> None:
-        """The code of so many jobs goes on here though they have ended: their slots are nobody's. Raises StoreError."""
-        if count != self._strays:
-            self._strays = count
+    def note_strays(self, job_ids: Iterable[int], store: Store) -> None:
+        """The code of these jobs goes on here though they have ended: their slots are lost. Raises StoreError."""
+        before, lost_before = self._strays, self.lost_slots
+        self._strays = tuple(sorted(job_ids))
+        if self.lost_slots and not lost_before:
+            log.warning("%s", self.lost_slots)
+        if len(self._strays) != len(before):
             self.renew(store)
+
+    @property
+    def lost_slots(self) -> str:
+        """Say so where half of this process's slots for jobs, or more, are lost. Else an empty text."""
+        slots = min(filter(None, (self.per_process, self._slots)), default=0)
+        if not slots or 2 * len(self._strays) < slots:
+            return ""
+        named = ", ".join(map(str, self._strays[:MOST_PLACES]))
+        count = min(len(self._strays), slots)
+        return f"{count} of {slots} slots for jobs are held by code that goes on after its job ended: {named}"
 
     def withdraw(self, store: Store | None = None) -> None:
         """This process ends: it counts no more. Raises StoreError."""

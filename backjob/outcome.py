@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable
 
 from .attempts import AttemptEnd, add_end
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .jitter import retry_delay
 from .job import Job, Move, Status
 from .logs import about
+from .output import first_line
 from .store import Store
-from .vouching import Vouching
+from .vouching import TRIES, Vouching
 
 log = logging.getLogger("backjob")
 
 PATIENCE = 5.0
 """Seconds for which the request of a job tries to write its outcome."""
 _PAUSE = 0.2
+_NOT_STORED = "The job store refuses what this job has to say"
 
 
 class Outcome:
@@ -39,7 +41,8 @@ class Outcome:
         self._text = text
         self._error = error
         self._location = location
-        self._progress = progress
+        self._progress: int | None = progress
+        self._refusals = 0
         self.delay = retry_delay(job.attempt) if move is Move.RETRY else 0.0
         """Seconds until the next attempt, if there is one."""
         self._call: Callable[[bool], None] | None = None
@@ -64,11 +67,34 @@ class Outcome:
         log.info("Job %d: its outcome is written", self._job.id, extra=self._told)
 
     def write(self, store: Store) -> None:
-        """Write it. Raises StoreError, and then it is to be tried again."""
-        if not self.is_known:
-            self.is_completed = self._make(store)
-            self.is_known = True
+        """Write it. Raises StoreError, and then it is to be tried again.
+
+        An outcome that the store refuses for what it is becomes a failure with a short text. If even that is refused,
+        it is given up, and the job is recovered like one whose process is gone.
+        """
+        while not self.is_known:
+            try:
+                self.is_completed = self._make(store)
+                self.is_known = True
+            except Refused as error:
+                self._note_refusal(error)
         self._call_once()
+
+    def _note_refusal(self, error: Refused) -> None:
+        """Try it again after a pause, and, when it was refused a few times, with less to say."""
+        self._refusals += 1
+        if self._refusals % TRIES:
+            time.sleep(_PAUSE)
+        elif self._refusals == TRIES:
+            log.error("Job %d fails, its outcome can't be stored: %s", self._job.id, error, extra=self._told)
+            self._text = describe_refusal(error, self._move)
+            self._error, self._location = first_line(self._text), ""
+            self._move, self._progress, self.delay = Move.FAIL, None, 0.0
+        elif self._refusals == 2 * TRIES:
+            self._text = self._error = _NOT_STORED  # the reason may quote what is refused
+        else:
+            log.error("Job %d has ended, its outcome is given up: %s", self._job.id, error, extra=self._told)
+            self.is_known = True
 
     def when_known(self, call: Callable[[bool], None]) -> None:
         """Call this once, with whether the job has completed: now, or as soon as that is known."""
@@ -113,5 +139,11 @@ class Outcome:
             )
         return glance is not None and is_ours and glance.status is Status.COMPLETED
 
-    def _shown(self, move: Move) -> int:
+    def _shown(self, move: Move) -> int | None:
         return {Move.COMPLETE: 100, Move.RETRY: 0}.get(move, self._progress)
+
+
+def describe_refusal(error: Refused, move: Move | None) -> str:
+    """Return the text of a job whose own text the store refuses. ``move``: how it would have ended; None: it ran on."""
+    ended = {None: "was running", Move.COMPLETE: "had completed", Move.CANCEL: "was cancelled"}.get(move, "had failed")
+    return f"{_NOT_STORED}; it {ended}. {error}"

@@ -5,6 +5,7 @@ A process writes its own row alone. Knows nothing of jobs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from .engine import Database
+from .errors import Refused
 from .faults import AnswerLost, Duplicate
 from .schema import find_process_table
 
@@ -41,10 +43,12 @@ class ProcessTable:
         except (Duplicate, AnswerLost):
             # Another thread was quicker, the row was as it is to be, or it comes with the next renewal.
             return
-        self._write_surely(self._forget, {"now": now})
+        with contextlib.suppress(Refused):  # no right to DELETE: rows of processes that are gone count no more
+            self._write_surely(self._forget, {"now": now})
 
     def read_slots(self) -> dict[str, int | None]:
-        return dict(map(tuple, self._database.read(self._alive, {"now": self._now()})))
+        found = self._database.read(self._alive, {"now": self._now()})
+        return {name: slots if isinstance(slots, int) and slots >= 0 else None for name, slots in found}
 
     def unregister(self, name: str) -> None:
         self._write_surely(self._remove, {"process": name})

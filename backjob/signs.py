@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable
 
 from .arguments import check_progress
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .jitter import between
 from .job import Glance, Job
 from .logs import about, running
 from .output import Output, clean_text, cut_text
 from .store import Store
+from .vouching import TRIES
 
 log = logging.getLogger("backjob")
 
@@ -37,7 +38,9 @@ class Signs:
     ``is_prompt``: each is written at once, by who gives it.
 
     ``on_refusal`` is called when the store takes no sign any more: it gives how the record stands where the attempt
-    runs on all the same, and None where it has ended. Several threads may give signs, and the children of a fork.
+    runs on all the same, and None where it has ended. ``on_unstorable`` is called when the store has refused a sign
+    for what it is, a few times in a row; no further sign is written. Several threads may give signs, and the children
+    of a fork.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Signs:
         lease: float,
         is_prompt: bool = False,
         on_refusal: Callable[[], Glance | None],
+        on_unstorable: Callable[[Refused], None],
     ) -> None:
         self._store = store
         self._job = job
@@ -59,6 +63,8 @@ class Signs:
         self._is_prompt = is_prompt
         self._quiet = 0.0 if is_prompt else QUIET
         self._on_refusal = on_refusal
+        self._on_unstorable = on_unstorable
+        self._refusals = 0
         self._home = self._pid = os.getpid()
         self._changed = threading.Condition()
         self._progress = 0.0  # small steps add up; what is stored is rounded
@@ -203,7 +209,7 @@ class Signs:
         try:
             self._waits = False
             with running(None):  # what the store logs is not the job's
-                is_over = not self._try_to_write()
+                is_over = not self._write_or_give_up()
             is_written = True
         except StoreError as error:
             self._stored, wait, job = None, _AWAY * between(0.8, 1.2), self._job
@@ -219,6 +225,19 @@ class Signs:
                 self._changed.notify_all()
                 if self._waits and not self._is_over:
                     self._see_to_thread()
+
+    def _write_or_give_up(self) -> bool:
+        """Is there more to be written after this? Raises StoreError."""
+        try:
+            is_live = self._try_to_write()
+        except Refused as error:
+            self._refusals += 1
+            if self._refusals < TRIES:
+                raise
+            self._on_unstorable(error)
+            return False
+        self._refusals = 0
+        return is_live
 
     def _try_to_write(self) -> bool:
         progress, text = self.progress, self.text(is_whole=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,11 +12,18 @@ from sqlalchemy import Row, Select
 
 from .decisions import Vouched
 from .engine import Database
+from .errors import Refused, StoreError
 from .job import Glance, Job, JobStatus, Status
+from .logs import about
+from .rows import Record, SpoiledRecord, make_record
 from .statements import Statements
 from .store import LONGEST
 
-_STATUSES = {int(status): status for status in Status}
+log = logging.getLogger("backjob")
+
+_LEFT_FOR = 3600.0
+"""Seconds for which a waiting job is left alone that can't be read or held."""
+_MOST_REPORTED = 1000
 
 
 class SQLReads:
@@ -24,18 +33,22 @@ class SQLReads:
         self._database = database
         self._now = now
         self._statements = Statements(database.table)
+        self._left: dict[int, float] = {}
+        """The waiting jobs that can't be read or held, and until when they are left alone, in time.monotonic()."""
+        self._reported: dict[object, None] = {}
+        """The jobs that were left out of a list."""
 
     def get(self, job_id: int) -> Job | None:
-        rows = self._database.read(self._statements.get, {"job_id": job_id})
-        return _as_job(rows[0], self._now()) if rows else None
+        rows = self._read_one(self._statements.get, job_id)
+        return make_record(Job, (*rows[0], self._now()), job_id) if rows else None
 
     def status(self, job_id: int) -> JobStatus | None:
         job = self.get(job_id)
         return job.as_status() if job is not None else None
 
     def glance(self, job_id: int) -> Glance | None:
-        rows = self._database.read(self._statements.glance, {"job_id": job_id})
-        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:])) if rows else None
+        rows = self._read_one(self._statements.glance, job_id)
+        return make_record(Glance, tuple(rows[0]), job_id) if rows else None
 
     def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
         columns = self._database.table.c
@@ -46,9 +59,7 @@ class SQLReads:
             query = query.where(columns.scope == scope)
         if before is not None:
             query = query.where(columns.id < before)
-        rows = self._database.read(query, {})
-        now = self._now()
-        return [_as_job(row, now) for row in rows]
+        return self._read_many(Job, query, {}, lambda: (self._now(),))
 
     def time(self) -> datetime:
         return self._now()
@@ -66,8 +77,7 @@ class SQLReads:
         return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
 
     def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
-        rows = self._database.read(self._statements.vouched, {"key_ids": list(key_ids)})
-        return [Vouched(*(row[0], _STATUSES[row[1]], *tuple(row)[2:])) for row in rows]
+        return self._read_many(Vouched, self._statements.vouched, {"key_ids": list(key_ids)})
 
     def seconds_to_next(
         self,
@@ -78,14 +88,68 @@ class SQLReads:
     ) -> float | None:
         now = self._now()
         values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
-        when = self._scalar(self._statements.next_due, horizon=now + timedelta(seconds=within), **values)
+        values["left"] = self._list_left()
+        try:
+            when = self._scalar(self._statements.next_due, horizon=now + timedelta(seconds=within), **values)
+        except Refused:
+            return None  # a row with a time that is none: take_due() leaves it out
         return max(0.0, (when - now).total_seconds()) if when is not None else None
 
     def _scalar(self, statement: Select[Any], **values: Any) -> Any:
         rows = self._database.read(statement, values)
         return rows[0][0] if rows else None
 
+    def _read_one(self, query: Select[Any], job_id: int) -> Sequence[Row[Any]]:
+        try:
+            return self._database.read(query, {"job_id": job_id})
+        except Refused as error:
+            raise SpoiledRecord(job_id, str(error)) from None
 
-def _as_job(row: Row[Any], read_at: datetime) -> Job:
-    job_id, uid, status, *rest = tuple(row)
-    return Job(*(job_id, uid, _STATUSES[status], *rest, read_at))
+    def _read_many(
+        self,
+        kind: type[Record],
+        query: Select[Any],
+        values: Mapping[str, Any],
+        more: Callable[[], tuple[Any, ...]] = tuple,
+    ) -> list[Record]:
+        """Return the records of these rows, without those that can't be read, which are logged once. The first column
+        is the id; ``more`` gives the fields that are no columns."""
+        rows: Iterable[Any]
+        try:
+            rows = self._database.read(query, dict(values))
+        except Refused:
+            rows = self._read_each(query, values)
+        records: list[Record] = []
+        rest: tuple[Any, ...] = more()
+        row: Any
+        for row in rows:
+            try:
+                records.append(make_record(kind, (*row, *rest), row[0]))
+            except SpoiledRecord as error:
+                self._report(error)
+        return records
+
+    def _read_each(self, query: Select[Any], values: Mapping[str, Any]) -> Iterator[Row[Any]]:
+        """Read each row by itself: the driver refuses all of them because of one."""
+        column = self._database.table.c.id
+        for (job_id,) in self._database.read(query.with_only_columns(column), dict(values)):
+            try:
+                yield from self._database.read(query.where(column == job_id), dict(values))
+            except Refused as error:
+                self._report(SpoiledRecord(job_id, str(error)))
+
+    def _report(self, error: SpoiledRecord) -> None:
+        if error.job_id not in self._reported and len(self._reported) < _MOST_REPORTED:
+            self._reported[error.job_id] = None
+            told = about(error.job_id) if isinstance(error.job_id, int) else {}
+            log.error("Job %s is left out: %s", error.job_id, error, extra=told)
+
+    def _leave_alone(self, job_id: int, error: StoreError) -> None:
+        """Do not take up this waiting job for an hour."""
+        now = time.monotonic()
+        self._left = {each: until for each, until in self._left.items() if until > now} | {job_id: now + _LEFT_FOR}
+        log.error("Job %d can't be launched and is left alone for an hour: %s", job_id, error, extra=about(job_id))
+
+    def _list_left(self) -> list[int]:
+        now = time.monotonic()
+        return [job_id for job_id, until in self._left.items() if until > now]

@@ -12,14 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Update, func
 
-from .backlog import find_old
 from .clock import choose_clock
 from .engine import Database
-from .errors import StoreError
+from .errors import Refused, StoreError
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
 from .job import Job, Move, NewJob, Status
 from .process_table import ProcessTable
+from .sql_pruning import SQLPruning
 from .sql_reads import SQLReads
 
 _TRIES = 50
@@ -28,7 +28,7 @@ _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _NO_LIMIT = 2**31 - 1
 
 
-class SQLStore(ProcessTable, SQLReads):
+class SQLStore(ProcessTable, SQLPruning, SQLReads):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
@@ -113,6 +113,10 @@ class SQLStore(ProcessTable, SQLReads):
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": None, "launch_failed_at": None}
         return self._write(self._statements.note_full, values, marks)
 
+    def note_wait(self, app_id: str, text: str, old_text: str) -> int:
+        values = {"now": self._now(), "of_app": app_id, "text": text, "old_text": old_text}
+        return self._database.write(self._statements.note_wait, values)
+
     def free(self, holder: str) -> int:
         return self._database.write(self._statements.free, {"holder": holder})
 
@@ -125,11 +129,17 @@ class SQLStore(ProcessTable, SQLReads):
         full_scopes: Collection[str] = (),
     ) -> Job | None:
         values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
-        values["now"] = self._now()
-        for job_id, attempt in self._database.read(self._statements.due, values):
-            if self.hold(job_id, attempt, None, holder, seconds):
-                return self.get(job_id)
-        return None
+        while True:
+            values |= {"now": self._now(), "left": self._list_left()}
+            due = self._database.read(self._statements.due, values)
+            for job_id, attempt in due:
+                try:
+                    if self.hold(job_id, attempt, None, holder, seconds):
+                        return self.get(job_id)
+                except Refused as error:
+                    self._leave_alone(job_id, error)
+            if not due or not {row[0] for row in due} <= set(self._list_left()):
+                return None
 
     def claim(
         self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
@@ -236,18 +246,6 @@ class SQLStore(ProcessTable, SQLReads):
         if move is Move.RETRY and attempt is None:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
         return self._write(statement, values, marks)
-
-    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
-        pruned = 0
-        for status, before in find_old(completed_before, ended_before):
-            values: dict[str, Any] = {"in_status": int(status), "before": before}
-            rows = self._database.read(self._statements.old, {**values, "most": most - pruned})
-            if rows:
-                values["job_ids"] = [row[0] for row in rows]
-                pruned += self._write_surely(self._statements.prune, values)
-            if pruned >= most:
-                break
-        return pruned
 
     def _write(
         self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False

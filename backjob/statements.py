@@ -39,8 +39,12 @@ class Statements:
         self.old = (
             select(columns.id)
             .where(columns.status == bindparam("in_status"), columns.ended_at < _at("before", columns.ended_at))
-            .order_by(columns.ended_at)
+            .order_by(columns.ended_at, columns.id)
             .limit(bindparam("most"))
+            .offset(bindparam("passed"))
+        )
+        self.still_there = select(func.count()).select_from(table).where(
+            columns.id.in_(bindparam("job_ids", expanding=True)), columns.status == bindparam("in_status")
         )
         self.prune = delete(table).where(
             columns.id.in_(bindparam("job_ids", expanding=True)),
@@ -55,6 +59,7 @@ class Statements:
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
         waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
         waits &= columns.scope.not_in(bindparam("full_scopes", expanding=True))
+        waits &= columns.id.not_in(bindparam("left", expanding=True))
         self.count_launched = select(func.count()).where(
             columns.status == int(Status.STARTED),
             columns.held_until > now,
@@ -78,6 +83,12 @@ class Statements:
         self.free = held_by_holder.values(held_by=null(), held_until=null())
         self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
             status_text=bindparam("text"), updated_at=now, launch_failed_at=_at("failed_at", columns.launch_failed_at)
+        )
+        self.note_wait = (
+            update(table)
+            .where(is_started, columns.due_at <= now, columns.launch_failed_at.is_(None))
+            .where(columns.app_id == bindparam("of_app"), columns.status_text == bindparam("old_text"))
+            .values(status_text=bindparam("text"))
         )
         # MySQL sets one column after the other: the text first, as SQLAlchemy writes them in the table's order.
         self.note_full = self.hold_of_holder.values(

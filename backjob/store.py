@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from .backlog import Passed
 from .decisions import Vouched
 from .job import Glance, Job, JobStatus, Move, NewJob, Status
 
@@ -45,6 +46,11 @@ class Store(Protocol):
 
     def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
         """A launch has got through, and found no place: let go of the job. What failed before is past, its text too."""
+
+    def note_wait(self, app_id: str, text: str, old_text: str) -> int:
+        """Set the status text of the jobs of this application that are due and wait, where it is ``old_text``.
+
+        Return their number."""
 
     def free(self, holder: str) -> int:
         """Let go of all jobs that wait and that this one holds: how many there were."""
@@ -138,10 +144,17 @@ class Store(Protocol):
         of the attempt, in one line of MOST_REASON characters each. With ``silent_for`` only if there was no sign for so
         many seconds, with ``vouched_until`` only if nobody has vouched for the job since its lease or hold was that."""
 
-    def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
+    def prune(
+        self,
+        completed_before: datetime | None,
+        ended_before: datetime | None,
+        most: int,
+        passed: Passed | None = None,
+    ) -> int:
         """Delete so many jobs at most that were completed, or have ended in any way, before these times (None: none).
 
-        How many it were; as many as ``most``: there may be more.
+        Return the number deleted. If it equals ``most``, call again. A job that can't be deleted does not keep the
+        others: it is noted in ``passed``, and later calls that get the same ``passed`` do not try it again.
         """
 
     def register(self, name: str, slots: int | None, seconds: float) -> None:

@@ -15,7 +15,7 @@ from .backend import Backend, Launch
 from .children import refuse_to_send
 from .cookies import warn_of_changed
 from .ending import Ending, find_stop, holds_job_ended
-from .errors import JobEnded, StoreError, leaves
+from .errors import JobEnded, Refused, StoreError, leaves
 from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
@@ -23,7 +23,7 @@ from .judgement import Judgement, Run, judge_answer, judge_exception
 from .left_out import LeftOut
 from .logs import about, running
 from .no_job import Row
-from .outcome import Outcome
+from .outcome import Outcome, describe_refusal
 from .output import Output, append_line, cut_text, first_line
 from .request import find_user, restore_environ
 from .response import Response
@@ -40,19 +40,8 @@ class CurrentJob(Jobs):
     """The job that runs in this request."""
 
     __slots__ = (
-        "_backend",
-        "_ending",
-        "_failure",
-        "_followers",
-        "_job",
-        "_location",
-        "_outcome",
-        "_output",
-        "_response",
-        "_run",
-        "_signs",
-        "attempt",
-        "job_id",
+        *("_backend", "_ending", "_failure", "_followers", "_job", "_location", "_outcome", "_output"),
+        *("_response", "_run", "_signs", "attempt", "job_id"),
     )
 
     is_worker = True
@@ -75,6 +64,7 @@ class CurrentJob(Jobs):
             lease=backend.config.lease,
             is_prompt=backend.config.is_inline,
             on_refusal=self._find_out,
+            on_unstorable=self._fail_unstorable,
         )
         self._ending = Ending(self._find_end)
         self._failure: str | None = None
@@ -278,6 +268,12 @@ class CurrentJob(Jobs):
                 store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
             self._ending.reason = "This job was cancelled"
         return None
+
+    def _fail_unstorable(self, error: Refused) -> None:
+        if self._signs.is_at_home:
+            text = describe_refusal(error, None)
+            self._settle(Move.FAIL, text, first_line(text))
+        self._ending.reason = "This job has failed: the job store refuses what it has to show"
 
     def _complete(self, text: str | None = None) -> None:
         if self._signs.stop():

@@ -22,6 +22,7 @@ from support.records import TABLE, Clock, add, new_job, record, seal
 from support.served import KEY, PATIENCE, serve_site, wrap
 
 import backjob.keeper
+import backjob.pruning
 from backjob import JobEnded, Status
 from backjob.attempts import AttemptEnd, read_ends
 from backjob.cache_store import CacheStore
@@ -704,7 +705,7 @@ def test_where_nothing_seems_to_be_lost_it_does_not_wait(
 def test_all_that_is_old_is_deleted_however_much_it_is(
     open_store: Callable[[], Store], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backjob.keeper, "_PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(backjob.pruning, "_AT_ONCE", 2)
     process = Process(open_store(), backlog_days=1, all_backlog_days=2)
     for _ in range(5):
         process.store.move(Move.CANCEL, process.add())

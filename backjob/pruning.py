@@ -1,0 +1,64 @@
+"""The deletion of old jobs, now and then and a few at a time, and what is logged of those that can't be deleted.
+
+Which jobs are old is decided by the options; how they are deleted is the store's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from .backlog import Passed, find_cut_offs
+from .config import Config
+from .store import Store
+
+log = logging.getLogger("backjob")
+
+_AT_ONCE = 200
+_PAUSE = 2.0
+_LEFT_FOR = 3600.0
+"""Seconds for which a job is left alone that can't be deleted."""
+_MOST_NAMED = 20
+"""Ids in one line of the log."""
+
+
+class Pruning:
+    """The pruning by one keeper."""
+
+    EVERY = 600.0
+    """Seconds between two looks for old jobs."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self._config = config
+        self._store = store
+        self._passed, self._until = Passed(), time.monotonic() + _LEFT_FOR
+
+    def prune(self) -> float:
+        """Delete some of the old jobs and return the seconds until the next call. Raises StoreError."""
+        is_more = self._prune_some() >= _AT_ONCE or self._passed.is_unfinished
+        return _PAUSE if is_more else self.EVERY
+
+    def prune_all(self) -> int:
+        """Delete all old jobs, a few at a time, and return their number. Raises StoreError."""
+        pruned = last = self._prune_some()
+        while last or self._passed.is_unfinished:
+            pruned += (last := self._prune_some())
+        return pruned
+
+    def _prune_some(self) -> int:
+        if time.monotonic() > self._until:
+            self._passed, self._until = Passed(), time.monotonic() + _LEFT_FOR
+        try:
+            return self._store.prune(*find_cut_offs(self._config, self._store.time()), _AT_ONCE, self._passed)
+        finally:
+            self._report_refusals()
+
+    def _report_refusals(self) -> None:
+        refusals, self._passed.refusals = self._passed.refusals, []
+        of_reason: dict[str, list[int]] = {}
+        for job_id, error in refusals:
+            of_reason.setdefault(str(error), []).append(job_id)
+        for reason, job_ids in of_reason.items():
+            named = ", ".join(map(str, job_ids[:_MOST_NAMED])) + (", …" if len(job_ids) > _MOST_NAMED else "")
+            what = "%d old job(s) can't be deleted and are left alone for an hour: %s. %s"
+            log.error(what, len(job_ids), named, reason)

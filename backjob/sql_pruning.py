@@ -1,0 +1,91 @@
+"""How the Store on a database deletes old jobs: in batches, and without those that the database does not let go.
+
+Which jobs are old is decided by its caller.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+from .backlog import Passed, find_old
+from .engine import Database
+from .errors import Refused, TimedOut
+from .faults import AnswerLost
+from .statements import Statements
+
+_LONGEST = 2.0
+"""Seconds after which one call ends: leases are renewed by the same thread."""
+
+
+class SQLPruning:
+    """The deletion of old jobs."""
+
+    _database: Database
+    _statements: Statements
+
+    def prune(
+        self,
+        completed_before: datetime | None,
+        ended_before: datetime | None,
+        most: int,
+        passed: Passed | None = None,
+    ) -> int:
+        passed = passed or Passed()
+        passed.is_unfinished = False
+        end, pruned = time.monotonic() + _LONGEST, 0
+        for status, before in find_old(completed_before, ended_before):
+            values = {"in_status": int(status), "before": before}
+            is_more = True
+            while is_more and pruned < most:
+                some = {"most": most - pruned, "passed": passed.counts.get(status, 0)}
+                job_ids = [row[0] for row in self._database.read(self._statements.old, {**values, **some})]
+                if not job_ids:
+                    break
+                is_more = len(job_ids) == most - pruned
+                deleted, tried = self._delete(values, job_ids, passed, end)
+                pruned += deleted
+                if deleted < len(tried):
+                    # Refused, kept by a trigger that raises nothing, or deleted by another process meanwhile.
+                    left = self._database.read(self._statements.still_there, {**values, "job_ids": tried})
+                    passed.counts[status] = passed.counts.get(status, 0) + int(left[0][0])
+                passed.is_unfinished = passed.is_unfinished or time.monotonic() > end
+                if passed.is_unfinished:
+                    return pruned
+        return pruned
+
+    def _delete(
+        self, values: dict[str, Any], job_ids: list[int], passed: Passed, end: float
+    ) -> tuple[int, list[int]]:
+        """Delete these jobs, or those that the database lets go. Return their number, and which ones were tried."""
+        if not passed.is_one_by_one:
+            try:
+                return self._write_prune(values, job_ids), job_ids
+            except Refused:
+                pass
+            except TimedOut:
+                passed.is_one_by_one = passed.is_unfinished = True
+                return 0, []
+        return self._delete_one_by_one(values, job_ids, passed, end)
+
+    def _delete_one_by_one(
+        self, values: dict[str, Any], job_ids: list[int], passed: Passed, end: float
+    ) -> tuple[int, list[int]]:
+        deleted = 0
+        for number, job_id in enumerate(job_ids, 1):
+            try:
+                deleted += self._write_prune(values, [job_id])
+            except (Refused, TimedOut) as error:
+                passed.refusals.append((job_id, error))
+            if time.monotonic() > end:
+                passed.is_unfinished = True
+                return deleted, job_ids[:number]
+        return deleted, job_ids
+
+    def _write_prune(self, values: dict[str, Any], job_ids: list[int]) -> int:
+        values = {**values, "job_ids": job_ids}
+        try:
+            return self._database.write(self._statements.prune, values)
+        except AnswerLost:
+            return self._database.write(self._statements.prune, values)  # it does no harm twice

@@ -1,0 +1,184 @@
+"""A row or cache entry that backjob has not written so keeps nobody else from being listed, launched or recovered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import services
+from support.caches import empty_region
+from support.processes import name_dead
+from support.records import TABLE, add, open_store, run
+from support.served import KEY, Site, wrap
+
+from backjob import Status, StoreError
+from backjob.attempts import read_ends
+from backjob.cache_index import Index, _pack, decode_job, encode_job
+from backjob.config import make_config
+from backjob.keeper import Keeper
+from backjob.keyring import Keyring
+from backjob.launcher import SelfRequest
+from backjob.limits import Limits
+from backjob.process import name_process
+from backjob.sqlstore import SQLStore
+from backjob.vouching import Vouching
+
+KEYRING = Keyring([KEY])
+
+SPOILED = [
+    ("error_timeout", 1e300),
+    ("error_timeout", float("inf")),
+    ("error_timeout", "soon"),
+    ("updated_at", "yesterday"),
+    ("updated_at", "9999-12-31 23:59:59.999999"),
+    ("lease_until", "0001-01-01 00:00:00.000000"),
+    ("due_at", 12),
+    ("created_at", b"\xff"),
+    ("status_text", b"\xff\xfe"),
+    ("past", "[" * 100_000),
+    ("past", '[{"attempt": [], "ended_at": "2026-01-01T00:00:00+00:00", "text": 1}]'),
+    ("past", '{"attempt": 1}'),
+    ("past", "7"),
+    ("progress", "abc"),
+    ("attempt", 1e300),
+    ("retries", "many"),
+    ("scope", b"\x00"),
+    ("sealed", "a text"),
+    ("lease_by", 7),
+    ("cancel_requested", "perhaps"),
+]
+
+
+def short(value: Any) -> str:
+    return repr(value)[:30]
+
+
+@pytest.fixture(scope="module")
+def dead() -> str:
+    return name_dead()
+
+
+def spoil(folder: Path, job_id: int, column: str, value: Any) -> None:
+    """Write past every rule: SQLite takes any value."""
+    with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3", timeout=5)) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(f"UPDATE {TABLE} SET {column} = ? WHERE id = ?", (value, job_id))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with wrap(tmp_path, lease=1.0) as site:
+        yield site
+
+
+@pytest.mark.parametrize(("column", "value"), [*SPOILED, ("status", 99)], ids=short)
+def test_the_others_are_recovered_and_listed(
+    site: Site, tmp_path: Path, dead: str, column: str, value: Any
+) -> None:
+    first, spoiled, last = (site.start("/job", error_timeout=0) for _ in range(3))
+    for job_id, owner in ((first, dead), (spoiled, "elsewhere"), (last, dead)):
+        assert site.backend.store.claim(job_id, 1, f"{owner}-{job_id}", 600, 0)
+    spoil(tmp_path, spoiled, column, value)
+    assert site.application.sweep() == 2
+    assert {site.status(job_id).status for job_id in (first, last)} == {Status.FAILED}
+    listed = [job.id for job in site.application.jobs.find()]
+    assert [job_id for job_id in listed if job_id != spoiled] == [last, first]
+    try:
+        site.status(spoiled).as_dict()
+    except StoreError as error:
+        assert f"job {spoiled}" in str(error)  # noqa: PT017 - it may be shown, too
+
+
+@pytest.mark.parametrize(("column", "value"), SPOILED, ids=short)
+def test_the_others_are_taken_up(site: Site, tmp_path: Path, column: str, value: Any) -> None:
+    spoiled, sound = site.start("/job"), site.start("/job")
+    site.sql(f"UPDATE {TABLE} SET held_by = NULL, held_until = NULL, due_at = '2020-01-01 00:00:00.000000'")
+    spoil(tmp_path, spoiled, column, value)
+    store, keyring = site.backend.store, site.backend.keyring
+    taken = [store.take_due(keyring.key_ids, "me", 30) for _ in range(3)]
+    assert sound in [job.id for job in taken if job]
+    assert store.seconds_to_next(keyring.key_ids, within=1) is None or taken
+
+
+def test_a_spoiled_record_is_named_once(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = site.start("/job")
+    spoil(tmp_path, job_id, "created_at", "yesterday")
+    for _ in range(3):
+        assert site.application.jobs.find() == []
+    (told,) = [each.getMessage() for each in caplog.records if "left out" in each.getMessage()]
+    assert told.startswith(f"Job {job_id} is left out: The record of job {job_id} can't be read")
+    assert "yesterday" not in caplog.text
+
+
+def test_a_row_that_can_not_be_held_keeps_no_other(site: Site) -> None:
+    jobs = [site.start("/job") for _ in range(12)]
+    site.sql(f"UPDATE {TABLE} SET held_by = NULL, held_until = NULL")
+    site.sql(
+        f"CREATE TRIGGER refusal BEFORE UPDATE ON {TABLE} WHEN OLD.id <> {jobs[-1]} "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    taken = site.backend.store.take_due(site.backend.keyring.key_ids, "me", 30)
+    assert taken is not None
+    assert taken.id == jobs[-1]
+
+
+@pytest.mark.parametrize("value", ["infinity", "4713-01-01 BC", "NaN"])
+def test_what_only_postgresql_holds(dead: str, value: str) -> None:
+    with services.new_database("postgresql") as at:
+        url = at.render_as_string(hide_password=False)
+        with open_store(url) as store:
+            jobs = [add(store, key_id=KEYRING.key_ids[0], app_id="", error_timeout=0) for _ in range(3)]
+            for job_id in jobs:
+                assert store.claim(job_id, 1, f"{dead}-{job_id}", 30, 0)
+            column = "error_timeout" if value == "NaN" else "updated_at"
+            run(url, f"UPDATE {TABLE} SET {column} = '{value}' WHERE id = {jobs[1]}")
+            assert make_keeper(store).settle_all() == 2
+            assert [job.id for job in store.find(None, None, 9, None)] == [jobs[2], jobs[0]]
+            with pytest.raises(StoreError, match=f"job {jobs[1]} "):
+                store.status(jobs[1])
+
+
+def make_keeper(store: SQLStore) -> Keeper:
+    config = make_config({"key": KEY, "lease": 1.0})
+    limits = Limits(config, store, name_process())
+    return Keeper(config, KEYRING, store, SelfRequest(config, KEYRING), Vouching(), limits, list)
+
+
+GARBAGE = [b"", b"\x00garbage", _pack(["x"] * 29), _pack([None] * 29), _pack([1e308] * 29)]
+
+
+@pytest.mark.parametrize("garbage", [*GARBAGE, "a wrong type"], ids=short)
+def test_garbage_in_a_cache_entry(tmp_path: Path, dead: str, garbage: Any) -> None:
+    with empty_region("memory") as region, wrap(tmp_path, database=None, cache=region, lease=1.0) as site:
+        jobs = [site.start("/job", error_timeout=0) for _ in range(3)]
+        store: Any = site.backend.store
+        for job_id in jobs:
+            assert store.claim(job_id, 1, f"{dead}-{job_id}", 30, 0)
+        if isinstance(garbage, str):
+            fields = json.loads(zlib.decompress(encode_job(store.get(jobs[1]))))
+            garbage = _pack([str(each) for each in fields])
+        store._jobs._cells.change(store._jobs._key(jobs[1]), lambda old: garbage)
+        assert site.application.sweep() == 2
+        assert [job.id for job in site.application.jobs.find()] == [jobs[2], jobs[0]]
+
+
+def test_garbage_is_no_record_and_no_list(site: Site) -> None:
+    job = site.row(site.start("/job"))
+    for garbage in GARBAGE:
+        assert decode_job(garbage, job.read_at) is None
+        assert Index.decode(garbage) == Index()
+    assert Index.decode(_pack([[[1, "uid", None, "key", "first", 1, ""]], [], []])) == Index()
+    assert decode_job(encode_job(job), job.read_at) == job
+
+
+@pytest.mark.parametrize("past", ["[" * 100_000, "{}", "7", '[{"attempt": 1, "ended_at": 1, "text": ""}]', "[[1]]"])
+def test_a_past_that_is_none_is_left_out(past: str) -> None:
+    assert read_ends(past) == ()
