@@ -25,6 +25,8 @@ _MYSQL_GAVE_WAY = frozenset({1020, 1205, 1213})
 """MySQL and MariaDB: the row has changed since it was read, lock time-out, deadlock."""
 _CUT_OFF = frozenset({1927})
 """MariaDB: this connection was killed. SQLAlchemy does not know of it."""
+_MYSQL_READ_ONLY = frozenset({1290, 1792, 1836})
+"""MySQL and MariaDB: the server is read-only (by an option), the transaction is, the server is."""
 # What MySQL and MariaDB quote of a row or a statement, before they say where.
 _QUOTED = re.compile(r"'.*'(?= for | at row )|near '.*", re.DOTALL)
 Result = TypeVar("Result")
@@ -76,6 +78,11 @@ def _is_duplicate(error: DBAPIError) -> bool:
 def is_cut_off(error: DBAPIError) -> bool:
     """Did the connection break, so that nobody knows what became of the statement?"""
     return error.connection_invalidated or _number(error) in _CUT_OFF
+
+
+def is_read_only(error: DBAPIError) -> bool:
+    """Did a server refuse a write because it is read-only?"""
+    return _sqlstate(error) == "25006" or _number(error) in _MYSQL_READ_ONLY
 
 
 def has_given_way(error: DBAPIError) -> bool:

@@ -17,7 +17,8 @@ ORDER = (
     *("errors", "logs", "ranges", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "job", "decisions", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "config", "settings", "backlog"),
-    *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
+    *("schema", "faults", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions", "engine"),
+    *("clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("output", "request", "response", "launcher", "monitor"),
@@ -29,7 +30,7 @@ ORDER = (
 
 HOMES = {
     "sqlalchemy": {
-        *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock"),
+        *("schema", "faults", "postgresql", "engines", "dialects", "tables", "transactions", "engine", "clock"),
         *("statements", "process_table", "sql_reads", "sqlstore"),
     },
     "cryptography": {"keyring"},
