@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from .errors import StoreError
 from .store import Store
 
 
@@ -51,12 +50,18 @@ class Vouching:
         self._postponed.append(write)
 
     def write_postponed(self, store: Store) -> None:
-        """Make up for it now. Raises StoreError, and then the rest stays for the next time; it begins with another one,
-        for the store may refuse this one for what it is."""
+        """Write what was postponed. Any thread may call this, with a store of its own: each write is taken by one.
+
+        Raises StoreError, and the rest stays for the next time. That begins with another write, because the store may
+        refuse this one for what it is.
+        """
         while self._postponed:
             try:
-                self._postponed[0](store)
-            except StoreError:
-                self._postponed.rotate(-1)
+                write = self._postponed.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                write(store)
+            except BaseException:
+                self._postponed.append(write)
                 raise
-            self._postponed.popleft()
