@@ -23,7 +23,7 @@ from .check import Deployment
 from .config import Config
 from .dispatcher import Dispatcher
 from .engine import Database
-from .errors import ConfigError, KeyringError
+from .errors import ConfigError, KeyringError, StoreError
 from .forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
 from .keeper import Keeper
 from .keeper_thread import MOMENT, KeeperThread
@@ -150,10 +150,16 @@ class Assembly:
             if has_children():
                 return _LOOK_FOR_CHILDREN
             self._resume()
-        if self._database is not None and self._database.file is not None and not self._database.file.exists():
-            return _NOTHING_TO_KEEP
         try:
-            return self.get_backend().keeper.step()
+            if self._keeper_database is None or self._keeper_database.file is None:
+                return self.get_backend().keeper.step()
+            self._keeper_database.reopen_replaced_file()
+            if not self._keeper_database.file.exists():
+                return _NOTHING_TO_KEEP
+            return min(self.get_backend().keeper.step(), _NOTHING_TO_KEEP)
+        except StoreError as error:
+            log.warning("The SQLite file can't be opened anew yet: %s", error)
+            return _NOTHING_TO_KEEP
         except KeyringError as error:
             log.error("Nobody looks after the jobs in this process: %s", error)
             return _NOT_HERE

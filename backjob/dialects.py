@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
 from .faults import BUSY_TIMEOUT
 
@@ -13,6 +13,8 @@ BEGIN = {
     "mysql": ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION"),
 }
 BEGIN["mariadb"] = BEGIN["mysql"]
+# One round trip. Not a setting of the session, which a connection pooler may share with the app's own queries.
+BEGIN_PATIENT = (f"{BEGIN['postgresql'][0]}; SET LOCAL lock_timeout = '{BUSY_TIMEOUT:g}s'",)
 # Of the database, where that matters, and of the connection.
 ENCODINGS = {
     "postgresql": text("SELECT getdatabaseencoding()::text, current_setting('client_encoding')"),
@@ -28,4 +30,12 @@ TOLD_PLACE = {
 }
 """What a server says of where a connection has come to. An URL need not say it: the driver may know better."""
 TOLD_PLACE["mariadb"] = TOLD_PLACE["mysql"]
-PATIENT = select(func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True))
+# SQLite keeps the last number of a table with AUTOINCREMENT there.
+LAST_NUMBER = text("SELECT seq FROM sqlite_sequence WHERE name = :table")
+COUNT_FROM = (
+    text("UPDATE sqlite_sequence SET seq = :least WHERE name = :table AND seq < :least"),
+    text(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT :table, :least"
+        " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = :table)"
+    ),
+)

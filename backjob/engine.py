@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, Pool, Table, false, func, inspect, literal_column, select, text
+from sqlalchemy import Connection, Delete, Engine, Executable, Pool, Table, Update, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
-from . import schema
-from .dialects import ENCODINGS, PATIENT, TOLD_PLACE
 from .engines import PATIENCE, bare_engine, check_engine, make_engine, twin_engine
 from .errors import Refused, StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
-from .files import make_file
 from .forks import ForkGate, call_before_fork, call_in_child
-from .schema import find_process_table
-from .transactions import begin, with_named_lock
+from .postgresql import add_lock_patience, lock_patience
+from .sqlite_file import SQLiteFile
+from .tables import ask_place, check_columns, check_encodings, count_from, find_missing_tables, read_last_number
+from .transactions import begin, drop_when_read_only, with_named_lock
 
 _ROOM = 65536
 """Bytes of a packet to MySQL that are kept for the rest of the statement."""
@@ -53,7 +52,10 @@ class Database:
         """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
         self._is_sqlite = self.kind == "sqlite"
         self._is_mysql = self.kind in ("mysql", "mariadb")
+        self._limits_locks = self._is_ours and self.kind == "postgresql"
+        self._sqlite_file = SQLiteFile(self.file, set()) if self.file is not None else None
         self._packet_size: int | None = None
+        self._least_number = 0
         self._told_place: str | None = None
         self._inherited: Pool | None = None
         # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
@@ -66,10 +68,13 @@ class Database:
 
     def make_twin(self, patience: float) -> Database:
         """The same with connections of its own, for a thread that shares nothing with others."""
-        if not isinstance(self._given, Engine):
-            return Database(self._given, self.table, self._create_table, patience)
-        twin = Database(twin_engine(self._engine), self.table, self._create_table)
-        twin._has_own_pool = True
+        if isinstance(self._given, Engine):
+            twin = Database(twin_engine(self._engine), self.table, self._create_table)
+            twin._has_own_pool = True
+        else:
+            twin = Database(self._given, self.table, self._create_table, patience)
+        if self._sqlite_file is not None and twin._sqlite_file is not None:
+            twin._sqlite_file.told = self._sqlite_file.told
         return twin
 
     @property
@@ -135,18 +140,27 @@ class Database:
     def connect(self) -> Iterator[Connection]:
         """A connection on which every statement commits by itself. Raises StoreError."""
         with as_store_errors(), self._gate:
+            self._reopen_replaced_file()
             if not self._is_ready:
                 self._prepare()
             try:
-                with self._open() as connection:
+                with self._open() as connection, drop_when_read_only(connection, self._close_idle):
                     yield connection
             except (OperationalError, ProgrammingError) as error:
                 if isinstance(error, ProgrammingError) or "no such table" in str(error.orig):
                     self._is_ready = False  # the table may be gone: the next use looks
+                if self._sqlite_file is not None:
+                    self._sqlite_file.check()
                 raise
+            if self._sqlite_file is not None:
+                self._sqlite_file.check()
 
     def write(self, statement: Executable, values: dict[str, Any]) -> int:
         """Run a single statement and tell how many rows it changed. Raises StoreError."""
+        if self._limits_locks:
+            if not isinstance(statement, (Update, Delete)):
+                return self.transact(lambda connection: connection.execute(statement, values).rowcount)
+            statement = add_lock_patience(statement)
         with self.connect() as connection:
             return try_again(lambda: connection.execute(statement, values).rowcount)
 
@@ -175,6 +189,23 @@ class Database:
         with self.connect() as connection:
             return self._run_alone(connection, work)
 
+    def reopen_replaced_file(self) -> None:
+        """Open the SQLite file anew if it was deleted or replaced. Raises StoreError."""
+        with as_store_errors(), self._gate:
+            if self._reopen_replaced_file():
+                self._prepare()
+
+    def _reopen_replaced_file(self) -> bool:
+        if self._sqlite_file is None or not self._sqlite_file.is_replaced:
+            return False
+        with self._lock:
+            if self._sqlite_file.is_replaced:
+                self._least_number = max(self._least_number, read_last_number(self._autocommit, self.table))
+                self._sqlite_file.forget()
+                self._is_ready = False
+                self._close_idle()
+        return True
+
     def _open(self) -> Connection:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
             self._autocommit = bare_engine(self._engine)
@@ -199,7 +230,7 @@ class Database:
 
     def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         def transact_once() -> Result:
-            with begin(connection, self.kind):
+            with begin(connection, self.kind, self._limits_locks):
                 return work(connection)
 
         return transact_once() if self._is_sqlite else try_again(transact_once)
@@ -213,7 +244,7 @@ class Database:
 
         def lock_and_work(connection: Connection) -> Result:
             number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-            connection.execute(PATIENT)
+            connection.execute(select(lock_patience()))
             connection.execute(select(func.pg_advisory_xact_lock(number)))
             return work(connection)  # each statement sees what was committed before it
 
@@ -225,69 +256,37 @@ class Database:
         try:
             if self._is_ready:
                 return
-            if self._is_sqlite and self._is_ours:
-                self._make_sqlite_file()
+            if self._sqlite_file is not None and self._is_ours:
+                self._sqlite_file.make()
             with self._open() as connection:
                 if self._is_sqlite and self._is_ours:
                     try_again(lambda: connection.exec_driver_sql("PRAGMA journal_mode=WAL").close())
                 if self._is_sqlite:
-                    self._transact(connection, self._prepare_table)
+                    self._transact(connection, self._prepare_tables)
                 else:
-                    self._check_encodings(connection)
-                    self._prepare_table(connection)
+                    check_encodings(connection, self.kind)
+                    self._prepare_tables(connection)
                 if self._is_mysql:
                     self._packet_size = connection.scalar(text("SELECT @@max_allowed_packet"))
-                self._told_place = self._ask_place(connection)
+                self._told_place = ask_place(connection, self.kind, self.table)
+            if self._sqlite_file is not None:
+                self._sqlite_file.note_opened()
             self._is_ready = True
         finally:
             self._lock.release()
 
-    def _ask_place(self, connection: Connection) -> str:
-        if self._is_sqlite:
-            return str(connection.exec_driver_sql("PRAGMA database_list").all()[0][2])
-        statement, name = TOLD_PLACE[self.kind], connection.dialect.identifier_preparer.format_table(self.table)
-        return repr(tuple(map(str, connection.execute(statement, {} if self._is_mysql else {"table": name}).one())))
-
-    def _make_sqlite_file(self) -> None:
-        """With mode 0600 from its first moment on; SQLite gives its WAL the same."""
-        try:
-            make_file(Path(str(self.file)))
-        except OSError as error:
-            raise StoreError(f"The SQLite file {self.file} can't be opened or made: {error.strerror}") from error
-
-    def _check_encodings(self, connection: Connection) -> None:
-        """What can't be written there would not fail before a job's end, which then could not be written either."""
-        found = connection.execute(ENCODINGS[self.kind]).one()
-        needed = "utf8mb4" if self._is_mysql else "UTF8"
-        for what, encoding in zip(("The database", "A connection to the database"), found, strict=True):
-            if encoding != needed:
-                raise StoreError(f"{what} has the encoding {encoding}, and the job table needs {needed}")
-
-    def _prepare_table(self, connection: Connection) -> None:
-        lacking = []
-        for table in (self.table, find_process_table(self.table)):
-            if inspect(connection).has_table(table.name, schema=connection.schema_for_object(table)):
-                self._check_columns(connection, table)
-            else:
-                lacking.append(table)
-        if lacking and not self._create_table:
-            raise StoreError(f"There is no table {lacking[0].name!r}: create it, or set create_table=True")
-        if lacking and self._is_sqlite:
+    def _prepare_tables(self, connection: Connection) -> None:
+        missing = find_missing_tables(connection, self.table)
+        if missing and not self._create_table:
+            raise StoreError(f"There is no table {missing[0].name!r}: create it, or set create_table=True")
+        if missing and self._is_sqlite:
             self._make_tables(connection)
-        elif lacking:
+        elif missing:
             self._run_alone(connection, self._make_tables)
-        for table in lacking:
-            self._check_columns(connection, table)  # another process may have made it, of another version
-
-    def _check_columns(self, connection: Connection, table: Table) -> None:
-        there = set(connection.execute(select(literal_column("*")).select_from(table).where(false())).keys())
-        missing = sorted({column.name for column in table.columns} - there)
-        if missing:
-            kind = "job table" if table is self.table else "table of processes"
-            raise StoreError(
-                f"Table {table.name!r} is not the {kind} of schema version {schema.VERSION}: it lacks "
-                f"{', '.join(missing)}. Set another table_name, or move the old table away."
-            )
+        for table in missing:
+            check_columns(connection, table, self.table)  # another process may have made it, of another version
+        if self._least_number:  # of a file that this one has replaced: no number is given twice
+            count_from(connection, self.table, self._least_number)
 
     def _make_tables(self, connection: Connection) -> None:
         self.table.metadata.create_all(connection, checkfirst=True)

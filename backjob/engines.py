@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .errors import ConfigError
+from .postgresql import limit_answers
 
 KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
 """The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
@@ -29,9 +30,9 @@ _DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb"
 PATIENCE = 10.0
 """Seconds that the longest of these waits takes."""
 _A_SECOND = {"connect_timeout": 1, "read_timeout": 1, "write_timeout": 1, "tcp_user_timeout": 1000}
-# Nobody waits longer for a lock than for a connection; and the least locks that are enough.
+# Nobody waits longer for a lock than for a connection; and the least locks that are enough. PostgreSQL is told so in
+# each transaction: behind a connection pooler, what is set here would apply to others.
 _ON_CONNECT = {
-    "postgresql": ("SET lock_timeout = '5s'", "SET default_transaction_isolation = 'read committed'"),
     "mysql": (
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         "SET SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5",
@@ -125,10 +126,13 @@ def _make_server_engine(url: URL, patience: float) -> Engine:
     )
     engine.dialect.create_connect_args(url)  # raises for options in the URL that can't be read
 
+    if engine.dialect.driver == "psycopg":
+        limit_answers(engine, patience)
+
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
-        for statement in _ON_CONNECT[name]:
+        for statement in _ON_CONNECT.get(name, ()):
             cursor.execute(statement)
         cursor.close()
 

@@ -37,6 +37,8 @@ _MYSQL_AWAY = frozenset(
 )
 """MySQL and MariaDB: the same. From 2000 on they are the client's own."""
 _SQLITE_AWAY = re.compile("locked|no such table|unable to open|disk|readonly|full|malformed|not a database|memory")
+_MYSQL_READ_ONLY = frozenset({1290, 1792, 1836})
+"""MySQL and MariaDB: the server is read-only (by an option), the transaction is, the server is."""
 # What MySQL and MariaDB quote of a row or a statement, before they say where.
 _QUOTED = re.compile(r"'.*'(?= for | at row )|near '.*", re.DOTALL)
 Result = TypeVar("Result")
@@ -115,6 +117,11 @@ def is_refusal(error: DBAPIError) -> bool:
     if number is not None:
         return number not in _MYSQL_AWAY
     return code is not None and not _AWAY.match(code)
+
+
+def is_read_only(error: DBAPIError) -> bool:
+    """Did a server refuse a write because it is read-only?"""
+    return _sqlstate(error) == "25006" or _number(error) in _MYSQL_READ_ONLY
 
 
 def has_given_way(error: DBAPIError) -> bool:

@@ -5,6 +5,7 @@ Knows the moves that end an attempt, and nothing of the app that ran.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -24,6 +25,12 @@ PATIENCE = 5.0
 """Seconds for which the request of a job tries to write its outcome."""
 _PAUSE = 0.2
 _NOT_STORED = "The job store refuses what this job has to say"
+
+
+def _write_others(store: Store, vouching: Vouching) -> None:
+    """Write what other jobs have postponed: the keeper may be the one that gets no connection."""
+    with contextlib.suppress(StoreError):
+        vouching.write_postponed(store)
 
 
 class Outcome:
@@ -55,7 +62,8 @@ class Outcome:
         end = time.monotonic() + PATIENCE
         while True:
             try:
-                return self.write(store)
+                self.write(store)
+                return _write_others(store, vouching)
             except StoreError as error:
                 if time.monotonic() > end:
                     log.error("Job %d has ended, its outcome waits: %s", self._job.id, error, extra=self._told)

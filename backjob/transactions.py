@@ -8,16 +8,23 @@ from collections.abc import Callable, Iterator
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from .dialects import BEGIN
+from .dialects import BEGIN, BEGIN_PATIENT
 from .errors import StoreError
-from .faults import BUSY_TIMEOUT, Result, try_again
+from .faults import BUSY_TIMEOUT, Result, is_read_only, try_again
+
+_REFUSALS = "backjob.refusals"
+"""The count of refused writes in a connection's ``info``."""
 
 
 @contextlib.contextmanager
-def begin(connection: Connection, kind: str) -> Iterator[None]:
-    """A transaction around what is done within: committed at its end, rolled back if that raises."""
+def begin(connection: Connection, kind: str, limits_locks: bool = False) -> Iterator[None]:
+    """A transaction around what is done within: committed at its end, rolled back if that raises.
+
+    ``limits_locks``: on PostgreSQL, limit the waits for locks in this transaction.
+    """
     # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
-    try_again(lambda: _run_each(connection, BEGIN[kind]))
+    statements = BEGIN_PATIENT if limits_locks else BEGIN[kind]
+    try_again(lambda: _run_each(connection, statements))
     try:
         yield
         connection.exec_driver_sql("COMMIT")
@@ -47,3 +54,20 @@ def with_named_lock(connection: Connection, name: str, work: Callable[[Connectio
     finally:
         if not is_released:
             connection.invalidate()  # the lock goes with it
+
+
+@contextlib.contextmanager
+def drop_when_read_only(connection: Connection, close_idle: Callable[[], None]) -> Iterator[None]:
+    """Close connections to a server that has refused a write twice because it is read-only.
+
+    After a failover a proxy may keep them on the old primary; a new connection goes to the new one.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if is_read_only(error) and not connection.invalidated:
+            connection.info[_REFUSALS] = connection.info.get(_REFUSALS, 0) + 1
+            if connection.info[_REFUSALS] > 1:
+                connection.invalidate()
+                close_idle()
+        raise

@@ -101,26 +101,28 @@ class Vouching:
         self._postponed.append(_Postponed(write, give_up))
 
     def write_postponed(self, store: Store) -> None:
-        """Make up for it now. What the store refuses is left for the next time, and given up after a few.
+        """Write what was postponed. Any thread may call this, with a store of its own: each write is taken by one.
 
-        Raises StoreError for any other failure, and then the rest stays for the next time, which begins with another
-        write.
+        A write that the store refuses is left for the next time, and given up after a few. Raises StoreError for any
+        other failure, and the rest stays for the next time, which begins with another write.
         """
         for _ in range(len(self._postponed)):
-            postponed = self._postponed[0]
+            try:
+                postponed = self._postponed.popleft()
+            except IndexError:  # another thread was quicker
+                return
             try:
                 postponed.write(store)
             except Refused as error:
                 postponed.refusals += 1
                 if postponed.refusals < TRIES:
-                    self._postponed.rotate(-1)
-                    continue
-                log.error("A write is given up that the job store refuses: %s", error)
-                postponed.give_up()
-            except StoreError:
-                self._postponed.rotate(-1)
+                    self._postponed.append(postponed)
+                else:
+                    log.error("A write is given up that the job store refuses: %s", error)
+                    postponed.give_up()
+            except BaseException:
+                self._postponed.append(postponed)
                 raise
-            self._postponed.popleft()
 
 
 def _try_to_renew(

@@ -19,7 +19,8 @@ ORDER = (
     *("process", "attempts", "transitions", "job", "decisions", "rows", "keyring"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer", "redirects"),
     *("config", "settings", "backlog"),
-    *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
+    *("schema", "faults", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions", "engine"),
+    *("clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("content_coding", "output", "mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
@@ -33,7 +34,7 @@ ORDER = (
 
 HOMES = {
     "sqlalchemy": {
-        *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock"),
+        *("schema", "faults", "postgresql", "engines", "dialects", "tables", "transactions", "engine", "clock"),
         *("statements", "process_table", "sql_reads", "sqlstore"),
     },
     "cryptography": {"keyring"},

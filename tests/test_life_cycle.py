@@ -181,6 +181,8 @@ class LifeCycle(Life):
         assert row["updated_at"] == self.now
         changed.pop("updated_at", None)
         assert changed.pop("status_text").startswith(old["status_text"]), "the output was lost"
+        changed.pop("error", None)
+        assert bool(row["error"]) is (row["status"] is not CANCELLED), "a failure has a reason"
         is_gone = self.is_dead(old["held_by"] or old["lease_by"])
         until, timeout = old["held_until"] or old["lease_until"], old["error_timeout"]
         is_gone |= self.is_past(old, until) and self.has_heard(me, until - timedelta(seconds=LEASE))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.records import open_sqlite_store
+from support.records import bring_to, open_sqlite_store
 
 from backjob.errors import StoreError
+from backjob.job import Move, Status
+from backjob.outcome import Outcome
 from backjob.store import Store
 from backjob.vouching import Vouching
 
@@ -27,3 +29,29 @@ def test_what_could_not_be_written_is_tried_again(tmp_path: Path) -> None:
         vouching.write_postponed(store)
         vouching.write_postponed(store)
     assert tries == [store, store]
+
+
+def test_a_request_that_reaches_the_store_writes_what_others_postponed(tmp_path: Path) -> None:
+    """The keeper may be the one that gets no connection."""
+    vouching, written = Vouching(), []
+    with open_sqlite_store(tmp_path) as store:
+        job = store.get(bring_to(store, Status.INPROGRESS))
+        assert job is not None
+        vouching.postpone(written.append)
+        Outcome(job, Move.COMPLETE, "", 100).write_patiently(store, vouching)
+        assert store.status(job.id).status is Status.COMPLETED  # type: ignore[union-attr]
+        assert written == [store]
+
+
+def test_two_threads_write_each_postponed_write_once(tmp_path: Path) -> None:
+    vouching, written = Vouching(), []
+
+    def write_while_another_thread_writes(at: Store) -> None:
+        written.append("first")
+        vouching.write_postponed(at)
+
+    vouching.postpone(write_while_another_thread_writes)
+    vouching.postpone(lambda _: written.append("second"))
+    with open_sqlite_store(tmp_path) as store:
+        vouching.write_postponed(store)
+    assert written == ["first", "second"]

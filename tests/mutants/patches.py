@@ -936,8 +936,8 @@ MUTANTS = [
     Mutant(
         "an outcome that was put off is dropped",
         "backjob/vouching.py",
-        "                self._postponed.rotate(-1)\n                raise",
-        "                self._postponed.popleft()\n                raise",
+        "            except BaseException:\n                self._postponed.append(postponed)\n",
+        "            except BaseException:\n",
         ("tests/test_vouching.py",),
     ),
     Mutant(
@@ -1079,6 +1079,34 @@ MUTANTS = [
         "        self.look_after(look.next_in)\n        return look.job",
         "        return look.job",
         ("tests/test_dispatcher.py",),
+    ),
+    Mutant(
+        "a replaced SQLite file is not noticed",
+        "backjob/sqlite_file.py",
+        "return self._opened is not None and _identify(str(self._path)) != self._opened",
+        "return False",
+        ("tests/test_sqlite_replaced.py",),
+    ),
+    Mutant(
+        "a read-only connection is kept",
+        "backjob/transactions.py",
+        "if connection.info[_REFUSALS] > 1:",
+        "if connection.info[_REFUSALS] > 99:",
+        ("tests/test_poolers.py",),
+    ),
+    Mutant(
+        "an answer of PostgreSQL is waited for without a limit",
+        "backjob/postgresql.py",
+        "if not ready and time.monotonic() > end:",
+        "if not ready and time.monotonic() > end + 5:",
+        ("tests/test_frozen_postgresql.py",),
+    ),
+    Mutant(
+        "a lock is waited for without a limit",
+        "backjob/postgresql.py",
+        "statement.where(select(lock_patience()).scalar_subquery().is_not(None))",
+        "statement",
+        ("tests/test_database_servers.py::test_a_lock_that_lasts_ends_in_an_error",),
     ),
     Mutant(
         "a fork does not wait for connections in use",

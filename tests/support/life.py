@@ -24,6 +24,7 @@ from .keepers import APP, KEY, LEASE, OTHER_APP, OTHER_KEY, Process, Run
 from .records import Clock, new_job, seal
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
+_BROKEN = "ValueError: no figures"
 ENDS = {Move.COMPLETE: ({INPROGRESS}, COMPLETED)}
 ENDS |= {Move.FAIL: ({STARTED, INPROGRESS}, FAILED), Move.CANCEL: ({STARTED, INPROGRESS}, CANCELLED)}
 NOTHING = dict.fromkeys(["held_by", "held_until", "lease_by", "lease_until", "launch_failed_at"])
@@ -114,7 +115,7 @@ class Life(RuleBasedStateMachine):
         self.rows[job_id] = dict.fromkeys(each.name for each in dataclasses.fields(Job))
         self.rows[job_id] |= {"id": job_id, "uid": new.uid, "sealed": seal(job_id), "method": "POST", "path": "/report"}
         self.rows[job_id] |= {"status": STARTED, "attempt": 1, "past": ""}
-        self.rows[job_id] |= {"progress": 0, "signs": 0, "status_text": ""}
+        self.rows[job_id] |= {"progress": 0, "signs": 0, "status_text": "", "error": "", "location": ""}
         self.rows[job_id] |= {"created_at": self.now, "updated_at": self.now, "cancel_requested": False, **fields}
         self.rows[job_id] |= {"due_at": self.clock.after(delay), "held_by": holder}
         self.rows[job_id] |= {"held_until": self.clock.after(LEASE) if holder else None}
@@ -225,6 +226,7 @@ class Life(RuleBasedStateMachine):
             ),
             status=INPROGRESS,
             status_text="",
+            error="",
             signs=0,
             started_at=self.now,
             updated_at=self.now,
@@ -328,6 +330,7 @@ class Life(RuleBasedStateMachine):
             ended_at=self.now,
             sealed=keep_sealed(row, target),
             status_text=row["status_text"] if text is None else text,
+            error="",
             progress=row["progress"] if progress is None else progress,
             **NOTHING,
         )
@@ -350,7 +353,7 @@ class Life(RuleBasedStateMachine):
         job = dataclasses.replace(me.known[job_id], attempt=run.attempt, past=self.rows[job_id]["past"])
         if move is Move.RETRY and run.attempt > job.retries:
             move = Move.FAIL
-        outcome = Outcome(job, move, text, run.signs[-1][0])
+        outcome = Outcome(job, move, text, run.signs[-1][0], error="" if move is Move.COMPLETE else _BROKEN)
 
         def write(store: Any) -> None:
             row = self.rows[job_id]
@@ -370,6 +373,7 @@ class Life(RuleBasedStateMachine):
         if move is Move.RETRY and row["cancel_requested"]:
             move = Move.CANCEL
         row |= {"status_text": text, "updated_at": self.now}
+        row["error"] = _BROKEN if move in (Move.FAIL, Move.RETRY) else ""
         if move is not Move.RETRY:
             row |= {"status": move.target, "progress": 100 if move is Move.COMPLETE else progress}
             row |= {"ended_at": self.now, "sealed": keep_sealed(row, move.target), **NOTHING}

@@ -1,0 +1,72 @@
+"""The tables in a database: which are missing, whether they fit this version, and what the server says of their place.
+
+Writes nothing but SQLite's count of ids. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from sqlalchemy import Connection, Engine, QueuePool, Table, false, inspect, literal_column, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from . import schema
+from .dialects import COUNT_FROM, ENCODINGS, LAST_NUMBER, TOLD_PLACE
+from .errors import StoreError
+from .schema import find_process_table
+
+
+def ask_place(connection: Connection, kind: str, table: Table) -> str:
+    """Return which table this is, as the database itself says it."""
+    if kind == "sqlite":
+        return str(connection.exec_driver_sql("PRAGMA database_list").all()[0][2])
+    name = connection.dialect.identifier_preparer.format_table(table)
+    values = {"table": name} if kind == "postgresql" else {}
+    return repr(tuple(map(str, connection.execute(TOLD_PLACE[kind], values).one())))
+
+
+def check_encodings(connection: Connection, kind: str) -> None:
+    """Raise StoreError for encodings other than UTF-8: they would first fail when the outcome of a job is written."""
+    found = connection.execute(ENCODINGS[kind]).one()
+    needed = "UTF8" if kind == "postgresql" else "utf8mb4"
+    for what, encoding in zip(("The database", "A connection to the database"), found, strict=True):
+        if encoding != needed:
+            raise StoreError(f"{what} has the encoding {encoding}, and the job table needs {needed}")
+
+
+def find_missing_tables(connection: Connection, table: Table) -> list[Table]:
+    """Return those of the two tables that do not exist. Raises StoreError for one of another version."""
+    missing = []
+    for each in (table, find_process_table(table)):
+        if inspect(connection).has_table(each.name, schema=connection.schema_for_object(each)):
+            check_columns(connection, each, table)
+        else:
+            missing.append(each)
+    return missing
+
+
+def check_columns(connection: Connection, table: Table, job_table: Table) -> None:
+    """Raise StoreError if the table lacks a column of this version."""
+    there = set(connection.execute(select(literal_column("*")).select_from(table).where(false())).keys())
+    missing = sorted({column.name for column in table.columns} - there)
+    if missing:
+        kind = "job table" if table is job_table else "table of processes"
+        raise StoreError(
+            f"Table {table.name!r} is not the {kind} of schema version {schema.VERSION}: it lacks "
+            f"{', '.join(missing)}. Set another table_name, or move the old table away."
+        )
+
+
+def count_from(connection: Connection, table: Table, least: int) -> None:
+    """Let the next id in this SQLite table be larger than ``least``."""
+    for statement in COUNT_FROM:
+        connection.execute(statement, {"table": table.name, "least": least})
+
+
+def read_last_number(engine: Engine, table: Table) -> int:
+    """Return the last id in an SQLite file that was replaced; 0 if no idle connection has it open any more."""
+    if not isinstance(engine.pool, QueuePool) or not engine.pool.checkedin():
+        return 0
+    with contextlib.suppress(SQLAlchemyError), engine.connect() as connection:
+        return int(connection.scalar(LAST_NUMBER, {"table": table.name}) or 0)
+    return 0
