@@ -6,6 +6,7 @@ or full of nonsense makes this slower and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
@@ -194,8 +195,11 @@ class CachedStore(SQLStore):
     def _key(self, job_id: int) -> str:
         told, space = self._space
         if not space or told != self._database.told_place:
-            # Not another database's jobs, also if it has the same name on another host, and not another key's.
-            space = f"{self._prefix}status-2-{self._keyring.digest(_name(self._database))[0]}-"
+            # Each database has its own keys, also if another one has the same name on another host. All processes use
+            # the same ones, whatever the order of their secret keys: a poll that moves on to another process would
+            # see an older status.
+            digest = hashlib.sha256(_name(self._database).encode()).hexdigest()
+            space = f"{self._prefix}status-3-{digest[:43]}-"
             self._space = (self._database.told_place, space)
         return f"{space}{job_id}"
 
@@ -225,5 +229,6 @@ def _name(database: Database) -> str:
     is_here = url.host in (None, "", "localhost", "127.0.0.1", "::1")
     host = platform.node() if is_here else url.host
     where = str(file.absolute()) if file is not None else url.database
-    told = (url.get_backend_name(), host, url.port, where, sorted(url.query.items()), database.table.name)
+    query = sorted((name, value) for name, value in url.query.items() if "pass" not in name)  # no password is hashed
+    told = (url.get_backend_name(), host, url.port, where, query, database.table.name)
     return repr((*told, database.told_place))

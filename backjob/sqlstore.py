@@ -65,9 +65,12 @@ class SQLStore(ProcessTable, SQLReads):
             connection.execute(self._statements.set_sealed, {"job_id": job_id, "new_sealed": self._fit(seal(job_id))})
             return int(job_id), True
 
+        # While keys are changed, two processes may write different digests of one key of uniqueness, and no constraint
+        # sees that they are equal.
+        run = self._database.run_alone if len(unique_keys) > 1 else self._database.transact
         for tries_left in reversed(range(_TRIES)):
             try:
-                return self._database.transact(insert)
+                return run(insert)
             except Duplicate:
                 # Another one was first with this unique key: take that one's job, if it still lives.
                 if not unique_keys or not tries_left:

@@ -39,6 +39,20 @@ MUTANTS = [
         ("tests/test_store.py",),
     ),
     Mutant(
+        "a row without an app_id is left to another app",
+        "backjob/app_id.py",
+        "return not app_id.startswith((_APP, _KEYED_APP)) or app_id in self._ids",
+        'return app_id.startswith("c") or app_id in self._ids',
+        ("tests/test_key_rotation.py", "tests/test_keeper_doubt.py"),
+    ),
+    Mutant(
+        "a job of an unknown key is taken for a spoiled one",
+        "backjob/backend.py",
+        "return job.key_id in self.keyring.key_ids",
+        "return True",
+        ("tests/test_key_rotation.py",),
+    ),
+    Mutant(
         "final statuses are not final",
         "backjob/job.py",
         "FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)",
