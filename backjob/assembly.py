@@ -153,7 +153,10 @@ class Assembly:
         if self._database is not None and self._database.file is not None and not self._database.file.exists():
             return _NOTHING_TO_KEEP
         try:
-            return self.get_backend().keeper.step()
+            backend = self.get_backend()
+            if self.serves:
+                backend.limits.note_serving()
+            return backend.keeper.step()
         except KeyringError as error:
             log.error("Nobody looks after the jobs in this process: %s", error)
             return _NOT_HERE

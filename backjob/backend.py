@@ -66,9 +66,17 @@ class Backend:
         """What launches a job: the self-request, if the options have nothing else."""
         return self.config.launcher or self.self_request
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whose the jobs are that are recorded here: fields of a NewJob."""
+        home, version = self.self_request.home, self.config.version
+        return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
+
     def can_run(self, job: Job) -> bool:
-        """May a job that waits run in this process, or be launched by it?"""
-        return job.key_id in self.keyring.key_ids
+        """May a job that waits run in this process, or be launched by it? If not, others do. Raises StoreError."""
+        if not job.is_readable or job.key_id not in self.keyring.key_ids:
+            return False
+        return job.app_version in ("", self.config.version) or not self.store.is_version_alive(job.app_version)
 
     def accept(self, job: Job, nonce: str, environ: Mapping[str, Any]) -> Callable[[], None] | None:
         """Take over a job from start(), as Dispatcher.accept() does. A job that can't run here is released: a process

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-from .job import Job, NewJob, Status
+from .job import Job, NewJob
+from .transitions import read_status
 
 MOST_ENDED = 1000
 """Jobs that have ended and are still listed."""
@@ -32,29 +33,30 @@ _FIELDS = [each.name for each in dataclasses.fields(Job) if each.name != "read_a
 
 def encode_job(job: Job) -> bytes:
     """The record as it stands in a cache."""
-    values: list[Any] = []
+    values: dict[str, Any] = {}
     for name in _FIELDS:
         value = getattr(job, name)
         if name in _TIMES and value is not None:
             value = to_microseconds(value)
         elif name == "sealed" and value is not None:
             value = base64.b64encode(value).decode()
-        values.append(value)
-    return _pack(values)
+        values[name] = value
+    return _pack([values])
 
 
 def decode_job(value: bytes | None, read_at: datetime) -> Job | None:
     """The record again; None for what is none."""
     try:
-        fields: dict[str, Any] = dict(zip(_FIELDS, _unpack(value), strict=True))
+        found = _unpack(value)[0]
+        fields: dict[str, Any] = {name: found[name] for name in _FIELDS}  # a newer release may have more
         for name in _TIMES:
             if fields[name] is not None:
                 fields[name] = _EPOCH + fields[name] * _MICROSECOND
-        fields["status"] = Status(fields["status"])
+        fields["status"] = read_status(int(fields["status"]), is_over=fields["ended_at"] is not None)
         if fields["sealed"] is not None:
             fields["sealed"] = base64.b64decode(fields["sealed"])
         return Job(**fields, read_at=read_at)
-    except (TypeError, ValueError, OverflowError, zlib.error, binascii.Error):
+    except (TypeError, ValueError, LookupError, OverflowError, zlib.error, binascii.Error):
         return None
 
 
@@ -92,10 +94,10 @@ class Index:
     def decode(cls, value: bytes | None) -> Index:
         """The list again; an empty one for what is none."""
         try:
-            live, running, ended = _unpack(value)
+            live, running, ended, *_ = _unpack(value)
             return cls(
-                {int(job_id): Listed(*listed) for job_id, *listed in live},
-                {(int(job_id), int(attempt)): int(since) for job_id, attempt, since in running},
+                {int(job_id): Listed(*listed[: len(Listed._fields)]) for job_id, *listed in live},
+                {(int(job_id), int(attempt)): int(since) for job_id, attempt, since, *_ in running},
                 [int(job_id) for job_id in ended],
             )
         except (TypeError, ValueError, zlib.error):

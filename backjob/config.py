@@ -113,6 +113,11 @@ class Config:
     """Does this process look after all jobs: settle what was lost, launch what is due, delete what is old? False for
     one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
+    app_version: str | None = None
+    """Version of the app's code, such as a commit: 1-64 printable ASCII characters without blanks. A job is launched by
+    processes of the version that recorded it while one of them is alive or was within the last 60 s, and by any after
+    that. None: by any process at once."""
+
     forward_headers: tuple[str, ...] = FORWARD_HEADERS
     """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
     job, start() has ``headers=``."""
@@ -161,6 +166,7 @@ class Config:
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
         self._check_text("cache_prefix", r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
         self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
+        self._check_text("app_version", r"[\x21-\x7e]{1,64}", "None or 1-64 printable ASCII characters without blanks")
         for name in ("create_table", "keeper", "redirect_ok"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")
@@ -235,6 +241,8 @@ class Config:
 
     def _check_text(self, name: str, pattern: str, allowed: str) -> None:
         value = getattr(self, name)
+        if value is None and getattr(Config, name) is None:
+            return
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             refuse(name, f"must be {allowed}")
 
@@ -250,6 +258,11 @@ class Config:
     def is_inline(self) -> bool:
         """Does the launcher run jobs by itself, right here? Then no thread of ours has anything to do."""
         return bool(getattr(self.launcher, "is_inline", False))
+
+    @property
+    def version(self) -> str:
+        """``app_version`` as it is in a record: "" for None."""
+        return self.app_version or ""
 
     @property
     def has_keeper(self) -> bool:

@@ -1,77 +1,25 @@
-"""What a job is: its states, the moves between them, and the frozen records that the other rooms hand around.
-
-All that decides a transition stands here, as data. Knows no database, no socket and no WSGI.
-"""
+"""The frozen records of a job that all other modules exchange. Knows no database, no socket and no WSGI."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import Enum, IntEnum
 from typing import Any
 
 from .attempts import AttemptEnd, read_ends
 from .jitter import longest_backoff
+from .transitions import FINAL, LIVE, Move, Status
 
+# The statuses and moves belong to a record: other modules import them from here.
+__all__ = ["FINAL", "LIVE", "RECORD_VERSION", "Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
-class Status(IntEnum):
-    """Where a job is in its life. The numbers are those of EBackJob for Yii 1."""
+RECORD_VERSION = 1
+"""Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
-    STARTED = 0
-    INPROGRESS = 1
-    COMPLETED = 2
-    FAILED = 3
-    CANCELLED = 4
-
-    @property
-    def is_final(self) -> bool:
-        """No write changes a job in this status any more."""
-        return self in FINAL
-
-
-FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
-LIVE = frozenset(Status) - FINAL
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A move: it is made only from one of ``sources``, and then leads to ``target``."""
-
-    sources: frozenset[Status]
-    target: Status
-
-
-class Move(Enum):
-    """Every way from one status to another. The guarded UPDATE and the diagram in the docs are made from it."""
-
-    CLAIM = Transition(frozenset({Status.STARTED}), Status.INPROGRESS)
-    COMPLETE = Transition(frozenset({Status.INPROGRESS}), Status.COMPLETED)
-    FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)
-    CANCEL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.CANCELLED)
-    RETRY = Transition(frozenset({Status.INPROGRESS}), Status.STARTED)
-
-    @property
-    def sources(self) -> frozenset[Status]:
-        return self.value.sources
-
-    @property
-    def target(self) -> Status:
-        return self.value.target
-
-
-TRANSITIONS: dict[Status, frozenset[Status]] = {
-    status: frozenset(move.target for move in Move if status in move.sources) for status in Status
-}
-"""For each status, the statuses that may follow it."""
-
-
-def draw_diagram() -> str:
-    """The states and moves as a Mermaid diagram: docs/life-cycle.md holds what this gives."""
-    arrows = [
-        f"{source.name} --> {move.target.name}: {move.name.lower()}" for move in Move for source in sorted(move.sources)
-    ]
-    ends = [f"{status.name} --> [*]" for status in sorted(FINAL)]
-    return "\n    ".join(["stateDiagram-v2", f"[*] --> {Status.STARTED.name}", *arrows, *ends])
+It is raised by a change after which an older process would do something wrong with the record: a new status, a new
+meaning of a field, or a new field of the sealed request that changes what runs. A field that an older process may
+ignore, and drop when it changes the record, does not raise it.
+"""
 
 
 @dataclass(frozen=True)
@@ -166,6 +114,9 @@ class Job:
     path: str
     key_id: str
     app_id: str
+    app_version: str
+    """Which version of the app recorded it, "" for any: the option app_version."""
+    record_version: int
     anonymous: bool
     """It runs as nobody: its sealed request has nothing of a user, and is kept should it fail."""
     sealed: bytes | None = field(repr=False)
@@ -187,6 +138,11 @@ class Job:
     """How its earlier attempts ended, as attempts.py writes it."""
     read_at: datetime
     """The store's time when it was read: what the other times are compared with."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Does this release know what its record means? Else a newer one wrote it, and it is left alone."""
+        return self.record_version <= RECORD_VERSION
 
     @property
     def due_in(self) -> float:
@@ -255,6 +211,7 @@ class NewJob:
     request: JobRequest
     key_id: str
     app_id: str = ""
+    app_version: str = ""
     scope: str = ""
     retries: int = 0
     delay: float = 0
@@ -280,6 +237,8 @@ class NewJob:
             path=self.request.path[:255],
             key_id=self.key_id,
             app_id=self.app_id,
+            app_version=self.app_version,
+            record_version=RECORD_VERSION,
             anonymous=self.request.anonymous,
             sealed=sealed,
             priority=self.priority,

@@ -242,8 +242,7 @@ class Jobs(NoJob):
         new = NewJob(
             uid=uid,
             request=request,
-            key_id=backend.keyring.key_id,
-            app_id=backend.self_request.home,
+            **backend.identity,
             unique_key=unique_keys[0] if unique_keys else None,
             held_by=None if waits else holder,
             hold=backend.config.lease,
@@ -256,6 +255,7 @@ class Jobs(NoJob):
             sealed = backend.keyring.seal(job_id, uid, request)
             return sealed
 
+        backend.limits.note_recorder()
         job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:
             # With connect= the jobs may run elsewhere: what serves them tells of itself.
@@ -289,6 +289,8 @@ class Jobs(NoJob):
 
 def _refuse_retry(job: Job) -> str:
     """Why it can't be started again by a person, or ""."""
+    if not job.is_readable:
+        return "a newer release of backjob recorded it"
     if not job.anonymous:
         return _OF_A_USER
     if not job.status.is_final:

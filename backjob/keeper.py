@@ -245,7 +245,8 @@ class Keeper:
         if is_native():
             self._start_looking()
             return
-        job = self._store.take_due(self._keyring.key_ids, self._owner, self._config.lease)
+        key_ids, version = self._keyring.key_ids, self._config.version
+        job = self._store.take_due(key_ids, self._owner, self._config.lease, app_version=version)
         if job is None:
             return
         try:

@@ -58,10 +58,11 @@ class Limits:
         self._lock = threading.Lock()
         self._running = 0
         self._is_server = False
+        self._keeps_version = False
         self._slots: int | None = None
         self._strays = 0
         self._auto = UNKNOWN
-        self._renew_at = 0.0  # in time.monotonic()
+        self._renew_at = self._renew_version_at = 0.0  # in time.monotonic()
 
     @property
     def max_running(self) -> int:
@@ -142,12 +143,27 @@ class Limits:
         store = store or self._store
         self._renew_at = time.monotonic() + self._config.lease / 3
         if self._is_server:
-            store.register(self.name, self._free_slots, self._config.lease)
+            store.register(self.name, self._free_slots, self._config.lease, self._config.version)
+        elif self._keeps_version:
+            store.register(self.name, 0, self._config.lease, self._config.version)
         slots = store.read_slots()
         for name in filter(is_dead, tuple(slots)):
             store.unregister(name)
             del slots[name]
         self._auto = share_slots(list(slots.values()) or [self._free_slots])
+
+    def note_serving(self) -> None:
+        """Count the version of this process as alive from the next renewal on: it serves requests, even if none of
+        them is a job's."""
+        self._keeps_version = bool(self._config.version)
+
+    def note_recorder(self) -> None:
+        """Before a job is recorded here: report the version of this process, so that no process of another version
+        takes the job before one of this version can. Raises StoreError."""
+        if self._config.version and time.monotonic() >= self._renew_version_at:
+            self._renew_version_at = time.monotonic() + self._config.lease / 3
+            slots = self._free_slots if self._is_server else 0
+            self._store.register(self.name, slots, self._config.lease, self._config.version)
 
     @property
     def _free_slots(self) -> int | None:
@@ -162,6 +178,6 @@ class Limits:
 
     def withdraw(self, store: Store | None = None) -> None:
         """This process ends: it counts no more. Raises StoreError."""
-        if self._is_server:
-            self._is_server = False
+        if self._is_server or self._config.version:
+            self._is_server = self._keeps_version = False
             (store or self._store).unregister(self.name)

@@ -26,6 +26,7 @@ from .keyring import (
     CHECK,
     MONITOR,
     PROBE,
+    NewerRecordError,
     SealError,
     Token,
     TokenError,
@@ -189,6 +190,8 @@ class BackJob:
             if token.kind == MONITOR:
                 return self._monitor(backend, job, token, environ, respond)
             return self._work(backend, job, token, environ, respond)
+        except NewerRecordError:
+            return respond("409 Conflict", token.prove("full"))
         except (TokenError, SealError):
             return respond("403 Forbidden")
         except (StoreError, KeyringError) as error:

@@ -12,9 +12,8 @@ from .decisions import Vouched
 from .engine import Database
 from .job import Glance, Job, JobStatus, Status
 from .statements import Statements
-from .store import LONGEST
-
-_STATUSES = {int(status): status for status in Status}
+from .store import LONGEST, VERSION_GRACE
+from .transitions import read_status
 
 
 class SQLReads:
@@ -35,7 +34,7 @@ class SQLReads:
 
     def glance(self, job_id: int) -> Glance | None:
         rows = self._database.read(self._statements.glance, {"job_id": job_id})
-        return Glance(*(_STATUSES[rows[0][0]], *tuple(rows[0])[1:])) if rows else None
+        return Glance(*(read_status(rows[0][0]), *tuple(rows[0])[1:])) if rows else None
 
     def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
         columns = self._database.table.c
@@ -67,7 +66,7 @@ class SQLReads:
 
     def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
         rows = self._database.read(self._statements.vouched, {"key_ids": list(key_ids)})
-        return [Vouched(*(row[0], _STATUSES[row[1]], *tuple(row)[2:])) for row in rows]
+        return [Vouched(*(row[0], read_status(row[1]), *tuple(row)[2:])) for row in rows]
 
     def seconds_to_next(
         self,
@@ -75,11 +74,16 @@ class SQLReads:
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
+        app_version: str = "",
     ) -> float | None:
         now = self._now()
         values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
+        values |= self._of_versions(app_version, now)
         when = self._scalar(self._statements.next_due, horizon=now + timedelta(seconds=within), **values)
         return max(0.0, (when - now).total_seconds()) if when is not None else None
+
+    def _of_versions(self, app_version: str, now: datetime) -> dict[str, Any]:
+        return {"app_versions": ["", app_version], "versions_since": now - timedelta(seconds=VERSION_GRACE)}
 
     def _scalar(self, statement: Select[Any], **values: Any) -> Any:
         rows = self._database.read(statement, values)
@@ -88,4 +92,4 @@ class SQLReads:
 
 def _as_job(row: Row[Any], read_at: datetime) -> Job:
     job_id, uid, status, *rest = tuple(row)
-    return Job(*(job_id, uid, _STATUSES[status], *rest, read_at))
+    return Job(*(job_id, uid, read_status(status, is_over=row.ended_at is not None), *rest, read_at))

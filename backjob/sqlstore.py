@@ -126,9 +126,11 @@ class SQLStore(ProcessTable, SQLReads):
         seconds: float,
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
+        app_version: str = "",
     ) -> Job | None:
         values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
-        values["now"] = self._now()
+        values["now"] = now = self._now()
+        values |= self._of_versions(app_version, now)
         for job_id, attempt in self._database.read(self._statements.due, values):
             if self.hold(job_id, attempt, None, holder, seconds):
                 return self.get(job_id)

@@ -8,11 +8,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sqlalchemy import BindParameter, Table, Update, bindparam, case, delete, func, insert, null, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Table,
+    Update,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from .decisions import Vouched
-from .job import Glance, Job, Move, Status
+from .job import RECORD_VERSION, Glance, Job, Move, Status
 from .process import PROCESS, RESPONSE
+from .schema import find_process_table
 
 _NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
 _NO_LEASE = {"lease_by": null(), "lease_until": null()}
@@ -23,6 +38,7 @@ class Statements:
 
     def __init__(self, table: Table) -> None:
         columns = table.c
+        is_readable = columns.record_version <= RECORD_VERSION
         now, until = _at("now", columns.updated_at), _at("until", columns.updated_at)
         self.insert = insert(table)
         self.inserted = [column.name for column in _columns(table, Job) if column.name not in ("id", "sealed")]
@@ -38,6 +54,7 @@ class Statements:
         self.old = (
             select(columns.id)
             .where(columns.status == bindparam("in_status"), columns.ended_at < _at("before", columns.ended_at))
+            .where(is_readable)
             .order_by(columns.ended_at)
             .limit(bindparam("most"))
         )
@@ -45,6 +62,7 @@ class Statements:
             columns.id.in_(bindparam("job_ids", expanding=True)),
             columns.status == bindparam("in_status"),
             columns.ended_at < _at("before", columns.ended_at),
+            is_readable,
         )
         self.count = select(func.count()).select_from(table).where(columns.status == bindparam("in_status"))
 
@@ -54,6 +72,13 @@ class Statements:
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
         waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
         waits &= columns.scope.not_in(bindparam("full_scopes", expanding=True))
+        process = find_process_table(table).c
+        is_alive = exists().where(
+            process.app_version == columns.app_version,
+            process.alive_until > _at("versions_since", process.alive_until),
+        )
+        is_ours = columns.app_version.in_(bindparam("app_versions", expanding=True))
+        waits &= is_readable & or_(is_ours, ~is_alive.correlate(table))
         self.count_launched = select(func.count()).where(
             columns.status == int(Status.STARTED),
             columns.held_until > now,
@@ -68,12 +93,14 @@ class Statements:
         self.next_due = select(func.min(later)).where(waits, columns.due_at <= _at("horizon", columns.due_at))
 
         fenced = update(table).where(columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt"))
+        fenced = fenced.where(is_readable)
         is_started, runs = columns.status == int(Status.STARTED), columns.status == int(Status.INPROGRESS)
         held = fenced.where(is_started).values(held_by=bindparam("holder"), held_until=until)
         self.hold_of_nobody = held.where(is_free)
         self.hold_of_holder = held.where(columns.held_by == bindparam("old_holder"))
-        self.held_by_process = select(columns.held_by).distinct().where(is_started, columns.held_by.startswith(PROCESS))
-        held_by_holder = update(table).where(is_started, columns.held_by == bindparam("holder"))
+        self.held_by_process = select(columns.held_by).distinct()
+        self.held_by_process = self.held_by_process.where(is_started, is_readable, columns.held_by.startswith(PROCESS))
+        held_by_holder = update(table).where(is_started, is_readable, columns.held_by == bindparam("holder"))
         self.free = held_by_holder.values(held_by=null(), held_until=null())
         self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
             status_text=bindparam("text"), updated_at=now, launch_failed_at=_at("failed_at", columns.launch_failed_at)
@@ -90,6 +117,7 @@ class Statements:
         self.vouched = select(*_columns(table, Vouched)).where(
             or_(runs, is_started & columns.held_by.startswith(RESPONSE)),
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
+            is_readable,
         )
         lease = {"lease_until": until, "updated_at": now}
         number = bindparam("number", type_=columns.signs.type)
@@ -103,7 +131,8 @@ class Statements:
         self.touch_if_it_fits = self.touch_with_more.where(
             func.octet_length(columns.status_text) <= bindparam("room", type_=columns.signs.type)
         )
-        self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs).values(cancel_requested=True)
+        self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs, is_readable)
+        self.request_cancel = self.request_cancel.values(cancel_requested=True)
         self.claim = _guard(fenced, Move.CLAIM, table).values(
             started_at=now, status_text="", progress=0, signs=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
         )
@@ -131,7 +160,8 @@ class Statements:
         self.moves: dict[Move, Update] = {}
         self.fenced_moves: dict[Move, Update] = {}
         for move in (Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.RETRY):
-            made = _guard(update(table).where(columns.id == bindparam("job_id")), move, table).values(**told)
+            made = update(table).where(columns.id == bindparam("job_id"), is_readable)
+            made = _guard(made, move, table).values(**told)
             if move is Move.RETRY:
                 made = made.where(columns.cancel_requested.is_(False), columns.attempt <= columns.retries).values(
                     **again

@@ -12,7 +12,8 @@ import pytest
 from support.records import new_job
 
 from backjob.attempts import AttemptEnd, add_end
-from backjob.job import FINAL, LIVE, TRANSITIONS, Job, JobRequest, JobStatus, Move, Status, draw_diagram
+from backjob.job import FINAL, LIVE, Job, JobRequest, JobStatus, Move, Status
+from backjob.transitions import TRANSITIONS, draw_diagram
 
 NOW = datetime(2031, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
 CANARY = "canary-of-a-user"
@@ -23,6 +24,7 @@ def make_job(**changes: Any) -> Job:
     fields |= {"id": 7, "uid": "u" * 32, "status": Status.INPROGRESS, "attempt": 1, "retries": 0, "progress": 40}
     fields |= {"status_text": "so far", "scope": "office", "method": "GET", "path": "/report"}
     fields |= {"key_id": "key", "app_id": "app", "sealed": b"sealed", "past": ""}
+    fields |= {"app_version": "", "record_version": 1}
     fields |= {"priority": 0, "error_timeout": 120, "cancel_requested": False}
     fields |= dict.fromkeys(["created_at", "due_at", "started_at", "updated_at", "lease_until", "read_at"], NOW)
     return Job(**{**fields, **changes})

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
     *("errors", "logs", "ranges", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
-    *("process", "attempts", "job", "decisions", "keyring", "app_id"),
+    *("process", "attempts", "transitions", "job", "decisions", "keyring", "app_id"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer"),
     *("config", "settings", "backlog"),
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),

@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from backjob import Status
-from backjob.job import FINAL, Move, draw_diagram
+from backjob.transitions import FINAL, Move, draw_diagram
 
 _PLACES = {
     Status.STARTED: (120, 140),
@@ -54,7 +54,7 @@ class LifeCycle(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         text = "\n".join(self.content)
         if text != draw_diagram():
-            raise self.error("this is not the drawing that backjob.job.draw_diagram() gives; no other one is known")
+            raise self.error("this is not what backjob.transitions.draw_diagram() returns: copy that here")
         described = nodes.literal_block(text, text, language="text")
         return [OnlyDrawn("", described, svg=draw_svg())]
 
