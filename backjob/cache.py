@@ -6,6 +6,7 @@ or full of nonsense makes this slower and nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -22,9 +23,10 @@ from .attempts import AttemptEnd
 from .cells import Cells
 from .engine import Database
 from .errors import StoreError
-from .job import JobStatus, Move, Status
+from .job import JobStatus, Move
 from .keyring import Keyring
 from .sqlstore import SQLStore
+from .transitions import read_status
 
 log = logging.getLogger("backjob")
 
@@ -41,6 +43,7 @@ _CLOCK_FOR = 60.0
 """Seconds for which a reading of the database's clock counts: two clocks drift apart by some milliseconds in them."""
 _MOST_LOCAL = 1000
 """Entries of this process in a backend that never forgets."""
+_STATUS_FIELDS = frozenset(each.name for each in dataclasses.fields(JobStatus))
 Result = TypeVar("Result")
 
 
@@ -212,12 +215,16 @@ class CachedStore(SQLStore):
         mac, _, text = (value or b"").decode("utf-8", "replace").partition(" ")
         if not text or not self._keyring.is_digest(mac, self._key(job_id) + text):
             return None
-        fields = json.loads(text)
-        at = datetime.fromisoformat(fields.pop("at"))
+        found = json.loads(text)
+        at = datetime.fromisoformat(found["at"])
+        if not found.keys() >= _STATUS_FIELDS:
+            return None  # an older release wrote it
+        fields = {name: found[name] for name in _STATUS_FIELDS}  # a newer one may have more
         for name in ("start_time", "updated_time", "end_time"):
             fields[name] = datetime.fromisoformat(fields[name]) if fields[name] else None
         fields["past"] = tuple(AttemptEnd.from_dict(end) for end in fields["past"])
-        return Entry(JobStatus(**{**fields, "status": Status(fields["status"])}), at)
+        status = read_status(fields["status"], is_over=fields["end_time"] is not None)
+        return Entry(JobStatus(**{**fields, "status": status}), at)
 
 
 def _name(database: Database) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import traceback
 
+NEWER_RECORD = "a newer release of backjob recorded it"
+
 
 class BackJobError(Exception):
     """Something went wrong in backjob."""

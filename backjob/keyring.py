@@ -122,8 +122,8 @@ class Keyring:
         head, _, mac = text.rpartition(".")
         for subkeys in self._subkeys:
             if hmac.compare_digest(mac, _mac(subkeys.token, head)):
-                kind, job_id, attempt, nonce, digest = head.split(".")
-                if kind not in KINDS or int(job_id) > _MAX_ID:
+                kind, job_id, attempt, nonce, digest, *more = head.split(".")
+                if more or kind not in KINDS or int(job_id) > _MAX_ID:  # of a newer release, say
                     raise TokenError
                 return Token(kind, int(job_id), int(attempt), nonce, digest, text, subkeys.proof)
         raise TokenError

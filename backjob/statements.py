@@ -92,17 +92,18 @@ class Statements:
         later = case((columns.held_until > columns.due_at, columns.held_until), else_=columns.due_at)
         self.next_due = select(func.min(later)).where(waits, columns.due_at <= _at("horizon", columns.due_at))
 
-        fenced = update(table).where(columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt"))
-        fenced = fenced.where(is_readable)
+        of_attempt = update(table).where(columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt"))
+        fenced = of_attempt.where(is_readable)
         is_started, runs = columns.status == int(Status.STARTED), columns.status == int(Status.INPROGRESS)
-        held = fenced.where(is_started).values(held_by=bindparam("holder"), held_until=until)
-        self.hold_of_nobody = held.where(is_free)
+        held = of_attempt.where(is_started).values(held_by=bindparam("holder"), held_until=until)
+        self.hold_of_nobody = held.where(is_free, is_readable)
+        # Also of a newer record: a launch that came to a process of an older release is given back.
         self.hold_of_holder = held.where(columns.held_by == bindparam("old_holder"))
         self.held_by_process = select(columns.held_by).distinct()
         self.held_by_process = self.held_by_process.where(is_started, is_readable, columns.held_by.startswith(PROCESS))
         held_by_holder = update(table).where(is_started, is_readable, columns.held_by == bindparam("holder"))
         self.free = held_by_holder.values(held_by=null(), held_until=null())
-        self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
+        self.note_launch_failure = held.where(is_readable, columns.held_by == bindparam("holder")).values(
             status_text=bindparam("text"), updated_at=now, launch_failed_at=_at("failed_at", columns.launch_failed_at)
         )
         # MySQL sets one column after the other: the text first, as SQLAlchemy writes them in the table's order.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
 from support import wait_until
+from support.recipes import recipe, write_app
 from support.servers import GTHREAD, Server
 
 from backjob import Status
@@ -15,6 +18,7 @@ from .conftest import Serve
 
 pytestmark = pytest.mark.live
 
+DEPLOY = "Old and new code at the same time"
 APP = """
 import os
 from pathlib import Path
@@ -85,3 +89,11 @@ def test_two_servers(run_server: Serve, tmp_path: Path) -> None:
     assert [old.status(job_id)["status"] for job_id in waiting] == [Status.STARTED] * 3
     run_version(run_server, tmp_path, "second", "new")
     assert_done_once(old, waiting)
+
+
+def test_the_recipe(run_server: Serve, tmp_path: Path) -> None:
+    app = write_app(tmp_path, recipe(DEPLOY, "python"))
+    server = run_server(GTHREAD, app=app, environ={"GIT_COMMIT": "5bdb3cb"})
+    assert_done_once(server, server.start_all("/echo", count=1)["ids"])
+    with contextlib.closing(sqlite3.connect(tmp_path / "backjob.sqlite3")) as rows:
+        assert rows.execute("SELECT app_version FROM background_job").fetchall() == [("5bdb3cb",)]

@@ -53,6 +53,21 @@ MUTANTS = [
         ("tests/test_key_rotation.py",),
     ),
     Mutant(
+        "a newer release's sealed record is run",
+        "backjob/keyring.py",
+        "if more and more[0] > RECORD_VERSION:",
+        "if more and more[0] > RECORD_VERSION + 99:",
+        ("tests/test_record_version.py",),
+    ),
+    Mutant(
+        "a newer release's rows are recovered",
+        "backjob/statements.py",
+        '''            columns.key_id.in_(bindparam("key_ids", expanding=True)),
+            is_readable,''',
+        '''            columns.key_id.in_(bindparam("key_ids", expanding=True)),''',
+        ("tests/test_record_version.py",),
+    ),
+    Mutant(
         "a process takes rows of another version of the app",
         "backjob/statements.py",
         "waits &= is_readable & or_(is_ours, ~is_alive.correlate(table))",
@@ -118,8 +133,8 @@ MUTANTS = [
     Mutant(
         "the seal is skipped",
         "backjob/keyring.py",
-        "return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields]).encode())",
-        "return json.dumps([job_id, uid, fields]).encode()",
+        "return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields, RECORD_VERSION]).encode())",
+        "return json.dumps([job_id, uid, fields, RECORD_VERSION]).encode()",
         ("tests/test_keyring.py", "tests/test_secrets.py"),
     ),
     Mutant(
