@@ -198,9 +198,8 @@ class CachedStore(SQLStore):
     def _key(self, job_id: int) -> str:
         told, space = self._space
         if not space or told != self._database.told_place:
-            # Each database has its own keys, also if another one has the same name on another host. All processes use
-            # the same ones, whatever the order of their secret keys: a poll that moves on to another process would
-            # see an older status.
+            # Each database has names of its own, also if another one has the same URL on another host. They depend on
+            # no secret key: a poll that moves on to a process with another list of keys would see an older status.
             digest = hashlib.sha256(_name(self._database).encode()).hexdigest()
             space = f"{self._prefix}status-3-{digest[:43]}-"
             self._space = (self._database.told_place, space)

@@ -136,8 +136,8 @@ class Keyring:
     def unseal(self, job_id: int, uid: str, sealed: bytes | None) -> JobRequest:
         """The request again. Raises SealError unless it was sealed for this very record.
 
-        The version is sealed too: the column in the row is for queries, and can be changed without the key. Fields that
-        this release does not know may be ignored where that version says so. Raises NewerRecordError where it does not.
+        The version is sealed too, because the column in the row, which queries use, can be changed without the key.
+        Fields that this release does not know are ignored. Raises NewerRecordError for a version that it does not know.
         """
         try:
             sealed_id, sealed_uid, fields, *more = json.loads(self._fernets.decrypt(sealed or b""))

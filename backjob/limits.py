@@ -150,7 +150,8 @@ class Limits:
         for name in filter(is_dead, tuple(slots)):
             store.unregister(name)
             del slots[name]
-        self._auto = share_slots(list(slots.values()) or [self._free_slots])
+        # A process without slots is there for its version of the app only, or all of its slots are lost.
+        self._auto = share_slots([each for each in slots.values() if each != 0] or [self._free_slots])
 
     def note_serving(self) -> None:
         """Count the version of this process as alive from the next renewal on: it serves requests, even if none of

@@ -142,3 +142,13 @@ def test_without_the_option_nothing_is_registered_or_left(tmp_path: Path) -> Non
         job_id = site.start("/job")
         assert site.row(job_id).app_version == ""
         assert site.sql("SELECT app_version FROM background_job_process") in ([], [("",)])
+
+
+def test_a_process_without_slots_does_not_change_max_running(tmp_path: Path) -> None:
+    """With connect= the jobs run elsewhere: the recorder is there for its version only."""
+    with wrap(tmp_path, app_version="new", connect="http://127.0.0.1:1") as site:
+        before = site.backend.limits.max_running
+        site.start("/job")
+        assert list(site.backend.store.read_slots().values()) == [0]
+        site.backend.limits.renew()
+        assert site.backend.limits.max_running == before
