@@ -14,7 +14,7 @@ from typing import Any
 
 from .config import Config
 from .dispatcher import Dispatcher
-from .errors import Busy, LaunchError, StoreError
+from .errors import AddressError, Busy, LaunchError, StoreError
 from .job import Job, JobRequest, Move
 from .keeper import Keeper
 from .keyring import MONITOR, Keyring, new_nonce
@@ -69,14 +69,14 @@ class Backend:
     @property
     def identity(self) -> dict[str, Any]:
         """Whose the jobs are that are recorded here: fields of a NewJob."""
-        home, version = self.self_request.home, self.config.version
+        home, version = self.self_request.home, self.config.app_version or ""
         return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
 
     def can_run(self, job: Job) -> bool:
         """May a job that waits run in this process, or be launched by it? If not, others do. Raises StoreError."""
         if not job.is_readable or job.key_id not in self.keyring.key_ids:
             return False
-        return job.app_version in ("", self.config.version) or not self.store.is_version_alive(job.app_version)
+        return job.app_version in ("", self.config.app_version) or not self.store.is_version_alive(job.app_version)
 
     def accept(self, job: Job, nonce: str, environ: Mapping[str, Any]) -> Callable[[], None] | None:
         """Take over a job from start(), as Dispatcher.accept() does. A job that can't run here is released: a process
@@ -103,12 +103,22 @@ class Backend:
                 log.warning("%s (it is a %s)", explain_outer([key]), kind)
 
     def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
-        """Send the monitor's request. Raises nothing: the record stands, and what fails here is tried again."""
+        """Send the monitor's request. Raises no Exception: the job is recorded, and a failed launch is tried again."""
+        try:
+            self._launch(launch, environ)
+        except Exception:
+            told = about(launch.job_id, 1)
+            log.exception("Job %d is recorded, but could not be launched: it is tried again", launch.job_id, extra=told)
+            self.dispatcher.look_after(self.config.lease)
+
+    def _launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
         token = self.keyring.sign(MONITOR, launch.job_id, 1, launch.sealed, launch.held_by)
         try:
             if self.launcher.launch(token, launch.request, environ):
                 return
             wait = self.config.lease  # should nobody have taken the job over by then, this process does
+        except AddressError as error:
+            wait = self._give_up(launch, LaunchError(str(error)), is_for_thread=False)
         except LaunchError as error:
             wait = self._give_up(launch, error, isinstance(error, Busy) and self.has_dispatcher(environ))
         if self.has_dispatcher(environ):

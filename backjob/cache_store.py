@@ -183,6 +183,8 @@ class CacheStore(ProcessCell, CacheReads):
         *,
         attempt: int | None = None,
         text: str | None = None,
+        error: str = "",
+        location: str = "",
         progress: int | None = None,
         delay: float = 0,
         past: str | None = None,
@@ -194,7 +196,9 @@ class CacheStore(ProcessCell, CacheReads):
         is_ours_alone = attempt is not None and not silent_for and vouched_until is None
         asked = (job_id, attempt, move) if is_ours_alone else None
         now = self._doubtful.get(asked) or self._now()
-        change = changes.make_move(move, attempt, text, progress, delay, past, silent_for, vouched_until, now)
+        change = changes.make_move(
+            move, attempt, text, error, location, progress, delay, past, silent_for, vouched_until, now
+        )
         keep = self._keep_completed if move.target is Status.COMPLETED else self._keep_ended
         seen: Job | None = None
 

@@ -65,7 +65,7 @@ def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     """Begin to run."""
     begun: dict[str, Any] = {"status": Move.CLAIM.target, "started_at": now, "updated_at": now, **_NO_HOLD}
     begun |= {"lease_by": owner, "lease_until": now + timedelta(seconds=lease)}
-    begun |= {"progress": 0, "signs": 0, "status_text": ""}
+    begun |= {"progress": 0, "signs": 0, "status_text": "", "error": "", "location": ""}
 
     def change(job: Job) -> Job | None:
         return replace(job, **begun) if job.status in Move.CLAIM.sources and job.attempt == attempt else None
@@ -118,6 +118,8 @@ def make_move(
     move: Move,
     attempt: int | None,
     text: str | None,
+    error: str,
+    location: str,
     progress: int | None,
     delay: float,
     past: str | None,
@@ -126,7 +128,7 @@ def make_move(
     now: datetime,
 ) -> JobChange:
     """Go on to another status; the arguments are those of the Store's move()."""
-    told: dict[str, Any] = {"status": move.target, "updated_at": now}
+    told: dict[str, Any] = {"status": move.target, "updated_at": now, "error": error, "location": location}
     told |= {} if text is None else {"status_text": text}
     told |= {} if progress is None else {"progress": progress}
     told |= {} if past is None else {"past": past}

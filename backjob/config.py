@@ -23,7 +23,8 @@ from .headers import FORWARD_HEADERS
 from .job import JobStatus
 from .keyring import check_keys
 from .outer import find_fault
-from .ranges import MOST, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
+from .ranges import MOST, TIMEOUT, WHOLE, check_version, is_number, is_timeout, is_whole
+from .redirects import RedirectOk, check_redirect_ok
 
 try:
     __version__ = version("backjob")
@@ -97,7 +98,8 @@ class Config:
     """Seconds for which a process vouches for a job that it runs or is about to launch."""
 
     launch_timeout: float = 60
-    """Seconds for which a launch that can't be done is tried again before the job fails."""
+    """Seconds for which a failed launch is tried again before the job fails. It holds for an address that has never
+    worked. At one that has, a failure is an outage: the job waits for up to a day, with the reason as status text."""
 
     max_running: int | str = "auto"
     """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: half of the requests that its processes
@@ -114,9 +116,8 @@ class Config:
     one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
     app_version: str | None = None
-    """Version of the app's code, such as a commit: 1-64 printable ASCII characters without blanks. A job is launched by
-    processes of the version that recorded it while one of them is alive or was within the last 60 s, and by any after
-    that. None: by any process at once."""
+    """Version of the app's code, such as a commit: 1-64 printable ASCII characters. A job runs in processes of the
+    version that recorded it while one of them is alive or was within the last 60 s, then in any. None: in any."""
 
     forward_headers: tuple[str, ...] = FORWARD_HEADERS
     """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
@@ -126,8 +127,10 @@ class Config:
     """Environ keys, such as ``"OIDC_CLAIM_email"`` or ``"eppn"``, whose texts a job gets from the request that started
     it; with a ``*`` at the end all that begin so. Known ones of authentication modules go along without it."""
 
-    redirect_ok: bool = False
-    """Is a job complete that answers with a redirect? By default it fails, for that is mostly a login page."""
+    redirect_ok: RedirectOk = False
+    """Which redirects complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
+    those for which a function of (status, location) returns True. A redirect to a login page never does, nor one that
+    only corrects the job's own URL. Also per start()."""
 
     max_output: int = 1048576
     """Bytes of UTF-8 that are kept of a job's output."""
@@ -166,10 +169,11 @@ class Config:
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
         self._check_text("cache_prefix", r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
         self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
-        self._check_text("app_version", r"[\x21-\x7e]{1,64}", "None or 1-64 printable ASCII characters without blanks")
-        for name in ("create_table", "keeper", "redirect_ok"):
+        self._check_with("app_version", check_version)
+        for name in ("create_table", "keeper"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")
+        self._check_redirect_ok()
         if not is_timeout(self.error_timeout):
             refuse("error_timeout", f"must be {TIMEOUT}")
         for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
@@ -189,6 +193,12 @@ class Config:
         self._check_wire()
         if fault := find_fault(self.forward_environ):
             refuse("forward_environ", fault)
+
+    def _check_redirect_ok(self) -> None:
+        try:
+            check_redirect_ok(self.redirect_ok)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from None
 
     def _check_functions(self) -> None:
         of = {"identify": "an environ", **dict.fromkeys(HOOKS, "a JobStatus")}
@@ -241,8 +251,6 @@ class Config:
 
     def _check_text(self, name: str, pattern: str, allowed: str) -> None:
         value = getattr(self, name)
-        if value is None and getattr(Config, name) is None:
-            return
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             refuse(name, f"must be {allowed}")
 
@@ -258,11 +266,6 @@ class Config:
     def is_inline(self) -> bool:
         """Does the launcher run jobs by itself, right here? Then no thread of ours has anything to do."""
         return bool(getattr(self.launcher, "is_inline", False))
-
-    @property
-    def version(self) -> str:
-        """``app_version`` as it is in a record: "" for None."""
-        return self.app_version or ""
 
     @property
     def has_keeper(self) -> bool:

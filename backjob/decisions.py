@@ -12,8 +12,15 @@ from datetime import datetime, timedelta
 from .job import Move, Status
 from .process import RESPONSE
 
-PROCESS_GONE = "The process that ran this job is gone: it was killed, or it crashed"
-LEASE_LAPSED = "The process that ran this job has not vouched for it for {lease:g} s: it is gone or stopped (lease)"
+_STOPS = (
+    "or the server stopped without waiting for it "
+    "(gunicorn: --graceful-timeout, --timeout; uWSGI: worker-reload-mercy, harakiri; mod_wsgi: shutdown-timeout)"
+)
+PROCESS_GONE = f"The process that ran this job is gone: it crashed, it was killed, {_STOPS}"
+LEASE_LAPSED = (
+    "The process that ran this job has not renewed its lease for {lease:g} s (lease): "
+    "it crashed, it is frozen or unreachable, " + _STOPS
+)
 TIMED_OUT = "job timeout: no update for {timeout:g} s (error_timeout)"
 REQUEST_GONE = "The request that this job was to follow is gone: its process was killed, or it crashed"
 

@@ -70,10 +70,11 @@ def explain(answer: Answer, address: Address) -> LaunchError:
         return _explain_no_http(bytes(answer.raw), address)
     server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
     status = answer.status
-    remedy = _REMEDIES.get(status, f"{_correct(address)} to the address where the app itself answers")
+    is_own = answer.body.startswith(SIGNATURE.encode())
+    remedy = _REMEDIES.get(status, _lead_around(address))
     if 300 <= status < 400:
         remedy = _explain_redirect(answer.header("Location"), address)
-    elif answer.body.startswith(SIGNATURE.encode()) and status in _OWN_REMEDIES:
+    elif is_own and status in _OWN_REMEDIES:
         remedy = _OWN_REMEDIES[status]
     elif status < 300:
         remedy = (
@@ -82,7 +83,30 @@ def explain(answer: Answer, address: Address) -> LaunchError:
         )
     elif status == 400 and any(words in answer.raw for words in _PLAIN_TO_TLS):
         remedy = _SPEAKS_TLS
-    return LaunchError(f"{address} answered {status} (Server: {server}): {remedy}", is_final=status not in _PASSING)
+    return LaunchError(
+        f"{address} answered {status} (Server: {server}): {remedy}",
+        is_final=status not in _PASSING,
+        is_of_job=is_own and status in (410, 421),
+    )
+
+
+def explain_path(answer: Answer, address: Address, method: str, path: str, *, is_answered: bool = False) -> LaunchError:
+    """Explain an answer at one path of an address where BackJob answers at others.
+
+    ``is_answered``: it was the job's own request, which has effects: it may have been acted on, and is not repeated.
+    """
+    failure = explain(answer, address)
+    if not answer.raw:
+        return LaunchError(str(failure), is_final=failure.is_final, is_of_job=True)
+    found = str(failure)
+    if answer.status is not None and (answer.status < 300 or answer.status in (404, 405)):
+        found = found.partition("): ")[0] + ")"  # not what else may answer at this address: BackJob does
+    for separator in (", ", ": "):
+        found = found.removesuffix(separator + _lead_around(address))
+    text = f"something in front of BackJob answers {path[:200]}: put BackJob outside of it. To {method} {found}"
+    if is_answered:
+        text += ". The request is not sent again, because it may have been acted on"
+    return LaunchError(text, is_final=is_answered or failure.is_final, is_of_job=True)
 
 
 def explain_failure(error: OSError, address: Address) -> LaunchError:
@@ -111,11 +135,16 @@ def explain_silence(address: Address, seconds: float) -> Silence:
 def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
     """What was met at each of the addresses that were tried."""
     tried = "; ".join(str(failure) for failure in failures)
-    return LaunchError(tried, is_final=all(failure.is_final for failure in failures))
+    is_of_job = any(failure.is_of_job for failure in failures)
+    return LaunchError(tried, is_final=all(failure.is_final for failure in failures), is_of_job=is_of_job)
 
 
 def _correct(address: Address) -> str:
     return "correct connect=" if address.found == "connect=" else "set connect="
+
+
+def _lead_around(address: Address) -> str:
+    return f"{_correct(address)} to the address where the app itself answers"
 
 
 def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
@@ -134,7 +163,7 @@ def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
 def _explain_redirect(location: str, address: Address) -> str:
     """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
     place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location).partition("?")[0][:200]
-    around = f"{_correct(address)} to the address where the app itself answers"
+    around = _lead_around(address)
     hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:
         hints += ["it wants https", _BRING_HTTPS]

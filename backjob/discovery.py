@@ -6,6 +6,7 @@ then this process's listening sockets. Opens no connection and sends nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -20,6 +21,10 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
 _SCHEME_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL")
 _UWSGI_HTTP = ("http-socket", "http11-socket", "https-socket", "http", "https")
 """uWSGI's options for addresses that speak HTTP: those of its workers come before those of its router."""
+
+
+_MOST_DESCRIPTORS = 1024
+"""A server opens its listening sockets early: they have low numbers."""
 
 
 def discover(environ: Mapping[str, Any]) -> list[Address]:
@@ -38,15 +43,23 @@ def discover_unasked() -> list[Address]:
 
 
 def _candidates(environ: Mapping[str, Any]) -> Iterator[Address]:
+    for find in (_of_accepted, _of_mod_wsgi, _of_uwsgi_request, _of_asgi, _of_listeners):
+        # Another version of a server may show itself in another way: then it shows nothing here.
+        with contextlib.suppress(AttributeError, TypeError, ValueError, LookupError, OSError):
+            yield from find(environ)
+
+
+def _of_accepted(environ: Mapping[str, Any]) -> Iterator[Address]:
+    """The local end of the connection that this request came by."""
     for key in ("gunicorn.socket", "werkzeug.socket"):
         yield from _of_socket(environ.get(key), key)
     client_disconnected = environ.get("waitress.client_disconnected")
     channel = getattr(client_disconnected, "__self__", None)
     yield from _of_socket(getattr(channel, "socket", None), "waitress.client_disconnected")
-    yield from _both_schemes(_of_mod_wsgi(environ), environ)
-    if "uwsgi.version" in environ:
-        yield from _of_uwsgi()
-    yield from _both_schemes(_of_asgi(environ), environ)
+
+
+def _of_listeners(environ: Mapping[str, Any]) -> Iterator[Address]:
+    """The listening sockets of this process, that of the request's port first."""
     if _descriptors_speak_http(environ):
         port = str(environ.get("SERVER_PORT"))  # an int on hypercorn
         listeners = sorted(_listeners(), key=lambda address: str(address.port) != port)
@@ -71,7 +84,7 @@ def _both_schemes(addresses: Iterable[Address], environ: Mapping[str, Any]) -> I
 
 def _of_mod_wsgi(environ: Mapping[str, Any]) -> Iterator[Address]:
     host, port = environ.get("mod_wsgi.listener_host", ""), environ.get("mod_wsgi.listener_port", "")
-    yield from _of_host_and_port(str(host), str(port), "mod_wsgi.listener_port")
+    yield from _both_schemes(_of_host_and_port(str(host), str(port), "mod_wsgi.listener_port"), environ)
 
 
 def _of_asgi(environ: Mapping[str, Any]) -> Iterator[Address]:
@@ -82,14 +95,20 @@ def _of_asgi(environ: Mapping[str, Any]) -> Iterator[Address]:
         return
     host, port = server
     if host.startswith("/"):
-        yield Address(unix=host, found="asgi.scope", is_sure=False)
+        addresses = iter([Address(unix=host, found="asgi.scope", is_sure=False)])
     else:
-        yield from _of_host_and_port(host, str(port), "asgi.scope")
+        addresses = _of_host_and_port(host, str(port), "asgi.scope")
+    yield from _both_schemes(addresses, environ)
 
 
 def _of_host_and_port(host: str, port: str, found: str) -> Iterator[Address]:
     if port.isascii() and port.isdigit() and 0 < int(port) < 65536:
         yield Address(host=_LOOPBACK.get(host, host), port=int(port), found=found, is_sure=False)
+
+
+def _of_uwsgi_request(environ: Mapping[str, Any]) -> Iterator[Address]:
+    if "uwsgi.version" in environ:
+        yield from _of_uwsgi()
 
 
 def _of_uwsgi() -> Iterator[Address]:
@@ -147,9 +166,16 @@ def _of_name(family: int, name: Any, found: str) -> Address | None:
 
 def _listeners() -> Iterator[Address]:
     """The listening sockets among this process's own file descriptors."""
-    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    for name in sorted(os.listdir(folder), key=int):
-        yield from _of_descriptor(int(name), f"listening descriptor {name}")
+    for descriptor in _list_descriptors():
+        yield from _of_descriptor(descriptor, f"listening descriptor {descriptor}")
+
+
+def _list_descriptors() -> Iterable[int]:
+    """Return the open file descriptors; without /proc, as in a chroot, the numbers that may be open."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        with contextlib.suppress(OSError):
+            return sorted(map(int, os.listdir(folder)))
+    return range(_MOST_DESCRIPTORS)
 
 
 def _of_descriptor(descriptor: int, found: str) -> Iterator[Address]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Iterator
 
 NEWER_RECORD = "a newer release of backjob recorded it"
 
@@ -30,12 +31,14 @@ class LaunchError(BackJobError):
     """A self-request got no answer of ours.
 
     ``is_final`` tells whether the same request would meet the same answer again: a redirect or a demand for a
-    password is final, a refused connection is not.
+    password is final, a refused connection is not. ``is_of_job``: the address works, and only the request of this job
+    fails there.
     """
 
-    def __init__(self, message: str | None = None, *, is_final: bool = False) -> None:
+    def __init__(self, message: str | None = None, *, is_final: bool = False, is_of_job: bool = False) -> None:
         super().__init__(message)
         self.is_final = is_final
+        self.is_of_job = is_of_job
 
 
 class Busy(LaunchError):
@@ -70,23 +73,40 @@ class JobEnded(BaseException):
     """This job has ended (failed, cancelled, timed out or taken over): the code that still runs it stops here.
 
     A ``BaseException``, so that ``except Exception`` in an app or a framework lets it pass. It never leaves the
-    middleware.
+    middleware. It is raised once in the job's thread. In ``except`` and ``finally`` blocks that run because of it,
+    calls of the job do nothing. In a thread that the job has started, and in a process that it has forked, it is an
+    ``Exception`` as well, so that every pool hands it over.
     """
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
 
 
+class JobEndedInPool(JobEnded, Exception):
+    """This job has ended: the code that runs in a thread or process that the job has started stops here.
+
+    A ``JobEnded`` that is an ordinary exception and can be pickled: the threads and processes of a pool hand nothing
+    else over, and end without an answer for any other exception.
+    """
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in an exception group, also in nested ones; any other exception is its own only leaf.
+
+    A group is recognized by its ``exceptions`` (PEP 654): under Python 3.10 groups are of a third party's class.
+    """
+    members = getattr(error, "exceptions", None)
+    if isinstance(members, tuple) and members and all(isinstance(member, BaseException) for member in members):
+        for member in members:
+            yield from leaves(member)
+    else:
+        yield error
+
+
 def describe(error: BaseException) -> str:
-    """Type and message of any exception, also where the message can't be made."""
-    lines = traceback.format_exception_only(type(error), error)
-    first = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
-    return first.strip().removeprefix(f"{type(error).__module__}.")
-
-
-def explain_stop(error: BaseException) -> str:
-    """The same for what stops a server's worker, with the setting that is behind it."""
-    text = describe(error)
-    if isinstance(error, SystemExit):
-        text += " (the server stopped the job: with gunicorn's sync workers raise timeout=, or use gthread workers)"
-    return text
+    """Type and message of any exception, also where the message can't be made; for a group, those of the first leaf."""
+    first, *more = leaves(error)
+    lines = traceback.format_exception_only(type(first), first)
+    line = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
+    text = line.strip().removeprefix(f"{type(first).__module__}.")
+    return f"{text} (and {len(more)} more in the same exception group)" if more else text

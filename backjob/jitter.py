@@ -11,6 +11,7 @@ import random
 _chance = random.SystemRandom()
 _SHORTEST, _LONGEST = 1.0, 300.0
 _LEAST, _MOST = 0.5, 1.5
+_LONGEST_IN_OUTAGE = 60.0
 
 
 def between(least: float, most: float) -> float:
@@ -21,6 +22,11 @@ def between(least: float, most: float) -> float:
 def backoff(waited: float) -> float:
     """Seconds until the next try: as many as went by so far, from 1 to 300, times 0.5 to 1.5 to spread the load."""
     return _pause(waited) * between(_LEAST, _MOST)
+
+
+def outage_backoff(waited: float) -> float:
+    """Seconds until the next try in an outage: the same, but at most 60."""
+    return backoff(min(waited, _LONGEST_IN_OUTAGE / _MOST))
 
 
 def longest_backoff(waited: float) -> float:

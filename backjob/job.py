@@ -11,7 +11,8 @@ from .jitter import longest_backoff
 from .transitions import FINAL, LIVE, Move, Status
 
 # The statuses and moves belong to a record: other modules import them from here.
-__all__ = ["FINAL", "LIVE", "RECORD_VERSION", "Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
+__all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
+__all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
 RECORD_VERSION = 1
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
@@ -20,6 +21,8 @@ It is raised by a change after which an older process would do something wrong w
 meaning of a field, or a new field of the sealed request that changes what runs. A field that an older process may
 ignore, and drop when it changes the record, does not raise it.
 """
+MOST_REASON = 1000
+"""Characters of ``error`` and ``location``."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class JobRequest:
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333); a
     ``script_name`` of None is not known yet. ``headers`` and ``variables`` are environ keys with their values,
     ``left_out`` names of headers that only the starting request had. ``user`` is who started it, as ``identify`` says:
-    "" for an anonymous visitor, None if not known. The last three are its app, and its address when it was started.
+    "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a function by its name,
+    "module:function"; None: the option decides. The last three are its app, and its address when it was started.
     """
 
     method: str
@@ -48,7 +52,7 @@ class JobRequest:
     user: str | None = field(repr=False, default=None)
     anonymous: bool = False
     sent: dict[str, Any] | None = field(repr=False, default=None)
-    redirect_ok: bool = False
+    redirect_ok: bool | str | None = None
     app: str = ""
     address: str = ""
     by_connect: bool = False
@@ -70,6 +74,11 @@ class JobStatus:
     progress: int
     status: Status
     status_text: str
+    error: str
+    """The reason of a failure in one line, "" without one. While a retry waits, that of the last attempt."""
+    location: str
+    """The Location of the redirect with which the job ended, "" without one: a path of the application's own site, or
+    the URL of another site. Without query, fragment and user name, which may hold secrets."""
     scope: str
     start_time: datetime
     updated_time: datetime
@@ -87,6 +96,8 @@ class JobStatus:
             "progress": self.progress,
             "status": int(self.status),
             "status_text": self.status_text,
+            "error": self.error,
+            "location": self.location,
             "scope": self.scope,
             "start_time": self.start_time.isoformat(),
             "updated_time": self.updated_time.isoformat(),
@@ -109,6 +120,8 @@ class Job:
     progress: int
     signs: int
     status_text: str = field(repr=False)
+    error: str = field(repr=False)
+    location: str = field(repr=False)
     scope: str
     method: str
     path: str
@@ -182,6 +195,8 @@ class Job:
             progress=self.progress,
             status=self.status,
             status_text=self.status_text if since <= pause else "",
+            error=self.error,
+            location=self.location,
             scope=self.scope,
             start_time=self.created_at,
             updated_time=self.updated_at,
@@ -232,6 +247,8 @@ class NewJob:
             progress=0,
             signs=0,
             status_text="",
+            error="",
+            location="",
             scope=self.scope,
             method=self.request.method[:64],
             path=self.request.path[:255],

@@ -17,10 +17,12 @@ from .backend import Backend, Launch
 from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import SealError, new_nonce
+from .mounts import find_mount
 from .no_job import NoJob
-from .output import clean_text, cut_text
+from .output import clean_text, cut_text, first_line
 from .process import name_response
-from .request import find_mount, make_request, may_run_in, name_job
+from .redirects import RedirectOk
+from .request import make_request, may_run_in, name_job
 
 Found = TypeVar("Found", Job, JobStatus)
 
@@ -59,7 +61,7 @@ class Jobs(NoJob):
         unique: bool = False,
         after_response: bool = False,
         error_timeout: float | None = None,
-        redirect_ok: bool | None = None,
+        redirect_ok: RedirectOk | None = None,
     ) -> int:
         """Run a URL of this app in the background and return the job's id; by then its record is committed.
 
@@ -73,7 +75,8 @@ class Jobs(NoJob):
         ``retries``: how often it may run again after a failure. ``unique``: an unfinished job of the same request,
         scope and user is returned instead of a second one, also if it waits for another request's response.
         ``after_response``: launched when this request's response has ended, cancelled when the request raises or
-        answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options.
+        answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options. A function must be at the
+        top level of a module, so that the process that runs the job can import it.
 
         Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
         known, StoreError when the record can't be written, and what ``identify`` raises. Then there is no job.
@@ -81,8 +84,6 @@ class Jobs(NoJob):
         backend = self._get_backend()
         check_numbers(delay, retries, priority, error_timeout)
         check_flags(as_user=as_user, unique=unique, after_response=after_response)
-        if redirect_ok is not None:
-            check_flags(redirect_ok=redirect_ok)
         check_scope(scope)
         request = make_request(
             self._environ,
@@ -206,7 +207,7 @@ class Jobs(NoJob):
         if job_id is not None:
             self._end(Move.COMPLETE, job_id, text, progress=100)
 
-    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
+    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = False) -> None:
         """Fail the live job with this id, for good. Without an id, and outside of a job, it raises JobFailed."""
         if job_id is None:
             raise JobFailed(text)
@@ -255,12 +256,9 @@ class Jobs(NoJob):
             sealed = backend.keyring.seal(job_id, uid, request)
             return sealed
 
-        backend.limits.note_recorder()
+        backend.limits.note_recorder(self._environ, self._start_response)
         job_id, is_new = backend.store.add(new, seal, unique_keys)
-        if is_new:
-            # With connect= the jobs may run elsewhere: what serves them tells of itself.
-            here = self._environ if backend.config.connect is None else None
-            backend.limits.note_process(here, self._start_response)
+        if is_new:  # from here on nothing raises: the record is committed
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(new.delay)
@@ -275,7 +273,8 @@ class Jobs(NoJob):
         backend = self._get_backend()
         job = self._find_one(backend.store.get, job_id, None)
         text = cut_text(text, backend.config.max_output) if text is not None else None
-        backend.store.move(move, job.id, text=text, progress=progress)
+        error = first_line(text or "") if move is Move.FAIL else ""
+        backend.store.move(move, job.id, text=text, error=error, progress=progress)
 
     def _check_after_response(self) -> None:
         raise BackJobError("after_response needs a request: start the job from one, or leave the option away")

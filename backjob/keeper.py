@@ -24,7 +24,7 @@ from .launcher import SelfRequest
 from .limits import Limits
 from .logs import about
 from .native import is_native
-from .output import append_line
+from .output import append_line, first_line
 from .process import is_dead
 from .store import Store
 from .vouching import Vouching
@@ -229,6 +229,7 @@ class Keeper:
             job.id,
             attempt=job.attempt,
             text=text,
+            error="" if settlement.move is Move.CANCEL else first_line(settlement.reason),
             progress=0 if again else None,
             delay=retry_delay(job.attempt) if again else 0,
             past=add_end(record.past, AttemptEnd(job.attempt, record.read_at, text)) if again else None,
@@ -245,7 +246,7 @@ class Keeper:
         if is_native():
             self._start_looking()
             return
-        key_ids, version = self._keyring.key_ids, self._config.version
+        key_ids, version = self._keyring.key_ids, self._config.app_version or ""
         job = self._store.take_due(key_ids, self._owner, self._config.lease, app_version=version)
         if job is None:
             return

@@ -11,24 +11,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ._socket import Answer, Connection, build_request, is_done
+from ._socket import Connection, is_done
 from .address import Address, read_origin, write_origin
 from .app_id import OwnIds, name_app, name_place
 from .config import Config
-from .diagnosis import explain, explain_failure, explain_silence, sum_up
+from .diagnosis import explain, explain_failure, sum_up
 from .discovery import discover, discover_unasked
 from .errors import AddressError, Busy, LaunchError, NotHome
 from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
-from .proofs import TOKEN_HEADER, is_proof, prove_app
-from .request import mount_target, wire_host
+from .path_proofs import PROBE_PATIENCE, PathProofs
+from .proofs import is_proof, prove_app
+from .wire import CONNECT_TIMEOUT, Wire
 
-CONNECT_TIMEOUT = 1.0
 SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
-_PROBE_PATIENCE = 2.0
 _MOST_SENT = 64
 
 
@@ -56,6 +55,11 @@ class SelfRequest:
         self._known: list[Address] = []
         self._proven: Address | None = None
         self._elsewhere: set[tuple[Address, str]] = set()
+        self._wire = Wire(config)
+        self._connect, self._build, self.ask = self._wire.connect, self._wire.build, self._wire.ask
+        self._paths = PathProofs(keyring, self._wire, app)
+        self.has_worked = False
+        """Has a request of this process reached this app? If so, a failure is an outage, not a wrong setting."""
         self._sent: dict[str, Address] = {}
         self._patience = config.close_delay
         self._unanswered = 0
@@ -63,6 +67,7 @@ class SelfRequest:
 
     def learn(self, environ: Mapping[str, Any]) -> None:
         """Remember where this process is reached, for the times when no request is at hand."""
+        self._paths.note_arrival(environ.get("SCRIPT_NAME", ""))
         if not (self._config.address or self._proven or self._known):
             self._known = discover(environ)
 
@@ -85,7 +90,15 @@ class SelfRequest:
 
     def note_arrival(self, nonce: str) -> None:
         """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
-        self._proven = self._sent.pop(nonce, self._proven)
+        address = self._sent.pop(nonce, None)
+        if address is not None:
+            self._proven = address
+            self.has_worked = True
+
+    def note_path(self, path: str) -> None:
+        """A request that was sent to this path of a job has come in."""
+        with contextlib.suppress(AddressError):
+            self._paths.add(self.candidates(None)[0], path)
 
     def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
         """The request with what is to be known should another process launch it: whose job it is, and where from."""
@@ -122,8 +135,9 @@ class SelfRequest:
                     if is_proof(connection.answer, token, "monitor") or is_proof(connection.answer, token, "refused"):
                         self._proven = address
                         self._unanswered = 0
+                        self.has_worked = True
                         return True
-                    failures.append(explain(connection.answer, address))
+                    failures.append(self._paths.explain_monitor(connection.answer, address, token, request))
                     if address.is_sure:
                         break  # what answers there is what is to be told: guesses would only add to it
             except OSError as error:
@@ -139,11 +153,14 @@ class SelfRequest:
         try:
             home = self._home_elsewhere(token, request, from_slot)
             address = home or self._proven_address(token, request, from_slot)
+            target = request.target
+            wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
+            if not self._paths.covers(address, request, from_slot=from_slot):
+                self._paths.prove(address, token, request, PROBE_PATIENCE if from_slot else float("inf"))
+                self.has_worked = self.has_worked or home is None
             connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
                 is_done(connection.shake_hands)  # some servers do that in a slot: a busy server is no failure
-                target = request.target
-                wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
                 connection.send(wire, SEND_TIMEOUT)
             except BaseException:
                 connection.close()
@@ -155,10 +172,25 @@ class SelfRequest:
             self._forget_proofs()
             raise explain_failure(error, address) from error
 
-    def doubt(self, connection: Connection) -> LaunchError:
-        """This answer to the worker's request is not our worker's: say why, and have the address prove itself anew."""
+    def doubt(self, connection: Connection, token: Token, request: JobRequest) -> LaunchError:
+        """Explain an answer to the worker's request that is not our worker's. The address has to prove itself anew."""
         self._forget_proofs()
-        return explain(connection.answer, connection.address)
+        return self._paths.explain_worker(connection.answer, connection.address, token, request)
+
+    def covers(self, request: JobRequest) -> bool:
+        """Can the worker's request be sent from a slot, where no probe could be waited for?
+
+        Always for another application's job and if no address is known: open() decides about those.
+        """
+        try:
+            is_ours = request.by_connect or request.app == self.app
+            return not is_ours or self._paths.covers(self.candidates(None)[0], request, from_slot=True)
+        except AddressError:
+            return True
+
+    def send_ahead(self, token: Token, request: JobRequest) -> None:
+        """Send the monitor's request to the job's own path. Raises LaunchError if something else answers at once."""
+        self._paths.send_ahead(self.candidates(None)[0], token, request, self._config.close_delay)
 
     def _keep_sent(self, nonce: str, address: Address) -> None:
         while len(self._sent) >= _MOST_SENT:
@@ -168,6 +200,7 @@ class SelfRequest:
     def _forget_proofs(self) -> None:
         self._proven = None
         self._elsewhere.clear()
+        self._paths.clear()
 
     def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
         """Where the job of another app that shares our jobs is at home; None when it is our own. Raises NotHome."""
@@ -179,7 +212,7 @@ class SelfRequest:
         if (address, request.app) in self._elsewhere:
             return address
         try:
-            patience = _PROBE_PATIENCE if from_slot else self._config.launch_timeout
+            patience = PROBE_PATIENCE if from_slot else self._config.launch_timeout
             self._probe(address, token, request, patience, "" if request.by_connect else request.app)
         except (LaunchError, OSError) as error:
             failure = error if isinstance(error, LaunchError) else explain_failure(error, address)
@@ -193,7 +226,7 @@ class SelfRequest:
         if from_slot and len(candidates) == 1:
             return candidates[0]
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
-        patience = _PROBE_PATIENCE if len(candidates) > 1 else float("inf")
+        patience = PROBE_PATIENCE if len(candidates) > 1 else float("inf")
         try:
             return self._prove_one(candidates, token, request, patience)
         except LaunchError as error:
@@ -213,6 +246,7 @@ class SelfRequest:
                 failures.append(error)
             else:
                 self._proven = address
+                self.has_worked = True
                 return address
         raise sum_up(failures)
 
@@ -243,51 +277,8 @@ class SelfRequest:
         if not is_proof(answer, probe, prove_app(app)):
             raise explain(answer, address)
 
-    def ask(self, address: Address, token: Token, request: JobRequest, patience: float) -> Answer:
-        """What this address answers to the mount's request with this token. Raises LaunchError for no whole answer.
-
-        ``patience``: seconds after which no answer comes.
-        """
-        end = time.monotonic() + patience
-        try:
-            with self._connect(address, min(patience, CONNECT_TIMEOUT), request) as connection:
-                if not is_done(connection.shake_hands, end - time.monotonic()):
-                    raise explain_silence(address, patience)
-                connection.send(self._build(token, request, address, "POST", mount_target(request)), CONNECT_TIMEOUT)
-                if not is_done(connection.receive, end - time.monotonic()):
-                    raise explain_silence(address, patience)
-                return connection.answer
-        except OSError as error:
-            raise explain_failure(error, address) from error
-
-    def _connect(self, address: Address, timeout: float, request: JobRequest) -> Connection:
-        # A server of several sites over TLS wants to know by the handshake which one is meant.
-        site = wire_host(request, "") if address.tls and not address.is_verified else ""
-        return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file, site=site)
-
     def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:
         if not connection.shake_hands(self._patience):
             self._patience = min(self._patience, _SHORT_PATIENCE)
             raise Busy
-        connection.send(self._build(token, request, address, "POST", mount_target(request)), _PAGE_CONNECT_TIMEOUT)
-
-    def _build(
-        self,
-        token: Token,
-        request: JobRequest,
-        address: Address,
-        method: str,
-        target: str,
-        body: bytes = b"",
-        content_type: str = "",
-    ) -> bytes:
-        return build_request(
-            method,
-            target,
-            host=wire_host(request, address.authority),
-            user_agent=self._config.user_agent,
-            # What opens the own door is nobody else's business.
-            headers={**({} if address.is_recorded else self._config.connect_headers), TOKEN_HEADER: token.text},
-            body=body,
-            content_type=content_type,
-        )
+        connection.send(self._wire.build_for_mount(token, request, address), _PAGE_CONNECT_TIMEOUT)

@@ -26,12 +26,12 @@ from .keyring import (
     CHECK,
     MONITOR,
     PROBE,
-    NewerRecordError,
     SealError,
     Token,
     TokenError,
     new_nonce,
 )
+from .path_proofs import is_ahead
 from .process import RESPONSE
 from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .request import may_run_in
@@ -171,6 +171,7 @@ class BackJob:
 
     def _answer_internal(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         respond: Responder = functools.partial(_respond, environ, start_response)
+        token = None
         try:
             backend = self._get_backend()
             token = backend.keyring.verify(environ[TOKEN_KEY])
@@ -190,18 +191,19 @@ class BackJob:
             if token.kind == MONITOR:
                 return self._monitor(backend, job, token, environ, respond)
             return self._work(backend, job, token, environ, respond)
-        except NewerRecordError:
-            return respond("409 Conflict", token.prove("full"))
         except (TokenError, SealError):
             return respond("403 Forbidden")
         except (StoreError, KeyringError) as error:
             log.error("A request of backjob's own can't be served: %s", error)
-            return respond("503 Service Unavailable")
+            return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
 
     def _monitor(
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
         backend.self_request.note_arrival(token.nonce)
+        if is_ahead(token.nonce):
+            backend.self_request.note_path(job.path)
+        backend.monitor.end_outage()
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
         if not backend.self_request.is_home_of(job.app_id):

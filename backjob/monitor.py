@@ -6,6 +6,7 @@ keeper if the worker is gone. Knows no threads and no places: those are the disp
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from enum import Enum
@@ -15,11 +16,13 @@ from ._socket import Connection
 from .config import Config
 from .decisions import ABSENCE
 from .errors import LaunchError, NotHome, StoreError
-from .jitter import backoff
-from .job import Glance, Job, Move, Status
-from .keyring import WORKER, Keyring, NewerRecordError, SealError, Token
+from .jitter import backoff, outage_backoff
+from .job import FINAL, Glance, Job, JobRequest, Move, Status
+from .keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Token, new_nonce
 from .launcher import SelfRequest
 from .logs import about
+from .output import first_line
+from .path_proofs import mark_ahead
 from .process import name_process
 from .proofs import is_proof
 from .store import Store
@@ -30,6 +33,12 @@ log = logging.getLogger("backjob")
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
 _AFTER_CLAIM = 10.0
+_MOST_RELEASED = 20
+"""Jobs that one success wakes: each of them wakes as many more."""
+_AHEAD = 5.0
+"""Seconds until a request that was sent to a job's own path counts as one that has not come in."""
+_MOST_PUT_OFF = 10000
+_MOST_READ = 50
 
 
 class Verdict(Enum):
@@ -55,14 +64,15 @@ class Monitor:
         self._vouching = vouching
         self.owner = name_process()
         """This process in the records."""
+        self._put_off: dict[int, tuple[int, str]] = {}  # jobs that wait for the end of an outage: attempt and holder
 
     def run(self, job: Job, on_claim: Callable[[], None]) -> Verdict:
         """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot."""
 
-        def watch(token: Token, connection: Connection) -> Verdict:
+        def watch(token: Token, request: JobRequest, connection: Connection) -> Verdict:
             self._wait(job, connection, on_claim)
             on_claim()
-            return self._judge(job, token, connection)
+            return self._judge(job, token, request, connection)
 
         self._vouching.hold(job.id, self.owner)
         try:
@@ -73,31 +83,78 @@ class Monitor:
     def leave(self, job: Job) -> Verdict:
         """Launch the job and wait no longer than start() does."""
 
-        def wait_briefly(token: Token, connection: Connection) -> Verdict:
+        def wait_briefly(token: Token, request: JobRequest, connection: Connection) -> Verdict:
             is_answered = connection.receive(self._config.close_delay)
-            return self._judge(job, token, connection) if is_answered else Verdict.UNSEEN
+            return self._judge(job, token, request, connection) if is_answered else Verdict.UNSEEN
 
         return self._launch(job, wait_briefly, from_slot=True)
 
     def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, failed_for: float = 0) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
-        if error.is_final or failed_for >= self._config.launch_timeout:
+        is_outage = not error.is_of_job and self._has_worked()
+        if failed_for >= ABSENCE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
             # A launch that came twice finds its job ended: that is nobody's failure.
-            if self._store.move(Move.FAIL, job_id, attempt=attempt, text=f"The job can't be launched: {error}"):
+            reason = f"The job can't be launched: {error}"
+            if self._store.move(Move.FAIL, job_id, attempt=attempt, text=reason, error=first_line(reason)):
                 log.error("Job %d can't be launched: %s", job_id, error, extra=about(job_id, attempt))
             return 0.0
-        wait = backoff(failed_for)
+        wait = outage_backoff(failed_for) if is_outage else backoff(failed_for)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error, extra=about(job_id, attempt))
         text = f"Not launched yet, next try in {wait:.0f} s: {error}"
         self._store.note_launch_failure(job_id, attempt, holder, text, wait, failed_for)
+        if is_outage and len(self._put_off) < _MOST_PUT_OFF:
+            self._put_off[job_id] = attempt, holder
         return wait
 
-    def _launch(self, job: Job, then: Callable[[Token, Connection], Verdict], *, from_slot: bool = False) -> Verdict:
+    def end_outage(self) -> None:
+        """A launch has succeeded: have the jobs that wait for the end of an outage tried again at once."""
+        for job_id in list(self._put_off)[:_MOST_RELEASED]:
+            attempt, holder = self._put_off.pop(job_id, (0, ""))
+            with contextlib.suppress(StoreError):  # then each of them waits for its own next try
+                self._store.hold(job_id, attempt, holder, None, 0)
+
+    def _has_worked(self) -> bool:
+        """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
+        if not self._launcher.has_worked:
+            ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None)
+            home = self._launcher.home
+            self._launcher.has_worked = any(job.started_at is not None and job.app_id == home for job in ran)
+        return self._launcher.has_worked
+
+    def _send_ahead(self, job: Job, request: JobRequest) -> Verdict:
+        """Prove the job's path without waiting: have the monitor's request come to it, which goes on from there.
+
+        Whoever calls holds a slot, maybe the only one, so that a probe could not be answered. Until the request has
+        come in, this counts as a failed launch: something else may answer there, and its answer would not be seen.
+        """
+        failed_for, nonce = job.launch_failed_for, mark_ahead(new_nonce())
+        path = request.path[:200]
+        unseen = (
+            f"BackJob has not been reached at {path}: all slots are busy, or something in front of it answers there"
+        )
+        if failed_for:  # one was sent before, and has not come in
+            wait = self.refuse(job.id, job.attempt, self.owner, LaunchError(unseen), failed_for)
+        else:
+            wait = _AHEAD
+            self._store.note_launch_failure(job.id, job.attempt, self.owner, "", wait)
+        if wait and self._store.hold(job.id, job.attempt, self.owner, nonce, wait):
+            token = self._keyring.sign(MONITOR, job.id, job.attempt, job.sealed or b"", nonce)
+            try:
+                self._launcher.send_ahead(token, request)
+            except LaunchError as error:
+                self.refuse(job.id, job.attempt, nonce, error, failed_for)
+        return Verdict.UNSEEN
+
+    def _launch(
+        self, job: Job, then: Callable[[Token, JobRequest, Connection], Verdict], *, from_slot: bool = False
+    ) -> Verdict:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
+            if from_slot and not self._launcher.covers(request):
+                return self._send_ahead(job, request)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
             with self._launcher.open(token, request, from_slot=from_slot) as connection:
-                return then(token, connection)
+                return then(token, request, connection)
         except NewerRecordError:
             # The column of its row was changed, or this process would not have taken it.
             self._store.note_full(job.id, job.attempt, self.owner)
@@ -105,7 +162,8 @@ class Monitor:
         except SealError:
             told = about(job.id, job.attempt)
             log.error("Job %d is not launched: its sealed request does not open", job.id, extra=told)
-            self._store.move(Move.FAIL, job.id, attempt=job.attempt, text="The record was changed: it does not open.")
+            reason = "The record was changed: it does not open."
+            self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason)
         except NotHome as error:
             return self._leave_to_its_app(job, error)
         except LaunchError as error:
@@ -115,11 +173,15 @@ class Monitor:
     def _leave_to_its_app(self, job: Job, error: LaunchError) -> Verdict:
         """Its own app launches it by itself once it is back, wherever that is then."""
         if job.overdue_for > ABSENCE:
-            self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True))
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True, is_of_job=True))
             return Verdict.REFUSED
         log.info("Job %d waits: %s", job.id, error, extra=about(job.id, job.attempt))
         self._store.hold(job.id, job.attempt, self.owner, None, 0)
         return Verdict.AWAY
+
+    def _note_success(self) -> None:
+        self._launcher.has_worked = True
+        self.end_outage()
 
     def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None]) -> None:
         """Wait for the answer, as long as it takes, and see when the job gets its slot."""
@@ -137,17 +199,20 @@ class Monitor:
                 wait = _AFTER_CLAIM
                 self._vouching.end_hold(job.id)
                 on_claim()
+                self.end_outage()
 
-    def _judge(self, job: Job, token: Token, connection: Connection) -> Verdict:
+    def _judge(self, job: Job, token: Token, request: JobRequest, connection: Connection) -> Verdict:
         answer = connection.answer
         if is_proof(answer, token, "ended"):
+            self._note_success()
             return Verdict.ENDED
         if is_proof(answer, token, "full"):
+            self._note_success()
             self._store.note_full(job.id, job.attempt, self.owner)
             return Verdict.FULL
         glance = self._store.glance(job.id)
         if _is_at(glance, job, Status.STARTED) and not is_proof(answer, token, "refused"):
-            raise self._launcher.doubt(connection)
+            raise self._launcher.doubt(connection, token, request)
         return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
 
 

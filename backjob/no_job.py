@@ -70,5 +70,11 @@ class NoJob:
         """
         check_exception(error)
 
+    def note_login_url(self, url: str) -> None:
+        """In a job: this is the URL of the login page. A redirect there fails the job, whatever ``redirect_ok`` says.
+
+        The integrations call it where their framework knows that page. Outside of a job it does nothing.
+        """
+
     def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
         return iter(rows)

@@ -25,13 +25,20 @@ _PAUSE = 0.2
 
 
 class Outcome:
-    """The move that ends this attempt of a job, with its last text and progress."""
+    """The move that ends this attempt of a job, with its last text and progress.
 
-    def __init__(self, job: Job, move: Move, text: str, progress: int) -> None:
+    ``error``: the reason of a failure in one line. ``location``: where the redirect leads with which it ended.
+    """
+
+    def __init__(
+        self, job: Job, move: Move, text: str, progress: int, *, error: str = "", location: str = ""
+    ) -> None:
         self._job = job
         self._told = about(job.id, job.attempt)
         self._move = move
         self._text = text
+        self._error = error
+        self._location = location
         self._progress = progress
         self.delay = retry_delay(job.attempt) if move is Move.RETRY else 0.0
         """Seconds until the next attempt, if there is one."""
@@ -81,6 +88,8 @@ class Outcome:
             job.id,
             attempt=job.attempt,
             text=self._text,
+            error=self._error,
+            location=self._location,
             progress=self._shown(self._move),
             delay=self.delay,
             past=add_end(job.past, AttemptEnd(job.attempt, store.time(), self._text)) if again else None,
@@ -92,7 +101,16 @@ class Outcome:
         is_ours = glance is not None and glance.attempt == job.attempt
         if glance is not None and is_ours and again and glance.status is Status.INPROGRESS:
             last = Move.CANCEL if glance.cancel_requested else Move.FAIL
-            store.move(last, job.id, attempt=job.attempt, text=self._text, progress=self._shown(last))
+            error = self._error if last is Move.FAIL else ""
+            store.move(
+                last,
+                job.id,
+                attempt=job.attempt,
+                text=self._text,
+                error=error,
+                location=self._location,
+                progress=self._shown(last),
+            )
         return glance is not None and is_ours and glance.status is Status.COMPLETED
 
     def _shown(self, move: Move) -> int:

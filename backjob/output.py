@@ -11,6 +11,9 @@ import threading
 
 import webob
 
+from .content_coding import CODINGS, Decoder
+from .job import MOST_REASON
+
 _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
 )
@@ -32,25 +35,51 @@ class Output:
         self._binary = 0
         self._type = ""
         self._is_text = True
+        self._coding: Decoder | None = None
+        self._coded = 0
+        self._is_left = False
         self._charset = "utf-8"
         self._decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def set_content_type(self, content_type: str, content_encoding: str = "") -> None:
         """Say what the bytes that follow are, as the response's headers do."""
         self._type = content_type.partition(";")[0].strip().lower()
-        is_plain = content_encoding.strip().lower() in ("", "identity")
-        self._is_text = is_plain and (not self._type or _TEXT_TYPES.fullmatch(self._type) is not None)
+        coding = content_encoding.strip().lower()
+        self._is_text = not self._type or _TEXT_TYPES.fullmatch(self._type) is not None
+        self._coding = Decoder(coding) if self._is_text and coding in CODINGS else None
+        if self._is_text and coding not in ("", "identity", *CODINGS):
+            self._is_text, self._type = False, coding
         self._charset = _charset(content_type)
         self._decoder = codecs.getincrementaldecoder(self._charset)("replace")
 
     def write_bytes(self, chunk: bytes) -> None:
         """Take a piece of the response's body."""
-        if self._is_text:
+        if self._coding is not None:
+            self._write_coded(chunk, self._coding)
+        elif self._is_text:
             self.write_text(self._decode(chunk))
         else:
             with self._lock:
                 self._binary += len(chunk)
                 self.size += len(chunk)
+
+    def _write_coded(self, chunk: bytes, coding: Decoder) -> None:
+        """Decode as much as is kept. A small body may expand to any size: nothing is decoded beyond the limit."""
+        with self._lock:
+            self.size += len(chunk)
+            self._coded += len(chunk)
+        if self._is_left:
+            return
+        try:
+            for piece in coding.decode(chunk):
+                self.write_text(self._decode(piece))
+                if self._cut:
+                    self._is_left = True
+                    return
+        except ValueError:
+            self._coding, self._is_text, self._type = None, False, "gzip" if coding.is_gzip else "deflate"
+            with self._lock:
+                self._binary = self._coded
 
     def write_text(self, text: str) -> None:
         """Take text."""
@@ -95,7 +124,7 @@ class Output:
         if binary:
             text = append_line(text, f"[{binary} bytes of {self._type or 'binary output'}]")
         if cut:
-            count = f"{cut} more bytes of output were" if is_whole else "more output was"
+            count = f"{cut} more bytes of output were" if is_whole and not self._is_left else "more output was"
             text = append_line(text, f"[{count} cut: max_output is {self._limit}]")
         return text
 
@@ -117,6 +146,12 @@ def cut_text(text: object, limit: int) -> str:
         return text
     kept = encoded[:limit].decode(errors="ignore")
     return append_line(kept, f"[{len(encoded) - len(kept.encode())} more bytes of text were cut]")
+
+
+def first_line(text: object) -> str:
+    """Return the first line of a text that is not empty, cut to what ``JobStatus.error`` may have."""
+    lines = (line.strip() for line in clean_text(text).splitlines())
+    return next(filter(None, lines), "")[:MOST_REASON]
 
 
 def append_line(text: str, line: str) -> str:

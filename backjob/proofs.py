@@ -8,7 +8,15 @@ from .keyring import Token
 TOKEN_HEADER = "Backjob-Token"  # noqa: S105 - its name, no secret
 PROOF_HEADER = "Backjob-Proof"
 
-OUTCOMES = {"monitor": {202}, "here": {200}, "ended": {200}, "full": {409}, "refused": {409}, "unknown": {410}}
+OUTCOMES = {
+    "monitor": {202},
+    "here": {200},
+    "ended": {200},
+    "full": {409},
+    "refused": {409},
+    "unknown": {410},
+    "away": {503},
+}
 """What it may answer, and with which status."""
 
 

@@ -9,7 +9,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from webob.request import BaseRequest
 
@@ -19,14 +19,14 @@ from .errors import IdentityUnknown
 from .forms import FORM, encode_form
 from .headers import CONDITIONAL, check_headers, list_left_out, read_given, select_distinct
 from .job import JobRequest
+from .mounts import quote_path, split_path
 from .outer import drop_identity, drop_scope_identity, take_identity
+from .redirects import RedirectOk, seal_redirect_ok
 
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
 that JSON takes. In the job its environ has it again."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
-_SHORT_PATH = 200
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
 _OF_THE_WIRE = frozenset(
@@ -45,7 +45,7 @@ def make_request(
     data: Any = None,
     headers: Mapping[str, str] | None = None,
     as_user: bool = True,
-    redirect_ok: bool | None = None,
+    redirect_ok: RedirectOk | None = None,
     mount: str | None = None,
 ) -> JobRequest:
     """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
@@ -63,12 +63,12 @@ def make_request(
         body, content_type = target.body, given.get("CONTENT_TYPE", "")
         if body and content_type.lower().startswith("multipart/"):
             raise ValueError("a job can't get a multipart body: save the files and pass their names url-encoded")
-        path = _quote_path(given.get("SCRIPT_NAME", "") + given.get("PATH_INFO", ""))
+        path = quote_path(given.get("SCRIPT_NAME", "") + given.get("PATH_INFO", ""))
         target = path + (target.query_string and "?" + target.query_string)
     target = _add_params(check_target(target), params)
     if mount is None and environ is not None:
         mount = environ.get("SCRIPT_NAME", "")
-    script_name, path_info = _split_path(target, mount)
+    script_name, path_info = split_path(target, mount)
     request = JobRequest(
         method=check_method(method),
         target=target,
@@ -79,7 +79,7 @@ def make_request(
         content_type=content_type if is_header_value(content_type) else "",
         headers=_take_headers(start, config, own_headers, as_user=as_user),
         scheme=environ["wsgi.url_scheme"] if environ else "https" if config.address and config.address.tls else "http",
-        redirect_ok=config.redirect_ok if redirect_ok is None else redirect_ok,
+        redirect_ok=seal_redirect_ok(redirect_ok),
     )
     request = replace(request, left_out=list_left_out(start, request.headers))
     if not as_user:
@@ -111,6 +111,11 @@ def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> b
     return any(own_headers.get(key) not in (None, "", start.get(key)) for key in credentials)
 
 
+def is_safe_method(method: str) -> bool:
+    """Does this method change nothing (RFC 9110, section 9.2.1)?"""
+    return method in _SAFE_METHODS
+
+
 def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:
     """Return the environ in which the app runs the job.
 
@@ -120,7 +125,7 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
     environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
     script_name, path_info = request.script_name, request.path_info
     if script_name is None:  # started outside of a request: the mount is where it arrived
-        script_name, path_info = _split_path(request.target, server.get("SCRIPT_NAME", ""))
+        script_name, path_info = split_path(request.target, server.get("SCRIPT_NAME", ""))
     environ.update(request.variables)
     environ.update(request.headers)
     environ.update(
@@ -223,50 +228,16 @@ def may_run_in(app: str, request: JobRequest) -> bool:
     return request.by_connect or request.app in ("", app)
 
 
+def is_safe(request: JobRequest) -> bool:
+    """Can it be sent to a foreign app without harm: a safe method (RFC 9110, section 9.2.1) without a body?"""
+    return is_safe_method(request.method) and not request.body
+
+
 def _add_params(target: str, params: Any) -> str:
     query = encode_form(params, "params") if params is not None else ""
     if not query:
         return target
     return f"{target}{'&' if '?' in target else '?'}{query}"
-
-
-def find_mount(environ: Mapping[str, Any], path_info: str) -> str:
-    """The SCRIPT_NAME of the app that a request came to with this PATH_INFO, whatever an app within it has changed.
-
-    One that mounts others moves a part of the path over to SCRIPT_NAME: that part belongs to the job's path, for the
-    job comes by there too. One that believes a proxy puts a prefix before the path: that belongs to the mount.
-    """
-    script_name: str = environ.get("SCRIPT_NAME", "")
-    path = (script_name + environ.get("PATH_INFO", "")).rstrip("/")
-    path_info = path_info.rstrip("/")
-    return path.removesuffix(path_info) if path.endswith(path_info) else script_name
-
-
-def _split_path(target: str, mount: str | None) -> tuple[str | None, str]:
-    """SCRIPT_NAME and PATH_INFO of a target. Raises ValueError for one that is not of this app."""
-    path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
-    if mount is None:
-        return None, path
-    script_name = mount.rstrip("/")
-    if path != script_name and not path.startswith(script_name + "/"):
-        raise ValueError(
-            f"target {target.partition('?')[0]!r} is outside of this app, which is mounted at "
-            f"{_quote_path(script_name)!r}: write targets as a browser asks for them"
-        )
-    return script_name, path[len(script_name) :]
-
-
-def _quote_path(path: str) -> str:
-    """A path of an environ (PEP 3333: bytes as Latin-1) as it stands in a target."""
-    return quote(path.encode("latin-1"), safe=_PATH_CHARACTERS)
-
-
-def mount_target(request: JobRequest) -> str:
-    """Where in the app the monitor's request goes: its mount, or where that is not known a short path of the job's."""
-    if request.script_name is None:
-        path = request.path
-        return path if len(path) <= _SHORT_PATH else path[:_SHORT_PATH].rpartition("/")[0] + "/"
-    return _quote_path(request.script_name) + "/"
 
 
 def mount_request(environ: Mapping[str, Any] | None, config: Config) -> JobRequest:

@@ -12,26 +12,38 @@ from typing import Any
 from .errors import describe
 from .output import Output
 
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+
 
 class Response:
     """The server's side of WSGI towards the app (PEP 3333): takes status, headers and body, and sends nothing."""
 
-    def __init__(self, output: Output, on_output: Callable[[], None]) -> None:
+    def __init__(self, output: Output, is_wanted: Callable[[], bool], on_output: Callable[[], None]) -> None:
         self._output = output
+        self._is_wanted = is_wanted
         self._on_output = on_output
         self._has_body = False
+        self._is_output = True
         self.status = ""
         self.code = 0
         self.headers: dict[str, str] = {}
+        self.set_cookies: list[str] = []
         self.error = ""
-        """What the app answers for with an error page, as far as it says so in WSGI's own way, by ``exc_info``."""
+        """The exception that an error page is about: from ``exc_info``, or the one that is being handled."""
+        self.breach = ""
+        """The reason why the response is broken, or "": a second status after output had begun, or another breach of
+        PEP 3333. The job fails even if the app swallows the exception that it gets for that."""
+        self.breach_code = 500
+        self._outer: BaseException | None = None
 
     def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
         """Call the app and take its whole response. close() is called whatever happens."""
+        self._outer = sys.exc_info()[1]
         iterable = app(environ, self.start_response)
         try:
             for chunk in iterable:
-                self.write(chunk)
+                if not self._put(chunk):
+                    break  # the job has ended, and the app goes on without heeding it
         finally:
             close = getattr(iterable, "close", None)
             if close is not None:
@@ -42,41 +54,70 @@ class Response:
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], None]:
         """What the app calls (PEP 3333). With ``exc_info`` it may replace a status before the first output."""
-        if exc_info:
-            try:
-                if self._has_body:
+        error = exc_info[1] if exc_info else sys.exc_info()[1]
+        cause = describe(error) if error is not None and error is not self._outer else ""
+        try:
+            if self.code and (self._has_body or not exc_info):
+                self._note_second_status(status, cause)
+                if exc_info:
                     raise exc_info[1].with_traceback(exc_info[2])
-                self.error = describe(exc_info[1])
-            finally:
-                exc_info = None  # no cycle through the traceback
-        elif self.code:
-            raise AssertionError("start_response was called twice without exc_info")
+                raise AssertionError("start_response was called twice without exc_info")
+        finally:
+            exc_info = error = None  # no cycle through the traceback
         if not (status[:3].isascii() and status[:3].isdigit() and status[3:4] in ("", " ")):
-            raise ValueError("start_response takes a status such as '200 OK'")
-        self.status, self.code = status, int(status[:3])
+            raise self._break(ValueError("start_response takes a status such as '200 OK'"))
+        self.status, self.code, self.error = status, int(status[:3]), cause
         self.headers = {name.lower(): value for name, value in headers}
+        self.set_cookies = [value for name, value in headers if name.lower() == "set-cookie"]
+        self._is_output = not self.breach and not self._is_page
         self._output.set_content_type(self.headers.get("content-type", ""), self.headers.get("content-encoding", ""))
         return self.write
 
     def write(self, chunk: bytes) -> None:
-        """Take a piece of the body, from the iterable or from the app's call of what start_response() gave."""
+        """Take a piece of the body: what start_response() returns, for the app to call."""
+        self._put(chunk)
+
+    def _put(self, chunk: bytes) -> bool:
+        """Take a piece of the body. False if no more of it is wanted."""
         if not isinstance(chunk, bytes):
-            raise TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}")
+            raise self._break(TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}"))
         if not chunk:
-            return
+            return True
         if not self.code:
-            raise AssertionError("the app wrote before it called start_response")
+            raise self._break(AssertionError("the app wrote before it called start_response"))
         self._has_body = True
-        self._output.write_bytes(chunk)
+        if not self._is_wanted():
+            return False
+        if self._is_output:
+            self._output.write_bytes(chunk)
         self._on_output()
+        return True
+
+    @property
+    def _is_page(self) -> bool:
+        """Is the body an error page, or that of a redirect? It says in HTML what the status says, and may show the
+        request with all that a user typed."""
+        content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self.code >= 300 and content_type in _PAGES
+
+    def _note_second_status(self, status: str, cause: str) -> None:
+        self._is_output = False  # what follows is an error page
+        if not self.breach:
+            when = "after output had begun" if self._has_body else "after another status"
+            self.breach = f"HTTP {status} {when}{f': {cause}' if cause else ''}"
+            self.breach_code = int(status[:3]) if status[:3].isdigit() else 500
+
+    def _break(self, error: Exception) -> Exception:
+        self.breach = self.breach or describe(error)
+        return error
 
     def finish(self) -> None:
         """No more output comes."""
         self._output.finish()
 
     def forget(self) -> None:
-        """Headers such as Set-Cookie are nobody's business after the run."""
-        self.headers = {}
+        """Drop the headers, such as Set-Cookie: after the run they are not needed."""
+        self.headers, self.set_cookies = {}, []
 
 
 def make_server_environ() -> dict[str, Any]:

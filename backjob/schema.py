@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from .job import FINAL, LIVE, Status
+from .job import FINAL, LIVE, MOST_REASON, Status
 
 VERSION = 4
 """Version of the tables, raised by each change of them.
@@ -95,6 +95,9 @@ def build_table(name: str) -> Table:
         Column("signs", Integer, nullable=False),
         # MySQL's TEXT ends at 64 kB.
         Column("status_text", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
+        # Of fixed length, so that MySQL takes a default: a process of an older version inserts without them.
+        Column("error", String(MOST_REASON), nullable=False, server_default=""),
+        Column("location", String(MOST_REASON), nullable=False, server_default=""),
         Column("scope", ExactString(255), nullable=False),
         # In clear for people's eyes only: what runs is what is sealed.
         Column("method", String(64), nullable=False),

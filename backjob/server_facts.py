@@ -5,6 +5,7 @@ Reads what the server has put within reach and believes nothing that a client ca
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socketserver
@@ -64,7 +65,9 @@ def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any
     if isinstance(name, str) and name:
         facts["software"] = re.sub(r"[^\x20-\x7e]", "", name)[:80]
     for look in (_gunicorn, _waitress, _uwsgi, _mod_wsgi, _cheroot, _werkzeug):
-        facts.update(look(environ))
+        # Another version of a server may show itself in another way: then it is not known.
+        with contextlib.suppress(AttributeError, TypeError, ValueError, LookupError):
+            facts.update(look(environ))
     facts.update(_socketserver(getattr(start_response, "__self__", None)))
     if facts.get("processes"):
         facts["has_processes"] = facts["processes"] > 1

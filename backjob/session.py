@@ -103,7 +103,8 @@ class AfterResponse:
 
     def _iterate(self) -> Iterator[bytes]:
         try:
-            yield from self._response
+            for chunk in self._response:  # noqa: UP028 - "yield from" would call its close(), as close() does below
+                yield chunk
         except GeneratorExit:
             raise  # the server closes
         except BaseException:
@@ -111,10 +112,11 @@ class AfterResponse:
             raise
 
     def close(self) -> None:
-        """Part of WSGI (PEP 3333): the app's own close() first, for it may end a transaction."""
+        """Part of WSGI (PEP 3333). The app's own close() comes first, because it may end a transaction, and once."""
         self._iterator.close()  # type: ignore[attr-defined]
+        response, self._response = self._response, ()
         try:
-            close = getattr(self._response, "close", None)
+            close = getattr(response, "close", None)
             if close is not None:
                 close()
         except BaseException:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .config import refuse
+from .redirects import load_redirect_ok
 
 
 def read_settings(settings: Mapping[str, Any], prefix: str = "backjob.") -> dict[str, Any]:
@@ -31,6 +32,17 @@ def _parse_bool(option: str, text: str) -> bool:
     if text.strip().lower() not in words:
         refuse(option, f"must be one of {', '.join(words)}")
     return words[text.strip().lower()]
+
+
+def _parse_redirect_ok(option: str, text: str) -> Any:
+    """A path prefix, the name of a function as "module:function", or a word for True or False."""
+    text = text.strip()
+    if text.startswith("/") or ":" not in text:
+        return text if text.startswith("/") else _parse_bool(option, text)
+    try:
+        return load_redirect_ok(text)
+    except (ImportError, AttributeError, ValueError) as error:
+        refuse(option, f"names a function that can't be imported: {error}")
 
 
 def _parse_number(option: str, text: str) -> float | str:
@@ -71,7 +83,8 @@ def _parse_headers(option: str, text: str) -> dict[str, str]:
 
 
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
-    **dict.fromkeys(("create_table", "keeper", "redirect_ok"), _parse_bool),
+    **dict.fromkeys(("create_table", "keeper"), _parse_bool),
+    "redirect_ok": _parse_redirect_ok,
     **dict.fromkeys(("error_timeout", "backlog_days", "all_backlog_days", "close_delay"), _parse_number),
     **dict.fromkeys(("lease", "launch_timeout", "max_output"), _parse_number),
     "max_running": _parse_limit,

@@ -214,6 +214,8 @@ class SQLStore(ProcessTable, SQLReads):
         *,
         attempt: int | None = None,
         text: str | None = None,
+        error: str = "",
+        location: str = "",
         progress: int | None = None,
         delay: float = 0,
         past: str | None = None,
@@ -223,6 +225,7 @@ class SQLStore(ProcessTable, SQLReads):
         now = self._now()
         text = self._cut(text) if text is not None else None
         told = {"text": text, "new_progress": progress, "new_past": past}
+        told |= {"new_error": error, "new_location": location}
         values: dict[str, Any] = {"job_id": job_id, "now": now, **told}
         marks = {"status": move.target, "updated_at": now}
         statement = self._statements.moves[move]

@@ -30,6 +30,7 @@ from .process import PROCESS, RESPONSE
 from .schema import find_process_table
 
 _NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
+_UNTOLD = {"status_text": "", "error": "", "location": ""}
 _NO_LEASE = {"lease_by": null(), "lease_until": null()}
 
 
@@ -135,7 +136,7 @@ class Statements:
         self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs, is_readable)
         self.request_cancel = self.request_cancel.values(cancel_requested=True)
         self.claim = _guard(fenced, Move.CLAIM, table).values(
-            started_at=now, status_text="", progress=0, signs=0, lease_by=bindparam("owner"), **lease, **_NO_HOLD
+            started_at=now, progress=0, signs=0, lease_by=bindparam("owner"), **_UNTOLD, **lease, **_NO_HOLD
         )
         self.count_running = select(columns.scope, func.count()).where(runs).group_by(columns.scope)
         other = table.alias("other")
@@ -152,6 +153,8 @@ class Statements:
             "progress": func.coalesce(bindparam("new_progress", type_=columns.progress.type), columns.progress),
             "past": func.coalesce(bindparam("new_past", type_=columns.past.type), columns.past),
             "updated_at": now,
+            "error": bindparam("new_error", type_=columns.error.type),
+            "location": bindparam("new_location", type_=columns.location.type),
         }
         final = {"ended_at": now, "unique_key": null(), **_NO_LEASE, **_NO_HOLD}
         # What may be started again by a person is kept; of a user nothing is.

@@ -134,14 +134,17 @@ class Store(Protocol):
         *,
         attempt: int | None = None,
         text: str | None = None,
+        error: str = "",
+        location: str = "",
         progress: int | None = None,
         delay: float = 0,
         past: str | None = None,
         silent_for: float = 0,
         vouched_until: datetime | None = None,
     ) -> bool:
-        """Make a move if its guard still holds. With ``silent_for`` only if there was no sign for so many seconds, with
-        ``vouched_until`` only if nobody has vouched for the job since its lease or hold was that."""
+        """Make a move if its guard still holds. ``error`` and ``location`` are always written: they describe this end
+        of the attempt, in one line of MOST_REASON characters each. With ``silent_for`` only if there was no sign for so
+        many seconds, with ``vouched_until`` only if nobody has vouched for the job since its lease or hold was that."""
 
     def prune(self, completed_before: datetime | None, ended_before: datetime | None, most: int) -> int:
         """Delete so many jobs at most that were completed, or have ended in any way, before these times (None: none).

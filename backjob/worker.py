@@ -5,23 +5,29 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from .arguments import check_exception, check_text, parse_id
-from .backend import REQUEST_FAILED, UNDONE, Backend, Launch
-from .errors import JobEnded, describe, explain_stop
+from .backend import Backend, Launch
+from .children import refuse_to_send
+from .cookies import warn_of_changed
+from .ending import Ending, find_stop, holds_job_ended
+from .errors import JobEnded, StoreError, leaves
+from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
+from .judgement import Judgement, Run, judge_answer, judge_exception
 from .left_out import LeftOut
 from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome
-from .output import Output, append_line, clean_text, cut_text
+from .output import Output, append_line, cut_text, first_line
 from .request import find_user, restore_environ
 from .response import Response
+from .shutdown import explain_reason, explain_stop
 from .signs import Signs
 
 log = logging.getLogger("backjob")
@@ -35,18 +41,16 @@ class CurrentJob(Jobs):
 
     __slots__ = (
         "_backend",
-        "_cause",
-        "_ended",
+        "_ending",
         "_failure",
         "_followers",
         "_job",
-        "_left_out",
+        "_location",
         "_outcome",
         "_output",
-        "_redirect_ok",
         "_response",
+        "_run",
         "_signs",
-        "_user",
         "attempt",
         "job_id",
     )
@@ -72,40 +76,43 @@ class CurrentJob(Jobs):
             is_prompt=backend.config.is_inline,
             on_refusal=self._find_out,
         )
-        self._ended: str | None = None
+        self._ending = Ending(self._find_end)
         self._failure: str | None = None
-        self._cause = ""
+        left_out = LeftOut(request, server, environ, backend.config.environ_key)
+        self._run = Run(job, request, environ, backend.config, left_out)
+        self._location = ""
         self._outcome: Outcome | None = None
-        self._followers: list[Launch] = []
-        self._user = request.user
-        self._left_out = LeftOut(request, server, environ, backend.config.environ_key)
-        self._redirect_ok = request.redirect_ok
-        self._response = Response(self._output, self._give_sign)
+        self._followers = Followers(backend, environ)
+        self._response = Response(self._output, self._ending.is_live, self._give_sign)
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_send()
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
         """Tell how far the job is: 0-100, rounded, never less than before. Without ``text`` its output is shown.
 
         Call it as often as you like: it is written a few times a second at most, and the last one always is. Raises
-        JobEnded when the job was cancelled, timed out or taken over; ValueError for a progress that is none.
+        JobEnded once when the job was cancelled, timed out or taken over; ValueError for a progress that is none.
 
         A child that the job forks may call it too; a last update that is not written yet ends with the child.
         """
-        self._check_live()
-        self._signs.tell(progress, text)
-        self._check_live()
+        if self._ending.is_live():
+            self._signs.tell(progress, text)
+            self._ending.is_live()
 
     def increment_progress(self, n: float, text: str | None = None) -> None:
         """Like update(), with what is to be added. Several threads of the job may call it."""
-        self._check_live()
-        self._signs.tell(None, text, step=n)
-        self._check_live()
+        if self._ending.is_live():
+            self._signs.tell(None, text, step=n)
+            self._ending.is_live()
 
     def write(self, text: str) -> int:
         """Add to the job's output; ``print(…, file=…)`` works. In a child of a fork it is a sign alone."""
         check_text(text)
-        if self._signs.is_at_home:
-            self._output.write_text(text)
-        self._give_sign()
+        if self._ending.is_live():
+            if self._signs.is_at_home:
+                self._output.write_text(text)
+            self._give_sign()
         return len(text)
 
     def show(self, text: str) -> None:
@@ -115,14 +122,17 @@ class CurrentJob(Jobs):
         self._signs.leave()
 
     def check_user(self) -> None:
-        if self._user is None or not self._signs.is_at_home:
+        if self._run.request.user is None or not self._signs.is_at_home:
             return
         user = find_user(self._environ or {}, self._backend.config)
-        if user is not None and user != self._user:
-            self.fail(self._left_out.explain_user(user), retry=False)
+        if user is not None and user != self._run.request.user:
+            self.fail(self._run.left_out.explain_user(user), retry=False)
 
     def note_exception(self, error: BaseException) -> None:
-        self._cause = describe(check_exception(error))
+        self._run.note_exception(check_exception(error))
+
+    def note_login_url(self, url: str) -> None:
+        self._run.login_url = url
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
@@ -139,25 +149,28 @@ class CurrentJob(Jobs):
         if self._is_other(job_id):
             super().finish(text, job_id)
             return
-        self._check_live()
-        self._complete(cut_text(text, self._backend.config.max_output) if text is not None else None)
+        if self._ending.is_live():
+            self._complete(cut_text(text, self._backend.config.max_output) if text is not None else None)
 
-    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = True) -> None:
+    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = False) -> None:
         """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
+
+        With ``retry=True`` it runs again while it has ``retries`` left.
 
         In a child of a fork it does what it does outside of a job: without an id it raises JobFailed.
         """
         if self._is_other(job_id):
             super().fail(text, job_id)
             return
-        self._check_live()
+        if not self._ending.is_live():
+            return
         if self._may_retry(retry):
             # The next attempt must not begin before this one's code has ended: run() makes the move.
             self._failure = text
         else:
             self._settle_failure(text, retry=False)
-        self._ended = "This job has failed: fail() was called"
-        raise JobEnded(self._ended)
+        self._ending.reason = "This job has failed: fail() was called"
+        self._ending.tell()
 
     def run(self, app: Callable[..., Iterable[bytes]], claim: str) -> bool:
         """Run the app to its end, close() included, and write the outcome. Raises what is meant for the server only.
@@ -165,47 +178,55 @@ class CurrentJob(Jobs):
         ``claim`` is by which the record is leased: the process vouches for it until the outcome is written. False in a
         child that the app has forked, where that comes back to here: the job goes on in its parent, who alone ends it.
         """
-        job = self._job
-        self._backend.vouching.lease(job.id, claim)
+        self._backend.vouching.lease(self._job.id, claim)
         try:
-            with running(self):
+            with running(self), self._ending.children.watching():
                 self._response.take(app, self._environ)
-        except JobEnded:
-            self._settle_failure(self._failure if self._ended else "JobEnded was raised by the app itself")
-        except Exception as error:
-            log.exception("%s raised an exception", self._name_process(), extra=about(job.id, job.attempt))
-            self._settle_failure(self._failure if self._ended else describe(error) + self._left_out.explain_exception())
-        except BaseException as error:
-            if self._signs.is_at_home:  # sys.exit() is how many a child ends
-                log.exception("%s was stopped", self._name_process(), extra=about(job.id, job.attempt))
-            self._settle_failure(explain_stop(error))
-            raise
+        except BaseException as error:  # noqa: BLE001 - the edge around the app
+            stop = self._settle_exception(error)
+            if stop is not None:
+                raise stop  # noqa: B904 - alone, not in the group in which it came: servers know no groups
         else:
-            if self._ended:
+            self._find_end()
+            if self._ending.reason:
                 self._settle_failure(self._failure)
             else:
-                self._settle_response()
+                self._settle_judgement(judge_answer(self._response, self._run))
         finally:
             self._signs.stop()
+            cookie = self._run.request.headers.get("HTTP_COOKIE", "")
+            warn_of_changed(cookie, self._response.set_cookies, self._job.id, self._job.attempt)
             self._response.forget()
             if self._signs.is_at_home:
-                self._let_go(claim)
+                self._followers.release(claim, self._outcome)
         return self._signs.is_at_home
 
-    def _name_process(self) -> str:
-        whose = "Job" if self._signs.is_at_home else "A process that was forked by job"
-        return f"{whose} {self._job.id}, attempt {self._job.attempt},"
-
-    def _let_go(self, claim: str) -> None:
-        """The run is over: what was to follow it may, now or as soon as its outcome is written."""
-        if self._outcome is None or self._outcome.is_known:
-            is_failed = self._outcome is None or not self._outcome.is_completed
-            self._backend.vouching.end_lease(claim)
-            self._backend.launch_followers(self._followers, self._environ, REQUEST_FAILED if is_failed else "")
-            if self._outcome is not None and self._outcome.delay and not self._backend.config.is_inline:
-                self._backend.dispatcher.look_after(self._outcome.delay)
+    def _settle_exception(self, error: BaseException) -> BaseException | None:
+        """Write the outcome of a job that was left by this exception. Return the one that is the server's, if any."""
+        stop, is_alone = find_stop(error), all(isinstance(leaf, JobEnded) for leaf in leaves(error))
+        if not (is_alone or (stop and not self._signs.is_at_home)):  # sys.exit() is how many a child ends
+            whose = "Job" if self._signs.is_at_home else "A process that was forked by job"
+            what = "was stopped" if stop else "raised an exception"
+            told = about(self._job.id, self._job.attempt)
+            log.error("%s %d, attempt %d, %s", whose, *told.values(), what, exc_info=error, extra=told)
+        self._find_end(holds_job_ended(error))
+        if stop is not None:
+            self._settle_failure(explain_stop(stop, self._environ or {}))
+        elif self._ending.reason:
+            self._settle_failure(self._failure)
+        elif is_alone:
+            self._settle_failure("JobEnded was raised by the app itself")
         else:
-            self._outcome.when_known(functools.partial(self._end_late, claim))
+            self._settle_judgement(judge_exception(error, self._run))
+        return stop
+
+    def _find_end(self, was_met: bool = False) -> None:
+        """Look how the record stands if JobEnded was met, here or in a child, which leaves the record to its parent."""
+        is_open = self._ending.reason is None and self._signs.is_at_home
+        if is_open and (was_met or self._ending.children.have_met_end):
+            with contextlib.suppress(StoreError):
+                if self._find_out() is None:
+                    self._signs.stop()
 
     def _is_other(self, job_id: int | str | None) -> bool:
         """Is this not about the job that this very process runs?"""
@@ -215,17 +236,10 @@ class CurrentJob(Jobs):
         """A job's response is its outcome: what is to follow it waits for that."""
 
     def _launch_after_response(self, launch: Launch) -> None:
-        self._followers.append(launch)
+        self._followers.add(launch)
 
     def cancel_waiting(self, job_id: int) -> None:
-        launches = [each for each in self._followers if each.job_id == job_id]
-        self._followers = [each for each in self._followers if each.job_id != job_id]
-        self._backend.launch_followers(launches, self._environ, UNDONE)
-
-    def _end_late(self, claim: str, is_completed: bool) -> None:
-        self._backend.vouching.end_lease(claim)
-        for launch in self._followers:
-            self._backend.postpone_follower(launch, "" if is_completed else REQUEST_FAILED)
+        self._followers.cancel(job_id)
 
     def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
         begin = self._signs.progress
@@ -234,50 +248,35 @@ class CurrentJob(Jobs):
             self.update(begin + (to - begin) * min(number / total, 1.0) if total else None)
         self.update(to)
 
-    def _settle_response(self) -> None:
-        code, line = self._response.code, f"HTTP {self._response.status}"
-        cause = self._cause or self._response.error
-        hint = self._left_out.explain_response(code)
-        if code >= 500 and cause:
-            line += f": {cause}"
-        if 200 <= code < 300:
-            self._complete()
-        elif not 300 <= code < 400:
-            self._settle_failure(line + hint if code else "The app ended without a call of start_response")
-        elif self._redirect_ok:
-            self._complete()
+    def _settle_judgement(self, judgement: Judgement) -> None:
+        self._location = judgement.location
+        if judgement.reason:
+            self._settle_failure(judgement.reason, judgement.may_retry)
         else:
-            location = self._response.headers.get("location", "nowhere").partition("?")[0]
-            reason = "mostly a login page: the job did not run. For a redirect after its work: redirect_ok=True"
-            self._settle_failure(f"{line}, to {clean_text(location)[:200]}: {reason}{hint}")
+            self._complete()
 
     def _give_sign(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""
-        self._check_live()
         self._signs.give()
-        self._check_live()
-
-    def _check_live(self) -> None:
-        if self._ended is not None:
-            raise JobEnded(self._ended)
+        self._ending.is_live()
 
     def _find_out(self) -> Glance | None:
         """No sign was taken: why? How the record stands if this attempt runs all the same."""
         job, store = self._job, self._backend.store
         glance = store.glance(job.id)
         if glance is None:
-            self._ended = "The record of this job is gone"
+            self._ending.reason = "The record of this job is gone"
         elif glance.attempt != job.attempt or glance.status is Status.STARTED:
-            self._ended = "This job was taken over by another attempt"
+            self._ending.reason = "This job was taken over by another attempt"
         elif glance.status is not Status.INPROGRESS:
-            self._ended = f"This job has ended: it is {glance.status.name}"
+            self._ending.reason = f"This job has ended: it is {glance.status.name}"
         elif not glance.cancel_requested:
             return glance
         else:
             if self._signs.is_at_home:
-                text, progress = self._signs.text(), self._signs.progress
+                text, progress = self._signs.text(), max(self._signs.progress, glance.progress)
                 store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
-            self._ended = "This job was cancelled"
+            self._ending.reason = "This job was cancelled"
         return None
 
     def _complete(self, text: str | None = None) -> None:
@@ -290,11 +289,12 @@ class CurrentJob(Jobs):
         move = Move.RETRY if self._may_retry(retry) else Move.FAIL
         if self._signs.stop():
             shown = self._signs.text()
-            self._settle(move, append_line(shown, cut_text(reason, _LONGEST_REASON)) if reason else shown)
+            told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
+            self._settle(move, append_line(shown, told) if told else shown, first_line(told))
 
     def _may_retry(self, retry: bool) -> bool:
         return retry and not self._signs.is_over and self._job.attempt <= self._job.retries
 
-    def _settle(self, move: Move, text: str) -> None:
-        self._outcome = Outcome(self._job, move, text, self._signs.progress)
+    def _settle(self, move: Move, text: str, error: str = "") -> None:
+        self._outcome = Outcome(self._job, move, text, self._signs.progress, error=error, location=self._location)
         self._outcome.write_patiently(self._backend.store, self._backend.vouching)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from support.served import call, make_environ, serve_site, wrap
+from werkzeug.wsgi import ClosingIterator
 
 from backjob import BackJobError, Status
 
@@ -67,6 +68,45 @@ def test_launched_when_all_is_over(site):
     log, [status] = answer(site, lambda log: Response(log, b"a", b"b"))
     assert log == ["chunk", "chunk", "close", "launch 1"]
     assert status.status is Status.STARTED
+
+
+class Cursor(Response):
+    """A response that is its own iterator."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.chunks:
+            raise StopIteration
+        chunk, *self.chunks = self.chunks
+        return chunk
+
+
+def make_closing(log, *chunks):
+    return ClosingIterator(iter(chunks), Response(log).close)
+
+
+@pytest.mark.parametrize("reads", [0, 1, 3], ids=["unread", "left early", "read"])
+@pytest.mark.parametrize("closes", [1, 2])
+@pytest.mark.parametrize("kind", [Response, Cursor, make_closing])
+def test_the_response_is_closed_once(site, kind, closes, reads):
+    """Whatever it is, and however much of it the server has read (PEP 3333)."""
+    log = []
+
+    def app(environ, start_response):
+        environ["backjob"].start("/job", after_response=True)
+        start_response("200 OK", TEXT)
+        return kind(log, b"a", b"b")
+
+    site.job = app
+    answer = site.application(make_environ("/page"), lambda *args: None)
+    for _ in zip(range(reads), answer, strict=False):
+        pass
+    for _ in range(closes):
+        answer.close()
+    assert log.count("close") == 1
+    assert len(site.launches.tokens) == 1
 
 
 def test_several_follow_in_their_order(site):

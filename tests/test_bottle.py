@@ -190,7 +190,7 @@ def refuse(db: Any) -> Any:
     [
         (crash, "HTTP 500 Internal Server Error: ValueError: no such book"),
         (crash_while_sending, "HTTP 500 Internal Server Error: ValueError: no such book"),
-        (refuse, "HTTP 503 Service Unavailable"),
+        (refuse, "HTTP 503 Service Unavailable: HTTPError: out of order"),
     ],
 )
 def test_a_job_names_the_exception_behind_its_error_page(shop, work, words, has_error_page):
@@ -200,6 +200,13 @@ def test_a_job_names_the_exception_behind_its_error_page(shop, work, words, has_
     shop.work = work
     end = shop.run()
     assert (end.status, end.status_text.splitlines()[-1]) == (Status.FAILED, words)
+
+
+def test_the_text_of_abort_is_kept_without_its_page(shop):
+    shop.work = lambda db: bottle.abort(422, "row 17 has no date")
+    end = shop.run()
+    assert end.error == "HTTP 422 Unprocessable Entity: row 17 has no date"
+    assert "<html" not in end.status_text
 
 
 def test_an_exception_that_bottle_lets_pass_is_named_too(shop):

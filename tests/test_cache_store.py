@@ -107,7 +107,7 @@ def test_a_number_is_not_given_again_when_the_cache_has_lost_it(deployment: Depl
 
 def end_only(store: CacheStore, job_id: int, clock: Clock, move: Move = Move.FAIL) -> None:
     """What a process does that dies before it writes the list."""
-    assert store._jobs.change(job_id, changes.make_move(move, None, None, None, 0, None, 0, None, clock.now))
+    assert store._jobs.change(job_id, changes.make_move(move, None, None, "", "", None, 0, None, 0, None, clock.now))
 
 
 def test_a_record_that_was_never_listed_is_not_there(store: CacheStore, clock: Clock) -> None:

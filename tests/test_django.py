@@ -16,19 +16,21 @@ import pytest
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.decorators import login_required
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core.cache import cache
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
 from django.db import connection, connections, transaction
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.middleware.csrf import CsrfViewMiddleware, get_token
 from django.test import Client, TestCase, override_settings
 from django.urls import path
 from django.views.decorators.cache import cache_page, never_cache
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from support import services
-from support.served import KEY, KeptLaunches, Site, call, make_environ
+from support.served import KEY, KeptLaunches, Site, call, make_environ, wrap
 
 from backjob import BackJobError, Status
 from backjob.testing import Inline
@@ -107,6 +109,28 @@ def break_down(request: HttpRequest) -> HttpResponse:
     raise {"handled": ConnectionError, "unhandled": ValueError}[request.GET["as"]]("no figures")
 
 
+def refuse(request: HttpRequest) -> HttpResponse:
+    raise PermissionDenied
+
+
+@login_required
+def need_login(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("never seen")
+
+
+class TurnAwayMiddleware:
+    """Shows visitors who are refused the start page."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        return HttpResponseRedirect("/") if isinstance(exception, PermissionDenied) else None
+
+
 def stream(request: HttpRequest) -> HttpResponse:
     return StreamingHttpResponse(iter(lambda: current.begin(request.backjob), None))
 
@@ -172,6 +196,9 @@ urlpatterns = [
     path("tell", tell),
     path("break", break_down),
     path("stream", stream),
+    path("leave", lambda request: HttpResponseRedirect(request.GET["to"])),
+    path("mine", need_login, name="mine"),
+    path("refuse", refuse),
     path("credential", start_by_credential),
     path("pay", pay),
     path("pay-by-body", pay_by_body),
@@ -288,7 +315,37 @@ def test_an_exception_is_named(tmp_path, debug, target):
         assert len(text) < 400
         assert "alone" not in text
         text = site.run("/break?as=handled").status_text
-        assert text == "Sorry.\nHTTP 503 Service Unavailable: ConnectionError: no figures"
+        assert text == "HTTP 503 Service Unavailable: ConnectionError: no figures"
+
+
+@pytest.mark.parametrize("integrated", [True, False])
+def test_the_page_of_debug_is_not_kept(tmp_path, integrated):
+    """Without the integration too: its page shows the request with all that a user typed."""
+    with project(tmp_path, DEBUG=True) as integration, wrap(tmp_path, WSGIHandler()) as alone:
+        site = integration if integrated else alone
+        with override_settings(MIDDLEWARE=MIDDLEWARE if integrated else []):
+            job_id = alone.start("/nowhere/canary") if not integrated else site.start("/nowhere/canary")
+            site.work(job_id)
+            found = site.status(job_id)
+            assert (found.status_text, found.error) == ("HTTP 404 Not Found", "HTTP 404 Not Found")
+
+
+@pytest.mark.parametrize("login_url", ["/enter/", "enter", "mine", "/accounts/login/", "no such view"])
+def test_a_redirect_to_the_login_page_is_no_success(tmp_path, login_url):
+    with project(tmp_path, {"REDIRECT_OK": True}, LOGIN_URL=login_url) as site:
+        status = site.run("/leave?to=" + (login_url if login_url.startswith("/") else "/mine"))
+        is_known = login_url not in ("no such view", "enter")
+        assert status.status is (Status.FAILED if is_known else Status.COMPLETED)
+        assert status.error.endswith("a login page: nothing was done") is is_known
+        assert site.run("/leave?to=/ticket/17").location == "/ticket/17"
+        if login_url.startswith("/"):
+            assert "a login page: nothing was done" in site.run("/mine").error
+
+
+def test_a_refusal_that_becomes_a_redirect_is_no_success(tmp_path):
+    middleware = [f"{__name__}.TurnAwayMiddleware", *MIDDLEWARE]
+    with project(tmp_path, {"REDIRECT_OK": True}, MIDDLEWARE=middleware) as site:
+        assert "a login page" in site.run("/refuse").error
 
 
 def test_a_job_waits_for_the_commit_and_goes_with_its_savepoint(tmp_path):

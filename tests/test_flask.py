@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flask import Flask, current_app, render_template_string, request, session
+from flask import Flask, abort, current_app, redirect, render_template_string, request, session
 from flask.views import MethodView, View
 from flask_caching import Cache
+from flask_login import LoginManager, login_required
 from flask_wtf import CSRFProtect, FlaskForm
 from flask_wtf.csrf import generate_csrf
 from itsdangerous import TimestampSigner
@@ -84,6 +85,45 @@ class Ada:
         meanwhile()
         self.app.config["BACKJOB_LAUNCHER"].run_waiting()
         return self.app.extensions["backjob"].jobs.status(job_id)
+
+
+def see_other(to: str) -> Any:
+    return redirect(to, 303)
+
+
+@pytest.mark.parametrize("view", ["enter", "/enter", "https://id.test/enter"])
+def test_a_redirect_to_the_login_view_is_no_success(make_app, view):
+    app = make_app(BACKJOB_REDIRECT_OK=True)
+    manager = LoginManager(app)
+    manager.user_loader(lambda user_id: None)
+    manager.login_view = view
+    app.add_url_rule("/enter", "enter", lambda: "who?")
+    app.add_url_rule("/mine", "mine", view_func=login_required(lambda: "never seen"))
+    app.add_url_rule("/leave", "leave", lambda: see_other(request.args["to"]))
+    found = run(app, f"/leave?to={view if '/' in view else '/enter'}?a")
+    assert (found.status, found.error.endswith("a login page: nothing was done")) == (Status.FAILED, True)
+    assert run(app, "/leave?to=/ticket/17").location == "/ticket/17"
+    assert "a login page" in run(app, "/mine").error
+    manager.login_view = None
+    assert run(app, "/mine").error == "HTTP 401 UNAUTHORIZED"
+
+
+def test_a_refusal_that_becomes_a_redirect_is_no_success(make_app):
+    app = make_app(BACKJOB_REDIRECT_OK=True)
+    app.add_url_rule("/job", view_func=lambda: abort(403))
+    app.register_error_handler(403, lambda error: see_other("/"))
+    assert "a login page" in run(app, "/job").error
+
+
+@pytest.mark.parametrize("has_handler", [False, True])
+def test_the_text_of_abort_is_kept_without_its_page(make_app, has_handler):
+    app = make_app()
+    app.add_url_rule("/refused", "refused", lambda: abort(422, "row 17 has no date"))
+    app.add_url_rule("/gone", "gone", lambda: abort(410))
+    if has_handler:
+        app.register_error_handler(422, lambda error: ("<p>Sorry.", 422))
+    assert run(app, "/refused").status_text.partition(":")[2] == " row 17 has no date"
+    assert run(app, "/gone").status_text == "HTTP 410 GONE"
 
 
 def test_it_needs_flask_alone():
@@ -190,7 +230,7 @@ def test_an_exception_is_named(make_app, debug):
     def break_down(how: str) -> str:
         raise {"handled": ConnectionError, "unhandled": ValueError}[how]("no figures")
 
-    assert run(app, "/break/handled").status_text == "Sorry.\nHTTP 503 SERVICE UNAVAILABLE: ConnectionError: no figures"
+    assert run(app, "/break/handled").status_text == "HTTP 503 SERVICE UNAVAILABLE: ConnectionError: no figures"
     prefix = "" if debug else "HTTP 500 INTERNAL SERVER ERROR: "
     assert run(app, "/break/unhandled").status_text.endswith(f"{prefix}ValueError: no figures")
     assert run(app, "/nowhere").status_text.endswith(f"{prefix}KeyError: 'not there'")

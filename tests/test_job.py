@@ -23,6 +23,7 @@ def make_job(**changes: Any) -> Job:
     fields: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Job))
     fields |= {"id": 7, "uid": "u" * 32, "status": Status.INPROGRESS, "attempt": 1, "retries": 0, "progress": 40}
     fields |= {"status_text": "so far", "scope": "office", "method": "GET", "path": "/report"}
+    fields |= {"error": "broken", "location": "/ticket/17"}
     fields |= {"key_id": "key", "app_id": "app", "sealed": b"sealed", "past": ""}
     fields |= {"app_version": "", "record_version": 1}
     fields |= {"priority": 0, "error_timeout": 120, "cancel_requested": False}
@@ -86,6 +87,8 @@ def test_the_public_part_of_a_record() -> None:
         progress=40,
         status=Status.COMPLETED,
         status_text="so far",
+        error="broken",
+        location="/ticket/17",
         scope="office",
         start_time=NOW,
         updated_time=NOW + timedelta(2),
@@ -113,6 +116,8 @@ def test_as_dict_is_ready_for_json(ended_at: datetime | None) -> None:
         "progress": 40,
         "status": 1,
         "status_text": 'a "quote"\n\x00 🐔',
+        "error": "broken",
+        "location": "/ticket/17",
         "scope": "office",
         "start_time": "2031-01-02T03:04:05.000678+00:00",
         "updated_time": "2031-01-02T03:04:05.000678+00:00",

@@ -237,7 +237,7 @@ class TestSeal:
 def make_job() -> Job:
     now = datetime(2024, 1, 2, tzinfo=timezone.utc)
     secrets = {"uid": CANARY, "status_text": CANARY, "sealed": CANARY.encode(), "held_by": CANARY, "lease_by": CANARY}
-    secrets |= {"past": CANARY}
+    secrets |= {"past": CANARY, "error": CANARY, "location": CANARY}
     times = dict.fromkeys(["created_at", "due_at", "updated_at", "read_at"], now)
     nothing = dict.fromkeys(["started_at", "ended_at", "held_until", "lease_until", "launch_failed_at"])
     zeros = dict.fromkeys(["attempt", "retries", "progress", "priority", "error_timeout", "cancel_requested"], 0)

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,9 +346,10 @@ class TestOnTheWire:
         assert (KEYRING.verify(token).kind, KEYRING.verify(token).job_id) == (MONITOR, 7)
 
     def test_worker_request_has_the_form_and_no_credential(self) -> None:
-        with Peer(prove(KEYRING, "200 OK", "ended")) as peer:
+        with Peer(answer_probe_and_job) as peer:
             token = sign(WORKER)
             with self_request(peer.address, connect_headers={"X-Proxy": "pass"}).open(token, JOB) as connection:
+                assert peer.next_request().startswith(b"GET /mount/report HTTP/1.1\r\n")
                 request = peer.next_request()
                 while not connection.receive(SOON):
                     pass
@@ -416,12 +418,12 @@ class TestOpen:
                     while not connection.receive(SOON):
                         pass
                     assert connection.answer.status == 200
-            probes = [other.next_request(), ours.next_request()]
-            assert all(probe.startswith(b"POST /mount/ ") for probe in probes)
+            probes = [other.next_request(), ours.next_request(), ours.next_request()]
+            assert [probe[:12] for probe in probes] == [b"POST /mount/", b"POST /mount/", b"GET /mount/r"]
             assert not any(FORM_VALUE.encode() in probe for probe in probes)
-            assert all(FORM_VALUE.encode() in ours.next_request() for _ in range(2))
+            workers = [request for request in ours.all_requests() if not request.startswith(b"GET ")]
+            assert [FORM_VALUE.encode() in worker for worker in workers] == [True, True]
             assert other.requests.empty()
-            assert ours.requests.empty()
 
     def test_nobody_there_is_ours(self) -> None:
         launcher = self_request()
@@ -453,8 +455,8 @@ class TestOpen:
                 with launcher.open(sign(WORKER), JOB) as connection:
                     while not connection.receive(SOON):
                         pass
-                error = launcher.doubt(connection)
-                assert [peer.next_request()[:7], peer.next_request()[:7]] == [b"POST /m", b"CHICKEN"]
+                error = launcher.doubt(connection, sign(WORKER), JOB)
+                assert [peer.next_request()[:7] for _ in range(3)] == [b"POST /m", b"GET /mo", b"CHICKEN"]
         assert str(peer.address) in str(error)
         assert "client_max_body_size" in str(error)
         assert error.is_final
@@ -468,9 +470,9 @@ class TestOpen:
             assert launcher.launch(token, JOB, served_at(silent)) is False
             launcher.note_arrival("of nobody")
             launcher.note_arrival(token.nonce)
-            with launcher.open(sign(WORKER), JOB, from_slot=True):
+            with launcher.open(sign(WORKER), replace(JOB, method="GET", body=b""), from_slot=True):
                 assert silent.next_request().startswith(b"POST /mount/ ")
-                assert FORM_VALUE.encode() in silent.next_request()
+                assert QUERY_VALUE.encode() in silent.next_request()
             assert other.requests.empty()
 
 
@@ -523,13 +525,14 @@ class TestAnotherAppsJob:
             for _ in range(2):
                 self.open_as(launcher, self.started_at(theirs))
             requests = theirs.all_requests()
-            assert [FORM_VALUE.encode() in request for request in requests] == [False, True, True]
+            workers = [request for request in requests[1:] if not request.startswith(b"GET ")]
+            assert [FORM_VALUE.encode() in request for request in (requests[0], *workers)] == [False, True, True]
             assert b"canary-of-ours" not in b"".join(requests)
             assert ours.requests.empty()
 
     def test_our_own_job_goes_to_our_own_address_wherever_it_was_started(self) -> None:
         """After a new start a container has another address, say."""
-        with Peer(answer_probe_and_job) as before, Peer(answer_probe_and_job) as now:
+        with Peer(answer_as("ours")) as before, Peer(answer_as("ours")) as now:
             launcher = SelfRequest(make_config({"connect": str(now.address)}), KEYRING, "ours")
             self.open_as(launcher, self.started_at(before, "ours"))
             assert before.requests.empty()

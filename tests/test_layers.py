@@ -14,17 +14,19 @@ import backjob
 PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
-    *("errors", "logs", "ranges", "jitter", "files", "forks", "native", "keeper_thread", "bounded_calls", "cells"),
+    *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
+    *("keeper_thread", "bounded_calls", "cells"),
     *("process", "attempts", "transitions", "job", "decisions", "keyring", "app_id"),
-    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer"),
+    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer", "redirects"),
     *("config", "settings", "backlog"),
     *("schema", "faults", "engines", "dialects", "transactions", "engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
-    *("output", "request", "response", "launcher", "monitor"),
-    *("server_facts", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
+    *("content_coding", "output", "mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
+    *("server_facts", "shutdown", "limits", "waiting", "dispatcher", "outcome", "keeper", "backend"),
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "left_out", "worker", "middleware", "__init__"),
+    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
+    *("followers", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 

@@ -24,7 +24,7 @@ from pyramid.csrf import (
     get_csrf_token,
 )
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPConflict, HTTPForbidden, HTTPInternalServerError
+from pyramid.httpexceptions import HTTPConflict, HTTPForbidden, HTTPInternalServerError, HTTPSeeOther
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import default_execution_policy
@@ -280,6 +280,20 @@ def test_a_response_that_starts_a_job_while_it_is_sent(shop, transactions):
 
 def answer_error(error: Exception, request: Any) -> Response:
     return Response(f"Sorry: {type(error).__name__}", status=409 if isinstance(error, IntegrityError) else 500)
+
+
+def test_a_refusal_that_becomes_a_redirect_is_no_success(shop):
+    """The usual forbidden view of Pyramid's tutorials."""
+
+    def refuse(request: Any) -> None:
+        raise HTTPForbidden
+
+    shop.work = refuse
+    shop.config.add_forbidden_view(lambda request: HTTPSeeOther("/"))
+    with shop.serve():
+        found = shop.run(lambda request: request.backjob.start("/work", redirect_ok=True))
+        assert (found.status, found.location) == (Status.FAILED, "/")
+        assert "a login page" in found.error
 
 
 @pytest.mark.parametrize("has_error_page", [False, True])

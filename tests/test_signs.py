@@ -263,7 +263,17 @@ def test_a_record_that_is_not_as_it_was_left_is_written_whole(site, monkeypatch)
 # --- The end ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_sign_that_waits_finds_out_that_the_job_is_cancelled(site):
+@pytest.mark.parametrize(
+    "late",
+    [
+        lambda jobs: jobs.update(),
+        lambda jobs: jobs.write("x"),
+        lambda jobs: jobs._environ["write"](b"x"),
+        lambda jobs: jobs.fail(),
+    ],
+    ids=["update", "write", "output", "fail"],
+)
+def test_a_sign_that_waits_finds_out_that_the_job_is_cancelled(site, late):
     """It computes, and gave its last sign a moment before: nobody has to wait for the next one."""
 
     def action(jobs):
@@ -273,12 +283,13 @@ def test_a_sign_that_waits_finds_out_that_the_job_is_cancelled(site):
         before = time.monotonic()
         wait_until(lambda: jobs.status(jobs.job_id).status is Status.CANCELLED, 5)
         waited.append(time.monotonic() - before)
-        for late in (jobs.update, lambda: jobs.write("x"), lambda: jobs._environ["write"](b"x"), jobs.fail):
-            with pytest.raises(JobEnded, match="was cancelled"):
-                late()
+        with pytest.raises(JobEnded, match="was cancelled"):
+            late(jobs)
+        waited.append("raised")
 
     waited = []
     status = act(site, action)
+    assert waited[1:] == ["raised"]
     assert (status.status, status.progress, status.is_cancelling) == (Status.CANCELLED, 2, False)
     assert waited[0] < 2
 
@@ -368,7 +379,7 @@ def test_a_cancel_is_found_when_the_database_is_back(fixed_site):
 
 # --- gevent ----------------------------------------------------------------------------------------------------------
 
-UNDER_GEVENT = '''
+UNDER_GEVENT = """
 from gevent import monkey
 monkey.patch_all()
 import sys, time
@@ -402,7 +413,7 @@ with wrap(Path(sys.argv[1])) as site:
     site.job = job
     status = site.run("/job")
     print(status.status.name, status.status_text)
-'''
+"""
 
 
 def test_under_gevent(tmp_path):

@@ -132,6 +132,8 @@ FENCED = {
         lambda clock: {
             "status": INPROGRESS,
             "status_text": "",
+            "error": "",
+            "location": "",
             "signs": 0,
             "started_at": clock.now,
             "updated_at": clock.now,
@@ -142,13 +144,29 @@ FENCED = {
     ),
     "complete": Write(
         frozenset({INPROGRESS}),
-        lambda store, job_id, attempt: store.move(Move.COMPLETE, job_id, attempt=attempt, text="done", progress=100),
-        lambda clock: {"status": COMPLETED, "status_text": "done", "progress": 100, **_wipe(clock)},
+        lambda store, job_id, attempt: store.move(
+            Move.COMPLETE, job_id, attempt=attempt, text="done", location="/ticket/17", progress=100
+        ),
+        lambda clock: {
+            "status": COMPLETED,
+            "status_text": "done",
+            "location": "/ticket/17",
+            "progress": 100,
+            **_wipe(clock),
+        },
     ),
     "fail": Write(
         frozenset({STARTED, INPROGRESS}),
-        lambda store, job_id, attempt: store.move(Move.FAIL, job_id, attempt=attempt, text="broken"),
-        lambda clock: {"status": FAILED, "status_text": "broken", **_wipe(clock)},
+        lambda store, job_id, attempt: store.move(
+            Move.FAIL, job_id, attempt=attempt, text="so far\nbroken", error="broken", location="/login"
+        ),
+        lambda clock: {
+            "status": FAILED,
+            "status_text": "so far\nbroken",
+            "error": "broken",
+            "location": "/login",
+            **_wipe(clock),
+        },
     ),
     "cancel": Write(
         frozenset({STARTED, INPROGRESS}),
@@ -158,12 +176,13 @@ FENCED = {
     "retry": Write(
         frozenset({INPROGRESS}),
         lambda store, job_id, attempt: store.move(
-            Move.RETRY, job_id, attempt=attempt, text="again", progress=0, delay=7, past="[2]"
+            Move.RETRY, job_id, attempt=attempt, text="again", error="broken", progress=0, delay=7, past="[2]"
         ),
         lambda clock: {
             "status": STARTED,
             "attempt": 3,
             "status_text": "again",
+            "error": "broken",
             "progress": 0,
             "due_at": clock.after(7),
             "started_at": None,
@@ -221,10 +240,14 @@ def _unfenced(write: Write, move: Move, **values: Any) -> Write:
 
 # By whoever knows the job's id.
 UNFENCED = {
-    "complete by id": _unfenced(FENCED["complete"], Move.COMPLETE, text="done", progress=100),
-    "fail by id": _unfenced(FENCED["fail"], Move.FAIL, text="broken"),
+    "complete by id": _unfenced(FENCED["complete"], Move.COMPLETE, text="done", location="/ticket/17", progress=100),
+    "fail by id": _unfenced(
+        FENCED["fail"], Move.FAIL, text="so far\nbroken", error="broken", location="/login"
+    ),
     "cancel by id": _unfenced(FENCED["cancel"], Move.CANCEL),
-    "retry by id": _unfenced(FENCED["retry"], Move.RETRY, text="again", progress=0, delay=7, past="[2]"),
+    "retry by id": _unfenced(
+        FENCED["retry"], Move.RETRY, text="again", error="broken", progress=0, delay=7, past="[2]"
+    ),
     "request cancel": Write(
         frozenset({INPROGRESS}),
         lambda store, job_id, _: store.request_cancel(job_id),
@@ -303,6 +326,8 @@ def test_add_records_everything(store: Store, clock: Clock) -> None:
         "progress": 0,
         "signs": 0,
         "status_text": "",
+        "error": "",
+        "location": "",
         "scope": "office 7",
         "method": "POST",
         "path": "/report",

@@ -132,6 +132,8 @@ class Screen:
         }
         for name, fact in facts.items():
             self.write_line(f"{name:<10}{fact}", STYLES[job.status] if name == "status" else "")
+        if job.location:
+            self.write_line(f"{'location':<10}{clean_line(job.location)}")
         for end in job.past:
             self.write_line(f"attempt {end.attempt} ended {write_time(end.ended_at)}: {last_line(end.text)}")
         if job.status_text:
@@ -168,5 +170,5 @@ def _cells(job: JobStatus, is_terminal: bool) -> tuple[str, ...]:
         scope = set_cell_size(scope, _LONGEST_SCOPE - 1) + "…"
     started = write_age(job.start_time) if is_terminal else write_time(job.start_time)
     progress = f"{job.progress} %"
-    text = last_line(job.status_text)
+    text = clean_line(job.error) if job.status is Status.FAILED and job.error else last_line(job.status_text)
     return str(job.id), job.status.name.lower(), progress, str(job.attempt), scope, started, text

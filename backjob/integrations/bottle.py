@@ -75,7 +75,11 @@ class BackJobPlugin:
             if jobs is None or not jobs.is_worker:
                 return callback(*args, **kwargs)
             jobs.check_user()
-            answer = callback(*args, **kwargs)
+            try:
+                answer = callback(*args, **kwargs)
+            except bottle.HTTPError as error:
+                jobs.note_exception(error)  # what abort() says is only in Bottle's page, which a job does not keep
+                raise
             return _watch(answer, jobs) if inspect.isgenerator(answer) else answer
 
         return call

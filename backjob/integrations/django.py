@@ -20,10 +20,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import close_old_connections, connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown, JobEnded
+from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown
 
 from .again import NO_FILES
 from .django_cache import bypass_page_cache
@@ -94,6 +96,8 @@ class BackJobMiddleware:
             request.backjob_user = getattr(request, "user", None)
             if request.backjob.is_worker:
                 request.backjob.check_user()
+                with contextlib.suppress(NoReverseMatch):  # an app without a login page need not set LOGIN_URL
+                    request.backjob.note_login_url(resolve_url(settings.LOGIN_URL))
                 # The page with everything in it is for a browser: a job's text is the exception's type and message.
                 request.exception_reporter_class = _NoPage
                 around.enter_context(supply_token(request))
@@ -155,7 +159,8 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         _attach(request, jobs)
         try:
             return super().get_response(request)
-        except JobEnded:
+        except BaseException:
+            # Django answers for every Exception; the others, such as JobEnded or a group that has it, leave it here.
             # There is no response, whose close() would tell those who wait for it, such as the connections.
             signals.request_finished.send(sender=type(self))
             raise

@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 
 from flask import Flask, current_app, g, got_request_exception, has_request_context, request, request_started, session
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
-from werkzeug.exceptions import HTTPException
 from werkzeug.local import LocalProxy
 
 from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
@@ -126,6 +125,7 @@ def _prepare_job(app: Flask, **_: Any) -> None:
     if current_jobs.is_worker:
         _bypass_page_cache()
         current_jobs.check_user()
+        _note_login_url(app)
         csrf = sys.modules.get("flask_wtf.csrf")
         if csrf is not None and app.config.get("WTF_CSRF_SECRET_KEY", app.secret_key):
             _supply_csrf_token(app, csrf)
@@ -155,6 +155,14 @@ def _is_view(function: Callable[..., Any]) -> bool:
     view_class = getattr(view, "view_class", None)
     methods = (getattr(view_class, name, None) for name in (request.method.lower(), "get", "dispatch_request"))
     return inspect.unwrap(function) in [inspect.unwrap(each) for each in (view, *methods) if each is not None]
+
+
+def _note_login_url(app: Flask) -> None:
+    """Flask-Login redirects anonymous users to this view."""
+    manager: Any = getattr(app, "login_manager", None)
+    view = manager and manager.blueprint_login_views.get(request.blueprint, manager.login_view)
+    if view:
+        current_jobs.note_login_url(sys.modules["flask_login"].login_url(view))
 
 
 def _supply_csrf_token(app: Flask, csrf: Any) -> None:
@@ -215,8 +223,7 @@ def _noting(handle: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
     """Flask's method for what a view has raised, which tells the job of it before a handler of the app makes a page."""
 
     def handle_user_exception(error: Exception) -> Any:
-        if not isinstance(error, HTTPException):  # abort(): the status says it all
-            current_jobs.note_exception(error)
+        current_jobs.note_exception(error)
         return handle(error)
 
     return handle_user_exception

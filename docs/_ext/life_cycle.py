@@ -15,7 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from backjob import Status
-from backjob.transitions import FINAL, Move, draw_diagram
+from backjob.job import FINAL, Move
+from backjob.transitions import draw_diagram
 
 _PLACES = {
     Status.STARTED: (120, 140),

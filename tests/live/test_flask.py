@@ -130,7 +130,7 @@ def test_what_a_job_leaves_behind(server):
     ada = log_in(server, "ada")
     error = "HTTP 500 INTERNAL SERVER ERROR: ValueError: the figures don't add up"
     assert begin(ada, "/work/error")[1].endswith(error)
-    handled = "GET by ada\nSorry.\nHTTP 503 SERVICE UNAVAILABLE: ConnectionError: the other side is away"
+    handled = "GET by ada\nHTTP 503 SERVICE UNAVAILABLE: ConnectionError: the other side is away"
     assert begin(ada, "/work/handled") == (Status.FAILED, handled)
     assert begin(ada, "/work/fail") == (Status.FAILED, "GET by ada\ntold to fail")
     assert begin(ada, "/work/stream") == (Status.FAILED, "GET by ada\none\nno more")

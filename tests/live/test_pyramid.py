@@ -85,7 +85,7 @@ def test_a_job_whose_session_is_no_more_its_users_does_not_run(shop, meanwhile, 
     [
         ("fail", Status.FAILED, "out of paper"),
         ("cancel", Status.CANCELLED, ""),
-        ("crash", Status.FAILED, "Sorry\nHTTP 500 Internal Server Error: ValueError: no such book"),
+        ("crash", Status.FAILED, "HTTP 500 Internal Server Error: ValueError: no such book"),
         ("finish", Status.COMPLETED, "finished"),
     ],
 )

@@ -1,0 +1,75 @@
+"""Processes that are forked while a job runs: they end on SIGTERM, and report to their parent that JobEnded was raised.
+
+Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+from collections.abc import Iterator
+from typing import NoReturn
+
+_watched: set[Children] = set()
+
+
+class Children:
+    """The children of a run, in whichever thread they are forked. Costs nothing until the first fork."""
+
+    def __init__(self) -> None:
+        self._mark: mmap.mmap | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch for forks within this block."""
+        _watched.add(self)
+        try:
+            yield
+        finally:
+            _watched.discard(self)
+
+    @property
+    def have_met_end(self) -> bool:
+        """Has a child called ``report_end()``?"""
+        return self._mark is not None and self._mark[0] != 0
+
+    def report_end(self) -> None:
+        """Report, in a child, that JobEnded is raised there. Whoever catches it, the parent finds out."""
+        if self._mark is not None:
+            self._mark[0] = 1
+
+    def share(self) -> None:
+        """Make a byte that this process and its future children have in common."""
+        if self._mark is None:
+            with contextlib.suppress(OSError):  # out of memory: the fork fails, or does without
+                self._mark = mmap.mmap(-1, 1)
+
+
+def refuse_to_send() -> NoReturn:
+    """Raise TypeError for a job that is pickled."""
+    raise TypeError(
+        "A job can't be sent to another process: let the process inherit it by a fork within the job, for example as "
+        "initargs of a pool, or have it report to the job's own process, which calls update()"
+    )
+
+
+def _before_fork() -> None:
+    for children in tuple(_watched):
+        children.share()
+
+
+def _begin_child() -> None:
+    """Let the child of a job end on SIGTERM.
+
+    gunicorn's workers handle SIGTERM by a method that ends a loop. Children inherit the method, but not the loop: they
+    would survive ``multiprocessing.Pool.terminate()``, which waits for them without a limit.
+    """
+    # Only Python's handlers are callable: a server's own in C, the default and an ignored signal stay as they are.
+    if _watched and callable(signal.getsignal(signal.SIGTERM)):
+        with contextlib.suppress(ValueError):  # in a sub-interpreter no signal can be set
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_begin_child)

@@ -1,0 +1,195 @@
+"""The judgement on what the app answered to a job: completed, or failed and why, and whether a retry may help.
+
+Pure, except for a function ``redirect_ok`` of the application. Knows HTTP; no store and no progress.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import Config
+from .errors import describe
+from .job import MOST_REASON, Job, JobRequest
+from .left_out import LeftOut
+from .output import first_line
+from .redirects import (
+    Page,
+    Redirect,
+    RedirectOk,
+    describe_correction,
+    is_allowed,
+    is_login,
+    load_redirect_ok,
+    read_redirect,
+)
+from .request import is_safe_method
+from .response import Response
+
+log = logging.getLogger("backjob")
+
+_PASSING = frozenset({408, 425, 429})
+"""The 4xx that ask to try again later (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)."""
+_SERVER_ERRORS = range(500, 600)
+_REFUSALS = frozenset({401, 403})
+_LONG_WAIT = 60.0
+"""Seconds of waiting after which credentials may have expired."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How an attempt ended. ``reason``: of the failure, "" for a completed job. ``location``: see JobStatus."""
+
+    reason: str = ""
+    may_retry: bool = False
+    location: str = ""
+
+
+@dataclass
+class Run:
+    """The facts about the run whose answer is judged."""
+
+    job: Job
+    request: JobRequest
+    environ: Mapping[str, Any] = field(repr=False)
+    config: Config
+    left_out: LeftOut = field(repr=False)
+    cause: str = field(repr=False, default="")
+    """The exception that the framework reported last; of one that is an HTTP answer what the application said."""
+    answer: int | None = None
+    """The status of that exception, if it is an HTTP answer."""
+    is_denied: bool = False
+    """Was that one a 401 or 403? A redirect that answers it leads to a login page."""
+    login_url: str = field(repr=False, default="")
+
+    def note_exception(self, error: BaseException) -> None:
+        """Remember the exception that the framework answers."""
+        self.answer = find_status(error)
+        self.cause = describe(error) if self.answer is None else _read_detail(error)
+        self.is_denied = self.answer in _REFUSALS or type(error).__name__ == "PermissionDenied"
+
+
+def judge_answer(response: Response, run: Run) -> Judgement:
+    """Return how a job ends whose app has answered."""
+    code, line = response.code, f"HTTP {response.status}"
+    if response.breach:
+        return Judgement(response.breach, may_retry_after(response.breach_code))
+    if not code:
+        return Judgement("The app ended without a call of start_response", may_retry=True)
+    if 200 <= code < 300:
+        return Judgement()
+    if 300 <= code < 400:
+        return _judge_redirect(code, response.headers.get("location", ""), run)
+    cause = run.cause if code == run.answer else (run.cause or response.error) if code >= 500 else ""
+    if cause:
+        line += f": {cause}"
+    return Judgement(line + _hint_at(code, run), may_retry_after(code))
+
+
+def judge_exception(error: BaseException, run: Run) -> Judgement:
+    """Return how a job ends whose app raised this. An exception that is an HTTP answer counts as that answer."""
+    code = find_status(error)
+    if code is None:
+        return Judgement(describe(error) + run.left_out.explain_exception(), may_retry=True)
+    return Judgement(describe(error) + _hint_at(code, run), may_retry_after(code))
+
+
+def find_status(error: BaseException) -> int | None:
+    """Return the status of an exception that is an HTTP response or a WSGI application itself.
+
+    Those of Bottle, Werkzeug and WebOb are. Other exceptions have a ``code`` too: that of urllib is the answer of
+    another site.
+    """
+    is_response = hasattr(error, "status_line") and hasattr(error, "status_code")  # as in Bottle
+    code = getattr(error, "status_code" if is_response else "code", None)
+    is_answer = is_response or callable(error)
+    return code if is_answer and isinstance(code, int) and 300 <= code < 600 else None
+
+
+def _read_detail(error: BaseException) -> str:
+    """Return the text that an application gave to an exception that is an HTTP answer, as by abort(422, "…")."""
+    names = ("detail", "description", "body")  # WebOb, Werkzeug, Bottle
+    detail = next((text for name in names if isinstance(text := getattr(error, name, None), str) and text), "")
+    if not detail or detail == getattr(type(error), "description", None):
+        return ""
+    name = f"{type(error).__name__}: " if find_status(error) in _SERVER_ERRORS else ""
+    return name + first_line(detail)
+
+
+def may_retry_after(code: int) -> bool:
+    """Return whether another attempt may end otherwise: after 5xx, and after a 4xx that asks to try again later."""
+    return code >= 500 or code in _PASSING
+
+
+def explain_refusal(run: Run) -> str:
+    """Return what may be behind a 401, a 403 or a redirect to a login page, "" where nothing is known."""
+    if run.request.anonymous:
+        return "the job runs without a user (as_user=False)"
+    waited = (run.job.read_at - run.job.created_at).total_seconds()
+    if waited >= _LONG_WAIT:
+        return f"the job waited {write_duration(waited)}; the credentials may have expired"
+    return ""
+
+
+def write_duration(seconds: float) -> str:
+    """Return a duration in the largest unit of which there are at least two: "90 min", "2 h"."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _hint_at(code: int, run: Run) -> str:
+    hint = explain_refusal(run) if code in _REFUSALS else ""
+    return (f": {hint}" if hint else "") + run.left_out.explain_response(code)
+
+
+def _judge_redirect(code: int, location: str, run: Run) -> Judgement:
+    if code == 304:
+        return Judgement(
+            "The app answered 304 (Not Modified) to conditional headers such as If-None-Match: a job has no use for "
+            "them, take them out of its request"
+        )
+    page = _make_page(run)
+    redirect = read_redirect(code, location, page)
+    where = f"The app answered {code}{_name_place(redirect, location)}"
+    shown = redirect.shown[:MOST_REASON]
+    if run.is_denied or is_login(redirect, page):
+        hint = explain_refusal(run)
+        hint = (f"; {hint}" if hint else "") + run.left_out.explain_response(code)
+        return Judgement(f"{where}, a login page: nothing was done{hint}", location=shown)
+    correction = describe_correction(redirect, page)
+    if correction:
+        return Judgement(f"{where}, which {correction}", location=shown)
+    try:
+        option = _find_option(run)
+        if is_allowed(redirect, option):
+            return Judgement(location=shown)
+    except Exception as error:  # the application's function, or its import
+        log.exception("Job %d: redirect_ok raised an exception", run.job.id)
+        return Judgement(f"{where}; redirect_ok raised {describe(error)}", location=shown)
+    if isinstance(option, str):
+        return Judgement(f"{where}; redirect_ok allows {option}", location=shown)
+    return Judgement(f"{where}; if that is how it ends, set redirect_ok", location=shown)
+
+
+def _name_place(redirect: Redirect, location: str) -> str:
+    if redirect.target is None:
+        return " with a Location that can't be read" if location else " without a Location"
+    return f" to {redirect.shown[:200]}"
+
+
+def _find_option(run: Run) -> RedirectOk:
+    sealed = run.request.redirect_ok
+    return run.config.redirect_ok if sealed is None else load_redirect_ok(sealed)
+
+
+def _make_page(run: Run) -> Page:
+    environ, request = run.environ, run.request
+    forwarded = environ.get("HTTP_X_FORWARDED_HOST", "").partition(",")[0].strip()
+    server = f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}".rstrip(":")
+    hosts = [each for each in (environ.get("HTTP_HOST", ""), forwarded, server) if each]
+    url = f"{request.scheme}://{hosts[0] if hosts else 'localhost'}{request.path}"
+    return Page(url, tuple(hosts), is_safe_method(request.method), run.login_url)

@@ -1,0 +1,51 @@
+"""The path at which the app is mounted, and how a job's path splits there into SCRIPT_NAME and PATH_INFO (PEP 3333)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from .job import JobRequest
+
+_PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
+_SHORT_PATH = 200
+
+
+def find_mount(environ: Mapping[str, Any], path_info: str) -> str:
+    """Return the SCRIPT_NAME with which a request came, whatever an app within has changed. It had this PATH_INFO.
+
+    An app that mounts others moves a part of the path over to SCRIPT_NAME. That part belongs to the path of the job,
+    which passes the same app. A middleware that trusts a proxy adds a prefix, which belongs to the mount.
+    """
+    script_name: str = environ.get("SCRIPT_NAME", "")
+    path = (script_name + environ.get("PATH_INFO", "")).rstrip("/")
+    path_info = path_info.rstrip("/")
+    return path.removesuffix(path_info) if path.endswith(path_info) else script_name
+
+
+def split_path(target: str, mount: str | None) -> tuple[str | None, str]:
+    """Return SCRIPT_NAME and PATH_INFO of a target. Raises ValueError for a target outside of this app."""
+    path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
+    if mount is None:
+        return None, path
+    script_name = mount.rstrip("/")
+    if path != script_name and not path.startswith(script_name + "/"):
+        raise ValueError(
+            f"target {target.partition('?')[0]!r} is outside of this app, which is mounted at "
+            f"{quote_path(script_name)!r}: write targets as a browser asks for them"
+        )
+    return script_name, path[len(script_name) :]
+
+
+def quote_path(path: str) -> str:
+    """Return a path of an environ (PEP 3333: bytes as Latin-1) as it is written in a target."""
+    return quote(path.encode("latin-1"), safe=_PATH_CHARACTERS)
+
+
+def mount_target(request: JobRequest) -> str:
+    """Return where the monitor's request goes: to the mount, or if that is not known, to a short path of the job's."""
+    if request.script_name is None:
+        path = request.path
+        return path if len(path) <= _SHORT_PATH else path[:_SHORT_PATH].rpartition("/")[0] + "/"
+    return quote_path(request.script_name) + "/"

@@ -1,0 +1,159 @@
+"""Proofs that BackJob itself answers under the path of a job, before a request with effects is sent there.
+
+Something in front of BackJob may answer some paths itself: another app, static files, a firewall. It would act on a
+form that was meant for this app. So each path is probed with a GET without query and body, which changes nothing in a
+foreign app (RFC 9110, section 9.2.1). Knows paths and answers, and no job database.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from ._socket import Answer
+from .address import Address
+from .diagnosis import Silence, explain, explain_path
+from .errors import LaunchError
+from .job import JobRequest
+from .keyring import PROBE, Keyring, Token
+from .proofs import is_proof, prove_app
+from .request import is_safe
+from .wire import Wire
+
+_END_OF_OUTAGE = 60.0
+"""Seconds after the last sight of an outage in which an answer may still come from it."""
+MOST_PATHS = 256
+LONGEST_PROOF = 60.0
+"""Seconds after which a path is probed again: what is in front of BackJob may be configured anew."""
+FRESH = 0.2
+"""Seconds for which the last exchange with BackJob shows that nothing, such as a maintenance page, has come between."""
+FRESH_FROM_SLOT = 5.0
+"""The same for whoever holds a slot, where a probe costs another request through the server's backlog."""
+PROBE_PATIENCE = 2.0
+
+_AHEAD = "~"
+
+
+def mark_ahead(nonce: str) -> str:
+    """Mark the nonce of a monitor's request that goes to the job's own path."""
+    return _AHEAD + nonce
+
+
+def is_ahead(nonce: str) -> bool:
+    """Was this monitor's request sent to the job's own path?"""
+    return nonce.startswith(_AHEAD)
+
+
+class PathProofs:
+    """The paths that have been proven, for one process of the app of this name."""
+
+    def __init__(self, keyring: Keyring, wire: Wire, app: str) -> None:
+        self._keyring = keyring
+        self._wire = wire
+        self._app = app
+        self._mount = ""
+        self._proven: dict[tuple[Address, str], float] = {}
+        self._away_at = float("-inf")
+        self._heard_at = float("-inf")
+
+    def note_arrival(self, script_name: str) -> None:
+        """A self-request has come in, at BackJob's SCRIPT_NAME."""
+        self._mount = script_name
+        self._heard_at = time.monotonic()
+
+    def add(self, address: Address, path: str) -> None:
+        """BackJob has just answered under this path."""
+        self._heard_at = time.monotonic()
+        while len(self._proven) >= MOST_PATHS:
+            self._proven.pop(next(iter(self._proven), (address, path)), None)
+        self._proven[address, path] = self._heard_at
+
+    def clear(self) -> None:
+        """Forget all of them: an answer was not ours."""
+        self._proven.clear()
+        self._heard_at = float("-inf")
+
+    def covers(self, address: Address, request: JobRequest, *, from_slot: bool = False) -> bool:
+        """Can this request be sent there without a probe?"""
+        if is_safe(request):
+            return True
+        now = time.monotonic()
+        proven_at = self._proven.get((address, request.path), float("-inf"))
+        fresh = FRESH_FROM_SLOT if from_slot else FRESH
+        return now - proven_at < LONGEST_PROOF and now - self._heard_at < fresh
+
+    def prove(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
+        """Probe the path of a request. Raises LaunchError: ``is_of_job`` if only this path is not answered by BackJob.
+
+        The path is probed once more when the mount has answered: an outage may have ended between the two.
+        """
+        for is_last in (False, True):
+            probe = self._sign_probe(token)
+            answer = self._wire.ask(address, probe, request, patience, request.path)
+            if is_proof(answer, probe, prove_app(self._name_app(request))):
+                self.add(address, request.path)
+                return
+            if not (is_last or self._answers_at_mount(address, token, request)):
+                raise explain(answer, address)
+        raise explain_path(answer, address, "GET", request.path)
+
+    def send_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
+        """Send a monitor's request to the job's own path. Raises LaunchError if something else answers at once."""
+        try:
+            answer = self._wire.ask(address, token, request, patience, request.path)
+        except Silence:
+            return  # the slot of whoever calls may be the only one: the request is in the server's backlog
+        if not (is_proof(answer, token, "monitor") or is_proof(answer, token, "refused")):
+            raise self._explain(answer, address, token, request, "GET")
+
+    def explain_monitor(self, answer: Answer, address: Address, token: Token, request: JobRequest) -> LaunchError:
+        """Explain an answer to the monitor's request that is not ours. It goes to the mount, if that is known."""
+        if request.script_name is not None:
+            return explain(answer, address)
+        return self._explain(answer, address, token, request, "GET")
+
+    def explain_worker(self, answer: Answer, address: Address, token: Token, request: JobRequest) -> LaunchError:
+        """Explain an answer to the worker's request that is not our worker's.
+
+        A request with effects that anything has answered is not sent again: it may have been acted on.
+        """
+        is_own = explain(answer, address).is_of_job or is_proof(answer, token, "away")
+        if answer.raw and not is_safe(request) and not is_own:
+            return explain_path(answer, address, request.method, request.path, is_answered=True)
+        return self._explain(answer, address, token, request, request.method)
+
+    def _explain(self, answer: Answer, address: Address, token: Token, request: JobRequest, method: str) -> LaunchError:
+        """Tell an outage of the whole address from something that answers this path alone.
+
+        Shortly after an outage was seen, it may have ended just after this answer: then BackJob answers the path too.
+        """
+        failure = explain(answer, address)
+        if failure.is_of_job or is_proof(answer, token, "away") or not self._answers_at_mount(address, token, request):
+            return failure
+        was_away = time.monotonic() - self._away_at < _END_OF_OUTAGE
+        if was_away and self._answers(address, token, request, request.path):
+            return failure
+        return explain_path(answer, address, method, request.path)
+
+    def _answers_at_mount(self, address: Address, token: Token, request: JobRequest) -> bool:
+        known = replace(request, script_name=self._mount) if request.script_name is None else request
+        is_there = self._answers(address, token, known)
+        if not is_there:
+            self._away_at = time.monotonic()
+        return is_there
+
+    def _answers(self, address: Address, token: Token, request: JobRequest, path: str | None = None) -> bool:
+        """Does BackJob answer a probe of this path, or without one, of the mount?"""
+        probe = self._sign_probe(token)
+        try:
+            answer = self._wire.ask(address, probe, request, PROBE_PATIENCE, path)
+        except LaunchError:
+            return False
+        return is_proof(answer, probe, prove_app(self._name_app(request)))
+
+    def _sign_probe(self, token: Token) -> Token:
+        return self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+
+    def _name_app(self, request: JobRequest) -> str:
+        """The app whose answer is a proof; "" where connect= says which one is meant."""
+        return "" if request.by_connect else request.app or self._app

@@ -1,0 +1,223 @@
+"""Redirects: their targets, and which of them complete a job.
+
+Knows URLs (RFC 3986), redirects (RFC 9110, sections 10.2.2 and 15.4) and the values of ``redirect_ok``. Knows no jobs
+and no WSGI.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
+
+RedirectOk = bool | str | Callable[[int, str], object]
+"""What ``redirect_ok`` may be: True, False, a path prefix, or a function of the status and the location."""
+
+_ALLOWED = 'must be True, False, a path prefix such as "/ticket/", or a plain function of (status, location)'
+_LOGIN = re.compile(
+    r"(?:[\w@:]+[-_.])?(?:@@|user|member|admin)?(?:log|sign)[-_]?(?:in|on)(?:[-_.](?:form|page|required|action|do|php|html?|aspx?|jsp|cgi))?"
+    r"|sso|saml2?|(?:oauth2?|oidc|openid)(?:[-_].*)?",
+    re.IGNORECASE,
+)
+"""A segment of a path that belongs to a login page."""
+_LAST_OF_LOGIN = re.compile(r"auth|authori[sz]e|authenticate", re.IGNORECASE)
+"""The same for the last segment only: /auth is a login page, /admin/auth/user/7 is not."""
+_LOGIN_HOST = re.compile(r"login|signin|sso|auth|oauth|idp", re.IGNORECASE)
+_IGNORED_BY_BROWSERS = re.compile(r"[\t\r\n]|^[\x00-\x20]+|[\x00-\x20]+$")
+_DEFAULT_PORTS = (80, 443)
+_PATH_CHARACTERS = "/:@!$&'()*+,=~%"
+
+
+@dataclass(frozen=True)
+class Page:
+    """The URL of a job, and the facts about its site."""
+
+    url: str = field(repr=False)
+    """Absolute, without the query."""
+    hosts: tuple[str, ...] = ()
+    """The names, with ports, under which the application is reached."""
+    is_safe: bool = True
+    """Does its method change nothing (RFC 9110, section 9.2.1)?"""
+    login_url: str = field(repr=False, default="")
+    """The URL of the application's login page, "" where it is not known."""
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """The target of a redirect, read as a browser reads it (RFC 9110, section 10.2.2)."""
+
+    code: int
+    target: SplitResult | None = field(repr=False)
+    """Absolute; None without a Location, or with one that can't be read."""
+    is_own: bool
+    """Does it lead to a page of the application's own site?"""
+
+    @property
+    def path(self) -> str:
+        """Decoded and without dot segments, for comparisons."""
+        return _normalize(self.target.path) if self.target else ""
+
+    @property
+    def shown(self) -> str:
+        """The location for people: without query, fragment, user name and path parameters, which may hold secrets."""
+        if self.target is None:
+            return ""
+        path = _show_path(self.target)
+        return path if self.is_own else f"{_find_site(self.target)}{path}"
+
+    @property
+    def url(self) -> str:
+        """The whole location: without scheme and host if it is of the application's own site."""
+        if self.target is None:
+            return ""
+        site = "" if self.is_own else _find_site(self.target)
+        query = f"?{self.target.query}" if self.target.query else ""
+        fragment = f"#{self.target.fragment}" if self.target.fragment else ""
+        return f"{site}{self.target.path or '/'}{query}{fragment}"
+
+
+def read_redirect(code: int, location: str, page: Page) -> Redirect:
+    """Return the redirect that this Location is, on this page."""
+    location = _IGNORED_BY_BROWSERS.sub("", location).replace("\\", "/")
+    if not location:
+        return Redirect(code, None, False)
+    try:
+        target = urlsplit(urljoin(page.url, location))
+        own = {_read_host(urlsplit(f"//{each}")) for each in (urlsplit(page.url).netloc, *page.hosts)}
+        return Redirect(code, target, target.scheme in ("http", "https") and _read_host(target) in own)
+    except ValueError:
+        return Redirect(code, None, False)
+
+
+def is_login(redirect: Redirect, page: Page) -> bool:
+    """Does it lead to a login page? Known are the application's own, what such pages are usually called, and a query
+    that asks to come back to this very page."""
+    target = redirect.target
+    if target is None:
+        return False
+    if page.login_url:
+        login = read_redirect(redirect.code, page.login_url, page)
+        if (login.is_own, login.path.rstrip("/")) == (redirect.is_own, redirect.path.rstrip("/")):
+            return True
+    segments = [each for each in f"{redirect.path}/{unquote(target.fragment)}".split("/") if each]
+    if any(_LOGIN.fullmatch(each) for each in segments) or (segments and _LAST_OF_LOGIN.fullmatch(segments[-1])):
+        return True
+    if not redirect.is_own and any(_LOGIN_HOST.fullmatch(each) for each in (target.hostname or "").split(".")):
+        return True
+    own = _normalize(urlsplit(page.url).path)
+    back = (read_redirect(redirect.code, value, page) for _, value in parse_qsl(target.query) if "/" in value)
+    return any(each.is_own and each.path == own for each in back)
+
+
+def describe_correction(redirect: Redirect, page: Page) -> str:
+    """Return what a redirect to the same page under its right URL changes, "" for any other redirect.
+
+    A 303, or a 302 after a method that is not safe, comes after the work (Post/Redirect/Get), also if only a slash
+    differs.
+    """
+    base, target = urlsplit(page.url), redirect.target
+    own = _normalize(base.path)
+    is_after_work = redirect.code == 303 or (redirect.code == 302 and not page.is_safe)
+    if target is None or is_after_work or target.hostname != base.hostname:
+        return ""
+    if redirect.path.rstrip("/") != own.rstrip("/"):
+        return ""
+    changes = []
+    if (base.scheme, target.scheme) == ("http", "https"):
+        changes.append(
+            "only changes http to https: start the job from an https request, or set "
+            "connect_headers={'X-Forwarded-Proto': 'https'}"
+        )
+    if redirect.path != own:
+        what = "adds" if redirect.path.endswith("/") else "removes"
+        changes.append(f"only {what} a slash: start the job with the target {_show_path(target)}")
+    return "; ".join(changes)
+
+
+def is_allowed(redirect: Redirect, option: RedirectOk) -> bool:
+    """Does ``redirect_ok`` allow it? What a function of the application raises goes on to the caller."""
+    if isinstance(option, bool):
+        return option
+    if not isinstance(option, str):
+        return bool(option(redirect.code, redirect.url))
+    prefix = unquote(option)
+    is_below = redirect.path.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
+    return redirect.is_own and (is_below or redirect.path == prefix)
+
+
+def check_redirect_ok(option: Any) -> None:
+    """Raise TypeError or ValueError for what ``redirect_ok`` can't be."""
+    if isinstance(option, bool):
+        return
+    if isinstance(option, str):
+        is_path = option.startswith("/") and _normalize(option) == unquote(option)
+        if not is_path or not option.isprintable() or re.search(r"//|[?#\\;]", option):
+            raise ValueError(f"redirect_ok {_ALLOWED}, got {option[:80]!r}")
+    elif not callable(option) or inspect.iscoroutinefunction(option) or isinstance(option, type):
+        raise TypeError(f"redirect_ok {_ALLOWED}, got {type(option).__name__}")
+
+
+def seal_redirect_ok(option: RedirectOk | None) -> bool | str | None:
+    """Return what a record keeps of the argument of start(): for a function its name, "module:function".
+
+    The job may run in another process, which imports it. Raises TypeError or ValueError for any other value, and for a
+    function that can't be imported by its name.
+    """
+    if option is None:
+        return None
+    check_redirect_ok(option)
+    if isinstance(option, (bool, str)):
+        return option
+    module, name = getattr(option, "__module__", None), getattr(option, "__qualname__", "")
+    try:
+        is_importable = module not in (None, "__main__") and load_redirect_ok(f"{module}:{name}") is option
+    except (ImportError, AttributeError, ValueError):  # such as <lambda> or <locals>
+        is_importable = False
+    if not is_importable:
+        raise ValueError(
+            "redirect_ok of start() must be a function that other processes can import, at the top level of a module: "
+            f"{name or type(option).__name__} is not. Set the option redirect_ok of BackJob to it, or use a path prefix"
+        )
+    return f"{module}:{name}"
+
+
+def load_redirect_ok(sealed: bool | str) -> RedirectOk:
+    """Return the argument of start() again. Raises ImportError or AttributeError for a function that is not here."""
+    if isinstance(sealed, bool) or sealed.startswith("/"):
+        return sealed
+    function: RedirectOk = pkgutil.resolve_name(sealed)
+    return function
+
+
+def _find_site(target: SplitResult) -> str:
+    """Return scheme and host, without a user name."""
+    if target.scheme not in ("http", "https"):
+        return f"{target.scheme}:"
+    return f"{target.scheme}://{target.netloc.rpartition('@')[2]}"
+
+
+def _show_path(target: SplitResult) -> str:
+    if target.scheme not in ("http", "https"):
+        return ""
+    return quote(re.sub(r";[^/]*", "", target.path) or "/", safe=_PATH_CHARACTERS)
+
+
+def _read_host(parts: SplitResult) -> tuple[str, int | None]:
+    """Return host and port, None for a default port: behind a proxy the scheme says nothing about it."""
+    return parts.hostname or "", None if parts.port in _DEFAULT_PORTS else parts.port
+
+
+def _normalize(path: str) -> str:
+    """Return a path as a server resolves it: percent-decoded, and without dot segments (RFC 3986, section 5.2.4)."""
+    kept: list[str] = []
+    *segments, last = unquote(path).replace("\\", "/").split("/")[1:] or [""]
+    for each in (*segments, *((last, "") if last in (".", "..") else (last,))):
+        if each == "..":
+            del kept[-1:]
+        elif each != ".":
+            kept.append(each)
+    return "/" + "/".join(kept)

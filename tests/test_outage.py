@@ -1,0 +1,167 @@
+"""An address that has worked and fails now: jobs wait for it for a day, and run as soon as it works again."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import wait_until
+from support.served import App, Site, serve, serve_site, wrap
+
+from backjob import Status
+from backjob.decisions import ABSENCE
+from backjob.errors import LaunchError
+from backjob.jitter import outage_backoff
+
+FINAL = LaunchError("http://127.0.0.1:1 answered 302", is_final=True)
+DAY = 86400.0
+
+
+def refuse(site: Site, error: LaunchError, failed_for: float) -> tuple[float, int]:
+    """Refuse a new job's launch, which has failed for so many seconds: the pause until the next try, and the job."""
+    job_id = site.start("/job", retries=2)
+    held_by = site.row(job_id).held_by
+    assert held_by is not None
+    return site.backend.monitor.refuse(job_id, 1, held_by, error, failed_for), job_id
+
+
+class TestRefuse:
+    @pytest.mark.parametrize("error", [FINAL, LaunchError("refused")], ids=["final", "passing"])
+    @pytest.mark.parametrize("failed_for", [0, 61, 200, DAY - 1])
+    def test_at_an_address_that_has_worked_it_waits(
+        self, tmp_path: Path, error: LaunchError, failed_for: float
+    ) -> None:
+        with wrap(tmp_path) as site:
+            site.backend.self_request.has_worked = True
+            wait, job_id = refuse(site, error, failed_for)
+            assert 0.5 <= wait <= 60
+            status = site.status(job_id)
+            assert (status.status, status.attempt, status.past) == (Status.STARTED, 1, ())
+            assert str(error) in status.status_text
+
+    def test_after_a_day_it_fails_with_the_reason(self, tmp_path: Path) -> None:
+        with wrap(tmp_path) as site:
+            site.backend.self_request.has_worked = True
+            _, job_id = refuse(site, FINAL, ABSENCE)
+            assert site.status(job_id).status is Status.FAILED
+            assert str(FINAL) in site.status(job_id).status_text
+
+    @pytest.mark.parametrize(("error", "failed_for"), [(FINAL, 0), (LaunchError("refused"), 60)])
+    def test_at_one_that_has_never_worked_it_fails(self, tmp_path: Path, error: LaunchError, failed_for: float) -> None:
+        with wrap(tmp_path) as site:
+            _, job_id = refuse(site, error, failed_for)
+            assert site.status(job_id).status is Status.FAILED
+
+    def test_what_concerns_only_this_job_is_no_outage(self, tmp_path: Path) -> None:
+        with wrap(tmp_path) as site:
+            site.backend.self_request.has_worked = True
+            _, job_id = refuse(site, LaunchError("something in front", is_final=True, is_of_job=True), 0)
+            assert site.status(job_id).status is Status.FAILED
+
+    def test_a_new_process_learns_from_the_jobs_that_ran(self, tmp_path: Path) -> None:
+        with wrap(tmp_path) as site:
+            assert site.run("/job").status is Status.COMPLETED
+        with wrap(tmp_path) as site:
+            assert not site.backend.self_request.has_worked
+            wait, job_id = refuse(site, FINAL, 3600)
+            assert (site.status(job_id).status, wait > 0) == (Status.STARTED, True)
+
+    def test_a_job_that_never_ran_shows_nothing(self, tmp_path: Path) -> None:
+        with wrap(tmp_path) as site:
+            refuse(site, FINAL, 0)
+            _, job_id = refuse(site, FINAL, 0)
+            assert site.status(job_id).status is Status.FAILED
+
+    def test_the_first_success_frees_the_others(self, tmp_path: Path) -> None:
+        with wrap(tmp_path) as site:
+            site.backend.self_request.has_worked = True
+            job_ids = [refuse(site, FINAL, 3600)[1] for _ in range(3)]
+            assert all(site.row(job_id).held_by for job_id in job_ids)
+            site.backend.monitor.end_outage()
+            assert not any(site.row(job_id).held_by for job_id in job_ids)
+
+
+def test_the_pauses_grow_to_a_minute_at_most() -> None:
+    assert all(0.5 <= outage_backoff(0) <= 1.5 for _ in range(100))
+    pauses = [outage_backoff(DAY) for _ in range(1000)]
+    assert max(pauses) <= 60
+    assert min(pauses) >= 20
+
+
+class Maintenance:
+    """A wrapper that answers everything itself while it is on."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        self.is_on = threading.Event()
+        self.answered: list[str] = []
+
+    def over(self, inner: App) -> App:
+        def application(environ: dict[str, Any], start_response: Any) -> Any:
+            if not self.is_on.is_set():
+                return inner(environ, start_response)
+            self.answered.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+            start_response(self.status, [("Content-Type", "text/html"), ("Location", "/maintenance")])
+            return [b"<h1>Back soon</h1>"]
+
+        return application
+
+
+def count_runs(runs: list[str]) -> Callable[..., Any]:
+    def job(environ: dict[str, Any], start_response: Any) -> Any:
+        runs.append(environ["REQUEST_METHOD"])
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"done"]
+
+    return job
+
+
+def survive(site: Site, maintenance: Maintenance, runs: list[str], job_ids: list[int]) -> None:
+    """Have all jobs come due while the page is there, and see each of them run once when it is gone."""
+    site.sql("UPDATE background_job SET due_at = created_at")
+    site.backend.dispatcher.look_after(0)
+    wait_until(lambda: all("next try" in site.status(each).status_text for each in job_ids))
+    wait_until(lambda: len(maintenance.answered) > 3 * len(job_ids))
+    assert "POST /job" not in maintenance.answered
+    maintenance.is_on.clear()
+    ends = [site.wait_for_end(job_id) for job_id in job_ids]
+    assert [(end.status, end.status_text, end.attempt) for end in ends] == [(Status.COMPLETED, "done", 1)] * 4
+    assert sorted(runs) == ["GET", "GET", "GET", "POST", "POST"]
+
+
+def start_some(site: Site) -> list[int]:
+    assert site.wait_for_end(site.start("/job")).status is Status.COMPLETED
+    return [site.start("/job", method=method, delay=3600, retries=2) for method in ("GET", "POST") * 2]
+
+
+@pytest.mark.parametrize("status", ["200 OK", "302 Found", "403 Forbidden", "404 Not Found", "503 Service Unavailable"])
+def test_jobs_survive_a_maintenance_page(tmp_path: Path, status: str) -> None:
+    """They run as soon as it is gone: each once, with its retries unused, long after launch_timeout."""
+    maintenance, runs = Maintenance(status), list[str]()
+    with serve_site(tmp_path, count_runs(runs), front=maintenance.over, launch_timeout=0.1) as site:
+        job_ids = start_some(site)
+        maintenance.is_on.set()
+        survive(site, maintenance, runs, job_ids)
+
+
+@pytest.mark.parametrize("status", ["302 Found", "403 Forbidden"])
+def test_they_survive_a_restart_within_it(tmp_path: Path, status: str) -> None:
+    maintenance, runs = Maintenance(status), list[str]()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    options = {"launcher": None, "launch_timeout": 0.1, "connect": f"http://127.0.0.1:{port}"}
+    job_ids: list[int] = []
+    for _ in range(2):
+        with (
+            wrap(tmp_path, count_runs(runs), **options) as site,
+            serve(maintenance.over(site.application), port=port),
+        ):
+            if job_ids:
+                survive(site, maintenance, runs, job_ids)
+            else:
+                job_ids = start_some(site)
+                maintenance.is_on.set()
