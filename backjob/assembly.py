@@ -151,12 +151,15 @@ class Assembly:
                 return _LOOK_FOR_CHILDREN
             self._resume()
         try:
-            if self._keeper_database is None or self._keeper_database.file is None:
-                return self.get_backend().keeper.step()
-            self._keeper_database.reopen_replaced_file()
-            if not self._keeper_database.file.exists():
-                return _NOTHING_TO_KEEP
-            return min(self.get_backend().keeper.step(), _NOTHING_TO_KEEP)
+            if self._keeper_database is not None and self._keeper_database.file is not None:
+                self._keeper_database.reopen_replaced_file()
+                if not self._keeper_database.file.exists():
+                    return _NOTHING_TO_KEEP
+            backend = self.get_backend()
+            if self.serves:
+                backend.limits.note_serving()
+            pause = backend.keeper.step()
+            return min(pause, _NOTHING_TO_KEEP) if self._keeper_database and self._keeper_database.file else pause
         except StoreError as error:
             log.warning("The SQLite file can't be opened anew yet: %s", error)
             return _NOTHING_TO_KEEP

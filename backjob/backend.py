@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .config import Config
 from .dispatcher import Dispatcher
 from .errors import AddressError, Busy, LaunchError, StoreError
-from .job import JobRequest, Move
+from .job import Job, JobRequest, Move
 from .keeper import Keeper
 from .keyring import MONITOR, Keyring, new_nonce
 from .launcher import Launcher, SelfRequest
@@ -65,6 +65,26 @@ class Backend:
     def launcher(self) -> Launcher:
         """What launches a job: the self-request, if the options have nothing else."""
         return self.config.launcher or self.self_request
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whose the jobs are that are recorded here: fields of a NewJob."""
+        home, version = self.self_request.home, self.config.app_version or ""
+        return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
+
+    def can_run(self, job: Job) -> bool:
+        """May a job that waits run in this process, or be launched by it? If not, others do. Raises StoreError."""
+        if not job.is_readable or job.key_id not in self.keyring.key_ids:
+            return False
+        return job.app_version in ("", self.config.app_version) or not self.store.is_version_alive(job.app_version)
+
+    def accept(self, job: Job, nonce: str, environ: Mapping[str, Any]) -> Callable[[], None] | None:
+        """Take over a job from start(), as Dispatcher.accept() does. A job that can't run here is released: a process
+        that can run it finds the row within a second."""
+        if not self.can_run(job):
+            return _do_nothing if self.store.hold(job.id, job.attempt, nonce, None, 0) else None
+        way, has_threads = self.dispatcher.choose_way(environ), self.has_dispatcher(environ)
+        return self.dispatcher.accept(job, nonce, way, has_threads)
 
     def make_keeper(self) -> Keeper:
         """A keeper for who looks once: it vouches for nothing, and shares nothing with the one that keeps on."""
@@ -144,6 +164,10 @@ class Backend:
         except StoreError as store_error:
             log.warning("Job %d waits: %s", launch.job_id, store_error, extra=about(launch.job_id, 1))
             return self.config.lease
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _cancel_follower(launch: Launch, store: Store, failure: str) -> None:

@@ -6,6 +6,8 @@ or full of nonsense makes this slower and nothing else.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import platform
@@ -21,9 +23,10 @@ from .attempts import AttemptEnd
 from .cells import Cells
 from .engine import Database
 from .errors import Refused, StoreError
-from .job import JobStatus, Move, Status
+from .job import JobStatus, Move
 from .keyring import Keyring
 from .sqlstore import SQLStore
+from .transitions import read_status
 
 log = logging.getLogger("backjob")
 
@@ -40,6 +43,7 @@ _CLOCK_FOR = 60.0
 """Seconds for which a reading of the database's clock counts: two clocks drift apart by some milliseconds in them."""
 _MOST_LOCAL = 1000
 """Entries of this process in a backend that never forgets."""
+_STATUS_FIELDS = frozenset(each.name for each in dataclasses.fields(JobStatus))
 Result = TypeVar("Result")
 
 
@@ -199,8 +203,10 @@ class CachedStore(SQLStore):
     def _key(self, job_id: int) -> str:
         told, space = self._space
         if not space or told != self._database.told_place:
-            # Not another database's jobs, also if it has the same name on another host, and not another key's.
-            space = f"{self._prefix}status-3-{self._keyring.digest(_name(self._database))[0]}-"
+            # Each database has names of its own, also if another one has the same URL on another host. They depend on
+            # no secret key: a poll that moves on to a process with another list of keys would see an older status.
+            digest = hashlib.sha256(_name(self._database).encode()).hexdigest()
+            space = f"{self._prefix}status-3-{digest[:43]}-"
             self._space = (self._database.told_place, space)
         return f"{space}{job_id}"
 
@@ -213,12 +219,16 @@ class CachedStore(SQLStore):
         mac, _, text = (value or b"").decode("utf-8", "replace").partition(" ")
         if not text or not self._keyring.is_digest(mac, self._key(job_id) + text):
             return None
-        fields = json.loads(text)
-        at = datetime.fromisoformat(fields.pop("at"))
+        found = json.loads(text)
+        at = datetime.fromisoformat(found["at"])
+        if not found.keys() >= _STATUS_FIELDS:
+            return None  # an older release wrote it
+        fields = {name: found[name] for name in _STATUS_FIELDS}  # a newer one may have more
         for name in ("start_time", "updated_time", "end_time"):
             fields[name] = datetime.fromisoformat(fields[name]) if fields[name] else None
         fields["past"] = tuple(AttemptEnd.from_dict(end) for end in fields["past"])
-        return Entry(JobStatus(**{**fields, "status": Status(fields["status"])}), at)
+        status = read_status(fields["status"], is_over=fields["end_time"] is not None)
+        return Entry(JobStatus(**{**fields, "status": status}), at)
 
 
 def _name(database: Database) -> str:
@@ -230,5 +240,6 @@ def _name(database: Database) -> str:
     is_here = url.host in (None, "", "localhost", "127.0.0.1", "::1")
     host = platform.node() if is_here else url.host
     where = str(file.absolute()) if file is not None else url.database
-    told = (url.get_backend_name(), host, url.port, where, sorted(url.query.items()), database.table.name)
+    query = sorted((name, value) for name, value in url.query.items() if "pass" not in name)  # no password is hashed
+    told = (url.get_backend_name(), host, url.port, where, query, database.table.name)
     return repr((*told, database.told_place))

@@ -33,28 +33,29 @@ _FIELDS = [each.name for each in dataclasses.fields(Job) if each.name != "read_a
 
 def encode_job(job: Job) -> bytes:
     """The record as it stands in a cache."""
-    values: list[Any] = []
+    values: dict[str, Any] = {}
     for name in _FIELDS:
         value = getattr(job, name)
         if name in _TIMES and value is not None:
             value = to_microseconds(value)
         elif name == "sealed" and value is not None:
             value = base64.b64encode(value).decode()
-        values.append(value)
-    return _pack(values)
+        values[name] = value
+    return _pack([values])
 
 
 def decode_job(value: bytes | None, read_at: datetime) -> Job | None:
     """The record again; None for what is none."""
     try:
-        fields: dict[str, Any] = dict(zip(_FIELDS, _unpack(value), strict=True))
+        found = _unpack(value)[0]
+        fields: dict[str, Any] = {name: found[name] for name in _FIELDS}  # a newer release may have more
         for name in _TIMES:
             if fields[name] is not None:
                 fields[name] = _EPOCH + fields[name] * _MICROSECOND
         if fields["sealed"] is not None:
             fields["sealed"] = base64.b64decode(fields["sealed"])
         return make_record(Job, (*fields.values(), read_at), fields["id"])
-    except (TypeError, ValueError, OverflowError, zlib.error, binascii.Error, SpoiledRecord):
+    except (TypeError, ValueError, LookupError, OverflowError, zlib.error, binascii.Error, SpoiledRecord):
         return None
 
 
@@ -92,10 +93,10 @@ class Index:
     def decode(cls, value: bytes | None) -> Index:
         """The list again; an empty one for what is none."""
         try:
-            live, running, ended = _unpack(value)
+            live, running, ended, *_ = _unpack(value)
             return cls(
-                {int(job_id): _check_listed(Listed(*listed)) for job_id, *listed in live},
-                {(int(job_id), int(attempt)): int(since) for job_id, attempt, since in running},
+                {int(job_id): _check_listed(Listed(*listed[: len(Listed._fields)])) for job_id, *listed in live},
+                {(int(job_id), int(attempt)): int(since) for job_id, attempt, since, *_ in running},
                 [int(job_id) for job_id in ended],
             )
         except (TypeError, ValueError, OverflowError, zlib.error):

@@ -71,7 +71,7 @@ class JobList:
         def put(value: bytes | None) -> bytes | None:
             nonlocal made
             job = decode_job(value, self._now())
-            made = change(job) if job is not None else None
+            made = change(job) if job is not None and job.is_readable else None
             return encode_job(made) if made is not None else None
 
         self._cells.change(self._key(job_id), put, expire)

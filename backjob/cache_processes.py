@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from .cells import Cells
+from .store import VERSION_GRACE
 
 _Processes = dict[str, list[Any]]
-"""For each name its slots, and until when it is there, in seconds since 1970."""
+"""For each name its slots, until when it is alive, in seconds since 1970, and its version of the app."""
 
 
 class ProcessCell:
@@ -24,16 +25,27 @@ class ProcessCell:
         self._process_key = key
         self._now = now
 
-    def register(self, name: str, slots: int | None, seconds: float) -> None:
+    def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
         until = self._now().timestamp() + seconds
-        self._change_processes(lambda processes: processes | {name: [slots, until]})
+        self._change_processes(lambda processes: processes | {name: [slots, until, app_version]})
 
     def read_slots(self) -> dict[str, int | None]:
-        processes = self._decode(self._cells.read(self._process_key))
-        return {name: slots for name, (slots, _) in processes.items()}
+        processes, now = self._decode(self._cells.read(self._process_key)), self._now().timestamp()
+        return {name: slots for name, (slots, until, _) in processes.items() if until > now}
 
     def unregister(self, name: str) -> None:
-        self._change_processes(lambda processes: {each: found for each, found in processes.items() if each != name})
+        now = self._now().timestamp()
+
+        def end(processes: _Processes) -> _Processes:
+            """A version of the app is remembered for a while after its last process."""
+            slots, until, version = processes.pop(name, (None, now, ""))
+            return processes | ({name: [slots, min(until, now), version]} if version else {})
+
+        self._change_processes(end)
+
+    def is_version_alive(self, app_version: str) -> bool:
+        processes = self._decode(self._cells.read(self._process_key))
+        return any(version == app_version for _, _, version in processes.values())
 
     def _change_processes(self, make: Callable[[_Processes], _Processes]) -> None:
         def change(value: bytes | None) -> bytes:
@@ -42,11 +54,12 @@ class ProcessCell:
         self._cells.change(self._process_key, change)
 
     def _decode(self, value: bytes | None) -> _Processes:
-        """Those that are there; none of what is none of ours."""
+        """Processes that are alive, and those that show that their version of the app was alive just now."""
         try:
             processes = json.loads(value or b"{}")
             now = self._now().timestamp()
-            alive = {name: [slots, until] for name, (slots, until) in processes.items() if until > now}
-            return alive if all(slots is None or isinstance(slots, int) for slots, _ in alive.values()) else {}
-        except (ValueError, TypeError, AttributeError, RecursionError):
+            known = {name: [*row, ""][:3] for name, row in processes.items()}
+            alive = {name: row for name, row in known.items() if row[1] > now - (VERSION_GRACE if row[2] else 0)}
+            return alive if all(row[0] is None or isinstance(row[0], int) for row in alive.values()) else {}
+        except (ValueError, TypeError, AttributeError, IndexError, RecursionError):
             return {}

@@ -6,6 +6,7 @@ Changes nothing but the list, where that is behind the records.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -78,7 +79,7 @@ class CacheReads:
         return sum(is_launched(job) for some in in_turns(index.waiting()) for job in self._jobs.get_live(some))
 
     def list_holders(self) -> list[str]:
-        names = {job.held_by for job in self._list_waiting() if job.held_by}
+        names = {job.held_by for job in self._list_waiting() if job.held_by and job.is_readable}
         return [name for name in names if name.startswith(PROCESS)]
 
     def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
@@ -89,6 +90,7 @@ class CacheReads:
             job
             for job in found
             if job.key_id in key_ids
+            and job.is_readable
             and (job.status is Status.INPROGRESS or (job.held_by or "").startswith(RESPONSE))
         ]
         names = [each.name for each in dataclasses.fields(Vouched)]
@@ -100,18 +102,33 @@ class CacheReads:
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
+        app_version: str = "",
     ) -> float | None:
         index = self._jobs.read()
         horizon = to_microseconds(self._now() + timedelta(seconds=within))
         soonest: datetime | None = None
+        is_left = self._find_left(app_version)
         for some in in_turns([each for each in index.waiting(key_ids, full_scopes) if index.live[each].due <= horizon]):
             if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
                 break  # none of these can be sooner
             for job in self._jobs.get_live(some):
-                if job.status is Status.STARTED and job.app_id not in skipped:
+                if job.status is Status.STARTED and job.app_id not in skipped and not is_left(job):
                     when = max(job.due_at, job.held_until or job.due_at)
                     soonest = min(soonest or when, when)
         return max(0.0, (soonest - self._now()).total_seconds()) if soonest is not None else None
+
+    def is_version_alive(self, app_version: str) -> bool:
+        raise NotImplementedError  # ProcessCell has it
+
+    def _find_left(self, app_version: str) -> Callable[[Job], bool]:
+        """Return whether a job that waits is left to processes of another version of the app, or of a newer release."""
+        is_alive = functools.cache(self.is_version_alive)
+
+        def is_left(job: Job) -> bool:
+            is_ours = job.app_version in ("", app_version)
+            return not job.is_readable or (not is_ours and is_alive(job.app_version))
+
+        return is_left
 
     def _list_waiting(self) -> list[Job]:
         ids = self._jobs.read().waiting()

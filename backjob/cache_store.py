@@ -124,15 +124,17 @@ class CacheStore(ProcessCell, CacheReads):
         seconds: float,
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
+        app_version: str = "",
     ) -> Job | None:
         while True:
-            index, now = self._jobs.read(), self._now()
+            index, now, is_left = self._jobs.read(), self._now(), self._find_left(app_version)
             due = index.waiting(key_ids, full_scopes)
             due = [job_id for job_id in due if index.live[job_id].due <= to_microseconds(now)]
             due.sort(key=lambda job_id: -index.live[job_id].priority)  # stable: then by time, then by id
             for some in in_turns(due):
                 for job in self._jobs.get_live(some):
                     is_due = job.status is Status.STARTED and job.due_at <= now and changes.is_free(job, now)
+                    is_due = is_due and not is_left(job)
                     if is_due and job.app_id not in skipped and self.hold(job.id, job.attempt, None, holder, seconds):
                         return self.get(job.id)
             if not self._jobs.mend():
@@ -259,7 +261,8 @@ class CacheStore(ProcessCell, CacheReads):
 
 
 def _is_old(job: Job, times: Mapping[Status, datetime]) -> bool:
-    return job.ended_at is not None and job.status in times and job.ended_at < times[job.status]
+    is_old = job.ended_at is not None and job.status in times and job.ended_at < times[job.status]
+    return is_old and job.is_readable
 
 
 def _check_progress(progress: int) -> None:

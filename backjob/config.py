@@ -23,7 +23,7 @@ from .headers import FORWARD_HEADERS
 from .job import JobStatus
 from .keyring import check_keys
 from .outer import find_fault
-from .ranges import MOST, TIMEOUT, WHOLE, is_number, is_timeout, is_whole
+from .ranges import MOST, TIMEOUT, WHOLE, check_version, is_number, is_timeout, is_whole
 from .redirects import RedirectOk, check_redirect_ok
 
 try:
@@ -115,6 +115,10 @@ class Config:
     """Does this process look after all jobs: settle what was lost, launch what is due, delete what is old? False for
     one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
+    app_version: str | None = None
+    """Version of the app's code, such as a commit: 1-64 printable ASCII characters. A job runs in processes of the
+    version that recorded it while one of them is alive or was within the last 60 s, then in any. None: in any."""
+
     forward_headers: tuple[str, ...] = FORWARD_HEADERS
     """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
     job, start() has ``headers=``."""
@@ -165,6 +169,7 @@ class Config:
         self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
         self._check_text("cache_prefix", r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
         self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
+        self._check_with("app_version", check_version)
         for name in ("create_table", "keeper"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")

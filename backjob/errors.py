@@ -9,6 +9,8 @@ import inspect
 import traceback
 from collections.abc import Iterator
 
+NEWER_RECORD = "a newer release of backjob recorded it"
+
 
 class BackJobError(Exception):
     """Something went wrong in backjob."""

@@ -11,9 +11,16 @@ from .jitter import longest_backoff
 from .transitions import FINAL, LIVE, Move, Status
 
 # The statuses and moves belong to a record: other modules import them from here.
-__all__ = ["FINAL", "LIVE", "MOST_REASON", "Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
+__all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
+__all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
+RECORD_VERSION = 1
+"""Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
+It is raised by a change after which an older process would do something wrong with the record: a new status, a new
+meaning of a field, or a new field of the sealed request that changes what runs. A field that an older process may
+ignore, and drop when it changes the record, does not raise it.
+"""
 MOST_REASON = 1000
 """Characters of ``error`` and ``location``."""
 
@@ -120,6 +127,9 @@ class Job:
     path: str
     key_id: str
     app_id: str
+    app_version: str
+    """Which version of the app recorded it, "" for any: the option app_version."""
+    record_version: int
     anonymous: bool
     """It runs as nobody: its sealed request has nothing of a user, and is kept should it fail."""
     sealed: bytes | None = field(repr=False)
@@ -141,6 +151,11 @@ class Job:
     """How its earlier attempts ended, as attempts.py writes it."""
     read_at: datetime
     """The store's time when it was read: what the other times are compared with."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Does this release know what its record means? Else a newer one wrote it, and it is left alone."""
+        return self.record_version <= RECORD_VERSION
 
     @property
     def due_in(self) -> float:
@@ -211,6 +226,7 @@ class NewJob:
     request: JobRequest
     key_id: str
     app_id: str = ""
+    app_version: str = ""
     scope: str = ""
     retries: int = 0
     delay: float = 0
@@ -238,6 +254,8 @@ class NewJob:
             path=self.request.path[:255],
             key_id=self.key_id,
             app_id=self.app_id,
+            app_version=self.app_version,
+            record_version=RECORD_VERSION,
             anonymous=self.request.anonymous,
             sealed=sealed,
             priority=self.priority,

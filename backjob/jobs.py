@@ -14,7 +14,7 @@ from webob.request import BaseRequest
 
 from .arguments import check_flags, check_numbers, check_scope, parse_id
 from .backend import Backend, Launch
-from .errors import BackJobError, JobFailed, JobNotFound
+from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import SealError, new_nonce
 from .mounts import find_mount
@@ -124,8 +124,7 @@ class Jobs(NoJob):
         """
         backend = self._get_backend()
         job = self._find_one(backend.store.get, job_id, None)
-        refusal = _refuse_retry(job)
-        if refusal:
+        if refusal := _refuse_retry(job):
             raise BackJobError(f"Job {job.id} can't be started again: {refusal}")
         try:
             request = backend.keyring.unseal(job.id, job.uid, job.sealed)
@@ -164,10 +163,12 @@ class Jobs(NoJob):
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
         """End a job: one that waits at once, a running one at its next sign. True if it was live.
 
-        Raises JobNotFound.
+        Raises JobNotFound, and BackJobError for a job that a newer release of backjob recorded.
         """
         store = self._get_backend().store
         while not (job := self._find_one(store.get, job_id, scope)).status.is_final:
+            if not job.is_readable:
+                raise BackJobError(f"Job {job.id} can't be cancelled here: {NEWER_RECORD}")
             # Between the look and the write the job may have gone on: then look again.
             if job.status is Status.INPROGRESS and store.request_cancel(job.id):
                 return True
@@ -192,14 +193,13 @@ class Jobs(NoJob):
         cursor = parse_id(before) if before is not None else None
         if before is not None and cursor is None:
             raise ValueError("before must be the id of a job")
-        scope = clean_text(scope) if scope is not None else None
-        return [job.as_status() for job in self._get_backend().store.find(wanted, scope, limit, cursor)]
+        scope, store = clean_text(scope) if scope is not None else None, self._get_backend().store
+        return [job.as_status() for job in store.find(wanted, scope, limit, cursor)]
 
     def cancel_waiting(self, job_id: int) -> None:
         """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.
 
-        For integrations, where a transaction is rolled back and the response is no failure. It does nothing for any
-        other job, such as one that ``unique`` has found.
+        For integrations, after a rollback. It does nothing for other jobs, such as one that ``unique`` has found.
         """
 
     def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
@@ -243,8 +243,7 @@ class Jobs(NoJob):
         new = NewJob(
             uid=uid,
             request=request,
-            key_id=backend.keyring.key_id,
-            app_id=backend.self_request.home,
+            **backend.identity,
             unique_key=unique_keys[0] if unique_keys else None,
             held_by=None if waits else holder,
             hold=backend.config.lease,
@@ -257,9 +256,7 @@ class Jobs(NoJob):
             sealed = backend.keyring.seal(job_id, uid, request)
             return sealed
 
-        # With connect= the jobs may run elsewhere: the processes that serve them register themselves.
-        here = self._environ if backend.config.connect is None else None
-        backend.limits.note_process(here, self._start_response)
+        backend.limits.note_recorder(self._environ, self._start_response)
         job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:  # from here on nothing raises: the record is committed
             launch = Launch(job_id, holder, sealed, request)
@@ -291,6 +288,8 @@ class Jobs(NoJob):
 
 def _refuse_retry(job: Job) -> str:
     """Why it can't be started again by a person, or ""."""
+    if not job.is_readable:
+        return NEWER_RECORD
     if not job.anonymous:
         return _OF_A_USER
     if not job.status.is_final:

@@ -84,8 +84,7 @@ class Keeper:
         self._renewed_at: datetime | None = None
         self._is_away = False
         self._ended: set[str] = set()
-        self._settled = 0
-        self._explained = ""
+        self._settled, self._explained = 0, ""
         self._duties = Duties()
         self._pruning = Pruning(config, store)
         self._left: dict[int, float] = {}
@@ -287,7 +286,8 @@ class Keeper:
         if is_native():
             self._start_looking()
             return
-        job = self._store.take_due(self._keyring.key_ids, self._owner, self._config.lease)
+        key_ids, version = self._keyring.key_ids, self._config.app_version or ""
+        job = self._store.take_due(key_ids, self._owner, self._config.lease, app_version=version)
         if job is None:
             return
         try:

@@ -6,6 +6,7 @@ Knows no socket, no database and no clock: a token lives as long as its record's
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -18,7 +19,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from .errors import ConfigError, KeyringError
 from .files import make_file
-from .job import JobRequest
+from .job import RECORD_VERSION, JobRequest
 
 MONITOR = "monitor"
 WORKER = "worker"
@@ -27,6 +28,7 @@ CHECK = "check"
 KINDS = frozenset({MONITOR, WORKER, PROBE, CHECK})
 MIN_KEY_LENGTH = 32
 _MAX_ID = 2**63 - 1
+_REQUEST_FIELDS = frozenset(each.name for each in dataclasses.fields(JobRequest))
 
 
 class TokenError(Exception):
@@ -35,6 +37,10 @@ class TokenError(Exception):
 
 class SealError(Exception):
     """This sealed request doesn't open for this job: it was changed, moved from another job, or needs another key."""
+
+
+class NewerRecordError(SealError):
+    """A newer release sealed this request, and an older one may not run it."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,8 @@ class Keyring:
         head, _, mac = text.rpartition(".")
         for subkeys in self._subkeys:
             if hmac.compare_digest(mac, _mac(subkeys.token, head)):
-                kind, job_id, attempt, nonce, digest = head.split(".")
-                if kind not in KINDS or int(job_id) > _MAX_ID:
+                kind, job_id, attempt, nonce, digest, *more = head.split(".")
+                if more or kind not in KINDS or int(job_id) > _MAX_ID:  # of a newer release, say
                     raise TokenError
                 return Token(kind, int(job_id), int(attempt), nonce, digest, text, subkeys.proof)
         raise TokenError
@@ -125,16 +131,23 @@ class Keyring:
     def seal(self, job_id: int, uid: str, request: JobRequest) -> bytes:
         """Encrypt and authenticate a request, bound to the record of this id and uid."""
         fields = {**request.__dict__, "body": request.body.decode("latin-1")}
-        return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields]).encode())
+        return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields, RECORD_VERSION]).encode())
 
     def unseal(self, job_id: int, uid: str, sealed: bytes | None) -> JobRequest:
-        """The request again. Raises SealError unless it was sealed for this very record."""
+        """The request again. Raises SealError unless it was sealed for this very record.
+
+        The version is sealed too, because the column in the row, which queries use, can be changed without the key.
+        Fields that this release does not know are ignored. Raises NewerRecordError for a version that it does not know.
+        """
         try:
-            sealed_id, sealed_uid, fields = json.loads(self._fernets.decrypt(sealed or b""))
+            sealed_id, sealed_uid, fields, *more = json.loads(self._fernets.decrypt(sealed or b""))
             if (sealed_id, sealed_uid) != (job_id, uid):
                 raise SealError
-            return JobRequest(**{**fields, "body": fields["body"].encode("latin-1")})
-        except (InvalidToken, TypeError, ValueError, KeyError):
+            if more and more[0] > RECORD_VERSION:
+                raise NewerRecordError
+            known = {name: value for name, value in fields.items() if name in _REQUEST_FIELDS}
+            return JobRequest(**{**known, "body": fields["body"].encode("latin-1")})
+        except (InvalidToken, TypeError, ValueError, KeyError, AttributeError):
             raise SealError from None
 
     def digest(self, message: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ._socket import Connection, is_done
 from .address import Address, read_origin, write_origin
+from .app_id import OwnIds, name_app, name_place
 from .config import Config
 from .diagnosis import explain, explain_failure, sum_up
 from .discovery import discover, discover_unasked
@@ -28,7 +29,6 @@ MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
 _MOST_SENT = 64
-_APP, _PLACE = "a", "p"
 
 
 class Launcher(Protocol):
@@ -48,10 +48,10 @@ class SelfRequest:
         self._config = config
         self._keyring = keyring
         self.app = app
-        self._app_id = self._name(_APP, app)
+        self._own_ids = OwnIds(keyring, app)
         place = config.address
-        self.home = self._name(_PLACE, write_origin(place)) if place else self._app_id
-        """What tells the jobs of one app, or of one place, from those of others, for whoever has the key."""
+        self.home = name_place(write_origin(place)) if place else name_app(app)
+        """The app_id of jobs that are started here."""
         self._known: list[Address] = []
         self._proven: Address | None = None
         self._elsewhere: set[tuple[Address, str]] = set()
@@ -109,10 +109,7 @@ class SelfRequest:
 
     def is_home_of(self, app_id: str) -> bool:
         """Is a job with this app_id no other app's, as far as its record tells in clear?"""
-        return not app_id.startswith(_APP) or app_id == self._app_id
-
-    def _name(self, kind: str, home: str) -> str:
-        return kind + self._keyring.digest(f"home {home}")[0][:15]
+        return app_id in self._own_ids
 
     @property
     def is_crowded(self) -> bool:

@@ -59,10 +59,11 @@ class Limits:
         self._lock = threading.Lock()
         self._running = 0
         self._is_server = False
+        self._keeps_version = False
         self._slots: int | None = None
         self._strays: tuple[int, ...] = ()
         self._auto = UNKNOWN
-        self._renew_at = 0.0  # in time.monotonic()
+        self._renew_at = self._renew_version_at = 0.0  # in time.monotonic()
 
     @property
     def max_running(self) -> int:
@@ -143,13 +144,33 @@ class Limits:
         store = store or self._store
         self._renew_at = time.monotonic() + self._config.lease / 3
         if self._is_server:
-            store.register(self.name, self._free_slots, self._config.lease)
+            store.register(self.name, self._free_slots, self._config.lease, self._config.app_version or "")
+        elif self._keeps_version:
+            store.register(self.name, 0, self._config.lease, self._config.app_version or "")
         slots = store.read_slots()
         for name in filter(is_dead, tuple(slots)):
             with contextlib.suppress(Refused):
                 store.unregister(name)
             del slots[name]
-        self._auto = share_slots(list(slots.values()) or [self._free_slots])
+        # A process without slots is there for its version of the app only, or all of its slots are lost.
+        self._auto = share_slots([each for each in slots.values() if each != 0] or [self._free_slots])
+
+    def note_serving(self) -> None:
+        """Count the version of this process as alive from the next renewal on: it serves requests, even if none of
+        them is a job's."""
+        self._keeps_version = self._config.app_version is not None
+
+    def note_recorder(
+        self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None
+    ) -> None:
+        """Before a job is recorded here: register this process if jobs run in it, and report its version of the app, so
+        that no process of another version takes the job before one of this version can. Raises StoreError."""
+        # With connect= the jobs may run elsewhere: the processes that serve them register themselves.
+        self.note_process(environ if self._config.connect is None else None, start_response)
+        if self._config.app_version and time.monotonic() >= self._renew_version_at:
+            self._renew_version_at = time.monotonic() + self._config.lease / 3
+            slots = self._free_slots if self._is_server else 0
+            self._store.register(self.name, slots, self._config.lease, self._config.app_version or "")
 
     @property
     def _free_slots(self) -> int | None:
@@ -177,6 +198,6 @@ class Limits:
 
     def withdraw(self, store: Store | None = None) -> None:
         """This process ends: it counts no more. Raises StoreError."""
-        if self._is_server:
-            self._is_server = False
+        if self._is_server or self._config.app_version:
+            self._is_server = self._keeps_version = False
             (store or self._store).unregister(self.name)

@@ -208,8 +208,7 @@ class BackJob:
             return respond("409 Conflict", token.prove("refused"))
         if not backend.self_request.is_home_of(job.app_id):
             return respond("421 Misdirected Request", token.prove("elsewhere"))
-        way, has_threads = backend.dispatcher.choose_way(environ), backend.has_dispatcher(environ)
-        go_on = backend.dispatcher.accept(job, token.nonce, way, has_threads)
+        go_on = backend.accept(job, token.nonce, environ)
         if go_on is None:
             return respond("409 Conflict", token.prove("refused"))
         return AfterFirstChunk(respond("202 Accepted", token.prove("monitor")), go_on)
@@ -219,12 +218,13 @@ class BackJob:
     ) -> Iterable[bytes]:
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
-        request = backend.keyring.unseal(job.id, job.uid, job.sealed)
-        if not may_run_in(backend.self_request.app, request):
-            return respond("421 Misdirected Request", token.prove("elsewhere"))
-        current = CurrentJob(backend, job, request, environ)
+        outcome, way = "full", backend.dispatcher.choose_way(environ)
         _drain(environ)
-        outcome, way = self._run_if_room(backend, job, token, current), backend.dispatcher.choose_way(environ)
+        if backend.can_run(job):
+            request = backend.keyring.unseal(job.id, job.uid, job.sealed)
+            if not may_run_in(backend.self_request.app, request):
+                return respond("421 Misdirected Request", token.prove("elsewhere"))
+            outcome = self._run_if_room(backend, job, token, CurrentJob(backend, job, request, environ))
         if way != "thread" and outcome == "full" and job.held_by:
             # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
             backend.store.note_full(job.id, job.attempt, job.held_by)

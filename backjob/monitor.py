@@ -18,7 +18,7 @@ from .decisions import ABSENCE
 from .errors import LaunchError, NotHome, StoreError
 from .jitter import backoff, outage_backoff
 from .job import FINAL, Glance, Job, JobRequest, Move, Status
-from .keyring import MONITOR, WORKER, Keyring, SealError, Token, new_nonce
+from .keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Token, new_nonce
 from .launcher import SelfRequest
 from .logs import about
 from .output import first_line
@@ -155,6 +155,10 @@ class Monitor:
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
             with self._launcher.open(token, request, from_slot=from_slot) as connection:
                 return then(token, request, connection)
+        except NewerRecordError:
+            # The column of its row was changed, or this process would not have taken it.
+            self._store.note_full(job.id, job.attempt, self.owner)
+            return Verdict.FULL
         except SealError:
             told = about(job.id, job.attempt)
             log.error("Job %d is not launched: its sealed request does not open", job.id, extra=told)

@@ -25,3 +25,9 @@ def is_number(value: object, least: float, most: float) -> bool:
 def is_timeout(value: object) -> bool:
     """Is it what TIMEOUT says?"""
     return is_number(value, LEAST_ERROR_TIMEOUT, MOST) or is_number(value, 0, 0)
+
+
+def check_version(text: str) -> None:
+    """Raise ValueError unless this can be a version of the app: 1-64 printable ASCII characters without blanks."""
+    if not 0 < len(text) <= 64 or not all("!" <= each <= "~" for each in text):
+        raise ValueError("it must be 1-64 printable ASCII characters without blanks")

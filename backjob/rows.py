@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, get_type_hints
 
 from .decisions import Vouched
 from .errors import Refused
-from .job import Glance, Job, Status
+from .job import RECORD_VERSION, Glance, Job, Status
+from .transitions import read_status
 
 Record = TypeVar("Record", Job, Glance, Vouched)
 
@@ -39,15 +40,20 @@ def make_record(kind: type[Record], values: Sequence[Any], job_id: object) -> Re
     Raises SpoiledRecord, which names the job and the field, and not the value.
     """
     checked: list[Any] = []
+    fields = dict(zip((name for name, _ in _KINDS[kind]), values, strict=True))
     for (name, wanted), given in zip(_KINDS[kind], values, strict=True):
-        value = _as_status(given) if wanted is Status else given
+        value = _as_status(given, kind, fields) if wanted is Status else given
         if not _is_allowed(name, wanted, value):
             raise SpoiledRecord(job_id, f"{name} is no {_describe(wanted)} that it may hold")
         checked.append(value)
     return kind(*checked)
 
 
-def _as_status(value: Any) -> Status | None:
+def _as_status(value: Any, kind: type[Any], fields: Mapping[str, Any]) -> Status | None:
+    """Return the status with this number. A record of a newer release may have one that this release does not know."""
+    version = fields.get("record_version", 0)
+    if isinstance(value, int) and (kind is Glance or (isinstance(version, int) and version > RECORD_VERSION)):
+        return read_status(value, is_over=fields.get("ended_at") is not None)
     return Status(value) if isinstance(value, int) and value in tuple(Status) else None
 
 

@@ -32,7 +32,11 @@ from sqlalchemy.dialects import mysql
 from .job import FINAL, LIVE, MOST_REASON, Status
 
 VERSION = 4
-"""Goes up by one with each change of the table."""
+"""Version of the tables, raised by each change of them.
+
+Processes of several versions may share the tables during a deploy, and an older one inserts rows without the columns
+that it does not know: each new column is nullable or has a server default.
+"""
 
 
 _MYSQL = ("mysql", "mariadb")
@@ -100,6 +104,9 @@ def build_table(name: str) -> Table:
         Column("path", String(255), nullable=False),
         Column("key_id", ExactString(16), nullable=False),
         Column("app_id", ExactString(16), nullable=False),
+        # Which version of the app runs it, and which version of BackJob's records it is: see job.RECORD_VERSION.
+        Column("app_version", ExactString(64), nullable=False, server_default=""),
+        Column("record_version", SmallInteger, nullable=False, server_default="1"),
         Column("anonymous", Boolean(create_constraint=False), nullable=False),
         Column("sealed", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)),
         Column("unique_key", ExactString(64)),
@@ -142,6 +149,7 @@ def build_table(name: str) -> Table:
         table.metadata,
         Column("name", ExactString(64), primary_key=True),
         Column("slots", Integer),
+        Column("app_version", ExactString(64), nullable=False, server_default=""),
         Column("alive_until", UtcDateTime, nullable=False),
         **_OPTIONS,
     )

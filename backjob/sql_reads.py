@@ -17,7 +17,7 @@ from .job import Glance, Job, JobStatus, Status
 from .logs import about
 from .rows import Record, SpoiledRecord, make_record
 from .statements import Statements
-from .store import LONGEST
+from .store import LONGEST, VERSION_GRACE
 
 log = logging.getLogger("backjob")
 
@@ -85,15 +85,19 @@ class SQLReads:
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
+        app_version: str = "",
     ) -> float | None:
         now = self._now()
         values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
-        values["left"] = self._list_left()
+        values |= {"left": self._list_left(), **self._of_versions(app_version, now)}
         try:
             when = self._scalar(self._statements.next_due, horizon=now + timedelta(seconds=within), **values)
         except Refused:
             return None  # a row with a time that is none: take_due() leaves it out
         return max(0.0, (when - now).total_seconds()) if when is not None else None
+
+    def _of_versions(self, app_version: str, now: datetime) -> dict[str, Any]:
+        return {"app_versions": ["", app_version], "versions_since": now - timedelta(seconds=VERSION_GRACE)}
 
     def _scalar(self, statement: Select[Any], **values: Any) -> Any:
         rows = self._database.read(statement, values)

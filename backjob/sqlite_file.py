@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .files import make_file
 log = logging.getLogger("backjob")
 
 _Identity = tuple[int, int]
+_NO_FILE: _Identity = (-1, -1)
 _BESIDE = ("-wal", "-shm")
 
 
@@ -33,8 +35,11 @@ class SQLiteFile:
 
     @property
     def is_replaced(self) -> bool:
-        """Is the file at this path not the one that was opened? Costs one system call."""
-        return self._opened is not None and _identify(str(self._path)) != self._opened
+        """Is the file at this path not the one that was opened? Costs one system call.
+
+        Something else than a file, such as a directory to mount a disk on, is an outage.
+        """
+        return self._opened is not None and _identify(str(self._path)) not in (self._opened, _NO_FILE)
 
     def note_opened(self) -> None:
         """Remember which file is open, with its WAL."""
@@ -80,7 +85,7 @@ def _identify(path: str) -> _Identity | None:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else _NO_FILE
 
 
 @contextlib.contextmanager

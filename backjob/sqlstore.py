@@ -65,9 +65,12 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
             connection.execute(self._statements.set_sealed, {"job_id": job_id, "new_sealed": self._fit(seal(job_id))})
             return int(job_id), True
 
+        # While keys are changed, two processes may write different digests of one key of uniqueness, and no constraint
+        # sees that they are equal.
+        run = self._database.run_alone if len(unique_keys) > 1 else self._database.transact
         for tries_left in reversed(range(_TRIES)):
             try:
-                return self._database.transact(insert)
+                return run(insert)
             except Duplicate:
                 # Another one was first with this unique key: take that one's job, if it still lives.
                 if not unique_keys or not tries_left:
@@ -127,10 +130,12 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
         seconds: float,
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
+        app_version: str = "",
     ) -> Job | None:
         values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
         while True:
-            values |= {"now": self._now(), "left": self._list_left()}
+            now = self._now()
+            values |= {"now": now, "left": self._list_left(), **self._of_versions(app_version, now)}
             due = self._database.read(self._statements.due, values)
             for job_id, attempt in due:
                 try:

@@ -8,11 +8,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sqlalchemy import BindParameter, Table, Update, bindparam, case, delete, func, insert, null, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Table,
+    Update,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from .decisions import Vouched
-from .job import Glance, Job, Move, Status
+from .job import RECORD_VERSION, Glance, Job, Move, Status
 from .process import PROCESS, RESPONSE
+from .schema import find_process_table
 
 _NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
 _UNTOLD = {"status_text": "", "error": "", "location": ""}
@@ -24,6 +39,7 @@ class Statements:
 
     def __init__(self, table: Table) -> None:
         columns = table.c
+        is_readable = columns.record_version <= RECORD_VERSION
         now, until = _at("now", columns.updated_at), _at("until", columns.updated_at)
         self.insert = insert(table)
         self.inserted = [column.name for column in _columns(table, Job) if column.name not in ("id", "sealed")]
@@ -39,6 +55,7 @@ class Statements:
         self.old = (
             select(columns.id)
             .where(columns.status == bindparam("in_status"), columns.ended_at < _at("before", columns.ended_at))
+            .where(is_readable)
             .order_by(columns.ended_at, columns.id)
             .limit(bindparam("most"))
             .offset(bindparam("passed"))
@@ -50,6 +67,7 @@ class Statements:
             columns.id.in_(bindparam("job_ids", expanding=True)),
             columns.status == bindparam("in_status"),
             columns.ended_at < _at("before", columns.ended_at),
+            is_readable,
         )
         self.count = select(func.count()).select_from(table).where(columns.status == bindparam("in_status"))
 
@@ -60,6 +78,13 @@ class Statements:
         waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
         waits &= columns.scope.not_in(bindparam("full_scopes", expanding=True))
         waits &= columns.id.not_in(bindparam("left", expanding=True))
+        process = find_process_table(table).c
+        is_alive = exists().where(
+            process.app_version == columns.app_version,
+            process.alive_until > _at("versions_since", process.alive_until),
+        )
+        is_ours = columns.app_version.in_(bindparam("app_versions", expanding=True))
+        waits &= is_readable & or_(is_ours, ~is_alive.correlate(table))
         self.count_launched = select(func.count()).where(
             columns.status == int(Status.STARTED),
             columns.held_until > now,
@@ -73,20 +98,23 @@ class Statements:
         later = case((columns.held_until > columns.due_at, columns.held_until), else_=columns.due_at)
         self.next_due = select(func.min(later)).where(waits, columns.due_at <= _at("horizon", columns.due_at))
 
-        fenced = update(table).where(columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt"))
+        of_attempt = update(table).where(columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt"))
+        fenced = of_attempt.where(is_readable)
         is_started, runs = columns.status == int(Status.STARTED), columns.status == int(Status.INPROGRESS)
-        held = fenced.where(is_started).values(held_by=bindparam("holder"), held_until=until)
-        self.hold_of_nobody = held.where(is_free)
+        held = of_attempt.where(is_started).values(held_by=bindparam("holder"), held_until=until)
+        self.hold_of_nobody = held.where(is_free, is_readable)
+        # Also of a newer record: a launch that came to a process of an older release is given back.
         self.hold_of_holder = held.where(columns.held_by == bindparam("old_holder"))
-        self.held_by_process = select(columns.held_by).distinct().where(is_started, columns.held_by.startswith(PROCESS))
-        held_by_holder = update(table).where(is_started, columns.held_by == bindparam("holder"))
+        self.held_by_process = select(columns.held_by).distinct()
+        self.held_by_process = self.held_by_process.where(is_started, is_readable, columns.held_by.startswith(PROCESS))
+        held_by_holder = update(table).where(is_started, is_readable, columns.held_by == bindparam("holder"))
         self.free = held_by_holder.values(held_by=null(), held_until=null())
-        self.note_launch_failure = held.where(columns.held_by == bindparam("holder")).values(
+        self.note_launch_failure = held.where(is_readable, columns.held_by == bindparam("holder")).values(
             status_text=bindparam("text"), updated_at=now, launch_failed_at=_at("failed_at", columns.launch_failed_at)
         )
         self.note_wait = (
             update(table)
-            .where(is_started, columns.due_at <= now, columns.launch_failed_at.is_(None))
+            .where(is_started, is_readable, columns.due_at <= now, columns.launch_failed_at.is_(None))
             .where(columns.app_id == bindparam("of_app"), columns.status_text == bindparam("old_text"))
             .values(status_text=bindparam("text"))
         )
@@ -102,6 +130,7 @@ class Statements:
         self.vouched = select(*_columns(table, Vouched)).where(
             or_(runs, is_started & columns.held_by.startswith(RESPONSE)),
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
+            is_readable,
         )
         lease = {"lease_until": until, "updated_at": now}
         number = bindparam("number", type_=columns.signs.type)
@@ -115,7 +144,8 @@ class Statements:
         self.touch_if_it_fits = self.touch_with_more.where(
             func.octet_length(columns.status_text) <= bindparam("room", type_=columns.signs.type)
         )
-        self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs).values(cancel_requested=True)
+        self.request_cancel = update(table).where(columns.id == bindparam("job_id"), runs, is_readable)
+        self.request_cancel = self.request_cancel.values(cancel_requested=True)
         self.claim = _guard(fenced, Move.CLAIM, table).values(
             started_at=now, progress=0, signs=0, lease_by=bindparam("owner"), **_UNTOLD, **lease, **_NO_HOLD
         )
@@ -145,7 +175,8 @@ class Statements:
         self.moves: dict[Move, Update] = {}
         self.fenced_moves: dict[Move, Update] = {}
         for move in (Move.COMPLETE, Move.FAIL, Move.CANCEL, Move.RETRY):
-            made = _guard(update(table).where(columns.id == bindparam("job_id")), move, table).values(**told)
+            made = update(table).where(columns.id == bindparam("job_id"), is_readable)
+            made = _guard(made, move, table).values(**told)
             if move is Move.RETRY:
                 made = made.where(columns.cancel_requested.is_(False), columns.attempt <= columns.retries).values(
                     **again

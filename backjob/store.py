@@ -15,6 +15,8 @@ from .job import Glance, Job, JobStatus, Move, NewJob, Status
 
 LONGEST = 3650 * 86400.0
 """Seconds for which a job can wait at most."""
+VERSION_GRACE = 60.0
+"""Seconds for which a version of the app may be without a process, as during a restart, and keeps its jobs."""
 
 
 class Store(Protocol):
@@ -65,8 +67,13 @@ class Store(Protocol):
         seconds: float,
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
+        app_version: str = "",
     ) -> Job | None:
-        """Hold the first job that is due and that nobody holds, but none of these apps and scopes."""
+        """Hold the first job that is due and that nobody holds, but none of these apps and scopes.
+
+        A job of another version of the app than ``app_version`` is skipped while a process of that version is alive,
+        and for VERSION_GRACE seconds after. "" in the job: any process takes it.
+        """
 
     def seconds_to_next(
         self,
@@ -74,6 +81,7 @@ class Store(Protocol):
         skipped: Collection[str] = (),
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
+        app_version: str = "",
     ) -> float | None:
         """How long until a job, but none of these apps and scopes, is due or loses its hold. None: none is due
         ``within`` so many seconds."""
@@ -157,8 +165,11 @@ class Store(Protocol):
         others: it is noted in ``passed``, and later calls that get the same ``passed`` do not try it again.
         """
 
-    def register(self, name: str, slots: int | None, seconds: float) -> None:
+    def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
         """A process is there for so many seconds, and has so many slots (None: not known)."""
+
+    def is_version_alive(self, app_version: str) -> bool:
+        """Is a process of this version of the app alive, or was one within the last VERSION_GRACE seconds?"""
 
     def read_slots(self) -> dict[str, int | None]:
         """The slots of each process that is there, by their names."""

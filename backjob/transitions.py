@@ -25,6 +25,18 @@ class Status(IntEnum):
         return self in FINAL
 
 
+def read_status(number: int, *, is_over: bool = False) -> Status:
+    """Return the status with this number in a record.
+
+    A newer release may have further ones. A job in one of those is shown as FAILED if it has ended, and as INPROGRESS
+    otherwise: this release neither launches nor changes it.
+    """
+    if number in _NUMBERS:
+        return Status(number)
+    return Status.FAILED if is_over else Status.INPROGRESS
+
+
+_NUMBERS = frozenset(int(status) for status in Status)
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 LIVE = frozenset(Status) - FINAL
 

@@ -99,11 +99,13 @@ class WaitingRows:
         if room.is_full:
             return None
         holder, lease = self._monitor.owner, self._config.lease
-        return self._store.take_due(self._keyring.key_ids, holder, lease, self._list_absent(), room.full_scopes)
+        absent, version = self._list_absent(), self._config.app_version or ""
+        return self._store.take_due(self._keyring.key_ids, holder, lease, absent, room.full_scopes, version)
 
     def _seconds_to_next(self, full_scopes: Collection[str]) -> float:
         absent, longest = self._list_absent(), LOOK_EVERY * between(0.75, 1.25)
-        next_due = self._store.seconds_to_next(self._keyring.key_ids, absent, full_scopes, longest)
+        key_ids, version = self._keyring.key_ids, self._config.app_version or ""
+        next_due = self._store.seconds_to_next(key_ids, absent, full_scopes, longest, version)
         return longest if next_due is None else min(next_due, longest)
 
     def _list_absent(self) -> list[str]:

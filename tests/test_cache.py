@@ -102,7 +102,7 @@ class Deployment:
     def process(
         self,
         *,
-        key: str = KEY,
+        key: str | list[str] = KEY,
         table: str = TABLE,
         prefix: str = "backjob-",
         file: Path | None = None,
@@ -119,9 +119,10 @@ class Deployment:
         def monotonic() -> float:
             return base + (self.clock.now - self._began).total_seconds() - process.ahead
 
+        keyring = Keyring([key] if isinstance(key, str) else key)
         if is_real:
-            return Process(database, cells, Keyring([key]), prefix)
-        process = Process(database, cells, Keyring([key]), prefix, self.clock, monotonic)
+            return Process(database, cells, keyring, prefix)
+        process = Process(database, cells, keyring, prefix, self.clock, monotonic)
         return process
 
     def processes(self, count: int) -> list[Process]:
@@ -510,7 +511,7 @@ def test_what_the_key_did_not_sign_is_not_there(deployment: Deployment, clock: C
     assert not Path(Bomb(process).folder).exists()
 
 
-OTHERS = [{"key": KEY.upper()}, {"prefix": "other-"}, {"table": "other_job"}, {"file": "other.sqlite3"}]
+OTHERS = [{"prefix": "other-"}, {"table": "other_job"}, {"file": "other.sqlite3"}]
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=str)
@@ -523,12 +524,33 @@ def test_two_applications_in_one_cache_do_not_meet(
     ours_id, theirs_id = bring_to(ours, Status.COMPLETED, scope="ours"), bring_to(ours, Status.COMPLETED)
     for store in (ours, theirs):
         store.status(ours_id)
-    if "key" not in other and "prefix" not in other:  # those share the table
+    if "prefix" not in other:  # that one shares the table
         assert theirs.status(ours_id) is None
         assert bring_to(theirs, Status.FAILED) == ours_id
         assert ours.status(ours_id).status is Status.COMPLETED  # type: ignore[union-attr]
         assert theirs.status(ours_id).status is Status.FAILED  # type: ignore[union-attr]
     assert ours._key(theirs_id) != theirs._key(theirs_id)
+
+
+def test_applications_with_different_keys_share_no_status(deployment: Deployment) -> None:
+    """Their entries have the same names, because the names depend on no key, and neither believes the other's."""
+    ours, theirs = deployment.process(), deployment.process(key=KEY.upper())
+    job_id = bring_to(ours, Status.COMPLETED)
+    for store, other in ((ours, theirs), (theirs, ours)):
+        assert store.status(job_id) == ours.get(job_id).as_status()  # type: ignore[union-attr]
+        assert store.is_status_kept(job_id)
+        assert not other.is_status_kept(job_id)
+
+
+def test_a_change_of_keys_shows_no_older_status(deployment: Deployment, clock: Clock) -> None:
+    """A poll that moves on to a process with the other order of keys sees what the first one saw, or more."""
+    first, second = deployment.process(key=[KEY, KEY.upper()]), deployment.process(key=[KEY.upper(), KEY])
+    job_id = begin(first, clock)
+    second.status(job_id)
+    assert first.touch(job_id, 2, 60, "further", 30, 9)
+    first._look(job_id)
+    assert first.status(job_id).progress == 60  # type: ignore[union-attr]
+    assert second.status(job_id).progress == 60  # type: ignore[union-attr]
 
 
 def test_any_region_will_do(tmp_path: Path, clock: Clock) -> None:

@@ -73,6 +73,7 @@ WRONG: dict[str, list[Any]] = {
         *[{wrong: 1} for wrong in (None, 7, "", "a" * 256, b"a")],
     ],
     "keeper": NO_BOOLS,
+    "app_version": ["", "a b", "ä", "a" * 65, "a\n", 7, b"a", True],
     "forward_headers": [None, "X-A", 7, ["A B"], ["A\n"], [7], [b"A"], [""]],
     "forward_environ": [
         *[None, "eppn", 7, {"eppn": 1}, [7], [b"eppn"], [""], ["a"], ["*"], ["A*"], ["OIDC_*_email"], ["a b"], ["a\n"]],
@@ -107,6 +108,7 @@ DEFAULTS: dict[str, Any] = {
     "max_running_per_process": 0,
     "max_running_per_scope": 0,
     "keeper": True,
+    "app_version": None,
     "forward_environ": (),
     "redirect_ok": False,
     "max_output": 1048576,
@@ -196,6 +198,7 @@ def test_auto_can_be_written_as_any_word_of_settings(text: str) -> None:
         ("connect", "https://a.test"),
         ("connect", "unix:/run/app.sock"),
         ("connect_headers", {"Authorization": "Basic eA=="}),
+        *[("app_version", version) for version in (None, "1", "v2.0-3-g5bdb3cb", "~" * 64)],
         ("forward_headers", ()),
         ("forward_headers", ["X-A"]),
         ("forward_environ", ["eppn", "OIDC_CLAIM_*"]),

@@ -198,7 +198,7 @@ def test_what_the_reference_lacks_fails_the_build(tmp_path: Path) -> None:
     (tmp_path / "index.md").write_text(f"# Wrong\n\n{columns}\n```mermaid\nstateDiagram-v2\n```\n")
     with pytest.raises(AssertionError) as caught:
         build(tmp_path, tmp_path / "built")
-    assert "alive_until, nonsense, slots" in str(caught.value)
+    assert "alive_until, app_version, nonsense, slots" in str(caught.value)
     assert "this is not what backjob.transitions.draw_diagram() returns" in str(caught.value)
 
 

@@ -25,6 +25,7 @@ def make_job(**changes: Any) -> Job:
     fields |= {"status_text": "so far", "scope": "office", "method": "GET", "path": "/report"}
     fields |= {"error": "broken", "location": "/ticket/17"}
     fields |= {"key_id": "key", "app_id": "app", "sealed": b"sealed", "past": ""}
+    fields |= {"app_version": "", "record_version": 1}
     fields |= {"priority": 0, "error_timeout": 120, "cancel_requested": False}
     fields |= dict.fromkeys(["created_at", "due_at", "started_at", "updated_at", "lease_until", "read_at"], NOW)
     return Job(**{**fields, **changes})

@@ -244,7 +244,7 @@ def make_job() -> Job:
     zeros |= {"anonymous": False}
     zeros |= {"signs": 0}
     plain = {"id": 1, "status": Status.STARTED, "scope": "", "method": "POST", "path": "/a"}
-    plain |= {"key_id": "k", "app_id": "a"}
+    plain |= {"key_id": "k", "app_id": "a", "app_version": "", "record_version": 1}
     return Job(**secrets, **times, **nothing, **zeros, **plain)  # type: ignore[arg-type]
 
 

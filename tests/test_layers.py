@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
     *("keeper_thread", "bounded_calls", "cells"),
-    *("process", "attempts", "transitions", "job", "decisions", "rows", "keyring"),
+    *("process", "attempts", "transitions", "job", "decisions", "rows", "keyring", "app_id"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer", "redirects"),
     *("config", "settings", "backlog"),
     *("schema", "faults", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions", "engine"),

@@ -333,6 +333,8 @@ def test_add_records_everything(store: Store, clock: Clock) -> None:
         "path": "/report",
         "key_id": KEY_IDS[0],
         "app_id": "app",
+        "app_version": "",
+        "record_version": 1,
         "anonymous": False,
         "sealed": seal(job_id),
         "priority": -1,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule
 
 from backjob.engine import Database
-from backjob.job import Job, Move, Status
+from backjob.job import RECORD_VERSION, Job, Move, Status
 from backjob.outcome import Outcome
 from backjob.process import RESPONSE
 
@@ -117,6 +117,7 @@ class Life(RuleBasedStateMachine):
         self.rows[job_id] |= {"status": STARTED, "attempt": 1, "past": ""}
         self.rows[job_id] |= {"progress": 0, "signs": 0, "status_text": "", "error": "", "location": ""}
         self.rows[job_id] |= {"created_at": self.now, "updated_at": self.now, "cancel_requested": False, **fields}
+        self.rows[job_id] |= {"app_version": "", "record_version": RECORD_VERSION}
         self.rows[job_id] |= {"due_at": self.clock.after(delay), "held_by": holder}
         self.rows[job_id] |= {"held_until": self.clock.after(LEASE) if holder else None}
         if (holder or "").startswith(RESPONSE):
