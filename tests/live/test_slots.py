@@ -90,16 +90,6 @@ def test_jobs_that_nobody_watches(run_server: Serve, setup: Setup) -> None:
     assert_all_done(run_server(setup, monitor="leave"), 8)
 
 
-def test_a_form_over_tls_that_nobody_watches(run_server: Serve) -> None:
-    """Its path is proven first, which the only slot can't do over TLS while it is busy."""
-    server = run_server(ONE_SYNC.over("tls"), monitor="leave")
-    begin = time.monotonic()
-    job_ids = [server.start("/work", method="POST", data={"a": 1}) for _ in range(3)]
-    assert [server.end_of(job_id)["status"] for job_id in job_ids] == [Status.COMPLETED] * 3
-    assert time.monotonic() - begin < SOON
-    server.assert_ran_once(job_ids)
-
-
 @pytest.mark.parametrize("setup", [ONE_SYNC, ONE_SYNC.over("tls"), ONE_GTHREAD, WSGIREF], ids=str)
 def test_start_never_takes_a_second(run_server: Serve, setup: Setup) -> None:
     """The promise, so it is a bound on time: the only slot is busy with the very request that starts the job."""

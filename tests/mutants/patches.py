@@ -1085,14 +1085,14 @@ MUTANTS = [
         "backjob/launcher.py",
         'self._config.close_delay if from_slot else float("inf")',
         'float("inf")',
-        ("tests/live/test_slots.py::test_jobs_that_nobody_watches",),
+        ("tests/test_slot_over_tls.py",),
     ),
     Mutant(
         "a proof of a path over TLS counts as sent",
         "backjob/monitor.py",
         "            except Busy:\n                return self._leave_to_threads(job, nonce)\n",
         "",
-        ("tests/live/test_slots.py::test_a_form_over_tls_that_nobody_watches",),
+        ("tests/test_slot_over_tls.py",),
     ),
     Mutant(
         "start() raises for a record that a hook can't be shown",
