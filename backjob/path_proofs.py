@@ -23,6 +23,8 @@ from .wire import Wire
 
 _END_OF_OUTAGE = 60.0
 """Seconds after the last sight of an outage in which an answer may still come from it."""
+_OUTSIDE_STATUSES = frozenset({404, 500})
+"""Answers of servers and dispatchers to a path outside of the mount."""
 MOST_PATHS = 256
 LONGEST_PROOF = 60.0
 """Seconds after which a path is probed again: what is in front of BackJob may be configured anew."""
@@ -132,7 +134,8 @@ class PathProofs:
         if failure.is_of_job or is_proof(answer, token, "away"):
             return failure
         if not self._answers_at_mount(address, token, request):
-            return hint_at_mount(failure) if request.script_name is None else failure
+            is_unknown = request.script_name is None and answer.status in _OUTSIDE_STATUSES
+            return hint_at_mount(failure) if is_unknown else failure
         was_away = time.monotonic() - self._away_at < _END_OF_OUTAGE
         if was_away and self._answers(address, token, request, request.path):
             return failure
