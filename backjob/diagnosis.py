@@ -109,6 +109,15 @@ def explain_path(answer: Answer, address: Address, method: str, path: str, *, is
     return LaunchError(text, is_final=is_answered or failure.is_final, is_of_job=True)
 
 
+def hint_at_mount(failure: LaunchError) -> LaunchError:
+    """Add what to check for a job that was started outside of a request, by a process that does not know the mount."""
+    return LaunchError(
+        f"{failure}. A target that is given outside of a request begins with the path at which the app is mounted",
+        is_final=failure.is_final,
+        is_of_job=failure.is_of_job,
+    )
+
+
 def explain_failure(error: OSError, address: Address) -> LaunchError:
     """What an exchange that failed half-way means."""
     what = error.strerror or str(error) or type(error).__name__

@@ -49,6 +49,10 @@ class NotHome(LaunchError):
     """The app that started this job does not answer where it did, and in another one it would be another job."""
 
 
+class OutsideMount(BackJobError, ValueError):
+    """A job's target is outside of the path at which the app is mounted."""
+
+
 class StoreError(BackJobError):
     """The job database can't be reached or used just now. The app itself goes on."""
 

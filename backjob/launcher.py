@@ -148,7 +148,8 @@ class SelfRequest:
     def open(self, token: Token, request: JobRequest, *, from_slot: bool = False) -> Connection:
         """Send the worker's request and keep its connection open. Raises LaunchError, also when no address is known.
 
-        ``from_slot``: who calls holds a slot of the server, maybe its only one, and can't wait for an answer of it.
+        ``from_slot``: the caller holds a slot of the server, maybe its only one, and can't wait for an answer of it.
+        It raises Busy if the server makes the TLS handshake in a slot and none is free.
         """
         try:
             home = self._home_elsewhere(token, request, from_slot)
@@ -160,7 +161,7 @@ class SelfRequest:
                 self.has_worked = self.has_worked or home is None
             connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
-                is_done(connection.shake_hands)  # some servers do that in a slot: a busy server is no failure
+                self._shake_hands(connection, from_slot)
                 connection.send(wire, SEND_TIMEOUT)
             except BaseException:
                 connection.close()
@@ -171,6 +172,11 @@ class SelfRequest:
         except OSError as error:
             self._forget_proofs()
             raise explain_failure(error, address) from error
+
+    def _shake_hands(self, connection: Connection, from_slot: bool) -> None:
+        """Some servers make the TLS handshake in a slot: outside of one, wait until one is free."""
+        if not is_done(connection.shake_hands, self._config.close_delay if from_slot else float("inf")):
+            raise Busy
 
     def doubt(self, connection: Connection, token: Token, request: JobRequest) -> LaunchError:
         """Explain an answer to the worker's request that is not our worker's. The address has to prove itself anew."""

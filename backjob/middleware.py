@@ -18,19 +18,11 @@ from .backend import Backend
 from .check import prove_facts
 from .config import make_config
 from .diagnosis import SIGNATURE
-from .errors import ConfigError, JobNotFound, KeyringError, StoreError
+from .errors import ConfigError, JobNotFound, KeyringError, OutsideMount, StoreError
 from .findings import Check
 from .job import Job, Status
 from .jobs import Jobs
-from .keyring import (
-    CHECK,
-    MONITOR,
-    PROBE,
-    SealError,
-    Token,
-    TokenError,
-    new_nonce,
-)
+from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError, new_nonce
 from .path_proofs import is_ahead
 from .process import RESPONSE
 from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
@@ -224,7 +216,12 @@ class BackJob:
             request = backend.keyring.unseal(job.id, job.uid, job.sealed)
             if not may_run_in(backend.self_request.app, request):
                 return respond("421 Misdirected Request", token.prove("elsewhere"))
-            outcome = self._run_if_room(backend, job, token, CurrentJob(backend, job, request, environ))
+            try:
+                current = CurrentJob(backend, job, request, environ)
+            except OutsideMount as error:  # started outside of a request, where the mount is not known
+                backend.monitor.refuse_target(job, error)
+                return respond("409 Conflict", token.prove("refused"))
+            outcome = self._run_if_room(backend, job, token, current)
         if way != "thread" and outcome == "full" and job.held_by:
             # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
             backend.store.note_full(job.id, job.attempt, job.held_by)

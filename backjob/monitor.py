@@ -15,7 +15,7 @@ from typing import TypeGuard
 from ._socket import Connection
 from .config import Config
 from .decisions import ABSENCE
-from .errors import LaunchError, NotHome, StoreError
+from .errors import Busy, LaunchError, NotHome, StoreError
 from .jitter import backoff, outage_backoff
 from .job import FINAL, Glance, Job, JobRequest, Move, Status
 from .keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Token, new_nonce
@@ -45,7 +45,7 @@ class Verdict(Enum):
     """What the monitor found in the end."""
 
     ENDED = "the worker has ended the job, or somebody else has"
-    FULL = "as many jobs run as may: the job waits"
+    FULL = "no slot is free for jobs: the job waits"
     REFUSED = "not launched: the job fails, or is tried again later"
     AWAY = "the app that started the job does not answer: the job waits for it"
     UNSEEN = "the answer was not our worker's, but the job runs"
@@ -141,9 +141,15 @@ class Monitor:
             token = self._keyring.sign(MONITOR, job.id, job.attempt, job.sealed or b"", nonce)
             try:
                 self._launcher.send_ahead(token, request)
+            except Busy:
+                return self._leave_to_threads(job, nonce)
             except LaunchError as error:
                 self.refuse(job.id, job.attempt, nonce, error, failed_for)
         return Verdict.UNSEEN
+
+    def refuse_target(self, job: Job, error: OutsideMount) -> None:
+        """Fail a job whose target is outside of the app: no later launch would end otherwise."""
+        self.refuse(job.id, job.attempt, "", LaunchError(str(error), is_final=True, is_of_job=True))
 
     def _launch(
         self, job: Job, then: Callable[[Token, JobRequest, Connection], Verdict], *, from_slot: bool = False
@@ -166,9 +172,16 @@ class Monitor:
             self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason)
         except NotHome as error:
             return self._leave_to_its_app(job, error)
+        except Busy:
+            return self._leave_to_threads(job, self.owner)
         except LaunchError as error:
             self.refuse(job.id, job.attempt, self.owner, error, job.launch_failed_for)
         return Verdict.REFUSED
+
+    def _leave_to_threads(self, job: Job, holder: str) -> Verdict:
+        """Nothing could be sent from this slot, which may be the only one: a thread can wait until one is free."""
+        self._store.note_full(job.id, job.attempt, holder)
+        return Verdict.FULL
 
     def _leave_to_its_app(self, job: Job, error: LaunchError) -> Verdict:
         """Its own app launches it by itself once it is back, wherever that is then."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from .errors import OutsideMount
 from .job import JobRequest
 
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
@@ -25,17 +26,24 @@ def find_mount(environ: Mapping[str, Any], path_info: str) -> str:
 
 
 def split_path(target: str, mount: str | None) -> tuple[str | None, str]:
-    """Return SCRIPT_NAME and PATH_INFO of a target. Raises ValueError for a target outside of this app."""
+    """Return SCRIPT_NAME and PATH_INFO of a target. Raises OutsideMount for a target outside of this app."""
     path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
     if mount is None:
         return None, path
     script_name = mount.rstrip("/")
     if path != script_name and not path.startswith(script_name + "/"):
-        raise ValueError(
-            f"target {target.partition('?')[0]!r} is outside of this app, which is mounted at "
-            f"{quote_path(script_name)!r}: write targets as a browser asks for them"
+        shown, mounted_at = target.partition("?")[0], quote_path(script_name)  # the query may hold a user's input
+        raise OutsideMount(
+            f"target {shown[:_SHORT_PATH]!r} is outside of this app, which is mounted at {mounted_at!r}: write targets "
+            f"as a browser asks for them, such as {(mounted_at + shown)[:_SHORT_PATH]!r}"
         )
     return script_name, path[len(script_name) :]
+
+
+def check_mount(request: JobRequest, mount: str) -> None:
+    """Raise OutsideMount if the job was started outside of a request, and its target is not under this mount."""
+    if request.script_name is None:
+        split_path(request.target, mount)
 
 
 def quote_path(path: str) -> str:

@@ -70,11 +70,13 @@ class Notices:
             return
         try:
             job = self._store.get(job_id)
-        except StoreError as error:
-            log.warning("Job %d: %s is not called: %s", job_id, name, error, extra=about(job_id))
+            status = job.as_status() if job is not None else None
+        except Exception as error:  # noqa: BLE001 - the write was made, whatever its record looks like
+            reason = error if isinstance(error, StoreError) else f"its record can't be read ({type(error).__name__})"
+            log.warning("Job %d: %s is not called: %s", job_id, name, reason, extra=about(job_id))
         else:
-            if job is not None:
-                self._call(name, hooks, job.as_status())
+            if status is not None:
+                self._call(name, hooks, status)
 
 
 def _call(name: str, hooks: Sequence[Hook], job: JobStatus) -> None:

@@ -12,16 +12,19 @@ from dataclasses import replace
 
 from ._socket import Answer
 from .address import Address
-from .diagnosis import Silence, explain, explain_path
-from .errors import LaunchError
+from .diagnosis import Silence, explain, explain_path, hint_at_mount
+from .errors import LaunchError, OutsideMount
 from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
+from .mounts import check_mount
 from .proofs import is_proof, prove_app
 from .request import is_safe
 from .wire import Wire
 
 _END_OF_OUTAGE = 60.0
 """Seconds after the last sight of an outage in which an answer may still come from it."""
+_OUTSIDE_STATUSES = frozenset({404, 500})
+"""Answers of servers and dispatchers to a path outside of the mount."""
 MOST_PATHS = 256
 LONGEST_PROOF = 60.0
 """Seconds after which a path is probed again: what is in front of BackJob may be configured anew."""
@@ -95,7 +98,7 @@ class PathProofs:
                 return
             if not (is_last or self._answers_at_mount(address, token, request)):
                 raise explain(answer, address)
-        raise explain_path(answer, address, "GET", request.path)
+        raise self._explain_path(answer, address, "GET", request)
 
     def send_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
         """Send a monitor's request to the job's own path. Raises LaunchError if something else answers at once."""
@@ -128,11 +131,22 @@ class PathProofs:
         Shortly after an outage was seen, it may have ended just after this answer: then BackJob answers the path too.
         """
         failure = explain(answer, address)
-        if failure.is_of_job or is_proof(answer, token, "away") or not self._answers_at_mount(address, token, request):
+        if failure.is_of_job or is_proof(answer, token, "away"):
             return failure
+        if not self._answers_at_mount(address, token, request):
+            is_unknown = request.script_name is None and answer.status in _OUTSIDE_STATUSES
+            return hint_at_mount(failure) if is_unknown else failure
         was_away = time.monotonic() - self._away_at < _END_OF_OUTAGE
         if was_away and self._answers(address, token, request, request.path):
             return failure
+        return self._explain_path(answer, address, method, request)
+
+    def _explain_path(self, answer: Answer, address: Address, method: str, request: JobRequest) -> LaunchError:
+        """Explain an answer at a path where BackJob does not answer, although it does at its mount."""
+        try:
+            check_mount(request, self._mount)
+        except OutsideMount as error:
+            return LaunchError(str(error), is_final=True, is_of_job=True)
         return explain_path(answer, address, method, request.path)
 
     def _answers_at_mount(self, address: Address, token: Token, request: JobRequest) -> bool:

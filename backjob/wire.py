@@ -11,6 +11,7 @@ from ._socket import Answer, Connection, build_request, is_done
 from .address import Address
 from .config import Config
 from .diagnosis import explain_failure, explain_silence
+from .errors import Busy
 from .job import JobRequest
 from .keyring import Token
 from .mounts import mount_target
@@ -63,14 +64,15 @@ class Wire:
     ) -> Answer:
         """Return the answer to a GET of this path, or without one to a request to the mount.
 
-        ``patience``: seconds to wait for the whole answer. Raises LaunchError without one.
+        ``patience``: seconds to wait for the whole answer. Raises LaunchError without one: Busy if the request could
+        not be sent, and Silence if it was.
         """
         at_path = self.build(token, request, address, "GET", path) if path is not None else b""
         end = time.monotonic() + patience
         try:
             with self.connect(address, min(patience, CONNECT_TIMEOUT), request) as connection:
                 if not is_done(connection.shake_hands, end - time.monotonic()):
-                    raise explain_silence(address, patience)
+                    raise Busy(str(explain_silence(address, patience)))
                 connection.send(at_path or self.build_for_mount(token, request, address), CONNECT_TIMEOUT)
                 if not is_done(connection.receive, end - time.monotonic()):
                     raise explain_silence(address, patience)

@@ -31,6 +31,19 @@ def test_a_launch_that_breaks_is_tried_again(tmp_path: Path, error: type[Excepti
         assert site.backend.dispatcher._look_at < float("inf")
 
 
+def test_a_record_that_a_hook_can_not_be_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A trigger of the database's administrator spoils it as soon as it is written."""
+    seen: list[int] = []
+    with wrap(tmp_path, on_start=lambda job: seen.append(job.id)) as site:
+        site.start("/job")
+        spoil = "UPDATE background_job SET created_at = 'spoiled' WHERE id = new.id"
+        site.sql(f"CREATE TRIGGER spoil AFTER INSERT ON background_job BEGIN {spoil}; END")
+        assert site.start("/job") == 2
+        assert seen == [1]
+        assert len(site.launches.tokens) == 2
+        assert "Job 2: on_start" in caplog.text
+
+
 class Strange:
     """An object of a server's next version."""
 

@@ -85,7 +85,7 @@ def test_one_job_that_is_watched_in_a_slot(run_server: Serve, setup: Setup) -> N
     assert_all_done(run_server(setup, monitor="request"), 1)
 
 
-@pytest.mark.parametrize("setup", [ONE_SYNC, ONE_GTHREAD, FOUR_SYNC, GTHREAD], ids=str)
+@pytest.mark.parametrize("setup", [ONE_SYNC, ONE_SYNC.over("tls"), ONE_GTHREAD, FOUR_SYNC, GTHREAD], ids=str)
 def test_jobs_that_nobody_watches(run_server: Serve, setup: Setup) -> None:
     assert_all_done(run_server(setup, monitor="leave"), 8)
 
