@@ -15,7 +15,7 @@ from typing import TypeGuard
 from ._socket import Connection
 from .config import Config
 from .decisions import ABSENCE
-from .errors import Busy, LaunchError, NotHome, StoreError
+from .errors import Busy, LaunchError, NotHome, OutsideMount, StoreError
 from .jitter import backoff, outage_backoff
 from .job import FINAL, Glance, Job, JobRequest, Move, Status
 from .keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Token, new_nonce

@@ -1168,7 +1168,7 @@ MUTANTS = [
     Mutant(
         "a replaced SQLite file is not noticed",
         "backjob/sqlite_file.py",
-        "return self._opened is not None and _identify(str(self._path)) != self._opened",
+        "return self._opened is not None and _identify(str(self._path)) not in (self._opened, _NO_FILE)",
         "return False",
         ("tests/test_sqlite_replaced.py",),
     ),
