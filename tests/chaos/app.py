@@ -1,6 +1,7 @@
 """The app of the chaos suite: a page that starts jobs, and jobs that leave their marks in the judge's file.
 
-CHAOS_OPTIONS holds the options of its BackJob as JSON, CHAOS_CACHE the URL of a Redis to put in front.
+CHAOS_OPTIONS holds the options of its BackJob as JSON, CHAOS_CACHE the URL of a Redis to put in front. The file
+keys.json has the keys, newest first.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import webob
 from dogpile.cache import make_region
 from webob.exc import HTTPNotFound, HTTPServiceUnavailable
 
-from backjob import BackJob, JobNotFound, StoreError
+from backjob import BackJob, BackJobError, JobNotFound, StoreError
 from chaos import runs
 
 Answer = Callable[..., Iterable[bytes]]
 _STEP = 0.1
+_POISON = "poison"
+"""A text with this word is refused by the database while the fault "refuse a write" strikes."""
 
 
 def home(request: webob.Request) -> Answer:
@@ -45,7 +49,7 @@ def cancel(request: webob.Request) -> Answer:
         return webob.Response(json=request.environ["backjob"].cancel(request.GET["id"]))
     except JobNotFound as error:
         return HTTPNotFound(str(error))
-    except StoreError as error:
+    except BackJobError as error:  # a store that is away, or a job of a newer release
         return HTTPServiceUnavailable(str(error))
 
 
@@ -114,6 +118,13 @@ def fail_once(job: Any, seconds: float) -> None:
         raise HTTPServiceUnavailable("The first attempt fails.")
 
 
+def write_poison(job: Any, seconds: float) -> None:
+    """Go on for so long after a text that the database may refuse, and end with such a text."""
+    job.update(50, _POISON)
+    time.sleep(seconds)
+    print(_POISON, file=job)
+
+
 def break_down(job: Any, seconds: float) -> None:
     time.sleep(seconds)
     raise RuntimeError("on purpose")
@@ -126,6 +137,7 @@ _WORK = {
     "busy": compute,
     "flaky": fail_once,
     "broken": break_down,
+    "poison": write_poison,
 }
 _PAGES = {"/": home, "/start": start, "/cancel": cancel, "/status": status}
 
@@ -138,6 +150,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
 
 def _make_options() -> dict[str, Any]:
     options: dict[str, Any] = json.loads(os.environ["CHAOS_OPTIONS"])
+    options["key"] = json.loads(Path("keys.json").read_text())
     if "CHAOS_CACHE" in os.environ:
         arguments = {"url": os.environ["CHAOS_CACHE"]}
         options["cache"] = make_region().configure("dogpile.cache.redis", arguments=arguments)

@@ -20,14 +20,15 @@ from support import wait_until
 
 from chaos import runs
 from chaos.blueprint import LEASE, Blueprint
-from chaos.deployment import Deployment
+from chaos.deployment import FINAL_FROM, Deployment
 from chaos.host import Host, is_running
-from chaos.kinds import HOG, PATIENT
+from chaos.kinds import HOG, PATIENT, POISON
 from chaos.runs import Mark
 
 SERVER, AROUND = "the server", "around it"
 _LONGEST_RECYCLE = 60.0
 _LONGEST_OVERRUN = 60.0
+_LONGEST_POISON = 60.0
 _WORK_COMES_WITHIN = 5.0
 _MOSTLY = 0.75
 
@@ -190,6 +191,52 @@ def freeze_a_worker(site: Deployment, chance: random.Random) -> None:
     host, worker = (homes[worker], worker) if worker in homes else _pick_busy(site, chance)
     with host.frozen(worker):
         time.sleep(LEASE * chance.uniform(1.5, 2.5))
+
+
+@fault(SERVER)
+def rotate_the_key(site: Deployment, chance: random.Random) -> None:
+    """A new key is added, and then made the newest one, in all processes: the steps of docs/security.md."""
+    _wait_for_work(site, site.hosts)
+    newest, *older = site.read_keys()
+    key = f"key {len(older) + 2} of a chaotic deployment, and of no other"
+    for keys in ([newest, key, *older], [key, newest, *older]):
+        site.write_keys(keys)
+        site.renew_processes()
+
+
+@fault(SERVER)
+def skew_the_versions(site: Deployment, chance: random.Random) -> None:
+    """A release whose records the older one can't read is deployed, rolled back, and deployed again."""
+    _wait_for_work(site, site.hosts)
+    older, newer = site.version, site.version + 1
+    for version in (newer, older, newer):
+        site.release(version)
+        site.renew_processes()
+        time.sleep(chance.uniform(0.5, 1.5))
+    assert wait_until(lambda: newer in site.read_versions(), _LONGEST_RECYCLE), "the newer release has recorded no job"
+
+
+@fault(SERVER, _has_database_server, kills=True)
+def reference_old_jobs(site: Deployment, chance: random.Random) -> None:
+    """A foreign key of the app keeps old jobs from being pruned, while all processes are killed and come back."""
+    _wait_for(site.list_ended)
+    _wait_for_work(site, site.hosts)
+    with site.referencing_old_jobs():
+        for host in site.hosts:
+            host.kill_all()
+        for host in site.hosts:
+            host.start()
+        time.sleep(LEASE * chance.uniform(1, 2))
+
+
+@fault(AROUND)
+def refuse_a_write(site: Deployment, chance: random.Random) -> None:
+    """The database refuses the texts of one job, whatever it does, with a CHECK or a trigger."""
+    site.struck_around += _wait_for_work(site, site.hosts)
+    with site.refusing("poison"):
+        job = site.start_job(POISON, chance) if site.start_job else None
+        if job is not None:
+            wait_until(lambda: site.read_statuses().get(job, FINAL_FROM) >= FINAL_FROM, _LONGEST_POISON)
 
 
 @fault(AROUND, _has_database_server)

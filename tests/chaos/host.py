@@ -19,6 +19,8 @@ from support.places import Place, make_place
 from chaos import runs
 from chaos.blueprint import Blueprint
 
+RELEASE = "release"
+"""The folder of the release of backjob that a new process runs."""
 _ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT = 90.0
 _STOP_TIMEOUT = 15.0
@@ -41,7 +43,8 @@ class Host:
     def __init__(self, blueprint: Blueprint, folder: Path, clock: int, environ: dict[str, str]) -> None:
         self._blueprint = blueprint
         self._folder = folder
-        self._environ = environ | {"PYTHONPATH": f"{_ROOT / 'tests'}{os.pathsep}{_ROOT}", "PYTHONUNBUFFERED": "1"}
+        path = os.pathsep.join(map(str, (folder / RELEASE, _ROOT / "tests", _ROOT)))
+        self._environ = environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         if clock:
             self._environ |= _shift_clock(clock, folder)
         self._place: Place = make_place()

@@ -66,5 +66,7 @@ KINDS = {kind.name: kind for kind in _ALL}
 
 PATIENT = Kind("steps", (3.0, 3.0), options={"retries": 2, "priority": 1})
 """For a process that is to be stopped while it works."""
+POISON = Kind("poison", (1.0, 1.0), options={"priority": 1}, failure="refuses", never_completes=True)
+"""The database refuses its texts."""
 HOG = Kind("silent", (12.0, 12.0), options={"priority": 1}, failure="SystemExit")
 """Longer than the time-out of gunicorn's sync workers."""

@@ -17,6 +17,9 @@ SHORT = {
     "reload": (Blueprint("sync", "postgresql"), 1),
     "recycle": (Blueprint("gthread", "mariadb", recycle=30), 1),
     "overrun": (Blueprint("sync", "sqlite"), 1),
+    "rotate the key": (Blueprint("gthread", "postgresql"), 1),
+    "skew the versions": (Blueprint("gthread", "postgresql"), 1),
+    "reference old jobs": (Blueprint("gthread", "postgresql"), 1),
     "freeze a worker": (Blueprint("gthread", "postgresql"), 1),
 }
 """Where each fault strikes, and how often."""

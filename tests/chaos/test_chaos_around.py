@@ -14,6 +14,7 @@ SHORT = {
     "restart the database": (Blueprint("gevent", "postgresql"), 2),
     "crash the database": (Blueprint("gthread", "mariadb"), 2),
     "lock the database": (Blueprint("gthread", "sqlite"), 1),
+    "refuse a write": (Blueprint("gthread", "postgresql"), 1),
     "stop the cache": (Blueprint("gthread", "mariadb", has_cache=True), 1),
     "refuse connections": (Blueprint("waitress", "sqlite", has_relay=True), 1),
 }
