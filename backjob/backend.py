@@ -107,6 +107,8 @@ class Backend:
         try:
             self._launch(launch, environ)
         except Exception:
+            if self.config.is_inline:
+                raise  # it ran the job, in a test
             told = about(launch.job_id, 1)
             log.exception("Job %d is recorded, but could not be launched: it is tried again", launch.job_id, extra=told)
             self.dispatcher.look_after(self.config.lease)

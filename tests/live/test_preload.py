@@ -45,7 +45,7 @@ def test_job_that_the_server_stops(run_server: Serve) -> None:
     end = server.end_of(job_id)
     assert end["status"] == Status.FAILED
     assert "SystemExit" in end["status_text"]
-    assert "timeout=" in end["status_text"]
+    assert "--timeout of 2 s" in end["status_text"]
     assert server.runs() == {(job_id, "begin"): 1}
 
 
