@@ -291,8 +291,13 @@ def test_a_job_is_started_and_watched(site: Site, action: Action) -> None:
 def test_json_has_a_line_for_each_change(site: Site, action: Action) -> None:
     job_id = site.start("/steps")
     wait_until(lambda: site.status(job_id).progress == 60)
-    threading.Timer(0.5, action.may_go_on.set).start()
-    lines = [json.loads(line) for line in call("watch", "--json", job_id).stdout.splitlines()]
+    command = [needs.script("backjob"), "watch", "--json", str(job_id)]
+    lines = []
+    with subprocess.Popen(command, env=environ(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(json.loads(line))
+            action.may_go_on.set()
     assert (lines[0]["progress"], lines[0]["status"]) == (60, 1)
     assert lines[-1] == site.status(job_id).as_dict()
     assert all(one != other for one, other in itertools.pairwise(lines))
