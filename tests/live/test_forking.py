@@ -31,8 +31,15 @@ ORDERS = [
 ]
 
 
-@pytest.mark.parametrize(("loading", "later"), ORDERS, ids=lambda steps: "-".join(steps) or "none")
-@pytest.mark.parametrize("setup", [WAITRESS, cheroot(4), WSGIREF], ids=str)
+@pytest.mark.parametrize(
+    ("setup", "loading", "later"),
+    [
+        *((WAITRESS, *order) for order in ORDERS),
+        # What else differs between the servers: threads of another kind, and none but the main one.
+        *((setup, *order) for setup in (cheroot(4), WSGIREF) for order in (ORDERS[2], ORDERS[5], ORDERS[-1])),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Setup) else "-".join(value) or "none",
+)
 def test_order(run_server: Serve, setup: Setup, loading: list[str], later: list[str]) -> None:
     server = run_server(setup, app="forking:application", environ={"STEPS": json.dumps(loading)})
     job_ids = [server.start("/work")]
