@@ -549,9 +549,9 @@ MUTANTS = [
     ),
     Mutant(
         "an import points upwards",
-        "backjob/job.py",
-        "from dataclasses import dataclass, field\n",
-        "from dataclasses import dataclass, field\n\nfrom . import keyring  # noqa: F401\n",
+        "backjob/ranges.py",
+        "from __future__ import annotations\n",
+        "from __future__ import annotations\n\nfrom . import jitter  # noqa: F401\n",
         ("tests/test_layers.py",),
     ),
     Mutant(
