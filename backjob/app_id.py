@@ -25,7 +25,7 @@ def name_place(origin: str) -> str:
 
 
 class OwnIds:
-    """The ids in rows that are not those of another app, for the app of this name."""
+    """Ids of the rows that belong to the app of this name, or to no other one."""
 
     def __init__(self, keyring: Keyring, app: str) -> None:
         self._ids = {name_app(app), *(_KEYED_APP + digest[:15] for digest in keyring.digest(f"home {app}"))}

@@ -68,7 +68,7 @@ class Backend:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Whose the jobs are that are recorded here: fields of a NewJob."""
+        """The owner of the jobs that are recorded here, as fields of a NewJob."""
         home, version = self.self_request.home, self.config.app_version or ""
         return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
 

@@ -99,7 +99,7 @@ def is_cut_off(error: DBAPIError) -> bool:
 
 
 def is_too_slow(error: DBAPIError) -> bool:
-    """Was it given up after a wait, for a lock or for the statement itself? SQLite locks all rows, not one."""
+    """True for lock and statement time-outs. Never for SQLite, which locks all rows, not one."""
     if type(error.orig).__module__ == "sqlite3":
         return False
     is_slow = _sqlstate(error) in _TOO_SLOW or _number(error) in _MYSQL_TOO_SLOW

@@ -90,7 +90,7 @@ class Reply:
     outer: tuple[str, ...] = ()
     """Environ keys of objects from a middleware outside of BackJob, with their types."""
     lost_slots: str = ""
-    """How many of its slots for jobs are lost, if it is half of them or more."""
+    """A text with the number of its lost slots for jobs, if it is half of them or more."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def find_outer_middleware(reply: Reply | None) -> Iterator[Finding]:
 
 
 def find_lost_slots(here: str, reply: Reply | None) -> Iterator[Finding]:
-    """Code that nobody can stop keeps slots: in this process, and in the one that answers."""
+    """Yield a finding for slots that are held by code after its job ended, here and in the process that answers."""
     for text in sorted({here, reply.lost_slots if reply else ""} - {""}):
         yield Finding("lost-slots", text, "Restart the server, and set time limits in the code of these jobs")
 

@@ -40,7 +40,7 @@ _LONG_WAIT = 60.0
 
 @dataclass(frozen=True)
 class Judgement:
-    """How an attempt ended. ``reason``: of the failure, "" for a completed job. ``location``: see JobStatus."""
+    """The end of an attempt. ``reason``: of the failure, "" for a completed job. ``location``: see JobStatus."""
 
     reason: str = ""
     may_retry: bool = False

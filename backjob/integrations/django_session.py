@@ -1,4 +1,4 @@
-"""What becomes of a job whose session ends while it runs: Django finds out when it saves the session."""
+"""Jobs whose session ends while they run: Django finds out when it saves the session."""
 
 from __future__ import annotations
 
