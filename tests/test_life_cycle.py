@@ -30,6 +30,8 @@ from backjob.engine import Database
 from backjob.job import Status
 from backjob.process import PROCESS, RESPONSE
 
+LOST_SLOTS = "slots for jobs are held by code that goes on after its job ended"
+
 
 class LifeCycle(Life):
     """What may happen, and what must be true whatever happened."""
@@ -171,16 +173,20 @@ class LifeCycle(Life):
     def check_settlement(self, me: Process, old: Row, row: Row) -> None:
         changed = {name: value for name, value in row.items() if value != old[name]}
         if old["status"] is row["status"] is STARTED:
-            assert changed == {"held_by": None, "held_until": None}
-            assert old["held_by"].startswith(PROCESS)
-            assert self.is_dead(old["held_by"])
+            if "status_text" in changed:
+                self.check_lost_slots(me, old, changed.pop("status_text"))
+            if changed:
+                assert changed == {"held_by": None, "held_until": None}
+                assert old["held_by"].startswith(PROCESS)
+                assert self.is_dead(old["held_by"])
             return
         is_response = old["status"] is STARTED
         assert old["key_id"] == KEY
         assert is_response is (old["held_by"] or "").startswith(RESPONSE)
         assert row["updated_at"] == self.now
         changed.pop("updated_at", None)
-        assert changed.pop("status_text").startswith(old["status_text"]), "the output was lost"
+        kept = "" if LOST_SLOTS in old["status_text"] else old["status_text"]
+        assert changed.pop("status_text").startswith(kept), "the output was lost"
         changed.pop("error", None)
         assert bool(row["error"]) is (row["status"] is not CANCELLED), "a failure has a reason"
         is_gone = self.is_dead(old["held_by"] or old["lease_by"])
@@ -205,6 +211,13 @@ class LifeCycle(Life):
         no_hold = {name: None for name in ("held_by", "held_until", "launch_failed_at") if old[name] is not None}
         wiped = {} if old["anonymous"] else {"sealed": None}
         assert changed == {"status": status, "ended_at": self.now, **wiped, **no_lease, **no_hold}
+
+    def check_lost_slots(self, me: Process, old: Row, text: str) -> None:
+        """A waiting job shows that slots of this keeper's process are lost, or no longer that they were."""
+        assert text == me.limits.lost_slots
+        assert not old["status_text"] or LOST_SLOTS in old["status_text"]
+        assert old["launch_failed_at"] is None
+        assert (old["app_id"], old["due_at"] <= self.now) == (APP, True)
 
     def has_heard(self, me: Process, last_heard: datetime) -> bool:
         """Would it have heard of the job since then, or else for a whole lease, had there been something to hear?"""

@@ -43,14 +43,14 @@ def test_a_request_that_reaches_the_store_writes_what_others_postponed(tmp_path:
         assert written == [store]
 
 
-def test_two_threads_write_each_postponed_write_once(tmp_path: Path) -> None:
+def test_a_postponed_write_is_made_once_while_another_caller_writes(tmp_path: Path) -> None:
     vouching, written = Vouching(), []
 
-    def write_while_another_thread_writes(at: Store) -> None:
+    def write_while_another_caller_writes(at: Store) -> None:
         written.append("first")
         vouching.write_postponed(at)
 
-    vouching.postpone(write_while_another_thread_writes)
+    vouching.postpone(write_while_another_caller_writes)
     vouching.postpone(lambda _: written.append("second"))
     with open_sqlite_store(tmp_path) as store:
         vouching.write_postponed(store)

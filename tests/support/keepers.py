@@ -59,8 +59,9 @@ class Process:
         self.name = f"{PROCESS}{name}-"
         self.store = Store(database, clock)
         self.vouching = Vouching()
-        self_request, limits = SelfRequest(CONFIG, KEYRING), Limits(CONFIG, self.store, self.name)
-        self.keeper = Keeper(CONFIG, KEYRING, self.store, self_request, self.vouching, limits, lambda: None)
+        self.limits = Limits(CONFIG, self.store, self.name)
+        self_request = SelfRequest(CONFIG, KEYRING)
+        self.keeper = Keeper(CONFIG, KEYRING, self.store, self_request, self.vouching, self.limits, lambda: None)
         self.known: dict[int, Job] = {}
         self.runs: dict[int, Run] = {}
         self.is_frozen = False
