@@ -33,7 +33,7 @@ def describe(step: tuple[list[str], list[str]]) -> str:
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     """Two processes on one database: one that starts jobs, and another one on the other side of a step."""
     with contextlib.ExitStack() as stack:
-        first, second = (stack.enter_context(wrap(tmp_path, key=keys, lease=1)) for keys in request.param)
+        first, second = (stack.enter_context(wrap(tmp_path, key=keys)) for keys in request.param)
         for site in (first, second):
             site.backend.dispatcher.pause()
         yield first, second
@@ -79,7 +79,7 @@ def test_the_other_process_recovers_a_lost_job_at_once(
     assert starter.backend.store.claim(job_id, 1, "a process that is gone", -1, 0)
     keeper = other.backend.make_keeper()
     keeper._renewed_at = other.backend.store.time()
-    keeper._reached_since = keeper._renewed_at - timedelta(seconds=9)  # it has been awake for long
+    keeper._reached_since = keeper._renewed_at - timedelta(seconds=99)  # it has been awake for long
     for _ in range(2):
         keeper.sweep()
     assert starter.status(job_id).status is Status.FAILED

@@ -172,6 +172,8 @@ class LifeCycle(Life):
 
     def check_settlement(self, me: Process, old: Row, row: Row) -> None:
         changed = {name: value for name, value in row.items() if value != old[name]}
+        if old["status"] is row["status"]:
+            self.pop_renewal(me, row, changed)
         if old["status"] is row["status"] is STARTED:
             if "status_text" in changed:
                 self.check_lost_slots(me, old, changed.pop("status_text"))
@@ -179,6 +181,8 @@ class LifeCycle(Life):
                 assert changed == {"held_by": None, "held_until": None}
                 assert old["held_by"].startswith(PROCESS)
                 assert self.is_dead(old["held_by"])
+            return
+        if not changed:
             return
         is_response = old["status"] is STARTED
         assert old["key_id"] == KEY
@@ -211,6 +215,14 @@ class LifeCycle(Life):
         no_hold = {name: None for name in ("held_by", "held_until", "launch_failed_at") if old[name] is not None}
         wiped = {} if old["anonymous"] else {"sealed": None}
         assert changed == {"status": status, "ended_at": self.now, **wiped, **no_lease, **no_hold}
+
+    def pop_renewal(self, me: Process, row: Row, changed: Row) -> None:
+        """A sweep that finds something that may be lost renews first what its own process runs and holds."""
+        until = self.clock.after(LEASE)
+        if row["lease_by"] in me.vouching.leases and changed.get("lease_until") == until:
+            me.runs[row["id"]].until = changed.pop("lease_until")
+        if row["held_by"] == me.vouching.holds.get(row["id"]) and changed.get("held_until") == until:
+            del changed["held_until"]
 
     def check_lost_slots(self, me: Process, old: Row, text: str) -> None:
         """A waiting job shows that slots of this keeper's process are lost, or no longer that they were."""
