@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent
 SUITE = """
 import pathlib, pytest
 
-mark = pathlib.Path(__file__).with_name("was-here")
+mark, leaked = map(pathlib.Path(__file__).with_name, ["was-here", "has-leaked"])
 
 @pytest.mark.live
 def test_flaky():
@@ -26,8 +26,8 @@ def test_flaky():
 @pytest.fixture
 def leak():
     yield
-    was_here = mark.exists()
-    mark.touch()
+    was_here = leaked.exists()
+    leaked.touch()
     assert was_here, "left open"
 
 @pytest.mark.live
@@ -46,18 +46,21 @@ def test_passes():
 """
 
 
-@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["one process", "xdist"])
 @pytest.mark.parametrize(
-    ("tests", "code", "printed"),
+    ("tests", "options", "code", "printed"),
     [
-        ("flaky or passes", 0, ["== flaky", "test_suite.py::test_flaky", "the race was lost", "a try", "1 passed"]),
-        ("leaks_once", 0, ["== flaky", "test_suite.py::test_leaks_once", "left open"]),
-        ("broken", 1, ["== failed twice", "test_suite.py::test_broken", "as before"]),
-        ("unit", 1, ["no second chance", "test_suite.py::test_unit"]),
-        ("unit or flaky", 1, ["no second chance", "test_suite.py::test_unit"]),
+        (
+            "flaky or leaks_once or passes",
+            ["-n2"],
+            0,
+            ["== flaky", "test_suite.py::test_flaky", "the race was lost", "a try", "1 passed", "left open"],
+        ),
+        ("flaky or broken", [], 1, ["== failed twice", "test_suite.py::test_broken", "as before"]),
+        ("flaky or unit", ["-n2"], 1, ["no second chance", "test_suite.py::test_unit"]),
     ],
+    ids=["flaky", "broken", "unit"],
 )
-def test_second_chance(tmp_path: Path, options: list[str], tests: str, code: int, printed: list[str]) -> None:
+def test_second_chance(tmp_path: Path, tests: str, options: list[str], code: int, printed: list[str]) -> None:
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "conftest.py").write_text("from support.second_chance import pytest_runtest_logreport\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = live\n")
