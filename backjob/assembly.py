@@ -31,6 +31,7 @@ from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
 from .launcher import SelfRequest
 from .limits import Limits
 from .monitor import Monitor
+from .native import is_native
 from .notices import tell_of_writes
 from .schema import build_table
 from .sqlstore import SQLStore
@@ -78,6 +79,7 @@ class Assembly:
         # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
         # One call of it lasts no longer than there is from one renewal to the next.
         self._keeper_database = self._database and self._database.make_twin(self._config.lease / 3)
+        self._idle = self._database.find_idle(self._config.lease / 6) if self._database is not None else None
         self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
         # After those of the databases, so that it comes before them: they close what is not in use.
         call_before_fork(self._pause)
@@ -159,6 +161,7 @@ class Assembly:
             if self.serves:
                 backend.limits.note_serving()
             pause = backend.keeper.step()
+            self._give_connections_back(backend.keeper.is_away)
             return min(pause, _NOTHING_TO_KEEP) if self._keeper_database and self._keeper_database.file else pause
         except StoreError as error:
             log.warning("The SQLite file can't be opened anew yet: %s", error)
@@ -166,6 +169,13 @@ class Assembly:
         except KeyringError as error:
             log.error("Nobody looks after the jobs in this process: %s", error)
             return _NOT_HERE
+
+    def _give_connections_back(self, is_away: bool) -> None:
+        """The requests' idle connections, and all of them while the keeper itself gets none."""
+        if self._idle is not None and is_native():
+            if is_away:
+                self._idle.close()
+            self._idle.give_back()
 
     def _end_keeping(self) -> None:
         if self._keeper_database is not None:

@@ -21,6 +21,7 @@ from .engines import PATIENCE, bare_engine, check_engine, make_engine, twin_engi
 from .errors import Refused, StoreError, describe
 from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
 from .forks import ForkGate, call_before_fork, call_in_child
+from .idle_connections import IdleConnections
 from .postgresql import add_lock_patience, lock_patience
 from .sqlite_file import SQLiteFile
 from .tables import ask_place, check_columns, check_encodings, count_from, find_missing_tables, read_last_number
@@ -76,6 +77,10 @@ class Database:
         if self._sqlite_file is not None and twin._sqlite_file is not None:
             twin._sqlite_file.told = self._sqlite_file.told
         return twin
+
+    def find_idle(self, seconds: float) -> IdleConnections | None:
+        """Return the idle connections to a server that are ours to close after so many seconds."""
+        return IdleConnections(self._engine, seconds) if self._is_ours and not self._is_sqlite else None
 
     @property
     def url(self) -> URL:

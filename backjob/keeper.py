@@ -82,7 +82,7 @@ class Keeper:
         self._next = _Times()
         self._reached_since = _NEVER
         self._renewed_at: datetime | None = None
-        self._is_away = False
+        self.is_away = False  # the last step could not reach the store
         self._ended: set[str] = set()
         self._settled, self._explained = 0, ""
         self._duties = Duties()
@@ -98,12 +98,12 @@ class Keeper:
             self._do_what_is_due()
         except StoreError as error:
             self._renewed_at, self._next, self._suspects = None, _Times(), {}
-            if not self._is_away:
-                self._is_away = True
+            if not self.is_away:
+                self.is_away = True
                 log.warning("Nobody settles lost jobs until the job store is back: %s", error)
             return _AFTER_FAILURE * between(0.75, 1.25)
-        if self._is_away:
-            self._is_away = False
+        if self.is_away:
+            self.is_away = False
             log.info("The job store is back")
         return max(0.0, min(self._next.renewal, self._next.sweep) - time.monotonic())
 

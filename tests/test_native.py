@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import wait_until
+from support.patched import run_patched
 from support.served import PATIENCE
 
 from backjob.native import Bell, Threads, is_native
-
-
-def run_patched(program: str) -> str:
-    """What this program prints, in a process that gevent has patched from its start."""
-    lines = f"from gevent import monkey; monkey.patch_all()\n{program}"
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    return done.stdout.strip()
-
 
 COMPUTE = """
 import threading, time

@@ -324,6 +324,20 @@ MUTANTS = [
         ("tests/test_pools.py",),
     ),
     Mutant(
+        "idle connections are kept",
+        "backjob/idle_connections.py",
+        "if pool.checkedin() > most_used:",
+        "if pool.checkedin() > most_used + 99:",
+        ("tests/test_idle_connections.py",),
+    ),
+    Mutant(
+        "the keeper gives no connection back",
+        "backjob/assembly.py",
+        "self._give_connections_back(backend.keeper.is_away)",
+        "pass",
+        ("tests/live/test_few_connections.py",),
+    ),
+    Mutant(
         "a shutdown of the server is not named",
         "backjob/shutdown.py",
         "if any(words in reason for words in _AT_SHUTDOWN) else reason",

@@ -1,0 +1,66 @@
+"""Gives idle connections back to a database server, which may have few of them for many processes.
+
+A pool of SQLAlchemy keeps its connections for ever. Another process that needs one, to renew its leases or to write how
+a job has ended, would find none left. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from .native import is_native
+
+SECONDS = 5.0
+"""Seconds after which a connection that was not needed is closed."""
+
+
+class IdleConnections:
+    """The idle connections in the pool of an engine.
+
+    Where threads are gevent's greenlets, no other thread may use the pool: a greenlet sees to it after each use. Else
+    somebody has to call ``give_back()`` regularly.
+    """
+
+    def __init__(self, engine: Engine, seconds: float = SECONDS) -> None:
+        self._engine = engine
+        self._seconds = min(seconds, SECONDS)
+        self._most_used = 0
+        """The largest number of connections in use at once, since the last look."""
+        self._next_look = 0.0
+        self._is_timed = False
+        event.listen(engine, "checkout", self._note_use)
+
+    def give_back(self) -> None:
+        """Close the connections that were not needed since the last look, if that is long enough ago."""
+        pool: Any = self._engine.pool
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self._seconds
+            most_used, self._most_used = self._most_used, pool.checkedout()
+            if pool.checkedin() > most_used:
+                self.close()
+
+    def close(self) -> None:
+        """Close the idle connections now. While others are in use, the pool is left as it is."""
+        pool: Any = self._engine.pool
+        if not pool.checkedout():
+            pool.dispose()
+
+    def _note_use(self, *_: Any) -> None:
+        pool: Any = self._engine.pool
+        self._most_used = max(self._most_used, pool.checkedout())
+        if not is_native() and not self._is_timed:
+            self._is_timed = True
+            timer = threading.Timer(self._seconds, self._look_again)
+            timer.daemon = True
+            timer.start()
+
+    def _look_again(self) -> None:
+        self._is_timed = False
+        self.give_back()
+        pool: Any = self._engine.pool
+        if pool.checkedin():
+            self._note_use()
