@@ -62,5 +62,5 @@ class IdleConnections:
         self._is_timed = False
         self.give_back()
         pool: Any = self._engine.pool
-        if pool.checkedin():
+        if pool.checkedin() or pool.checkedout():
             self._note_use()
