@@ -27,8 +27,7 @@ from .sqlite_file import SQLiteFile
 from .tables import ask_place, check_columns, check_encodings, count_from, find_missing_tables, read_last_number
 from .transactions import begin, drop_when_read_only, with_named_lock
 
-_ROOM = 65536
-"""Bytes of a packet to MySQL that are kept for the rest of the statement."""
+_ROOM = 65536  # bytes of a packet to MySQL that are kept for the rest of the statement
 
 
 class Database:
@@ -54,6 +53,8 @@ class Database:
         self._is_sqlite = self.kind == "sqlite"
         self._is_mysql = self.kind in ("mysql", "mariadb")
         self._limits_locks = self._is_ours and self.kind == "postgresql"
+        # Else a limit is part of the statement, and does not hold for its wait for the table: psycopg has another one.
+        self._needs_transaction = self._limits_locks and self._engine.driver != "psycopg"
         self._sqlite_file = SQLiteFile(self.file, set()) if self.file is not None else None
         self._packet_size: int | None = None
         self._least_number = 0
@@ -63,8 +64,8 @@ class Database:
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
         call_before_fork(self._close_idle)
         call_in_child(self._forget)
-        # After those, so that it comes before them: a fork waits for the connections in use, and then closes all. Those
-        # to a server may stay in use: they are sockets, which a child just forgets.
+        # After those, so that it comes before them: a fork waits for connections in use, and then closes all. A child
+        # just forgets those to a server.
         self._gate = ForkGate() if self._is_sqlite else contextlib.nullcontext()
 
     def make_twin(self, patience: float) -> Database:
@@ -89,7 +90,7 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The file of an SQLite database; None for any other."""
+        """The file of an SQLite database; else None."""
         name = self._engine.url.database
         return Path(name) if self._is_sqlite and name else None
 
@@ -103,7 +104,7 @@ class Database:
 
     @property
     def told_place(self) -> str | None:
-        """Which table this is as the database itself tells it. Known once the database was used."""
+        """This table as the database itself names it. Known once the database was used."""
         return self._told_place
 
     @property
@@ -163,14 +164,14 @@ class Database:
     def write(self, statement: Executable, values: dict[str, Any]) -> int:
         """Run a single statement and tell how many rows it changed. Raises StoreError."""
         if self._limits_locks:
-            if not isinstance(statement, (Update, Delete)):
+            if self._needs_transaction or not isinstance(statement, (Update, Delete)):
                 return self.transact(lambda connection: connection.execute(statement, values).rowcount)
             statement = add_lock_patience(statement)
         with self.connect() as connection:
             return try_again(lambda: connection.execute(statement, values).rowcount)
 
     def read(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
-        """Run a query, again if the connection turns out to be gone, and give all that it finds. Raises StoreError."""
+        """Run a query, again if the connection turns out to be gone, and return all rows. Raises StoreError."""
         try:
             return self._read_once(query, values)
         except AnswerLost:
@@ -179,6 +180,8 @@ class Database:
     def _read_once(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
         with self.connect() as connection:
             try:
+                if self._needs_transaction:
+                    return self._transact(connection, lambda begun: begun.execute(query, values).all())
                 return connection.execute(query, values).all()
             except (ValueError, TypeError, OverflowError) as error:
                 # SQLite holds anything in any column; what it is may be a user's.
@@ -195,7 +198,7 @@ class Database:
             return self._run_alone(connection, work)
 
     def reopen_replaced_file(self) -> None:
-        """Open the SQLite file anew if it was deleted or replaced. Raises StoreError."""
+        """Open a deleted or replaced SQLite file anew. Raises StoreError."""
         with as_store_errors(), self._gate:
             if self._reopen_replaced_file():
                 self._prepare()

@@ -349,6 +349,23 @@ def test_a_lock_that_lasts_ends_in_an_error(url: URL, name: str, monkeypatch: py
         assert store.claim(job_id, 1, "run", 30, 0)
 
 
+@pytest.mark.parametrize(
+    "use", [add, lambda store: store.get(1), lambda store: store.free("me")], ids=["add", "get", "free"]
+)
+def test_a_lock_of_the_whole_table_ends_in_an_error(
+    databases: Databases, tmp_path: Path, use: Callable[[SQLStore], Any]
+) -> None:
+    """As during ALTER TABLE. psycopg2 has no limit for an answer: without one for the lock it would wait for ever."""
+    needs.package("psycopg2")
+    url = make_url(databases.url("postgresql", tmp_path, has_table=True))
+    with open_store(url.set(drivername="postgresql+psycopg2")) as store:
+        store.get(add(store))
+        with session(url) as other:
+            other.execute(text(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE"))
+            with pytest.raises(StoreError, match="lock"):
+                use(store)
+
+
 def test_a_deadlock_is_tried_again(store: SQLStore, url: URL) -> None:
     first, second = add(store), add(store)
     for _ in range(20):
