@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
     *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
-    *("keeper_thread", "bounded_calls", "cells"),
+    *("keeper_thread", "bounded_calls", "cells", "idle_connections"),
     *("process", "attempts", "transitions", "job", "decisions", "rows", "keyring", "app_id"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer", "redirects"),
     *("config", "settings", "backlog"),
@@ -35,7 +35,7 @@ ORDER = (
 HOMES = {
     "sqlalchemy": {
         *("schema", "faults", "postgresql", "engines", "dialects", "tables", "transactions", "engine", "clock"),
-        *("statements", "process_table", "sql_reads", "sqlstore"),
+        *("idle_connections", "statements", "process_table", "sql_reads", "sqlstore"),
     },
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
