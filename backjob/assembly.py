@@ -148,7 +148,7 @@ class Assembly:
         if uwsgi is not None and not uwsgi.worker_id():
             return _NOT_HERE
         if self._is_paused:
-            # A server's master always has children. One that has none any more had forked for another purpose.
+            # A server's master always has children. One whose children are all gone had forked for another purpose.
             if has_children():
                 return _LOOK_FOR_CHILDREN
             self._resume()

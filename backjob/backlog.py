@@ -15,7 +15,7 @@ class Passed:
     """The old jobs that can't be deleted: the store passes over them, and goes on with those that ended later."""
 
     counts: dict[Status, int] = field(default_factory=dict)
-    """How many there are in each status, from the oldest job on."""
+    """Return the number of jobs in each status, from the oldest job on."""
     refusals: list[tuple[int, StoreError]] = field(default_factory=list)
     """Their ids and what the store said, of those that were found since this list was emptied."""
     is_unfinished: bool = False

@@ -62,7 +62,7 @@ def note_full(attempt: int, holder: str) -> JobChange:
 
 
 def note_wait(text: str, old_text: str) -> JobChange:
-    """Tell why it waits, where nothing else is told."""
+    """Show why a job waits, unless its status text says something else."""
 
     def change(job: Job) -> Job | None:
         is_allowed = job.status is Status.STARTED and job.launch_failed_at is None and job.status_text == old_text

@@ -41,6 +41,6 @@ class Decoder:
 
 
 def _find_window(begin: bytes) -> int:
-    """Return zlib's window bits: deflate is meant to have a zlib header (RFC 1950), but often it has none."""
+    """Return zlib's window bits: deflate is meant to have a zlib header (RFC 1950), but often it is missing."""
     has_header = begin[0] & 0x0F == 8 and int.from_bytes(begin[:2], "big") % 31 == 0
     return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS

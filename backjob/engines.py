@@ -30,7 +30,7 @@ _DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb"
 PATIENCE = 10.0
 """Seconds that the longest of these waits takes."""
 _A_SECOND = {"connect_timeout": 1, "read_timeout": 1, "write_timeout": 1, "tcp_user_timeout": 1000}
-# Nobody waits longer for a lock than for a connection; and the least locks that are enough. PostgreSQL is told so in
+# No wait for a lock is longer than one for a connection; and the least locks that are enough. PostgreSQL is told so in
 # each transaction: behind a connection pooler, what is set here would apply to others.
 _ON_CONNECT = {
     "mysql": (

@@ -1,4 +1,4 @@
-"""What a job lacks of the request that started it, for the text of a job that fails.
+"""The parts of the starting request that a job lacks, for the text of a job that fails.
 
 Knows the sealed request and the environ of the job; decides nothing about the job.
 """

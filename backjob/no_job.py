@@ -27,7 +27,7 @@ class NoJob:
     """Which run of this job it is, from 1."""
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
-        """Tell the progress of this job. Outside of a job it does nothing; ValueError for a progress that is none."""
+        """Tell the progress of this job. Outside of a job it does nothing; ValueError for an invalid progress."""
         if progress is not None:
             check_progress(progress)
 

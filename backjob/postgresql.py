@@ -1,4 +1,4 @@
-"""What is special about PostgreSQL and its driver psycopg: a time limit for answers, and settings that last for one
+"""Special needs of PostgreSQL and its driver psycopg: a time limit for answers, and settings that last for one
 transaction only.
 
 Behind a connection pooler such as PgBouncer, the server's session is shared with others: a plain ``SET`` would apply to

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
 
 RedirectOk = bool | str | Callable[[int, str], object]
-"""What ``redirect_ok`` may be: True, False, a path prefix, or a function of the status and the location."""
+"""The values of ``redirect_ok``: True, False, a path prefix, or a function of the status and the location."""
 
 _ALLOWED = 'must be True, False, a path prefix such as "/ticket/", or a plain function of (status, location)'
 _LOGIN = re.compile(

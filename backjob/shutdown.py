@@ -1,4 +1,4 @@
-"""What a job's status text says when its server was stopped, or stopped it: the reason, and the server's setting.
+"""The status text of a job whose server was stopped, or stopped the job: the reason, and the server's setting.
 
 Knows the servers by their names, and nothing of jobs.
 """
@@ -22,7 +22,7 @@ _PATIENCE = {
 """The setting of each server for how long it waits for running requests when it stops or restarts."""
 
 _AT_SHUTDOWN = ("after interpreter shutdown", "at interpreter shutdown")
-"""How Python ends the messages of its RuntimeErrors for threads and futures that an exiting process can't start."""
+"""The ends of the messages of Python's RuntimeErrors for threads and futures that an exiting process can't start."""
 
 
 def explain_stop(stop: BaseException, environ: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ class Signs:
     ``is_prompt``: each is written at once, by who gives it.
 
     ``on_refusal`` is called when the store takes no sign any more: it gives how the record stands where the attempt
-    runs on all the same, and None where it has ended. ``on_unstorable`` is called when the store has refused a sign
+    still runs, and None where it has ended. ``on_unstorable`` is called when the store has refused a sign
     for what it is, a few times in a row; no further sign is written. Several threads may give signs, and the children
     of a fork.
     """
@@ -97,7 +97,7 @@ class Signs:
     def tell(self, progress: float | None = None, text: object = None, *, step: float = 0) -> None:
         """Give a sign: a progress, which never goes back, a step on from there, and a text, shown until output follows.
 
-        Raises ValueError for a progress that is none.
+        Raises ValueError for an invalid progress.
         """
         progress, step = _clamp(progress) if progress is not None else 0.0, _clamp(step)
         if text is not None and not isinstance(text, str):

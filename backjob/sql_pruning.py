@@ -1,4 +1,4 @@
-"""How the Store on a database deletes old jobs: in batches, and without those that the database does not let go.
+"""Deletion of old jobs from a database: in batches, and without those that the database does not let go.
 
 Which jobs are old is decided by its caller.
 """

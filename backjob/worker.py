@@ -82,7 +82,7 @@ class CurrentJob(Jobs):
         """Tell how far the job is: 0-100, rounded, never less than before. Without ``text`` its output is shown.
 
         Call it as often as you like: it is written a few times a second at most, and the last one always is. Raises
-        JobEnded once when the job was cancelled, timed out or taken over; ValueError for a progress that is none.
+        JobEnded once when the job was cancelled, timed out or taken over; ValueError for an invalid progress.
 
         A child that the job forks may call it too; a last update that is not written yet ends with the child.
         """
