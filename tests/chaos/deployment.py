@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +24,8 @@ from backjob.job import RECORD_VERSION
 from chaos.blueprint import LEASE, Blueprint
 from chaos.host import RELEASE, Freeze, Host
 from chaos.kinds import Kind
+
+T = TypeVar("T")
 
 KEY = "a key for chaos, and for nothing but chaos"
 ERROR_TIMEOUT = 20
@@ -84,9 +86,10 @@ class Deployment:
         self.version = version
 
     def read_versions(self) -> set[int]:
-        """The versions of the records of all jobs."""
-        with self.engine.connect() as connection:
+        """Return the versions of the records of all jobs, or nothing while the database is away."""
+        with contextlib.suppress(DBAPIError), self.engine.connect() as connection:
             return set(connection.execute(text("SELECT record_version FROM background_job")).scalars())
+        return set()
 
     def renew_processes(self) -> None:
         """Replace the processes of all hosts, one host after the other, as a deployment does that goes on serving."""
@@ -108,24 +111,26 @@ class Deployment:
             return {row.id: row.status for row in rows}
 
     def list_ended(self) -> list[int]:
-        """The jobs that have completed."""
-        return [job for job, status in self.read_statuses().items() if status == FINAL_FROM]
+        """Return the jobs that have completed, or none while the database is away."""
+        with contextlib.suppress(DBAPIError):
+            return [job for job, status in self.read_statuses().items() if status == FINAL_FROM]
+        return []
 
     @contextlib.contextmanager
     def referencing_old_jobs(self) -> Iterator[None]:
         """In the block there are old jobs to be pruned, and rows of the app refer to them."""
-        columns = [each["name"] for each in inspect(self.engine).get_columns("background_job")]
-        copied = {name: name for name in columns if name != "id"}
+        columns = self._try_again(lambda: inspect(self.engine).get_columns("background_job"))
+        copied = {each["name"]: each["name"] for each in columns if each["name"] != "id"}
         copied |= {"uid": "CONCAT('old-', id)", "ended_at": "'2001-02-03 04:05:06'"}
         names, values = ", ".join(copied), ", ".join(copied.values())
         ended = f"FROM background_job WHERE status = {FINAL_FROM} ORDER BY id LIMIT 20"
         self.execute(f"INSERT INTO background_job ({names}) SELECT {values} {ended}")
-        self.execute("CREATE TABLE bill (job BIGINT NOT NULL REFERENCES background_job (id))")
+        self.execute("CREATE TABLE IF NOT EXISTS bill (job BIGINT NOT NULL REFERENCES background_job (id))")
         self.execute("INSERT INTO bill (job) SELECT id FROM background_job WHERE uid LIKE 'old-%'")
         try:
             yield
         finally:
-            self.execute("DROP TABLE bill")
+            self.execute("DROP TABLE IF EXISTS bill")
             self.execute("DELETE FROM background_job WHERE uid LIKE 'old-%'")
 
     @contextlib.contextmanager
@@ -146,13 +151,19 @@ class Deployment:
             self.execute(undo)
 
     def execute(self, statement: str) -> None:
-        """Run a statement of the test's own, again while others lock what it needs."""
+        """Run a statement of the test's own, again while others lock what it needs or the database is away."""
+
+        def run() -> None:
+            with self.engine.begin() as connection:
+                connection.execute(text(statement))
+
+        self._try_again(run)
+
+    def _try_again(self, work: Callable[[], T]) -> T:
         deadline = time.monotonic() + _LONGEST_STATEMENT
         while True:
             try:
-                with self.engine.begin() as connection:
-                    connection.execute(text(statement))
-                return
+                return work()
             except DBAPIError:
                 if time.monotonic() > deadline:
                     raise
