@@ -34,6 +34,8 @@ LEFT_UNCLAIMED = 4
 """The same in the whole deployment, where nobody watches."""
 _LONGEST_AWAY = 10.0
 """Seconds of the pause between two tries while the database is away: where nobody keeps, nothing else ends it."""
+_PATIENCE_IN_REQUEST = 5.0
+"""Seconds for which a monitor in a request waits until its job has a slot. It may hold the only one itself."""
 _NEVER = float("inf")
 
 
@@ -132,7 +134,8 @@ class Dispatcher:
         try:
             job = find()
             if job is not None:
-                verdict = self._monitor.run(job, _nothing) if way == "request" else self._monitor.leave(job)
+                run = functools.partial(self._monitor.run, on_claim=_nothing, patience=_PATIENCE_IN_REQUEST)
+                verdict = run(job) if way == "request" else self._monitor.leave(job)
                 wait = self._rows.note_verdict(job, verdict)
                 if verdict is Verdict.FULL and has_threads:
                     self.look_after(wait)

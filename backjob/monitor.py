@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import TypeGuard
@@ -66,17 +68,21 @@ class Monitor:
         """This process in the records."""
         self._put_off: dict[int, tuple[int, str]] = {}  # jobs that wait for the end of an outage: attempt and holder
 
-    def run(self, job: Job, on_claim: Callable[[], None]) -> Verdict:
-        """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot."""
+    def run(self, job: Job, on_claim: Callable[[], None], patience: float = math.inf) -> Verdict:
+        """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot.
+
+        ``patience`` is for a caller that holds a slot, maybe the only one: seconds after which it leaves the request.
+        """
 
         def watch(token: Token, request: JobRequest, connection: Connection) -> Verdict:
-            self._wait(job, connection, on_claim)
+            if not self._wait(job, connection, on_claim, patience):
+                return Verdict.UNSEEN
             on_claim()
             return self._judge(job, token, request, connection)
 
         self._vouching.hold(job.id, self.owner)
         try:
-            return self._launch(job, watch)
+            return self._launch(job, watch, from_slot=patience < math.inf)
         finally:
             self._vouching.end_hold(job.id)
 
@@ -196,12 +202,14 @@ class Monitor:
         self._launcher.has_worked = True
         self.end_outage()
 
-    def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None]) -> None:
-        """Wait for the answer, as long as it takes, and see when the job gets its slot."""
-        wait, is_claimed = _FIRST_LOOK, False
+    def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None], patience: float) -> bool:
+        """Wait for the answer, as long as it takes, and see when the job gets its slot. Return whether it got one."""
+        wait, is_claimed, end = _FIRST_LOOK, False, time.monotonic() + patience
         while not connection.receive(wait):
             if is_claimed:
                 continue
+            if time.monotonic() > end:
+                return False
             wait = min(wait * 1.5, _LONGEST_LOOK)
             try:
                 is_claimed = not _is_at(self._store.glance(job.id), job, Status.STARTED)
@@ -213,6 +221,7 @@ class Monitor:
                 self._vouching.end_hold(job.id)
                 on_claim()
                 self.end_outage()
+        return True
 
     def _judge(self, job: Job, token: Token, request: JobRequest, connection: Connection) -> Verdict:
         answer = connection.answer

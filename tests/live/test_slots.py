@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from support import wait_until
-from support.servers import GTHREAD, ONE_GTHREAD, ONE_SYNC, WAITRESS, WSGIREF, Server, Setup, gunicorn
+from support.servers import GTHREAD, ONE_GTHREAD, ONE_SYNC, ONE_WAITRESS, WAITRESS, WSGIREF, Server, Setup, gunicorn
 
 from backjob import Status
 
@@ -83,6 +83,16 @@ def test_more_jobs_than_slots(run_server: Serve, setup: Setup) -> None:
 def test_one_job_that_is_watched_in_a_slot(run_server: Serve, setup: Setup) -> None:
     """monitor="request" takes a second slot for each job, as EBackJob did."""
     assert_all_done(run_server(setup, monitor="request"), 1)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("setup", [ONE_GTHREAD, ONE_GTHREAD.over("tls"), ONE_WAITRESS], ids=str)
+def test_a_watch_in_the_only_slot_ends(run_server: Serve, setup: Setup, method: str) -> None:
+    """Without a second slot, monitor="request" gives the only one back after a few seconds, for the job to run there."""
+    server = run_server(setup, monitor="request")
+    job_id = server.start("/work", method=method)
+    assert server.end_of(job_id)["status"] == Status.COMPLETED
+    server.assert_ran_once([job_id])
 
 
 @pytest.mark.parametrize("setup", [ONE_SYNC, ONE_SYNC.over("tls"), ONE_GTHREAD, FOUR_SYNC, GTHREAD], ids=str)
