@@ -44,9 +44,12 @@ class IdleConnections:
                 self.close()
 
     def close(self) -> None:
-        """Close the idle connections now. While others are in use, the pool is left as it is."""
+        """Close the idle connections now. While others are in use, the pool is left as it is.
+
+        A connection that is taken in this very moment is not counted as one in use later on, and does no harm.
+        """
         pool: Any = self._engine.pool
-        if not pool.checkedout():
+        if pool.checkedout() <= 0:
             pool.dispose()
 
     def _note_use(self, *_: Any) -> None:
@@ -62,5 +65,5 @@ class IdleConnections:
         self._is_timed = False
         self.give_back()
         pool: Any = self._engine.pool
-        if pool.checkedin() or pool.checkedout():
+        if pool.checkedin() or pool.checkedout() > 0:
             self._note_use()

@@ -82,6 +82,17 @@ def test_a_pool_in_use_is_left_as_it_is(database: Database, url: str) -> None:
     assert count_open(url) == 3
 
 
+def test_a_connection_that_is_taken_meanwhile_is_given_back_later(database: Database, url: str) -> None:
+    idle = database.find_idle(0)
+    assert idle is not None
+    use(database, 1)
+    with database.connect():
+        database._engine.pool.dispose()  # as if it had been taken just after the look
+    for _ in range(2):
+        idle.give_back()
+    assert count_open(url) == 0
+
+
 def test_a_file_has_enough_of_them(tmp_path: Path) -> None:
     with open_sqlite_store(tmp_path) as store:
         assert store._database.find_idle(0) is None

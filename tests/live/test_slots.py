@@ -88,7 +88,7 @@ def test_one_job_that_is_watched_in_a_slot(run_server: Serve, setup: Setup) -> N
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("setup", [ONE_GTHREAD, ONE_GTHREAD.over("tls"), ONE_WAITRESS], ids=str)
 def test_a_watch_in_the_only_slot_ends(run_server: Serve, setup: Setup, method: str) -> None:
-    """Without a second slot, monitor="request" gives the only one back after a few seconds, for the job to run there."""
+    """Without a second slot, monitor="request" gives the only one back after a few seconds: the job runs there."""
     server = run_server(setup, monitor="request")
     job_id = server.start("/work", method=method)
     assert server.end_of(job_id)["status"] == Status.COMPLETED
