@@ -25,9 +25,9 @@ _BESIDE = ("-wal", "-shm")
 
 
 class SQLiteFile:
-    """One file, as a process has opened it. ``told``: the replacements that this process has logged already."""
+    """One file, as a process has opened it. ``told``: the files whose loss this process has logged already."""
 
-    def __init__(self, path: Path, told: set[_Identity | None]) -> None:
+    def __init__(self, path: Path, told: set[_Identity]) -> None:
         self._path = path
         self.told = told
         self._opened: _Identity | None = None
@@ -44,6 +44,8 @@ class SQLiteFile:
     def note_opened(self) -> None:
         """Remember which file is open, with its WAL."""
         self._opened = _identify(str(self._path))
+        if self._opened is not None:
+            self.told.discard(self._opened)  # its number may be that of a file which was lost before
         self.note_beside()
 
     def note_beside(self) -> None:
@@ -69,8 +71,8 @@ class SQLiteFile:
     def forget(self) -> None:
         """Log that the file was replaced, and remove the old one's WAL: SQLite would apply it to the new file."""
         current = _identify(str(self._path))
-        if current not in self.told:
-            self.told.add(current)
+        if self._opened is not None and self._opened not in self.told:
+            self.told.add(self._opened)
             what = "deleted" if current is None else "replaced by another file"
             log.error("The SQLite file %s was %s: its jobs are gone, and it is opened anew", self._path, what)
         with _lock_folder(self._path.parent), contextlib.suppress(OSError):
