@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
-from support import services
+from support import services, wait_until
 from support.records import TABLE, Databases, add
+from support.served import wrap
 
+from backjob import Status
 from backjob.engine import Database
+from backjob.engines import PATIENCE
 from backjob.errors import StoreError
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
@@ -69,3 +72,17 @@ def test_a_statement_that_is_frozen_is_given_up(url: URL) -> None:
         assert time.monotonic() - begin < 2 * _PATIENCE + 2
     finally:
         database.dispose()
+
+
+def test_start_and_the_keeper_go_on(url: URL, tmp_path: Path) -> None:
+    """Both had a session when it froze."""
+    shown = url.render_as_string(hide_password=False)
+    with wrap(tmp_path, database=shown, keeper=True, lease=3.0) as site:
+        first = site.start("/job", error_timeout=0)
+        wait_until(lambda: site.backend.keeper._next.sweep)
+        begin = time.monotonic()
+        with freeze_sessions(url):
+            assert site.start("/job") == first + 1
+            assert time.monotonic() - begin < 2 * PATIENCE
+            assert site.backend.store.claim(first, 1, "elsewhere-1", 1, 0)
+            assert site.wait_for_end(first).status is Status.FAILED
