@@ -171,7 +171,7 @@ class Assembly:
             return _NOT_HERE
 
     def _give_connections_back(self, is_away: bool) -> None:
-        """The requests' idle connections, and all of them while the keeper itself gets none."""
+        """Close the requests' idle connections; while the keeper itself gets none, at once."""
         if self._idle is not None and is_native():
             if is_away:
                 self._idle.close()

@@ -1,7 +1,7 @@
 """Gives idle connections back to a database server, which may have few of them for many processes.
 
-A pool of SQLAlchemy keeps its connections for ever. Another process that needs one, to renew its leases or to write how
-a job has ended, would find none left. Knows nothing of jobs.
+A pool of SQLAlchemy keeps its connections for ever. Another process that needs one, to renew its leases or to write the
+outcome of a job, would find none left. Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ SECONDS = 5.0
 
 
 class IdleConnections:
-    """The idle connections in the pool of an engine.
+    """Idle connections in the pool of an engine.
 
-    Where threads are gevent's greenlets, no other thread may use the pool: a greenlet sees to it after each use. Else
-    somebody has to call ``give_back()`` regularly.
+    Call ``give_back()`` regularly. Under gevent no other thread may use the pool: there a greenlet calls it.
     """
 
     def __init__(self, engine: Engine, seconds: float = SECONDS) -> None:

@@ -71,7 +71,8 @@ class Monitor:
     def run(self, job: Job, on_claim: Callable[[], None], patience: float = math.inf) -> Verdict:
         """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot.
 
-        ``patience`` is for a caller that holds a slot, maybe the only one: seconds after which it leaves the request.
+        ``patience``: seconds to wait for that. A caller that holds a slot, maybe the only one, then leaves the request
+        to the server.
         """
 
         def watch(token: Token, request: JobRequest, connection: Connection) -> Verdict:

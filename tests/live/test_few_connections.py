@@ -79,9 +79,9 @@ def find_end(store: SQLStore, job_id: int) -> JobStatus | None:
 
 
 def test_jobs_that_end_while_all_connections_are_taken(run_server: Serve) -> None:
-    """Their outcomes are written, although visitors come for all connections as soon as there are any.
+    """Their outcomes are written, although visitors need all connections as soon as there are any.
 
-    The pools of the processes that answer them would keep these, and the keepers of the others would find none.
+    The pools of the processes that answer them would keep these, so that the other keepers would find none.
     """
     with new_database("postgresql") as url, limited(url) as few:
         shown = few.render_as_string(hide_password=False)
