@@ -14,7 +14,7 @@ from .outcome import Outcome
 
 
 class Followers:
-    """The headers of one attempt, which has this ``environ``."""
+    """Jobs that are launched after one attempt, which has this ``environ``."""
 
     def __init__(self, backend: Backend, environ: Mapping[str, Any]) -> None:
         self._backend = backend
