@@ -3,8 +3,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Most tests wait for servers: a few at a time don't get in each other's way. All of one file run one after the other, and
-# the slow files of tests/chaos and tests/live come first, so that no worker is left alone with them at the end.
+# Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other.
 WORKERS ?= 3
 # How long a soak is.
 SECONDS ?= 600
@@ -18,7 +17,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/dev.stamp
-	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(ARGS)
