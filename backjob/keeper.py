@@ -85,7 +85,7 @@ class Keeper:
         self.is_away = False  # the last step could not reach the store
         self._ended: set[str] = set()
         self._settled, self._explained = 0, ""
-        self._duties = Duties()
+        self._duties = Duties(store.time)
         self._pruning = Pruning(config, store)
         self._left: dict[int, float] = {}
         """The jobs that could not be recovered, and until when they are left alone, in time.monotonic()."""

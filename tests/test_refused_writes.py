@@ -198,6 +198,21 @@ def test_recovery_goes_on_while_nothing_can_be_pruned(url: str, tmp_path: Path) 
         assert set(ids(url)) == {old[0], silent, lapsed}
 
 
+def test_recovery_goes_on_while_pruning_is_too_slow(postgresql: str, tmp_path: Path) -> None:
+    """A DELETE that never ends in time says nothing about the server: a silent job is still found."""
+    url = postgresql
+    with open_store(url) as store:
+        old = add_old(store, url, 3)
+    slow = "BEGIN PERFORM pg_sleep(60); RETURN OLD; END"
+    run(url, f"CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ {slow} $$")
+    run(url, f"CREATE TRIGGER slow BEFORE DELETE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION slow()")
+    with wrap(tmp_path, database=url, keeper=True, lease=3.0, all_backlog_days=1) as site:
+        silent = site.start("/job", error_timeout=3)
+        assert site.backend.store.claim(silent, 1, "elsewhere-1", 600, 0)
+        assert site.wait_for_end(silent).status is Status.FAILED
+        assert set(ids(url)) == {*old, silent}
+
+
 @pytest.mark.parametrize("spared", ["lease", "hold"])
 def test_a_renewal_that_is_refused_keeps_no_other(
     store: SQLStore, url: str, spared: str, caplog: pytest.LogCaptureFixture

@@ -324,6 +324,13 @@ MUTANTS = [
         ("tests/test_pools.py",),
     ),
     Mutant(
+        "a slow statement is taken for an outage",
+        "backjob/duties.py",
+        "                self._probe()\n",
+        "                raise\n",
+        ("tests/test_refused_writes.py",),
+    ),
+    Mutant(
         "idle connections are kept",
         "backjob/idle_connections.py",
         "if pool.checkedin() > most_used:",
