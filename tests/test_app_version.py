@@ -92,8 +92,6 @@ def test_a_job_without_a_version_is_for_any(store: Store) -> None:
 def pair(tmp_path: Path) -> Iterator[Pair]:
     """A process of the new version that starts jobs, and one of the old version."""
     with wrap(tmp_path, app_version="new") as new, wrap(tmp_path, app_version="old") as old:
-        for site in (new, old):
-            site.backend.dispatcher.pause()
         yield new, old
 
 

@@ -133,6 +133,11 @@ class Site:
     def backend(self) -> Backend:
         return self.application._get_backend()
 
+    def launch_nothing(self) -> None:
+        """Have this process launch nothing by itself. Its first request would end a pause that began before."""
+        self.within(lambda jobs: None)
+        self.backend.dispatcher.pause()
+
     def start(self, *args: Any, by: dict[str, Any] | None = None, **kwargs: Any) -> int:
         """start() within an ordinary request, whose environ has ``by``. Raises what start() raises."""
         return self.within(lambda jobs: jobs.start(*args, **kwargs), by)
