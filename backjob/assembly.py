@@ -27,7 +27,7 @@ from .errors import ConfigError, KeyringError, StoreError
 from .forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
 from .keeper import Keeper
 from .keeper_thread import MOMENT, KeeperThread
-from .keyring import Keyring, KeySource, check_keys, read_or_make_key_file
+from .keyring import KeyFile, Keyring, KeySource, check_keys
 from .launcher import SelfRequest
 from .limits import Limits
 from .monitor import Monitor
@@ -154,6 +154,7 @@ class Assembly:
             self._resume()
         try:
             if self._keeper_database is not None and self._keeper_database.file is not None:
+                self._keys.restore()
                 self._keeper_database.reopen_replaced_file()
                 if not self._keeper_database.file.exists():
                     return _NOTHING_TO_KEEP
@@ -161,7 +162,8 @@ class Assembly:
             if self.serves:
                 backend.limits.note_serving()
             pause = backend.keeper.step()
-            self._give_connections_back(backend.keeper.is_away)
+            if self._idle is not None and is_native():
+                self._idle.give_back()
             return min(pause, _NOTHING_TO_KEEP) if self._keeper_database and self._keeper_database.file else pause
         except StoreError as error:
             log.warning("The SQLite file can't be opened anew yet: %s", error)
@@ -169,13 +171,6 @@ class Assembly:
         except KeyringError as error:
             log.error("Nobody looks after the jobs in this process: %s", error)
             return _NOT_HERE
-
-    def _give_connections_back(self, is_away: bool) -> None:
-        """Close the requests' idle connections; while the keeper itself gets none, at once."""
-        if self._idle is not None and is_native():
-            if is_away:
-                self._idle.close()
-            self._idle.give_back()
 
     def _end_keeping(self) -> None:
         if self._keeper_database is not None:
@@ -276,4 +271,5 @@ def _find_keys(config: Config, database: Database | None) -> KeySource:
     if database is None or database.file is None:
         raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
     path = database.file.with_name(database.file.name + ".key")
-    return KeySource(f"key file {path}", lambda: [read_or_make_key_file(path)], path)
+    key_file = KeyFile(path)
+    return KeySource(f"key file {path}", key_file.read, path, key_file.restore)

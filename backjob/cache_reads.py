@@ -56,6 +56,9 @@ class CacheReads:
     def time(self) -> datetime:
         return self._now()
 
+    def connect_anew(self) -> None:
+        """Do nothing: calls to a cache are short, and share its connections."""
+
     def count(self, status: Status) -> int:
         index = self._jobs.read()
         if status.is_final:

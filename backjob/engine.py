@@ -7,25 +7,24 @@ nothing of jobs.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Engine, Executable, Pool, Table, Update, func, select, text
+from sqlalchemy import Connection, Delete, Engine, Executable, Pool, Table, Update, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from .engines import PATIENCE, bare_engine, check_engine, make_engine, twin_engine
-from .errors import Refused, StoreError, describe
-from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, store_error, try_again
+from . import tables
+from .engines import PATIENCE, bare_engine, check_engine, connect_anew, make_engine, twin_engine
+from .errors import Refused, StoreError
+from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, as_unreachable, try_again
 from .forks import ForkGate, call_before_fork, call_in_child
-from .idle_connections import IdleConnections
-from .postgresql import add_lock_patience, lock_patience
+from .idle_connections import IdleConnections, can_lend
+from .postgresql import add_lock_patience
 from .sqlite_file import SQLiteFile
-from .tables import ask_place, check_columns, check_encodings, count_from, find_missing_tables, read_last_number
-from .transactions import begin, drop_when_read_only, with_named_lock
+from .transactions import begin, drop_when_read_only, with_advisory_lock, with_named_lock
 
 _ROOM = 65536  # bytes of a packet to MySQL that are kept for the rest of the statement
 
@@ -50,8 +49,7 @@ class Database:
         self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
         self.kind = self._engine.dialect.name
         """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
-        self._is_sqlite = self.kind == "sqlite"
-        self._is_mysql = self.kind in ("mysql", "mariadb")
+        self._is_sqlite, self._is_mysql = self.kind == "sqlite", self.kind in ("mysql", "mariadb")
         self._limits_locks = self._is_ours and self.kind == "postgresql"
         # Else a limit is part of the statement, and does not hold for its wait for the table: psycopg has another one.
         self._needs_transaction = self._limits_locks and self._engine.driver != "psycopg"
@@ -60,6 +58,7 @@ class Database:
         self._least_number = 0
         self._told_place: str | None = None
         self._inherited: Pool | None = None
+        self._lender: Database | None = None
         # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
         # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
         call_before_fork(self._close_idle)
@@ -69,7 +68,7 @@ class Database:
         self._gate = ForkGate() if self._is_sqlite else contextlib.nullcontext()
 
     def make_twin(self, patience: float) -> Database:
-        """The same with connections of its own, for a thread that shares nothing with others."""
+        """Return the same with connections of its own. While the server gives it none, it uses idle ones of this."""
         if isinstance(self._given, Engine):
             twin = Database(twin_engine(self._engine), self.table, self._create_table)
             twin._has_own_pool = True
@@ -77,7 +76,12 @@ class Database:
             twin = Database(self._given, self.table, self._create_table, patience)
         if self._sqlite_file is not None and twin._sqlite_file is not None:
             twin._sqlite_file.told = self._sqlite_file.told
+        twin._lender = self
         return twin
+
+    def lend(self) -> Connection | None:
+        """Return an idle connection to a server, if there is one that another thread may use."""
+        return self._open() if can_lend(self._engine) else None
 
     def find_idle(self, seconds: float) -> IdleConnections | None:
         """Return the idle connections to a server that are ours to close after so many seconds."""
@@ -97,10 +101,7 @@ class Database:
     @property
     def place(self) -> str:
         """Which table in which database this is, for people: no user and no password."""
-        url = self._engine.url
-        where = f"SQLite file {self.file}" if self.file else f"{url.get_backend_name()} database {url.database or ''}"
-        host = f" at {url.host}:{url.port or 'its usual port'}" if url.host else ""
-        return f"{where.rstrip()}{host}, table {self.table.name}"
+        return tables.describe_place(self._engine.url, self.table)
 
     @property
     def told_place(self) -> str | None:
@@ -161,6 +162,11 @@ class Database:
             if self._sqlite_file is not None:
                 self._sqlite_file.check()
 
+    def connect_anew(self) -> None:
+        """Use a new connection to a server once, and close it. Raises StoreError."""
+        if not self._is_sqlite:
+            connect_anew(self._engine)
+
     def write(self, statement: Executable, values: dict[str, Any]) -> int:
         """Run a single statement and tell how many rows it changed. Raises StoreError."""
         if self._limits_locks:
@@ -208,7 +214,7 @@ class Database:
             return False
         with self._lock:
             if self._sqlite_file.is_replaced:
-                self._least_number = max(self._least_number, read_last_number(self._autocommit, self.table))
+                self._least_number = max(self._least_number, tables.read_last_number(self._autocommit, self.table))
                 self._sqlite_file.forget()
                 self._is_ready = False
                 self._close_idle()
@@ -218,13 +224,13 @@ class Database:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
             self._autocommit = bare_engine(self._engine)
         try:
-            return self._connect()
-        except SQLAlchemyError as error:
-            raise Unreachable(str(store_error(error))) from None
-        except Exception as error:  # noqa: BLE001 - a driver's own, or what a user's creator= raises
-            # Its text may show a password; that of a TypeError is Python's, and names an option.
-            told = describe(error) if isinstance(error, TypeError) else type(error).__name__
-            raise Unreachable(f"The job database can't be used: {told}") from None
+            with as_unreachable():
+                return self._connect()
+        except Unreachable:
+            lent = self._lender.lend() if self._lender is not None else None
+            if lent is None:
+                raise
+            return lent
 
     def _connect(self) -> Connection:
         try:
@@ -249,14 +255,7 @@ class Database:
         name = f"backjob {self.table.fullname}"
         if self._is_mysql:
             return with_named_lock(connection, name, work)
-
-        def lock_and_work(connection: Connection) -> Result:
-            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-            connection.execute(select(lock_patience()))
-            connection.execute(select(func.pg_advisory_xact_lock(number)))
-            return work(connection)  # each statement sees what was committed before it
-
-        return self._transact(connection, lock_and_work)
+        return self._transact(connection, lambda begun: with_advisory_lock(begun, name, work))
 
     def _prepare(self) -> None:
         if not self._lock.acquire(timeout=BUSY_TIMEOUT):  # the one before has been waiting for as long
@@ -272,11 +271,11 @@ class Database:
                 if self._is_sqlite:
                     self._transact(connection, self._prepare_tables)
                 else:
-                    check_encodings(connection, self.kind)
+                    tables.check_encodings(connection, self.kind)
                     self._prepare_tables(connection)
                 if self._is_mysql:
                     self._packet_size = connection.scalar(text("SELECT @@max_allowed_packet"))
-                self._told_place = ask_place(connection, self.kind, self.table)
+                self._told_place = tables.ask_place(connection, self.kind, self.table)
             if self._sqlite_file is not None:
                 self._sqlite_file.note_opened()
             self._is_ready = True
@@ -284,7 +283,7 @@ class Database:
             self._lock.release()
 
     def _prepare_tables(self, connection: Connection) -> None:
-        missing = find_missing_tables(connection, self.table)
+        missing = tables.find_missing_tables(connection, self.table)
         if missing and not self._create_table:
             raise StoreError(f"There is no table {missing[0].name!r}: create it, or set create_table=True")
         if missing and self._is_sqlite:
@@ -292,9 +291,9 @@ class Database:
         elif missing:
             self._run_alone(connection, self._make_tables)
         for table in missing:
-            check_columns(connection, table, self.table)  # another process may have made it, of another version
+            tables.check_columns(connection, table, self.table)  # another process may have made it, of another version
         if self._least_number:  # of a file that this one has replaced: no number is given twice
-            count_from(connection, self.table, self._least_number)
+            tables.count_from(connection, self.table, self._least_number)
 
     def _make_tables(self, connection: Connection) -> None:
         self.table.metadata.create_all(connection, checkfirst=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sqlalchemy import AssertionPool, Dialect, Engine, SingletonThreadPool, StaticPool, create_engine, event
+from sqlalchemy import AssertionPool, Dialect, Engine, SingletonThreadPool, StaticPool, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .errors import ConfigError
+from .faults import as_store_errors, as_unreachable
 from .postgresql import limit_answers
 
 KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
@@ -88,6 +89,19 @@ def check_engine(engine: Engine) -> Engine:
 def twin_engine(engine: Engine) -> Engine:
     """An engine to the same database with connections of its own, for a thread that shares nothing with others."""
     return Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options())
+
+
+def connect_anew(engine: Engine) -> None:
+    """Use a new connection once, outside of the engine's pool, and close it. Raises StoreError."""
+    newcomer = twin_engine(engine)
+    with as_store_errors():
+        try:
+            with as_unreachable():
+                connection = newcomer.connect()
+            with connection:
+                connection.execute(select(1))
+        finally:
+            newcomer.dispose()
 
 
 def bare_engine(engine: Engine) -> Engine:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, SQLAlchemyError, StatementError
 
-from .errors import Refused, StoreError, TimedOut
+from .errors import Refused, StoreError, TimedOut, describe
 from .jitter import between
 
 BUSY_TIMEOUT = 5.0
@@ -67,6 +67,19 @@ def as_store_errors() -> Iterator[None]:
         yield
     except (SQLAlchemyError, UnicodeError) as error:
         raise store_error(error) from None
+
+
+@contextlib.contextmanager
+def as_unreachable() -> Iterator[None]:
+    """Turn whatever is raised while a connection is opened into Unreachable."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise Unreachable(str(store_error(error))) from None
+    except Exception as error:  # noqa: BLE001 - a driver's own, or what a user's creator= raises
+        # Its text may show a password; that of a TypeError is Python's, and names an option.
+        told = describe(error) if isinstance(error, TypeError) else type(error).__name__
+        raise Unreachable(f"The job database can't be used: {told}") from None
 
 
 def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:

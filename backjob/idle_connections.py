@@ -10,12 +10,18 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, QueuePool, event
 
 from .native import is_native
 
 SECONDS = 5.0
 """Seconds after which a connection that was not needed is closed."""
+
+
+def can_lend(engine: Engine) -> bool:
+    """Return whether the pool of this engine has an idle connection to a server, which another thread may use."""
+    pool = engine.pool
+    return is_native() and engine.dialect.name != "sqlite" and isinstance(pool, QueuePool) and pool.checkedin() > 0
 
 
 class IdleConnections:

@@ -17,6 +17,7 @@ from .config import Config
 from .decisions import Policy, Settlement, Vouched, decide
 from .duties import Duties
 from .errors import AddressError, Refused, StoreError, TimedOut, describe
+from .hearing import Hearing, Silence
 from .jitter import between, retry_delay
 from .job import Job, Move
 from .keyring import PROBE, Keyring, SealError
@@ -34,18 +35,14 @@ log = logging.getLogger("backjob")
 
 _SWEEP_EVERY = 2.0
 _SHORTEST_PAUSE = 0.1
-_HEARING = 2.0
-"""Seconds in which whoever waited to write has written, once others can: longer than the pauses of who tries again."""
 _AFTER_FAILURE = 1.0
+_LONGEST_HEARING = 4.0
 _KNOCK_PATIENCE = 2.0
 _LEFT_FOR = 3600.0
 """Seconds for which a job is left alone that can't be recovered."""
 _BUSY_FOR = 60.0
 """Seconds for which a job is left alone whose row another session keeps locked."""
 
-_Silence = tuple[int, int, "datetime | None"]
-"""A job, its attempt, and what was last heard of it or until when it is vouched for."""
-_NEVER = datetime.max.replace(tzinfo=timezone.utc)
 _EVER = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -80,30 +77,28 @@ class Keeper:
         self._owner = limits.name
         self._start_looking = start_looking
         self._next = _Times()
-        self._reached_since = _NEVER
-        self._renewed_at: datetime | None = None
-        self.is_away = False  # the last step could not reach the store
+        self._hearing = Hearing(store, config.lease, self._renew)
+        self._is_away = False
         self._ended: set[str] = set()
         self._settled, self._explained = 0, ""
         self._duties = Duties(store.time)
         self._pruning = Pruning(config, store)
         self._left: dict[int, float] = {}
         """The jobs that could not be recovered, and until when they are left alone, in time.monotonic()."""
-        self._suspects: dict[_Silence, datetime] = {}
-        """What would be settled now, and since when it has had the chance to be heard."""
 
     def step(self) -> float:
         """Do what is to be done by now, and tell how many seconds there is nothing to do. Raises nothing of a store."""
         try:
             self._do_what_is_due()
         except StoreError as error:
-            self._renewed_at, self._next, self._suspects = None, _Times(), {}
-            if not self.is_away:
-                self.is_away = True
+            self._hearing.forget()
+            self._next = _Times()
+            if not self._is_away:
+                self._is_away = True
                 log.warning("Nobody settles lost jobs until the job store is back: %s", error)
             return _AFTER_FAILURE * between(0.75, 1.25)
-        if self.is_away:
-            self.is_away = False
+        if self._is_away:
+            self._is_away = False
             log.info("The job store is back")
         return max(0.0, min(self._next.renewal, self._next.sweep) - time.monotonic())
 
@@ -121,9 +116,10 @@ class Keeper:
     def _do_what_is_due(self) -> None:
         now, do = time.monotonic(), self._duties.do
         if now >= self._next.renewal:
-            reached_at = self._read_time()  # before the writes, which a claim that is just being made may hold up
+            # Before the writes, which a claim that is just being made may hold up.
+            reached_at = self._hearing.read_time()
             self._renew()
-            self._renewed_at = reached_at
+            self._hearing.renewed_at = reached_at
             self._next.renewal = now + self._config.lease / 3
             do("This process is not counted for max_running", lambda: self._limits.renew(self._store))
         do("Outcomes of jobs wait to be written", lambda: self._vouching.write_postponed(self._store))
@@ -139,26 +135,18 @@ class Keeper:
     def _renew(self) -> None:
         self._vouching.renew(self._store, self._config.lease)
 
-    def _read_time(self) -> datetime:
-        """The store's time. Whoever could not renew for long, be it that he stood still, does not know who else could:
-        all others get a whole lease to be heard."""
-        now = self._store.time()
-        if self._renewed_at is None or abs((now - self._renewed_at).total_seconds()) > self._config.lease / 2:
-            self._reached_since = now
-        return now
-
     def sweep(self) -> float:
         """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""
-        now = self._read_time()
+        now = self._hearing.read_time()
         for holder in filter(is_dead, self._store.list_holders()):
             with contextlib.suppress(Refused, TimedOut):  # then their holds end with the lease
                 self._store.free(holder)
-        policy = self._make_policy(self._reached_since)
+        heard = self._hearing.find_heard(now)
+        policy = self._make_policy(self._hearing.reached_since)
         leases = self._vouching.leases
         jobs = self._store.find_vouched(self._keyring.key_ids)
         self._note_strays(leases, leases.keys() - {job.lease_by for job in jobs})
-        suspects: dict[_Silence, datetime] = {}
-        newcomers: list[_Silence] = []
+        suspects: set[Silence] = set()
         is_slow = False  # then the other jobs wait for the next sweep
         for job in jobs:
             settlement = self._decide(job, now, policy)
@@ -166,25 +154,13 @@ class Keeper:
                 continue
             last_heard = job.updated_at if settlement.is_silence else job.lease_until or job.held_until
             silence = job.id, job.attempt, last_heard
-            since = self._suspects.get(silence)
-            was_heard = since is not None and (now - since).total_seconds() >= _HEARING
-            if (settlement.is_certain or was_heard) and not is_slow:
+            if (settlement.is_certain or silence in heard) and not is_slow:
                 is_slow = not self._settle_by_itself(job, settlement)
-            elif since is not None:
-                suspects[silence] = since
             else:
-                newcomers.append(silence)
-        if newcomers:
-            suspects |= dict.fromkeys(newcomers, self._begin_hearing())
-        self._suspects = suspects
+                suspects.add(silence)
+        self._hearing.begin(suspects)
         timeouts = [job.error_timeout / 2 for job in jobs if job.error_timeout]
         return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
-
-    def _begin_hearing(self) -> datetime:
-        """Since when they have the chance to be heard: since a write that was made. They may be waiting to write, as we
-        who only read would not see."""
-        self._renew()
-        return self._read_time()
 
     def _note_strays(self, leases: dict[str, int], ended: set[str]) -> None:
         """These claims of ours were over at this look. One that was over at the last look too is not just being ended:
@@ -206,10 +182,10 @@ class Keeper:
         Where something looks lost everybody alive gets a whole lease to be heard: so long it takes then. Raises
         StoreError.
         """
-        end = time.monotonic() + self._config.lease + 2 * _HEARING
-        settled_before = self._settled
+        end = time.monotonic() + self._config.lease + _LONGEST_HEARING
+        settled_before, hearing = self._settled, self._hearing
         while True:
-            self._renewed_at = self._read_time()
+            hearing.renewed_at = hearing.read_time()
             pause = self.sweep()
             if not self._looks_lost() or time.monotonic() > end:
                 return self._settled - settled_before

@@ -6,10 +6,12 @@ Knows no socket, no database and no clock: a token lives as long as its record's
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from .errors import ConfigError, KeyringError
 from .files import make_file
 from .job import RECORD_VERSION, JobRequest
+
+log = logging.getLogger("backjob")
 
 MONITOR = "monitor"
 WORKER = "worker"
@@ -52,6 +56,8 @@ class KeySource:
     """Raises KeyringError when there is no key to be had."""
     file: Path | None = None
     """The key file, if it is one."""
+    restore: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Make a key file again that was deleted after it was read."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,27 @@ class Keyring:
 def new_nonce() -> str:
     """Twelve characters that nobody can guess: what tells one launch from another."""
     return secrets.token_urlsafe(9)
+
+
+class KeyFile:
+    """A key file, and the key that this process has read from it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key: str | None = None
+
+    def read(self) -> list[str]:
+        """Return the key. Raises KeyringError."""
+        self._key = read_or_make_key_file(self._path)
+        return [self._key]
+
+    def restore(self) -> None:
+        """Make the file again if it was deleted: the next process would make another key, and refuse our requests."""
+        if self._key is None or self._path.exists():
+            return
+        with contextlib.suppress(OSError):  # the folder may be gone too
+            make_file(self._path, self._key + "\n")
+            log.error("The key file %s was deleted: it is made again, with the same key", self._path)
 
 
 def read_or_make_key_file(path: Path) -> str:

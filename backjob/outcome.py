@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from .errors import Refused, StoreError
 from .jitter import retry_delay
 from .job import Job, Move, Status
 from .logs import about
+from .native import is_native
 from .output import first_line
 from .store import Store
 from .vouching import TRIES, Vouching
@@ -24,6 +26,7 @@ log = logging.getLogger("backjob")
 PATIENCE = 5.0
 """Seconds for which the request of a job tries to write its outcome."""
 _PAUSE = 0.2
+_LATER = 1.0
 _NOT_STORED = "The job store refuses what this job has to say"
 
 
@@ -31,6 +34,18 @@ def _write_others(store: Store, vouching: Vouching) -> None:
     """Write what other jobs have postponed: the keeper may be the one that gets no connection."""
     with contextlib.suppress(StoreError):
         vouching.write_postponed(store)
+
+
+def _help_keeper(store: Store, vouching: Vouching) -> None:
+    """Write what is postponed, where the keeper's thread can't use the connections of greenlets and may have none."""
+
+    def write_later() -> None:
+        while vouching.has_postponed:
+            time.sleep(_LATER)
+            _write_others(store, vouching)
+
+    if not is_native():
+        threading.Thread(target=write_later, name="backjob-outcome", daemon=True).start()
 
 
 class Outcome:
@@ -67,7 +82,8 @@ class Outcome:
             except StoreError as error:
                 if time.monotonic() > end:
                     log.error("Job %d has ended, its outcome waits: %s", self._job.id, error, extra=self._told)
-                    return vouching.postpone(self._write_late)
+                    vouching.postpone(self._write_late)
+                    return _help_keeper(store, vouching)
             time.sleep(_PAUSE)
 
     def _write_late(self, store: Store) -> None:

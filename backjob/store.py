@@ -130,6 +130,9 @@ class Store(Protocol):
     def time(self) -> datetime:
         """The time of this store."""
 
+    def connect_anew(self) -> None:
+        """Use a new connection once, and close it. A server may have none left for others."""
+
     def request_cancel(self, job_id: int) -> bool:
         """Ask a running job to end. False when it does not run."""
 

@@ -8,12 +8,21 @@ from __future__ import annotations
 import contextlib
 
 from sqlalchemy import Connection, Engine, QueuePool, Table, false, inspect, literal_column, select
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import schema
 from .dialects import COUNT_FROM, ENCODINGS, LAST_NUMBER, TOLD_PLACE
 from .errors import StoreError
 from .schema import find_process_table
+
+
+def describe_place(url: URL, table: Table) -> str:
+    """Return which table in which database this is, for people, without user and password."""
+    file = url.database if url.get_backend_name() == "sqlite" else None
+    where = f"SQLite file {file}" if file else f"{url.get_backend_name()} database {url.database or ''}"
+    host = f" at {url.host}:{url.port or 'its usual port'}" if url.host else ""
+    return f"{where.rstrip()}{host}, table {table.name}"
 
 
 def ask_place(connection: Connection, kind: str, table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 
 from sqlalchemy import Connection, func, select
@@ -11,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from .dialects import BEGIN, BEGIN_PATIENT
 from .errors import StoreError
 from .faults import BUSY_TIMEOUT, Result, is_read_only, try_again
+from .postgresql import lock_patience
 
 _REFUSALS = "backjob.refusals"
 """The count of refused writes in a connection's ``info``."""
@@ -37,6 +39,14 @@ def begin(connection: Connection, kind: str, limits_locks: bool = False) -> Iter
 def _run_each(connection: Connection, statements: tuple[str, ...]) -> None:
     for statement in statements:
         connection.exec_driver_sql(statement)
+
+
+def with_advisory_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:
+    """PostgreSQL: hold a lock of this name until the transaction ends."""
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    connection.execute(select(lock_patience()))
+    connection.execute(select(func.pg_advisory_xact_lock(number)))
+    return work(connection)  # each statement sees what was committed before it
 
 
 def with_named_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:

@@ -100,6 +100,11 @@ class Vouching:
         """
         self._postponed.append(_Postponed(write, give_up))
 
+    @property
+    def has_postponed(self) -> bool:
+        """Return whether a write was postponed and is not made yet."""
+        return bool(self._postponed)
+
     def write_postponed(self, store: Store) -> None:
         """Write what was postponed. Any thread may call this, with a store of its own: each write is taken by one.
 

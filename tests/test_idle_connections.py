@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
+from support import wait_until
 from support.patched import run_patched
 from support.records import SERVERS, Databases, open_sqlite_store, run
+from support.served import wrap
 
 from backjob.engine import Database
 from backjob.schema import build_table
@@ -91,6 +93,14 @@ def test_a_connection_that_is_taken_meanwhile_is_given_back_later(database: Data
     for _ in range(2):
         idle.give_back()
     assert count_open(url) == 0
+
+
+def test_a_process_gives_them_back(url: str, tmp_path: Path) -> None:
+    with wrap(tmp_path, database=url, keeper=True, lease=3.0) as site:
+        site.start("/job", error_timeout=0)
+        use(site.application._assembly._database, 3)
+        assert count_open(url) >= 3
+        wait_until(lambda: count_open(url) == 1)  # the keeper's
 
 
 def test_a_file_has_enough_of_them(tmp_path: Path) -> None:

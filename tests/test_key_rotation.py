@@ -13,7 +13,7 @@ import pytest
 from support.records import SERVERS, Databases, new_job, open_store, seal
 from support.served import Site, wrap
 
-import backjob.keeper
+import backjob.hearing
 from backjob import Status
 from backjob.keyring import MONITOR, Keyring
 from backjob.sqlstore import SQLStore
@@ -34,8 +34,6 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     """Two processes on one database: one that starts jobs, and another one on the other side of a step."""
     with contextlib.ExitStack() as stack:
         first, second = (stack.enter_context(wrap(tmp_path, key=keys)) for keys in request.param)
-        for site in (first, second):
-            site.backend.dispatcher.pause()
         yield first, second
 
 
@@ -55,6 +53,7 @@ def test_the_other_process_runs_a_job(pair: Pair) -> None:
 
 def test_the_other_process_takes_a_row_that_is_due(pair: Pair) -> None:
     starter, other = pair
+    starter.launch_nothing()
     job_id = starter.start("/job")
     starter.backend.store.hold(job_id, 1, starter.launches.tokens[-1].nonce, None, 0)
     backend = other.backend
@@ -68,7 +67,7 @@ def test_the_other_process_recovers_a_lost_job_at_once(
     pair: Pair, app_id: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one whose row is from an earlier release: its app_id was a digest made with the key."""
-    monkeypatch.setattr(backjob.keeper, "_HEARING", 0)
+    monkeypatch.setattr(backjob.hearing, "_HEARING", 0)
     starter, other = pair
     job_id = starter.start("/job")
     if app_id == "keyed":
@@ -78,8 +77,8 @@ def test_the_other_process_recovers_a_lost_job_at_once(
         starter.sql("UPDATE background_job SET app_id = ?", app_id)
     assert starter.backend.store.claim(job_id, 1, "a process that is gone", -1, 0)
     keeper = other.backend.make_keeper()
-    keeper._renewed_at = other.backend.store.time()
-    keeper._reached_since = keeper._renewed_at - timedelta(seconds=99)  # it has been awake for long
+    keeper._hearing.renewed_at = other.backend.store.time()
+    keeper._hearing.reached_since = keeper._hearing.renewed_at - timedelta(seconds=99)  # it has been awake for long
     for _ in range(2):
         keeper.sweep()
     assert starter.status(job_id).status is Status.FAILED

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import wait_until
+from support.served import wrap
 
 from backjob.config import make_config
 from backjob.errors import ConfigError, KeyringError
@@ -340,6 +342,18 @@ class TestKeyFile:
             with pytest.raises(KeyringError, match="Set key="):
                 read_or_make_key_file(path)
         assert list(tmp_path.iterdir()) == []
+
+    def test_one_that_is_deleted_is_made_again(self, tmp_path: Path) -> None:
+        """Else a new process would make another key, and the processes would refuse each other's requests."""
+        with wrap(tmp_path, keeper=True, key=None) as site:
+            site.start("/job")
+            path = site.application._assembly._keys.file
+            assert path is not None
+            key = path.read_text()
+            path.unlink()
+            wait_until(path.exists)
+            assert path.read_text() == key
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")
     def test_modes_are_heeded(self, tmp_path: Path) -> None:

@@ -340,9 +340,30 @@ MUTANTS = [
     Mutant(
         "the keeper gives no connection back",
         "backjob/assembly.py",
-        "self._give_connections_back(backend.keeper.is_away)",
+        "self._idle.give_back()",
         "pass",
-        ("tests/live/test_few_connections.py",),
+        ("tests/test_idle_connections.py",),
+    ),
+    Mutant(
+        "a keeper without a connection does not use one of the requests",
+        "backjob/engine.py",
+        "return self._open() if can_lend(self._engine) else None",
+        "return None",
+        ("tests/test_crowded_server.py",),
+    ),
+    Mutant(
+        "jobs are recovered while their processes can't connect",
+        "backjob/hearing.py",
+        "            self._store.connect_anew()",
+        "            pass",
+        ("tests/test_crowded_server.py",),
+    ),
+    Mutant(
+        "a deleted key file stays deleted",
+        "backjob/assembly.py",
+        "                self._keys.restore()\n",
+        "",
+        ("tests/test_keyring.py",),
     ),
     Mutant(
         "a shutdown of the server is not named",
@@ -445,9 +466,16 @@ MUTANTS = [
     Mutant(
         "an outcome is lost while the database is away",
         "backjob/outcome.py",
-        "return vouching.postpone(self._write_late)",
+        "vouching.postpone(self._write_late)",
         "return None",
         ("tests/test_outcome.py",),
+    ),
+    Mutant(
+        "greenlets leave an outcome to a keeper without a connection",
+        "backjob/outcome.py",
+        "return _help_keeper(store, vouching)",
+        "return None",
+        ("tests/test_crowded_server.py",),
     ),
     Mutant(
         "an outcome whose answer was lost counts as not made",
@@ -1083,9 +1111,9 @@ MUTANTS = [
     ),
     Mutant(
         "who stood still takes the others for lost",
-        "backjob/keeper.py",
-        "if self._renewed_at is None or abs((now - self._renewed_at).total_seconds()) > self._config.lease / 2:",
-        "if self._renewed_at is None:",
+        "backjob/hearing.py",
+        "if self.renewed_at is None or abs((now - self.renewed_at).total_seconds()) > self._lease / 2:",
+        "if self.renewed_at is None:",
         ("tests/test_keeper.py",),
     ),
     Mutant(
@@ -1112,7 +1140,7 @@ MUTANTS = [
     Mutant(
         "whoever is silent at one look is lost",
         "backjob/keeper.py",
-        "if (settlement.is_certain or was_heard) and not is_slow:",
+        "if (settlement.is_certain or silence in heard) and not is_slow:",
         "if not is_slow:",
         ("tests/test_keeper_doubt.py",),
     ),
@@ -1308,8 +1336,8 @@ MUTANTS = [
     Mutant(
         "a sweep by hand listens to nobody",
         "backjob/keeper.py",
-        "self._renewed_at = self._read_time()\n            pause = self.sweep()",
-        "self._renewed_at, self._reached_since = self._store.time(), _EVER\n            pause = self.sweep()",
+        "hearing.renewed_at = hearing.read_time()\n            pause = self.sweep()",
+        "hearing.renewed_at, hearing.reached_since = self._store.time(), _EVER\n            pause = self.sweep()",
         ("tests/test_keeper.py",),
     ),
     Mutant(

@@ -1,0 +1,63 @@
+"""A PostgreSQL role that may have few connections, and somebody who takes all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
+
+from . import services, wait_until
+
+
+def administrate(url: URL, *statements: str) -> None:
+    with services.engine(url).execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+@contextlib.contextmanager
+def limited(url: URL, limit: int) -> Iterator[URL]:
+    """Yield the URL of a role that owns the database and may have so many connections."""
+    role = f"{url.database}_few"
+    administrate(
+        url,
+        f"CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit}",
+        f"ALTER DATABASE {url.database} OWNER TO {role}",
+        f"ALTER SCHEMA public OWNER TO {role}",
+    )
+    yield url.set(username=role)
+    administrate(url, f"REASSIGN OWNED BY {role} TO CURRENT_USER", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@contextlib.contextmanager
+def free_ones_taken(few: URL) -> Iterator[int]:
+    """Take all connections that the role can still have, and keep them. Yield their number."""
+    with contextlib.ExitStack() as stack:
+        taken = 0
+        with contextlib.suppress(OperationalError):
+            while True:
+                stack.enter_context(services.engine(few).connect())
+                taken += 1
+        yield taken
+
+
+@contextlib.contextmanager
+def all_taken(url: URL, few: URL, limit: int) -> Iterator[None]:
+    """Take all connections of the role away from the app, and keep them."""
+    with contextlib.ExitStack() as stack:
+        own = [0]
+
+        def take() -> bool:
+            others = f"usename = '{few.username}' AND pid NOT IN ({', '.join(map(str, own))})"
+            administrate(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+            with contextlib.suppress(OperationalError):
+                while len(own) <= limit:
+                    connection = stack.enter_context(services.engine(few).connect())
+                    own.append(connection.scalar(text("SELECT pg_backend_pid()")))
+            return len(own) > limit
+
+        wait_until(take)
+        yield
