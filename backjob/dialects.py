@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from .faults import BUSY_TIMEOUT
-
 # On SQLite a write transaction from its first moment on: it refuses one that begins as a reader and turns writer.
 BEGIN = {
     "sqlite": ("BEGIN IMMEDIATE",),
@@ -14,7 +12,10 @@ BEGIN = {
 }
 BEGIN["mariadb"] = BEGIN["mysql"]
 # One round trip. Not a setting of the session, which a connection pooler may share with the app's own queries.
-BEGIN_PATIENT = (f"{BEGIN['postgresql'][0]}; SET LOCAL lock_timeout = '{BUSY_TIMEOUT:g}s'",)
+BEGIN_PATIENT = (
+    f"{BEGIN['postgresql'][0]}; SET LOCAL lock_timeout = {{lock:.0f}}; SET LOCAL statement_timeout = {{statement:.0f}}"
+)
+"""The same with limits in milliseconds."""
 # Of the database, where that matters, and of the connection.
 ENCODINGS = {
     "postgresql": text("SELECT getdatabaseencoding()::text, current_setting('client_encoding')"),

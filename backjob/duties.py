@@ -18,13 +18,9 @@ Result = TypeVar("Result")
 
 
 class Duties:
-    """Does duties, and remembers which of them failed the last time.
+    """Does duties, and remembers which of them failed the last time."""
 
-    ``probe`` uses the store, and raises StoreError during an outage.
-    """
-
-    def __init__(self, probe: Callable[[], object]) -> None:
-        self._probe = probe
+    def __init__(self) -> None:
         self._failing: set[str] = set()
 
     def do(self, failure: str, duty: Callable[[], Result], *, is_vital: bool = False) -> Result | None:
@@ -35,12 +31,11 @@ class Duties:
         """
         try:
             result = duty()
+        except (Unreachable, AnswerLost):
+            raise
         except StoreError as error:
             if is_vital and not isinstance(error, (Refused, TimedOut)):
                 raise
-            if isinstance(error, (Unreachable, AnswerLost)):
-                # A statement that takes too long looks like an outage, and would each time keep from all other duties.
-                self._probe()
             self._note(failure, error, None)
             return None
         except Exception as error:  # noqa: BLE001 - a row may hold anything, and the other duties are to go on

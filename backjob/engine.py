@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from . import tables
 from .engines import PATIENCE, bare_engine, check_engine, connect_anew, make_engine, twin_engine
 from .errors import Refused, StoreError
-from .faults import BUSY_TIMEOUT, AnswerLost, Result, Unreachable, as_store_errors, as_unreachable, try_again
+from .faults import AnswerLost, Result, Unreachable, as_store_errors, as_unreachable, find_busy_timeout, try_again
 from .forks import ForkGate, call_before_fork, call_in_child
 from .idle_connections import IdleConnections, can_lend
 from .postgresql import add_lock_patience
@@ -50,9 +50,11 @@ class Database:
         self.kind = self._engine.dialect.name
         """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
         self._is_sqlite, self._is_mysql = self.kind == "sqlite", self.kind in ("mysql", "mariadb")
-        self._limits_locks = self._is_ours and self.kind == "postgresql"
+        self._patience = patience
+        self._busy = find_busy_timeout(PATIENCE if self._is_sqlite else patience)
+        self._has_limits = self._is_ours and self.kind == "postgresql"
         # Else a limit is part of the statement, and does not hold for its wait for the table: psycopg has another one.
-        self._needs_transaction = self._limits_locks and self._engine.driver != "psycopg"
+        self._needs_transaction = self._has_limits and self._engine.driver != "psycopg"
         self._sqlite_file = SQLiteFile(self.file, set()) if self.file is not None else None
         self._packet_size: int | None = None
         self._least_number = 0
@@ -69,11 +71,10 @@ class Database:
 
     def make_twin(self, patience: float) -> Database:
         """Return the same with connections of its own. While the server gives it none, it uses idle ones of this."""
-        if isinstance(self._given, Engine):
-            twin = Database(twin_engine(self._engine), self.table, self._create_table)
-            twin._has_own_pool = True
-        else:
-            twin = Database(self._given, self.table, self._create_table, patience)
+        given = twin_engine(self._engine, patience) if isinstance(self._given, Engine) else self._given
+        twin = Database(given, self.table, self._create_table, patience)
+        twin._has_own_pool = True
+        twin._has_limits = twin._needs_transaction = twin.kind == "postgresql"
         if self._sqlite_file is not None and twin._sqlite_file is not None:
             twin._sqlite_file.told = self._sqlite_file.told
         twin._lender = self
@@ -169,12 +170,12 @@ class Database:
 
     def write(self, statement: Executable, values: dict[str, Any]) -> int:
         """Run a single statement and tell how many rows it changed. Raises StoreError."""
-        if self._limits_locks:
+        if self._has_limits:
             if self._needs_transaction or not isinstance(statement, (Update, Delete)):
                 return self.transact(lambda connection: connection.execute(statement, values).rowcount)
             statement = add_lock_patience(statement)
         with self.connect() as connection:
-            return try_again(lambda: connection.execute(statement, values).rowcount)
+            return try_again(lambda: connection.execute(statement, values).rowcount, self._busy)
 
     def read(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
         """Run a query, again if the connection turns out to be gone, and return all rows. Raises StoreError."""
@@ -244,10 +245,10 @@ class Database:
 
     def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         def transact_once() -> Result:
-            with begin(connection, self.kind, self._limits_locks):
+            with begin(connection, self.kind, self._patience if self._has_limits else None):
                 return work(connection)
 
-        return transact_once() if self._is_sqlite else try_again(transact_once)
+        return transact_once() if self._is_sqlite else try_again(transact_once, self._busy)
 
     def _run_alone(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         if self._is_sqlite:
@@ -255,10 +256,10 @@ class Database:
         name = f"backjob {self.table.fullname}"
         if self._is_mysql:
             return with_named_lock(connection, name, work)
-        return self._transact(connection, lambda begun: with_advisory_lock(begun, name, work))
+        return self._transact(connection, lambda begun: with_advisory_lock(begun, name, work, self._busy))
 
     def _prepare(self) -> None:
-        if not self._lock.acquire(timeout=BUSY_TIMEOUT):  # the one before has been waiting for as long
+        if not self._lock.acquire(timeout=self._busy):  # the one before has been waiting for as long
             raise StoreError("The job database does not answer")
         try:
             if self._is_ready:

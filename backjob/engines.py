@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .errors import ConfigError
-from .faults import as_store_errors, as_unreachable
+from .faults import as_store_errors, as_unreachable, find_busy_timeout, find_statement_timeout
 from .postgresql import limit_answers
 
 KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
@@ -31,15 +31,13 @@ _DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb"
 PATIENCE = 10.0
 """Seconds that the longest of these waits takes."""
 _A_SECOND = {"connect_timeout": 1, "read_timeout": 1, "write_timeout": 1, "tcp_user_timeout": 1000}
-# No wait for a lock is longer than one for a connection; and the least locks that are enough. PostgreSQL is told so in
-# each transaction: behind a connection pooler, what is set here would apply to others.
-_ON_CONNECT = {
-    "mysql": (
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-        "SET SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5",
-    ),
-}
-_ON_CONNECT["mariadb"] = _ON_CONNECT["mysql"]
+_ON_CONNECT = (
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    # What is in the comment is for MariaDB. MySQL has no such limit for writes.
+    "SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} /*M! , max_statement_time = {any} */",
+)
+"""Sessions of MySQL and MariaDB: the least locks that are enough, and limits in seconds, those of locks in whole ones.
+PostgreSQL is told so in each transaction, because a connection pooler shares its sessions with others."""
 _OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgresql_deferrable"})
 """The execution options of an engine that say how its transactions are to be."""
 
@@ -86,9 +84,15 @@ def check_engine(engine: Engine) -> Engine:
     return engine
 
 
-def twin_engine(engine: Engine) -> Engine:
-    """An engine to the same database with connections of its own, for a thread that shares nothing with others."""
-    return Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options())
+def twin_engine(engine: Engine, patience: float | None = None) -> Engine:
+    """Return an engine to the same database with connections of its own, for a thread that shares nothing with others.
+
+    ``patience``: on MySQL and MariaDB, limit waits for locks and statements to less than these seconds.
+    """
+    twin = Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options())
+    if patience is not None:
+        _set_up_sessions(twin, patience)
+    return twin
 
 
 def connect_anew(engine: Engine) -> None:
@@ -127,9 +131,9 @@ def _make_server_engine(url: URL, patience: float) -> Engine:
     name = url.get_backend_name()
     if url.drivername == name:
         url = url.set(drivername=f"{name}+{_DRIVERS[name]}")
-    defaults = dict(_DEFAULTS.get(url.get_driver_name(), {}))
+    defaults, seconds = dict(_DEFAULTS.get(url.get_driver_name(), {})), max(int(patience), 1)
     for wait in defaults.keys() & _A_SECOND.keys():
-        defaults[wait] = str(min(int(defaults[wait]), max(int(patience), 1) * _A_SECOND[wait]))
+        defaults[wait] = str(min(int(defaults[wait]), seconds * _A_SECOND[wait]))
     url = url.update_query_dict({key: value for key, value in defaults.items() if key not in url.query})
     engine = create_engine(
         url,
@@ -142,15 +146,22 @@ def _make_server_engine(url: URL, patience: float) -> Engine:
 
     if engine.dialect.driver == "psycopg":
         limit_answers(engine, patience)
+    _set_up_sessions(engine, seconds)
+    return engine
+
+
+def _set_up_sessions(engine: Engine, patience: float) -> None:
+    """Prepare the sessions of MySQL and MariaDB."""
+    if engine.dialect.name not in ("mysql", "mariadb"):
+        return
+    limits = {"lock": max(int(find_busy_timeout(patience)), 1), "any": find_statement_timeout(patience)}
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
-        for statement in _ON_CONNECT.get(name, ()):
-            cursor.execute(statement)
+        for statement in _ON_CONNECT:
+            cursor.execute(statement.format_map(limits))
         cursor.close()
-
-    return engine
 
 
 def _make_sqlite_engine(url: URL) -> Engine:

@@ -18,6 +18,8 @@ from .jitter import between
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for the writes of others, and goes on trying when it loses to them."""
+_BUSY_PART, _STATEMENT_PART = 0.5, 0.8
+"""Limits for such waits and for statements, as parts of the time that the client waits for an answer."""
 _LONGEST_PAUSE = 0.2
 _GAVE_WAY = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialization failure, deadlock, lock time-out. The statement changed nothing."""
@@ -144,13 +146,24 @@ def has_given_way(error: DBAPIError) -> bool:
     return _sqlstate(error) in _GAVE_WAY or _number(error) in _MYSQL_GAVE_WAY
 
 
-def try_again(write: Callable[[], Result]) -> Result:
-    """Make the write, which gives way to others, again and again for BUSY_TIMEOUT, with growing pauses.
+def find_busy_timeout(patience: float) -> float:
+    """Return how many seconds writes wait for those of others, where the client waits ``patience`` for an answer."""
+    return min(BUSY_TIMEOUT, patience * _BUSY_PART)
+
+
+def find_statement_timeout(patience: float) -> float:
+    """Return the seconds after which the server ends a statement. It does so before the client gives up, which would
+    look like an outage."""
+    return patience * _STATEMENT_PART
+
+
+def try_again(write: Callable[[], Result], seconds: float = BUSY_TIMEOUT) -> Result:
+    """Make the write, which gives way to others, again and again for so many seconds, with growing pauses.
 
     No transaction may be open meanwhile. SQLite's own wait is short on purpose: it would stop every greenlet of a
     gevent process.
     """
-    end, pause = time.monotonic() + BUSY_TIMEOUT, 0.02
+    end, pause = time.monotonic() + seconds, 0.02
     while True:
         try:
             return write()

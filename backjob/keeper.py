@@ -81,7 +81,7 @@ class Keeper:
         self._is_away = False
         self._ended: set[str] = set()
         self._settled, self._explained = 0, ""
-        self._duties = Duties(store.time)
+        self._duties = Duties()
         self._pruning = Pruning(config, store)
         self._left: dict[int, float] = {}
         """The jobs that could not be recovered, and until when they are left alone, in time.monotonic()."""
@@ -115,7 +115,8 @@ class Keeper:
 
     def _do_what_is_due(self) -> None:
         now, do = time.monotonic(), self._duties.do
-        if now >= self._next.renewal:
+        is_pruning = self._config.keeper and now >= self._next.pruning
+        if now >= self._next.renewal or is_pruning:  # which may take a part of the lease
             # Before the writes, which a claim that is just being made may hold up.
             reached_at = self._hearing.read_time()
             self._renew()
@@ -128,7 +129,7 @@ class Keeper:
             self._next.sweep = now + (pause or _SWEEP_EVERY) * between(0.75, 1.25)
             if self._config.keeper:
                 do("Waiting jobs are not looked for", self._see_to_launches)
-        if self._config.keeper and now >= self._next.pruning:
+        if is_pruning:
             pause = do("Old jobs are not deleted", self._pruning.prune)
             self._next.pruning = now + (pause or self._pruning.EVERY) * between(0.75, 1.25)
 

@@ -23,9 +23,9 @@ _STATEMENTS = 128
 """Statements that are kept: as many as there are on a job table, and some more."""
 
 
-def lock_patience() -> Any:
-    """Return an expression that limits the waits for row locks until the end of the transaction."""
-    return func.set_config("lock_timeout", f"{BUSY_TIMEOUT:g}s", True)
+def lock_patience(seconds: float = BUSY_TIMEOUT) -> Any:
+    """Return an expression that limits the waits for locks until the end of the transaction."""
+    return func.set_config("lock_timeout", f"{seconds * 1000:.0f}", True)
 
 
 @functools.lru_cache(_STATEMENTS)

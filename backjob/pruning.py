@@ -16,6 +16,10 @@ log = logging.getLogger("backjob")
 
 _AT_ONCE = 200
 _PAUSE = 2.0
+_LONGEST = 2.0
+"""Seconds after which one call ends, apart from the last statement."""
+_OF_LEASE = 1 / 12
+"""The same as a part of the lease."""
 _LEFT_FOR = 3600.0
 """Seconds for which a job is left alone that can't be deleted."""
 _MOST_NAMED = 20
@@ -31,7 +35,7 @@ class Pruning:
     def __init__(self, config: Config, store: Store) -> None:
         self._config = config
         self._store = store
-        self._passed, self._until = Passed(), time.monotonic() + _LEFT_FOR
+        self._forget_passed()
 
     def prune(self) -> float:
         """Delete some of the old jobs and return the seconds until the next call. Raises StoreError."""
@@ -47,11 +51,15 @@ class Pruning:
 
     def _prune_some(self) -> int:
         if time.monotonic() > self._until:
-            self._passed, self._until = Passed(), time.monotonic() + _LEFT_FOR
+            self._forget_passed()
         try:
             return self._store.prune(*find_cut_offs(self._config, self._store.time()), _AT_ONCE, self._passed)
         finally:
             self._report_refusals()
+
+    def _forget_passed(self) -> None:
+        self._passed = Passed(min(_LONGEST, self._config.lease * _OF_LEASE))
+        self._until = time.monotonic() + _LEFT_FOR
 
     def _report_refusals(self) -> None:
         refusals, self._passed.refusals = self._passed.refusals, []

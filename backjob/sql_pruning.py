@@ -15,9 +15,6 @@ from .errors import Refused, TimedOut
 from .faults import AnswerLost
 from .statements import Statements
 
-_LONGEST = 2.0
-"""Seconds after which one call ends: leases are renewed by the same thread."""
-
 
 class SQLPruning:
     """The deletion of old jobs."""
@@ -34,7 +31,7 @@ class SQLPruning:
     ) -> int:
         passed = passed or Passed()
         passed.is_unfinished = False
-        end, pruned = time.monotonic() + _LONGEST, 0
+        end, pruned = time.monotonic() + passed.longest, 0
         for status, before in find_old(completed_before, ended_before):
             values = {"in_status": int(status), "before": before}
             is_more = True
@@ -64,7 +61,7 @@ class SQLPruning:
                 return self._write_prune(values, job_ids), job_ids
             except Refused:
                 pass
-            except TimedOut:
+            except (TimedOut, AnswerLost):
                 passed.is_one_by_one = passed.is_unfinished = True
                 return 0, []
         return self._delete_one_by_one(values, job_ids, passed, end)
@@ -76,7 +73,7 @@ class SQLPruning:
         for number, job_id in enumerate(job_ids, 1):
             try:
                 deleted += self._write_prune(values, [job_id])
-            except (Refused, TimedOut) as error:
+            except (Refused, TimedOut, AnswerLost) as error:
                 passed.refusals.append((job_id, error))
             if time.monotonic() > end:
                 passed.is_unfinished = True
@@ -84,8 +81,4 @@ class SQLPruning:
         return deleted, job_ids
 
     def _write_prune(self, values: dict[str, Any], job_ids: list[int]) -> int:
-        values = {**values, "job_ids": job_ids}
-        try:
-            return self._database.write(self._statements.prune, values)
-        except AnswerLost:
-            return self._database.write(self._statements.prune, values)  # it does no harm twice
+        return self._database.write(self._statements.prune, {**values, "job_ids": job_ids})

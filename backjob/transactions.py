@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from .dialects import BEGIN, BEGIN_PATIENT
 from .errors import StoreError
-from .faults import BUSY_TIMEOUT, Result, is_read_only, try_again
+from .faults import BUSY_TIMEOUT, Result, find_busy_timeout, find_statement_timeout, is_read_only, try_again
 from .postgresql import lock_patience
 
 _REFUSALS = "backjob.refusals"
@@ -19,13 +19,16 @@ _REFUSALS = "backjob.refusals"
 
 
 @contextlib.contextmanager
-def begin(connection: Connection, kind: str, limits_locks: bool = False) -> Iterator[None]:
+def begin(connection: Connection, kind: str, patience: float | None = None) -> Iterator[None]:
     """A transaction around what is done within: committed at its end, rolled back if that raises.
 
-    ``limits_locks``: on PostgreSQL, limit the waits for locks in this transaction.
+    ``patience``: on PostgreSQL, limit waits for locks and statements to less than these seconds.
     """
     # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
-    statements = BEGIN_PATIENT if limits_locks else BEGIN[kind]
+    statements = BEGIN[kind]
+    if patience is not None:
+        lock, statement = find_busy_timeout(patience) * 1000, find_statement_timeout(patience) * 1000
+        statements = (BEGIN_PATIENT.format(lock=lock, statement=statement),)
     try_again(lambda: _run_each(connection, statements))
     try:
         yield
@@ -41,10 +44,12 @@ def _run_each(connection: Connection, statements: tuple[str, ...]) -> None:
         connection.exec_driver_sql(statement)
 
 
-def with_advisory_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:
-    """PostgreSQL: hold a lock of this name until the transaction ends."""
+def with_advisory_lock(
+    connection: Connection, name: str, work: Callable[[Connection], Result], seconds: float
+) -> Result:
+    """PostgreSQL: hold a lock of this name until the transaction ends. Waits for locks last so many seconds at most."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    connection.execute(select(lock_patience()))
+    connection.execute(select(lock_patience(seconds)))
     connection.execute(select(func.pg_advisory_xact_lock(number)))
     return work(connection)  # each statement sees what was committed before it
 

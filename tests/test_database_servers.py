@@ -335,8 +335,7 @@ def is_waiting(url: URL) -> bool:
 
 
 @pytest.mark.parametrize("name", ["postgresql", "mariadb"])
-def test_a_lock_that_lasts_ends_in_an_error(url: URL, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backjob.faults, "BUSY_TIMEOUT", 0.1)
+def test_a_lock_that_lasts_ends_in_an_error(url: URL, name: str) -> None:
     with open_store(url) as store:
         job_id = add(store)
         with session(url) as other:

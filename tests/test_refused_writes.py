@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from support import services
 from support.caches import PATIENT, empty_region
@@ -26,6 +26,7 @@ from backjob import Status
 from backjob.backlog import Passed
 from backjob.cells import open_cells
 from backjob.config import make_config
+from backjob.engine import Database
 from backjob.errors import Refused, StoreError, TimedOut
 from backjob.job import Move
 from backjob.keeper import Keeper
@@ -33,12 +34,16 @@ from backjob.keyring import Keyring
 from backjob.launcher import SelfRequest
 from backjob.limits import Limits
 from backjob.process import name_process
+from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
 from backjob.vouching import Vouching
 
 LEASE = 30.0
 KEYRING = Keyring([KEY])
 PLACES = ("sqlite", "postgresql", "mariadb")
+KEEPERS = [(place, kind) for place in PLACES[1:] for kind in ("url", "engine")] + [("postgresql", "psycopg2")]
+PATIENCE = 1.5
+"""Seconds for which a keeper with a short lease waits for an answer."""
 
 
 @pytest.fixture(params=PLACES)
@@ -173,6 +178,58 @@ def test_a_trigger_that_keeps_rows_silently_is_no_endless_loop(postgresql: str) 
         assert ids(url) == [job_id for job_id in old if job_id % 2 == 0]
 
 
+def slow_down(url: str, condition: str, seconds: float) -> None:
+    """Have a trigger take its time over these rows, as a foreign key of a large table without an index does."""
+    if "postgresql" in url:
+        body = f"BEGIN PERFORM pg_sleep({seconds}); RETURN OLD; END"
+        run(url, f"CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+        each = f"FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION slow()"
+        run(url, f"CREATE TRIGGER slow BEFORE DELETE ON {TABLE} {each}")
+    else:
+        run(url, f"CREATE TRIGGER slow BEFORE DELETE ON {TABLE} FOR EACH ROW DO IF({condition}, SLEEP({seconds}), 0)")
+
+
+@contextlib.contextmanager
+def open_keepers(url: str, kind: str) -> Iterator[SQLStore]:
+    """The store of a keeper whose lease is short. ``kind``: how its database is given."""
+    engine = create_engine(url) if kind == "engine" else None
+    if kind == "psycopg2":
+        url = url.replace("+psycopg:", "+psycopg2:")
+    database = Database(engine or url, build_table(TABLE), True)
+    twin = database.make_twin(PATIENCE)
+    try:
+        yield SQLStore(twin)
+    finally:
+        twin.dispose()
+        database.dispose()
+        if engine is not None:
+            engine.dispose()
+
+
+@pytest.mark.parametrize(("place", "kind"), KEEPERS, indirect=["place"])
+def test_only_a_job_whose_deletion_takes_too_long_is_left(
+    url: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_keepers(url, kind) as store:
+        old = add_old(store, url, 4)
+        slow_down(url, f"OLD.id = {old[1]}", 30)
+        assert make_keeper(store).prune_all() == 3
+    assert ids(url) == [old[1]]
+    assert f"1 old job(s) can't be deleted and are left alone for an hour: {old[1]}." in caplog.text
+    assert "took too long" in caplog.text
+
+
+@pytest.mark.parametrize(("place", "kind"), KEEPERS, indirect=["place"])
+def test_a_keeper_waits_briefly_for_a_locked_row(url: str, kind: str) -> None:
+    with open_keepers(url, kind) as store, services.engine(make_url(url)).connect() as other:
+        job_id = add(store)
+        other.execute(text(f"SELECT 1 FROM {TABLE} WHERE id = {job_id} FOR UPDATE"))
+        with pytest.raises(TimedOut):
+            store.move(Move.CANCEL, job_id)
+        other.rollback()
+        assert store.move(Move.CANCEL, job_id)
+
+
 # --- What the keeper does besides.
 
 
@@ -203,9 +260,7 @@ def test_recovery_goes_on_while_pruning_is_too_slow(postgresql: str, tmp_path: P
     url = postgresql
     with open_store(url) as store:
         old = add_old(store, url, 3)
-    slow = "BEGIN PERFORM pg_sleep(60); RETURN OLD; END"
-    run(url, f"CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ {slow} $$")
-    run(url, f"CREATE TRIGGER slow BEFORE DELETE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION slow()")
+    slow_down(url, "OLD.id > 0", 60)
     with wrap(tmp_path, database=url, keeper=True, lease=3.0, all_backlog_days=1) as site:
         silent = site.start("/job", error_timeout=3)
         assert site.backend.store.claim(silent, 1, "elsewhere-1", 600, 0)
@@ -268,7 +323,7 @@ def test_a_recovery_is_told_without_an_output_that_is_refused(store: SQLStore, u
 
 
 def test_a_row_that_another_session_locks_keeps_no_other(postgresql: str) -> None:
-    with open_store(postgresql) as store:
+    with open_keepers(postgresql, "url") as store:
         old = add_old(store, postgresql, 6)
         runs = [run_job(store, 5) for _ in range(3)]
         vouching = Vouching()
@@ -277,13 +332,13 @@ def test_a_row_that_another_session_locks_keeps_no_other(postgresql: str) -> Non
         with services.engine(make_url(postgresql)).connect() as other:
             other.execute(text(f"SELECT 1 FROM {TABLE} WHERE id IN ({old[2]}, {runs[0]}) FOR UPDATE"))
             assert make_keeper(store).prune_all() == 5
-            before = store.time()
+            renewed_until = store.time() + timedelta(seconds=LEASE)
             vouching.renew(store, LEASE)
-            until = [store.get(job_id).lease_until > before for job_id in runs]  # type: ignore[union-attr, operator]
+            until = [store.get(job_id).lease_until >= renewed_until for job_id in runs]  # type: ignore[union-attr, operator]
             assert until == [False, True, True]
             other.rollback()
         vouching.renew(store, LEASE)
-        assert store.get(runs[0]).lease_until > before  # type: ignore[union-attr, operator]
+        assert store.get(runs[0]).lease_until >= renewed_until  # type: ignore[union-attr, operator]
 
 
 def test_kinds_of_failures(postgresql: str) -> None:

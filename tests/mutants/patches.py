@@ -324,10 +324,17 @@ MUTANTS = [
         ("tests/test_pools.py",),
     ),
     Mutant(
-        "a slow statement is taken for an outage",
-        "backjob/duties.py",
-        "                self._probe()\n",
-        "                raise\n",
+        "a slow statement of a keeper looks like an outage",
+        "backjob/engine.py",
+        "        twin._has_limits = twin._needs_transaction = twin.kind == \"postgresql\"\n",
+        "",
+        ("tests/test_refused_writes.py",),
+    ),
+    Mutant(
+        "a slow statement in MariaDB looks like an outage",
+        "backjob/engines.py",
+        " /*M! , max_statement_time = {any} */",
+        "",
         ("tests/test_refused_writes.py",),
     ),
     Mutant(
