@@ -23,6 +23,7 @@ from .check import Deployment
 from .config import Config
 from .dispatcher import Dispatcher
 from .engine import Database
+from .engines import PATIENCE
 from .errors import ConfigError, KeyringError, StoreError
 from .forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
 from .keeper import Keeper
@@ -78,7 +79,8 @@ class Assembly:
         self.serves = self._is_paused = False
         # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
         # One call of it lasts no longer than there is from one renewal to the next.
-        self._keeper_database = self._database and self._database.make_twin(self._config.lease / 3)
+        patience = min(self._config.lease / 3, PATIENCE)
+        self._keeper_database = self._database and self._database.make_twin(patience)
         self._idle = self._database.find_idle(self._config.lease / 6) if self._database is not None else None
         self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
         # After those of the databases, so that it comes before them: they close what is not in use.

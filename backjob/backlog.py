@@ -14,8 +14,8 @@ from .job import FINAL, Status
 class Passed:
     """The old jobs that can't be deleted: the store passes over them, and goes on with those that ended later."""
 
-    longest: float = 2.0
-    """Seconds after which one call ends: leases are renewed by the same thread."""
+    seconds: float = 2.0
+    """Seconds after which ``Store.prune()`` starts no further statement. A cache's calls are short anyway."""
     counts: dict[Status, int] = field(default_factory=dict)
     """Return the number of jobs in each status, from the oldest job on."""
     refusals: list[tuple[int, StoreError]] = field(default_factory=list)

@@ -56,8 +56,8 @@ class CacheReads:
     def time(self) -> datetime:
         return self._now()
 
-    def connect_anew(self) -> None:
-        """Do nothing: calls to a cache are short, and share its connections."""
+    def try_new_connection(self) -> None:
+        """Do nothing: calls to a cache are short and share its connections."""
 
     def count(self, status: Status) -> int:
         index = self._jobs.read()

@@ -11,11 +11,11 @@ BEGIN = {
     "mysql": ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION"),
 }
 BEGIN["mariadb"] = BEGIN["mysql"]
-# One round trip. Not a setting of the session, which a connection pooler may share with the app's own queries.
+# PostgreSQL: BEGIN with lock and statement time-outs in milliseconds, in one round trip. A session setting would also
+# apply to the app's own queries behind a connection pooler.
 BEGIN_PATIENT = (
     f"{BEGIN['postgresql'][0]}; SET LOCAL lock_timeout = {{lock:.0f}}; SET LOCAL statement_timeout = {{statement:.0f}}"
 )
-"""The same with limits in milliseconds."""
 # Of the database, where that matters, and of the connection.
 ENCODINGS = {
     "postgresql": text("SELECT getdatabaseencoding()::text, current_setting('client_encoding')"),

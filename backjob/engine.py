@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from . import tables
-from .engines import PATIENCE, bare_engine, check_engine, connect_anew, make_engine, twin_engine
+from .engines import PATIENCE, bare_engine, check_engine, make_engine, try_new_connection, twin_engine
 from .errors import Refused, StoreError
 from .faults import AnswerLost, Result, Unreachable, as_store_errors, as_unreachable, find_busy_timeout, try_again
 from .forks import ForkGate, call_before_fork, call_in_child
@@ -70,7 +70,7 @@ class Database:
         self._gate = ForkGate() if self._is_sqlite else contextlib.nullcontext()
 
     def make_twin(self, patience: float) -> Database:
-        """Return the same with connections of its own. While the server gives it none, it uses idle ones of this."""
+        """Return a copy with its own connections. It borrows idle ones of this one while the server refuses more."""
         given = twin_engine(self._engine, patience) if isinstance(self._given, Engine) else self._given
         twin = Database(given, self.table, self._create_table, patience)
         twin._has_own_pool = True
@@ -81,7 +81,7 @@ class Database:
         return twin
 
     def lend(self) -> Connection | None:
-        """Return an idle connection to a server, if there is one that another thread may use."""
+        """Return an idle connection to a server, or None if there is none that another thread may use."""
         return self._open() if can_lend(self._engine) else None
 
     def find_idle(self, seconds: float) -> IdleConnections | None:
@@ -102,7 +102,7 @@ class Database:
     @property
     def place(self) -> str:
         """Which table in which database this is, for people: no user and no password."""
-        return tables.describe_place(self._engine.url, self.table)
+        return tables.describe_location(self._engine.url, self.table)
 
     @property
     def told_place(self) -> str | None:
@@ -163,10 +163,10 @@ class Database:
             if self._sqlite_file is not None:
                 self._sqlite_file.check()
 
-    def connect_anew(self) -> None:
-        """Use a new connection to a server once, and close it. Raises StoreError."""
+    def try_new_connection(self) -> None:
+        """Open a new connection to the server, use it and close it. Raises StoreError. SQLite: do nothing."""
         if not self._is_sqlite:
-            connect_anew(self._engine)
+            try_new_connection(self._engine)
 
     def write(self, statement: Executable, values: dict[str, Any]) -> int:
         """Run a single statement and tell how many rows it changed. Raises StoreError."""

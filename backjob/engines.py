@@ -33,11 +33,11 @@ PATIENCE = 10.0
 _A_SECOND = {"connect_timeout": 1, "read_timeout": 1, "write_timeout": 1, "tcp_user_timeout": 1000}
 _ON_CONNECT = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    # What is in the comment is for MariaDB. MySQL has no such limit for writes.
+    # Only MariaDB runs what is in /*M! */. MySQL has no statement time-out for writes.
     "SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} /*M! , max_statement_time = {any} */",
 )
-"""Sessions of MySQL and MariaDB: the least locks that are enough, and limits in seconds, those of locks in whole ones.
-PostgreSQL is told so in each transaction, because a connection pooler shares its sessions with others."""
+"""Settings of MySQL and MariaDB sessions: the isolation level with the fewest locks, and time-outs in seconds. Lock
+time-outs are whole seconds. PostgreSQL gets its time-outs in each transaction, because poolers share its sessions."""
 _OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgresql_deferrable"})
 """The execution options of an engine that say how its transactions are to be."""
 
@@ -87,7 +87,8 @@ def check_engine(engine: Engine) -> Engine:
 def twin_engine(engine: Engine, patience: float | None = None) -> Engine:
     """Return an engine to the same database with connections of its own, for a thread that shares nothing with others.
 
-    ``patience``: on MySQL and MariaDB, limit waits for locks and statements to less than these seconds.
+    ``patience``: seconds that the client waits for an answer. The time-outs for locks (MySQL, MariaDB) and statements
+    (MariaDB) are derived from it.
     """
     twin = Engine(engine.pool.recreate(), engine.dialect, engine.url, execution_options=engine.get_execution_options())
     if patience is not None:
@@ -95,17 +96,17 @@ def twin_engine(engine: Engine, patience: float | None = None) -> Engine:
     return twin
 
 
-def connect_anew(engine: Engine) -> None:
-    """Use a new connection once, outside of the engine's pool, and close it. Raises StoreError."""
-    newcomer = twin_engine(engine)
+def try_new_connection(engine: Engine) -> None:
+    """Open a connection outside of the engine's pool, run a query and close it. Raises StoreError."""
+    unpooled = twin_engine(engine)
     with as_store_errors():
         try:
             with as_unreachable():
-                connection = newcomer.connect()
+                connection = unpooled.connect()
             with connection:
                 connection.execute(select(1))
         finally:
-            newcomer.dispose()
+            unpooled.dispose()
 
 
 def bare_engine(engine: Engine) -> Engine:

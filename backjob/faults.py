@@ -19,7 +19,7 @@ from .jitter import between
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for the writes of others, and goes on trying when it loses to them."""
 _BUSY_PART, _STATEMENT_PART = 0.5, 0.8
-"""Limits for such waits and for statements, as parts of the time that the client waits for an answer."""
+"""Time-outs for locks and for statements, as fractions of the time for which the client waits for an answer."""
 _LONGEST_PAUSE = 0.2
 _GAVE_WAY = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialization failure, deadlock, lock time-out. The statement changed nothing."""
@@ -147,18 +147,20 @@ def has_given_way(error: DBAPIError) -> bool:
 
 
 def find_busy_timeout(patience: float) -> float:
-    """Return how many seconds writes wait for those of others, where the client waits ``patience`` for an answer."""
+    """Return the seconds for which a write waits for locks, if the client waits ``patience`` seconds for an answer."""
     return min(BUSY_TIMEOUT, patience * _BUSY_PART)
 
 
 def find_statement_timeout(patience: float) -> float:
-    """Return the seconds after which the server ends a statement. It does so before the client gives up, which would
-    look like an outage."""
+    """Return the statement time-out in seconds. It is shorter than ``patience``, the client's wait for an answer.
+
+    If the client gave up first, a slow statement would look like an outage.
+    """
     return patience * _STATEMENT_PART
 
 
 def try_again(write: Callable[[], Result], seconds: float = BUSY_TIMEOUT) -> Result:
-    """Make the write, which gives way to others, again and again for so many seconds, with growing pauses.
+    """Retry the write for up to ``seconds`` while it loses to other transactions, with growing pauses.
 
     No transaction may be open meanwhile. SQLite's own wait is short on purpose: it would stop every greenlet of a
     gevent process.

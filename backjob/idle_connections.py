@@ -19,7 +19,7 @@ SECONDS = 5.0
 
 
 def can_lend(engine: Engine) -> bool:
-    """Return whether the pool of this engine has an idle connection to a server, which another thread may use."""
+    """Return whether the engine's pool has an idle server connection that another thread may use."""
     pool = engine.pool
     return is_native() and engine.dialect.name != "sqlite" and isinstance(pool, QueuePool) and pool.checkedin() > 0
 

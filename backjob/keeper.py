@@ -17,7 +17,7 @@ from .config import Config
 from .decisions import Policy, Settlement, Vouched, decide
 from .duties import Duties
 from .errors import AddressError, Refused, StoreError, TimedOut, describe
-from .hearing import Hearing, Silence
+from .grace_period import GracePeriod, PossiblyLost
 from .jitter import between, retry_delay
 from .job import Job, Move
 from .keyring import PROBE, Keyring, SealError
@@ -36,7 +36,8 @@ log = logging.getLogger("backjob")
 _SWEEP_EVERY = 2.0
 _SHORTEST_PAUSE = 0.1
 _AFTER_FAILURE = 1.0
-_LONGEST_HEARING = 4.0
+_LONGEST_GRACE = 4.0
+"""Seconds, beyond one lease, for which ``settle_all()`` waits at most."""
 _KNOCK_PATIENCE = 2.0
 _LEFT_FOR = 3600.0
 """Seconds for which a job is left alone that can't be recovered."""
@@ -77,7 +78,7 @@ class Keeper:
         self._owner = limits.name
         self._start_looking = start_looking
         self._next = _Times()
-        self._hearing = Hearing(store, config.lease, self._renew)
+        self._grace = GracePeriod(store, config.lease, self._renew)
         self._is_away = False
         self._ended: set[str] = set()
         self._settled, self._explained = 0, ""
@@ -91,7 +92,7 @@ class Keeper:
         try:
             self._do_what_is_due()
         except StoreError as error:
-            self._hearing.forget()
+            self._grace.reset()
             self._next = _Times()
             if not self._is_away:
                 self._is_away = True
@@ -116,11 +117,11 @@ class Keeper:
     def _do_what_is_due(self) -> None:
         now, do = time.monotonic(), self._duties.do
         is_pruning = self._config.keeper and now >= self._next.pruning
-        if now >= self._next.renewal or is_pruning:  # which may take a part of the lease
-            # Before the writes, which a claim that is just being made may hold up.
-            reached_at = self._hearing.read_time()
+        if now >= self._next.renewal or is_pruning:  # renew before pruning, which may take a part of the lease
+            # Read the time before the writes, because they may wait for a claim's lock.
+            reached_at = self._grace.read_time()
             self._renew()
-            self._hearing.renewed_at = reached_at
+            self._grace.renewed_at = reached_at
             self._next.renewal = now + self._config.lease / 3
             do("This process is not counted for max_running", lambda: self._limits.renew(self._store))
         do("Outcomes of jobs wait to be written", lambda: self._vouching.write_postponed(self._store))
@@ -138,28 +139,28 @@ class Keeper:
 
     def sweep(self) -> float:
         """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""
-        now = self._hearing.read_time()
+        now = self._grace.read_time()
         for holder in filter(is_dead, self._store.list_holders()):
             with contextlib.suppress(Refused, TimedOut):  # then their holds end with the lease
                 self._store.free(holder)
-        heard = self._hearing.find_heard(now)
-        policy = self._make_policy(self._hearing.reached_since)
+        expired = self._grace.find_expired(now)
+        policy = self._make_policy(self._grace.reached_since)
         leases = self._vouching.leases
         jobs = self._store.find_vouched(self._keyring.key_ids)
         self._note_strays(leases, leases.keys() - {job.lease_by for job in jobs})
-        suspects: set[Silence] = set()
+        possibly_lost_jobs: set[PossiblyLost] = set()
         is_slow = False  # then the other jobs wait for the next sweep
         for job in jobs:
             settlement = self._decide(job, now, policy)
             if settlement is None:
                 continue
             last_heard = job.updated_at if settlement.is_silence else job.lease_until or job.held_until
-            silence = job.id, job.attempt, last_heard
-            if (settlement.is_certain or silence in heard) and not is_slow:
+            possibly_lost = job.id, job.attempt, last_heard
+            if (settlement.is_certain or possibly_lost in expired) and not is_slow:
                 is_slow = not self._settle_by_itself(job, settlement)
             else:
-                suspects.add(silence)
-        self._hearing.begin(suspects)
+                possibly_lost_jobs.add(possibly_lost)
+        self._grace.track(possibly_lost_jobs)
         timeouts = [job.error_timeout / 2 for job in jobs if job.error_timeout]
         return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
 
@@ -183,10 +184,10 @@ class Keeper:
         Where something looks lost everybody alive gets a whole lease to be heard: so long it takes then. Raises
         StoreError.
         """
-        end = time.monotonic() + self._config.lease + _LONGEST_HEARING
-        settled_before, hearing = self._settled, self._hearing
+        end = time.monotonic() + self._config.lease + _LONGEST_GRACE
+        settled_before, grace = self._settled, self._grace
         while True:
-            hearing.renewed_at = hearing.read_time()
+            grace.renewed_at = grace.read_time()
             pause = self.sweep()
             if not self._looks_lost() or time.monotonic() > end:
                 return self._settled - settled_before

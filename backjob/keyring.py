@@ -57,7 +57,7 @@ class KeySource:
     file: Path | None = None
     """The key file, if it is one."""
     restore: Callable[[], None] = field(default=lambda: None, repr=False)
-    """Make a key file again that was deleted after it was read."""
+    """Creates the key file again if it was deleted after it was read."""
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,12 @@ class KeyFile:
         return [self._key]
 
     def restore(self) -> None:
-        """Make the file again if it was deleted: the next process would make another key, and refuse our requests."""
+        """Create the file again if it was deleted. Otherwise the next process would create another key."""
         if self._key is None or self._path.exists():
             return
-        with contextlib.suppress(OSError):  # the folder may be gone too
+        with contextlib.suppress(OSError):  # the folder is gone or read-only
             make_file(self._path, self._key + "\n")
-            log.error("The key file %s was deleted: it is made again, with the same key", self._path)
+            log.error("The key file %s was deleted. It has been created again with the same key", self._path)
 
 
 def read_or_make_key_file(path: Path) -> str:

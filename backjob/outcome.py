@@ -26,7 +26,8 @@ log = logging.getLogger("backjob")
 PATIENCE = 5.0
 """Seconds for which the request of a job tries to write its outcome."""
 _PAUSE = 0.2
-_LATER = 1.0
+_RETRY_EVERY = 1.0
+"""Seconds between two tries to write postponed outcomes under gevent."""
 _NOT_STORED = "The job store refuses what this job has to say"
 
 
@@ -36,12 +37,12 @@ def _write_others(store: Store, vouching: Vouching) -> None:
         vouching.write_postponed(store)
 
 
-def _help_keeper(store: Store, vouching: Vouching) -> None:
-    """Write what is postponed, where the keeper's thread can't use the connections of greenlets and may have none."""
+def _retry_in_greenlet(store: Store, vouching: Vouching) -> None:
+    """Under gevent, retry postponed writes in a greenlet: the keeper's thread can't borrow a greenlet's connection."""
 
     def write_later() -> None:
         while vouching.has_postponed:
-            time.sleep(_LATER)
+            time.sleep(_RETRY_EVERY)
             _write_others(store, vouching)
 
     if not is_native():
@@ -83,7 +84,7 @@ class Outcome:
                 if time.monotonic() > end:
                     log.error("Job %d has ended, its outcome waits: %s", self._job.id, error, extra=self._told)
                     vouching.postpone(self._write_late)
-                    return _help_keeper(store, vouching)
+                    return _retry_in_greenlet(store, vouching)
             time.sleep(_PAUSE)
 
     def _write_late(self, store: Store) -> None:

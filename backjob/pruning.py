@@ -17,9 +17,9 @@ log = logging.getLogger("backjob")
 _AT_ONCE = 200
 _PAUSE = 2.0
 _LONGEST = 2.0
-"""Seconds after which one call ends, apart from the last statement."""
+"""Seconds after which ``Store.prune()`` starts no further statement: the same thread renews the leases."""
 _OF_LEASE = 1 / 12
-"""The same as a part of the lease."""
+"""The longest such time as a part of the lease."""
 _LEFT_FOR = 3600.0
 """Seconds for which a job is left alone that can't be deleted."""
 _MOST_NAMED = 20

@@ -31,7 +31,7 @@ class SQLPruning:
     ) -> int:
         passed = passed or Passed()
         passed.is_unfinished = False
-        end, pruned = time.monotonic() + passed.longest, 0
+        end, pruned = time.monotonic() + passed.seconds, 0
         for status, before in find_old(completed_before, ended_before):
             values = {"in_status": int(status), "before": before}
             is_more = True

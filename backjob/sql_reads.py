@@ -64,8 +64,8 @@ class SQLReads:
     def time(self) -> datetime:
         return self._now()
 
-    def connect_anew(self) -> None:
-        self._database.connect_anew()
+    def try_new_connection(self) -> None:
+        self._database.try_new_connection()
 
     def count(self, status: Status) -> int:
         return int(self._scalar(self._statements.count, in_status=int(status)))

@@ -130,8 +130,8 @@ class Store(Protocol):
     def time(self) -> datetime:
         """The time of this store."""
 
-    def connect_anew(self) -> None:
-        """Use a new connection once, and close it. A server may have none left for others."""
+    def try_new_connection(self) -> None:
+        """Open a new connection, use it and close it. Raises StoreError, for example if the server has none left."""
 
     def request_cancel(self, job_id: int) -> bool:
         """Ask a running job to end. False when it does not run."""

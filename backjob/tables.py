@@ -17,8 +17,8 @@ from .errors import StoreError
 from .schema import find_process_table
 
 
-def describe_place(url: URL, table: Table) -> str:
-    """Return which table in which database this is, for people, without user and password."""
+def describe_location(url: URL, table: Table) -> str:
+    """Return the SQLite file, or the server, database and table, for messages. Omits user and password."""
     file = url.database if url.get_backend_name() == "sqlite" else None
     where = f"SQLite file {file}" if file else f"{url.get_backend_name()} database {url.database or ''}"
     host = f" at {url.host}:{url.port or 'its usual port'}" if url.host else ""

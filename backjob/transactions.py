@@ -22,7 +22,8 @@ _REFUSALS = "backjob.refusals"
 def begin(connection: Connection, kind: str, patience: float | None = None) -> Iterator[None]:
     """A transaction around what is done within: committed at its end, rolled back if that raises.
 
-    ``patience``: on PostgreSQL, limit waits for locks and statements to less than these seconds.
+    ``patience``: seconds that the client waits for an answer. On PostgreSQL, the lock and statement time-outs are
+    derived from it.
     """
     # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
     statements = BEGIN[kind]
@@ -47,7 +48,10 @@ def _run_each(connection: Connection, statements: tuple[str, ...]) -> None:
 def with_advisory_lock(
     connection: Connection, name: str, work: Callable[[Connection], Result], seconds: float
 ) -> Result:
-    """PostgreSQL: hold a lock of this name until the transaction ends. Waits for locks last so many seconds at most."""
+    """Run ``work`` under a PostgreSQL advisory lock, which is held until the transaction ends.
+
+    ``seconds``: how long to wait for a lock at most.
+    """
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     connection.execute(select(lock_patience(seconds)))
     connection.execute(select(func.pg_advisory_xact_lock(number)))

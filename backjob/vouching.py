@@ -102,7 +102,7 @@ class Vouching:
 
     @property
     def has_postponed(self) -> bool:
-        """Return whether a write was postponed and is not made yet."""
+        """True while a postponed write is pending."""
         return bool(self._postponed)
 
     def write_postponed(self, store: Store) -> None:

@@ -95,7 +95,7 @@ def test_a_connection_that_is_taken_meanwhile_is_given_back_later(database: Data
     assert count_open(url) == 0
 
 
-def test_a_process_gives_them_back(url: str, tmp_path: Path) -> None:
+def test_a_process_closes_its_idle_connections(url: str, tmp_path: Path) -> None:
     with wrap(tmp_path, database=url, keeper=True, lease=3.0) as site:
         site.start("/job", error_timeout=0)
         use(site.application._assembly._database, 3)

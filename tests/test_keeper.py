@@ -21,7 +21,7 @@ from support.processes import Bearer, Threads, name_dead
 from support.records import TABLE, Clock, add, new_job, record, seal
 from support.served import KEY, PATIENCE, serve_site, wrap
 
-import backjob.hearing
+import backjob.grace_period
 import backjob.pruning
 from backjob import JobEnded, Status
 from backjob.attempts import AttemptEnd, read_ends
@@ -68,7 +68,7 @@ class Process:
 
     def has_been_awake(self) -> None:
         """Its keeper has renewed until now, as it does while it is left alone."""
-        self.keeper._hearing.renewed_at = self.store.time()
+        self.keeper._grace.renewed_at = self.store.time()
 
     def sweep(self) -> None:
         """The sweep of one that has been awake, and another one by which all had their chance to be heard."""
@@ -91,7 +91,7 @@ class Process:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """It stands still: who is silent has his chance to be heard from one sweep to the next."""
-    monkeypatch.setattr(backjob.hearing, "_HEARING", 0)
+    monkeypatch.setattr(backjob.grace_period, "_GRACE", 0)
     return Clock()
 
 

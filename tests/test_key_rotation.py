@@ -13,7 +13,7 @@ import pytest
 from support.records import SERVERS, Databases, new_job, open_store, seal
 from support.served import Site, wrap
 
-import backjob.hearing
+import backjob.grace_period
 from backjob import Status
 from backjob.keyring import MONITOR, Keyring
 from backjob.sqlstore import SQLStore
@@ -53,7 +53,7 @@ def test_the_other_process_runs_a_job(pair: Pair) -> None:
 
 def test_the_other_process_takes_a_row_that_is_due(pair: Pair) -> None:
     starter, other = pair
-    starter.launch_nothing()
+    starter.pause_launches()
     job_id = starter.start("/job")
     starter.backend.store.hold(job_id, 1, starter.launches.tokens[-1].nonce, None, 0)
     backend = other.backend
@@ -67,7 +67,7 @@ def test_the_other_process_recovers_a_lost_job_at_once(
     pair: Pair, app_id: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one whose row is from an earlier release: its app_id was a digest made with the key."""
-    monkeypatch.setattr(backjob.hearing, "_HEARING", 0)
+    monkeypatch.setattr(backjob.grace_period, "_GRACE", 0)
     starter, other = pair
     job_id = starter.start("/job")
     if app_id == "keyed":
@@ -77,8 +77,8 @@ def test_the_other_process_recovers_a_lost_job_at_once(
         starter.sql("UPDATE background_job SET app_id = ?", app_id)
     assert starter.backend.store.claim(job_id, 1, "a process that is gone", -1, 0)
     keeper = other.backend.make_keeper()
-    keeper._hearing.renewed_at = other.backend.store.time()
-    keeper._hearing.reached_since = keeper._hearing.renewed_at - timedelta(seconds=99)  # it has been awake for long
+    keeper._grace.renewed_at = other.backend.store.time()
+    keeper._grace.reached_since = keeper._grace.renewed_at - timedelta(seconds=99)  # it has been awake for long
     for _ in range(2):
         keeper.sweep()
     assert starter.status(job_id).status is Status.FAILED

@@ -343,8 +343,8 @@ class TestKeyFile:
                 read_or_make_key_file(path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_one_that_is_deleted_is_made_again(self, tmp_path: Path) -> None:
-        """Else a new process would make another key, and the processes would refuse each other's requests."""
+    def test_a_deleted_file_is_created_again(self, tmp_path: Path) -> None:
+        """Without it, a new process would create another key, and the processes would refuse each other's requests."""
         with wrap(tmp_path, keeper=True, key=None) as site:
             site.start("/job")
             path = site.application._assembly._keys.file

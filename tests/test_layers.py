@@ -25,7 +25,7 @@ ORDER = (
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("content_coding", "output", "mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
     *("server_facts", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
-    *("hearing", "pruning", "keeper"),
+    *("grace_period", "pruning", "keeper"),
     "backend",
     *("findings", "second_visit", "check", "notices"),
     *("assembly", "arguments", "no_job", "jobs", "session", "signs", "cookies", "left_out", "judgement"),

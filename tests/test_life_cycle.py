@@ -23,7 +23,7 @@ from support.keepers import APP, KEY, LEASE, Process
 from support.life import CANCELLED, COMPLETED, FAILED, INPROGRESS, STARTED, Life, Row, as_row, writers
 from support.records import SERVERS, Databases, open_store
 
-from backjob import hearing, jitter, keeper
+from backjob import grace_period, jitter, keeper
 from backjob.attempts import read_ends
 from backjob.decisions import ABSENCE
 from backjob.engine import Database
@@ -46,7 +46,7 @@ class LifeCycle(Life):
         # The keepers' clock is the given one, who is dead they are told, and chance is the same each time.
         monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=self.read_clock))
         monkeypatch.setattr(keeper, "is_dead", self.is_dead)
-        monkeypatch.setattr(hearing, "_HEARING", 0)
+        monkeypatch.setattr(grace_period, "_GRACE", 0)
         monkeypatch.setattr(jitter, "_chance", random.Random(0))
 
     def read_clock(self) -> float:

@@ -127,7 +127,7 @@ def newer(run_next: RunNext, tmp_path: Path) -> Iterator[tuple[Site, dict[str, i
     """A process of this release, and the ids of the jobs that the next one has left in the database."""
     ids = run_next(RECORD)
     with wrap(tmp_path) as site:
-        site.launch_nothing()
+        site.pause_launches()
         before = site.rows()
         yield site, ids
         assert site.rows() == before

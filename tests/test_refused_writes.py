@@ -179,7 +179,7 @@ def test_a_trigger_that_keeps_rows_silently_is_no_endless_loop(postgresql: str) 
 
 
 def slow_down(url: str, condition: str, seconds: float) -> None:
-    """Have a trigger take its time over these rows, as a foreign key of a large table without an index does."""
+    """Add a trigger that sleeps when a matching row is deleted: as slow as a foreign key without an index."""
     if "postgresql" in url:
         body = f"BEGIN PERFORM pg_sleep({seconds}); RETURN OLD; END"
         run(url, f"CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
@@ -191,7 +191,7 @@ def slow_down(url: str, condition: str, seconds: float) -> None:
 
 @contextlib.contextmanager
 def open_keepers(url: str, kind: str) -> Iterator[SQLStore]:
-    """The store of a keeper whose lease is short. ``kind``: how its database is given."""
+    """Yield the store of a keeper with a short lease. ``kind``: "url", "engine" or "psycopg2"."""
     engine = create_engine(url) if kind == "engine" else None
     if kind == "psycopg2":
         url = url.replace("+psycopg:", "+psycopg2:")
@@ -207,7 +207,7 @@ def open_keepers(url: str, kind: str) -> Iterator[SQLStore]:
 
 
 @pytest.mark.parametrize(("place", "kind"), KEEPERS, indirect=["place"])
-def test_only_a_job_whose_deletion_takes_too_long_is_left(
+def test_only_the_job_that_is_slow_to_delete_is_skipped(
     url: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_keepers(url, kind) as store:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import wait_until
-from support.few_connections import all_taken, limited
+from support.few_connections import limited_role, take_all_connections
 from support.records import open_store
 from support.servers import Server, gunicorn
 from support.services import new_database
@@ -28,7 +28,7 @@ LEASE = 3
 
 @contextlib.contextmanager
 def visitors(server: Server, job_id: int) -> Iterator[None]:
-    """Have many visitors ask for this job all the time."""
+    """Request the status of this job from 12 threads without a pause."""
     is_over = threading.Event()
 
     def visit() -> None:
@@ -51,13 +51,13 @@ def find_end(store: SQLStore, job_id: int) -> JobStatus | None:
 
 
 def test_jobs_that_end_while_all_connections_are_taken(run_server: Serve) -> None:
-    """Their outcomes are written, although visitors need all connections as soon as there are any, and go on so."""
-    with new_database("postgresql") as url, limited(url, LIMIT) as few:
+    """Their outcomes are written although requests take each connection as soon as it is free."""
+    with new_database("postgresql") as url, limited_role(url, LIMIT) as few:
         shown = few.render_as_string(hide_password=False)
         server = run_server(FOUR_PROCESSES, database=shown, key="k" * 32, lease=LEASE, is_trouble_expected=True)
         job_ids = server.start_all("/hang", count=8)["ids"]
         wait_until(lambda: server.runs().total() >= 4)
-        with all_taken(url, few, LIMIT):
+        with take_all_connections(url, few, LIMIT):
             server.open_gate("gate-hang")
             wait_until(lambda: server.log.count("its outcome waits") >= 4)
         with visitors(server, job_ids[0]), open_store(url.render_as_string(hide_password=False)) as store:

@@ -352,18 +352,18 @@ MUTANTS = [
         ("tests/test_idle_connections.py",),
     ),
     Mutant(
-        "a keeper without a connection does not use one of the requests",
+        "a keeper without a connection borrows none from the requests",
         "backjob/engine.py",
         "return self._open() if can_lend(self._engine) else None",
         "return None",
-        ("tests/test_crowded_server.py",),
+        ("tests/test_no_free_connection.py",),
     ),
     Mutant(
         "jobs are recovered while their processes can't connect",
-        "backjob/hearing.py",
-        "            self._store.connect_anew()",
+        "backjob/grace_period.py",
+        "            self._store.try_new_connection()",
         "            pass",
-        ("tests/test_crowded_server.py",),
+        ("tests/test_no_free_connection.py",),
     ),
     Mutant(
         "a deleted key file stays deleted",
@@ -480,9 +480,9 @@ MUTANTS = [
     Mutant(
         "greenlets leave an outcome to a keeper without a connection",
         "backjob/outcome.py",
-        "return _help_keeper(store, vouching)",
+        "return _retry_in_greenlet(store, vouching)",
         "return None",
-        ("tests/test_crowded_server.py",),
+        ("tests/test_no_free_connection.py",),
     ),
     Mutant(
         "an outcome whose answer was lost counts as not made",
@@ -1118,7 +1118,7 @@ MUTANTS = [
     ),
     Mutant(
         "who stood still takes the others for lost",
-        "backjob/hearing.py",
+        "backjob/grace_period.py",
         "if self.renewed_at is None or abs((now - self.renewed_at).total_seconds()) > self._lease / 2:",
         "if self.renewed_at is None:",
         ("tests/test_keeper.py",),
@@ -1147,7 +1147,7 @@ MUTANTS = [
     Mutant(
         "whoever is silent at one look is lost",
         "backjob/keeper.py",
-        "if (settlement.is_certain or silence in heard) and not is_slow:",
+        "if (settlement.is_certain or possibly_lost in expired) and not is_slow:",
         "if not is_slow:",
         ("tests/test_keeper_doubt.py",),
     ),
@@ -1343,8 +1343,8 @@ MUTANTS = [
     Mutant(
         "a sweep by hand listens to nobody",
         "backjob/keeper.py",
-        "hearing.renewed_at = hearing.read_time()\n            pause = self.sweep()",
-        "hearing.renewed_at, hearing.reached_since = self._store.time(), _EVER\n            pause = self.sweep()",
+        "grace.renewed_at = grace.read_time()\n            pause = self.sweep()",
+        "grace.renewed_at, grace.reached_since = self._store.time(), _EVER\n            pause = self.sweep()",
         ("tests/test_keeper.py",),
     ),
     Mutant(

@@ -133,8 +133,8 @@ class Site:
     def backend(self) -> Backend:
         return self.application._get_backend()
 
-    def launch_nothing(self) -> None:
-        """Have this process launch nothing by itself. Its first request would end a pause that began before."""
+    def pause_launches(self) -> None:
+        """Stop this process from launching jobs. The first request comes first, because it would resume launching."""
         self.within(lambda jobs: None)
         self.backend.dispatcher.pause()
 

@@ -1,4 +1,4 @@
-"""A database server without a free connection: who has one does not take those for lost who have none."""
+"""A database server without a free connection: jobs of processes that can't connect are not recovered as lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
-from support.few_connections import free_ones_taken, limited
+from support.few_connections import limited_role, use_up_connections
 from support.patched import run_patched
 from support.records import TABLE, new_job, seal
 from support.services import new_database
@@ -33,7 +33,7 @@ KEYRING = Keyring(["k" * 32])
 @pytest.fixture
 def url() -> Iterator[URL]:
     """A database of a role that may have few connections."""
-    with new_database("postgresql") as admin, limited(admin, LIMIT) as few:
+    with new_database("postgresql") as admin, limited_role(admin, LIMIT) as few:
         yield few
 
 
@@ -59,13 +59,13 @@ def make_keeper(database: Database) -> Keeper:
 def test_a_job_is_not_recovered_before_its_process_could_connect(
     open_database: Callable[[], Database], url: URL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("backjob.hearing._HEARING", 0)
-    monkeypatch.setattr("backjob.keeper._LONGEST_HEARING", 1)
+    monkeypatch.setattr("backjob.grace_period._GRACE", 0)
+    monkeypatch.setattr("backjob.keeper._LONGEST_GRACE", 1)
     database = open_database()
     store, keeper = SQLStore(database), make_keeper(database)
     job_id, _ = store.add(new_job(key_id=KEYRING.key_id, app_id=keeper._self_request.home), seal)
     assert store.claim(job_id, 1, "a process without a connection", -60, 0)
-    with free_ones_taken(url), caplog.at_level(logging.WARNING):
+    with use_up_connections(url), caplog.at_level(logging.WARNING):
         assert keeper.settle_all() == 0
     assert [each.levelname for each in caplog.records] == ["WARNING"]
     job = store.get(job_id)
@@ -81,11 +81,11 @@ def test_a_keeper_without_a_connection_uses_an_idle_one_of_the_requests(
     store, keeper_store = SQLStore(database), SQLStore(database.make_twin(1))
     job_id, _ = store.add(new_job(), seal)
     assert store.claim(job_id, 1, "us", 1, 0)
-    with free_ones_taken(url):
+    with use_up_connections(url):
         keeper_store.renew({"us": job_id}, {}, 60)
         with database.connect(), pytest.raises(StoreError, match="too many connections"):
             keeper_store.renew({"us": job_id}, {}, 60)
-        store.get(job_id)  # the requests have theirs back
+        store.get(job_id)  # the borrowed connection was given back
 
 
 GREENLETS = """
@@ -93,7 +93,7 @@ import sys
 import gevent
 sys.path.insert(0, {tests!r})
 from sqlalchemy.engine import make_url
-from support.few_connections import free_ones_taken
+from support.few_connections import use_up_connections
 from support.patched import run_patched
 from support.records import TABLE, add
 from backjob import outcome
@@ -103,14 +103,14 @@ from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
 from backjob.vouching import Vouching
 
-outcome.PATIENCE = outcome._LATER = 0.1
+outcome.PATIENCE = outcome._RETRY_EVERY = 0.1
 database, vouching = Database({url!r}, build_table(TABLE), True), Vouching()
 store = SQLStore(database)
 job_id = add(store)
 store.claim(job_id, 1, "us", 30, 0)
 job = store.get(job_id)
 database.dispose()
-with free_ones_taken(make_url({url!r})):
+with use_up_connections(make_url({url!r})):
     outcome.Outcome(job, Move.COMPLETE, "Done.", 100).write_patiently(store, vouching)
     print(vouching.has_postponed)
 with gevent.Timeout(20):
@@ -121,6 +121,6 @@ print(store.get(job_id).status.name)
 
 
 def test_greenlets_write_an_outcome_that_waits(url: URL) -> None:
-    """The keeper's thread can't use their connections, and may be without one."""
+    """The keeper's thread can't use the greenlets' connections, and may have none of its own."""
     shown = url.render_as_string(hide_password=False)
     assert run_patched(GREENLETS.format(tests=str(Path(__file__).parent), url=shown)).split() == ["True", "COMPLETED"]
