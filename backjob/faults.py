@@ -69,6 +69,18 @@ def as_store_errors() -> Iterator[None]:
         yield
     except (SQLAlchemyError, UnicodeError) as error:
         raise store_error(error) from None
+    except OSError as error:
+        raise AnswerLost(f"The job database can't be used: {_describe_os_error(error)}") from None
+
+
+@contextlib.contextmanager
+def as_outage() -> Iterator[None]:
+    """Turn errors of the preparation of files and tables into outages: every statement would meet them."""
+    try:
+        with as_store_errors():
+            yield
+    except (Refused, TimedOut) as error:
+        raise Unreachable(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -102,6 +114,10 @@ def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:
     reason = str(error).partition("\n")[0]  # the statement comes below
     kind = Refused if isinstance(error, StatementError) else StoreError
     return kind(f"The job database can't be used: {type(error).__name__}: {reason}")
+
+
+def _describe_os_error(error: OSError) -> str:
+    return f"{type(error).__name__}: {error.strerror or 'no reason given'}"
 
 
 def _is_duplicate(error: DBAPIError) -> bool:
