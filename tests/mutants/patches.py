@@ -1168,8 +1168,15 @@ MUTANTS = [
     Mutant(
         "a response is closed twice",
         "backjob/session.py",
-        "response, self._response = self._response, ()",
+        "response, self._response, self._chunks = self._response, (), iter(())",
         "response = self._response",
+        ("tests/test_after_response.py",),
+    ),
+    Mutant(
+        "a response that is dropped without close() keeps its jobs waiting",
+        "backjob/session.py",
+        "self._close(self._end_late)",
+        "pass",
         ("tests/test_after_response.py",),
     ),
     Mutant(
