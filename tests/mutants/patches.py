@@ -375,8 +375,8 @@ MUTANTS = [
     Mutant(
         "a shutdown of the server is not named",
         "backjob/shutdown.py",
-        "if any(words in reason for words in _AT_SHUTDOWN) else reason",
-        "if reason in _AT_SHUTDOWN else reason",
+        "_AT_SHUTDOWN.search(reason)",
+        "_AT_SHUTDOWN.fullmatch(reason)",
         ("tests/test_shutdown.py",),
     ),
     Mutant(
@@ -1178,6 +1178,13 @@ MUTANTS = [
         "self._close(self._end_late)",
         "pass",
         ("tests/test_after_response.py",),
+    ),
+    Mutant(
+        "a pool that the app has closed is taken for a shutdown",
+        "backjob/shutdown.py",
+        "(_CLOSED_POOL.search(reason) and is_python_stopping())",
+        "_CLOSED_POOL.search(reason)",
+        ("tests/test_shutdown.py",),
     ),
     Mutant(
         "a target outside of the mount breaks its worker's request",
