@@ -205,6 +205,13 @@ MUTANTS = [
         ("tests/test_worker.py",),
     ),
     Mutant(
+        "a redirect that asks for the same request elsewhere completes",
+        "backjob/redirects.py",
+        "    if not changes and redirect.code in _SEND_AGAIN:",
+        "    if False:",
+        ("tests/test_redirects.py",),
+    ),
+    Mutant(
         "a redirect to a login page completes",
         "backjob/judgement.py",
         "    if run.is_denied or is_login(redirect, page):",
