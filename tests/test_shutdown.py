@@ -159,8 +159,3 @@ def test_a_pool_that_the_app_has_closed_is_no_shutdown(site: Site, worker: Any) 
 
     worker.handle_exit(signal.SIGTERM, None)
     assert end_of(site, job, "gunicorn/27.0.1") == "RuntimeError: cannot schedule new futures after shutdown"
-
-
-def test_an_app_that_raises_keyboard_interrupt_itself(site: Site) -> None:
-    text = end_of(site, lambda jobs: throw(KeyboardInterrupt()), "gunicorn/27.0.1")
-    assert text == "KeyboardInterrupt (raised by the app or in a process that it has started)"
