@@ -389,8 +389,8 @@ MUTANTS = [
     Mutant(
         "a shutdown of the server is not named",
         "backjob/shutdown.py",
-        "if any(words in reason for words in _AT_SHUTDOWN) else reason",
-        "if reason in _AT_SHUTDOWN else reason",
+        "_AT_SHUTDOWN.search(reason)",
+        "_AT_SHUTDOWN.fullmatch(reason)",
         ("tests/test_shutdown.py",),
     ),
     Mutant(
@@ -1182,9 +1182,23 @@ MUTANTS = [
     Mutant(
         "a response is closed twice",
         "backjob/session.py",
-        "response, self._response = self._response, ()",
+        "response, self._response, self._chunks = self._response, (), iter(())",
         "response = self._response",
         ("tests/test_after_response.py",),
+    ),
+    Mutant(
+        "a response that is dropped without close() keeps its jobs waiting",
+        "backjob/session.py",
+        "self._close(self._end_late)",
+        "pass",
+        ("tests/test_after_response.py",),
+    ),
+    Mutant(
+        "a pool that the app has closed is taken for a shutdown",
+        "backjob/shutdown.py",
+        "(_CLOSED_POOL.search(reason) and is_python_stopping())",
+        "_CLOSED_POOL.search(reason)",
+        ("tests/test_shutdown.py",),
     ),
     Mutant(
         "a target outside of the mount breaks its worker's request",
