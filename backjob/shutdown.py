@@ -5,8 +5,8 @@ Knows the servers by their names, and nothing of jobs.
 
 from __future__ import annotations
 
-import dis
 import re
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +50,9 @@ def explain_stop(stop: BaseException, environ: Mapping[str, Any]) -> str:
         return f"{text} (the job took longer than gunicorn's --timeout{seconds}: raise it, or use gthread workers)"
     if handler:
         return f"{text} ({_QUICK}, or give the job retries)"
-    is_of_app = isinstance(stop, SystemExit) or (isinstance(stop, KeyboardInterrupt) and _was_raised(stop))
+    # Python raises KeyboardInterrupt for a signal in the main thread only.
+    is_signal = isinstance(stop, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    is_of_app = isinstance(stop, (SystemExit, KeyboardInterrupt)) and not is_signal
     if not is_of_app or _stops_in_a_moment(environ):
         return f"{text} ({_say_stopped(environ)})"
     if isinstance(stop, SystemExit):
@@ -82,17 +84,6 @@ def _say_stopped(environ: Mapping[str, Any], before: str = "") -> str:
     advice = f"raise {setting}" if setting else _UWSGI if name.startswith("uwsgi") else _OTHERS
     told = _QUICK if is_quick_stop() else f"{_STOPPED}: {before}{advice}"
     return f"{told}, or give the job retries"
-
-
-def _was_raised(error: BaseException) -> bool:
-    """True if a ``raise`` has raised this. A signal interrupts the main thread at any other instruction."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return True
-    code, at = traceback.tb_frame.f_code, traceback.tb_lasti
-    return at >= 0 and code.co_code[at] == dis.opmap["RAISE_VARARGS"]
 
 
 def _find_gunicorn_handler(stop: BaseException) -> str:

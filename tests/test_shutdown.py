@@ -124,7 +124,6 @@ LOST_CHILDREN = [
     lambda jobs: subprocess.run(["sh", "-c", "exit 143"], check=True),
     lambda jobs: throw(TerminatedWorkerError("A worker process was unexpectedly terminated.\nThe exit codes are 1")),
     lambda jobs: throw(SystemExit(0)),
-    lambda jobs: throw(KeyboardInterrupt()),
     lose_process,
 ]
 
@@ -140,6 +139,12 @@ def test_children_that_are_stopped_with_the_server(site: Site, worker: Any, acti
     assert "(the server was stopped while the job ran: " in first
     assert first.endswith("raise --graceful-timeout, or give the job retries)")
     assert [first.partition(" (the server")[0], *others] == [running.splitlines()[0].partition(" (")[0], *others]
+
+
+def test_a_keyboard_interrupt_in_a_servers_thread_is_the_apps(site: Site, worker: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        end = pool.submit(end_of, site, lambda jobs: throw(KeyboardInterrupt()), "gunicorn/27.0.1").result()
+    assert end == "KeyboardInterrupt (raised by the app or in a process that it has started)"
 
 
 def test_a_quick_stop_of_gunicorn_does_not_wait(site: Site, worker: Any) -> None:

@@ -841,7 +841,7 @@ def test_redirect_ok_by_option_and_by_start(tmp_path, option, of_start, expected
     ("stop", "text"),
     [
         (SystemExit(1), "SystemExit: 1 (sys.exit() was called, by the app or by a server"),
-        (KeyboardInterrupt(), "KeyboardInterrupt (raised by the app or in a process that it has started)"),
+        (KeyboardInterrupt(), "KeyboardInterrupt (the server was stopped while the job ran"),
     ],
 )
 @pytest.mark.parametrize("where", ["call", "iteration", "close"])
