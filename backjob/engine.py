@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Delete, Engine, Executable, Pool, Table, Upda
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from . import tables
+from . import faults, tables
 from .engines import PATIENCE, bare_engine, check_engine, make_engine, try_new_connection, twin_engine
 from .errors import Refused, StoreError
 from .faults import AnswerLost, Result, Unreachable, as_store_errors, as_unreachable, find_busy_timeout, try_again
@@ -124,8 +124,7 @@ class Database:
         with self._lock:
             self._create_table, was_allowed = True, self._create_table
         try:
-            with as_store_errors():
-                self._prepare()
+            self._prepare()
         finally:
             self._create_table = was_allowed
 
@@ -148,8 +147,7 @@ class Database:
     def connect(self) -> Iterator[Connection]:
         """A connection on which every statement commits by itself. Raises StoreError."""
         with as_store_errors(), self._gate:
-            self._reopen_replaced_file()
-            if not self._is_ready:
+            if self._reopen_replaced_file() or not self._is_ready:
                 self._prepare()
             try:
                 with self._open() as connection, drop_when_read_only(connection, self._close_idle):
@@ -206,10 +204,11 @@ class Database:
 
     def reopen_replaced_file(self) -> None:
         """Open a deleted or replaced SQLite file anew. Raises StoreError."""
-        with as_store_errors(), self._gate:
+        with self._gate:
             if self._reopen_replaced_file():
                 self._prepare()
 
+    @faults.as_outage()
     def _reopen_replaced_file(self) -> bool:
         if self._sqlite_file is None or not self._sqlite_file.is_replaced:
             return False
@@ -258,6 +257,7 @@ class Database:
             return with_named_lock(connection, name, work)
         return self._transact(connection, lambda begun: with_advisory_lock(begun, name, work, self._busy))
 
+    @faults.as_outage()
     def _prepare(self) -> None:
         if not self._lock.acquire(timeout=self._busy):  # the one before has been waiting for as long
             raise StoreError("The job database does not answer")

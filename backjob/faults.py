@@ -31,13 +31,14 @@ _TOO_SLOW = frozenset({"57014"})
 """PostgreSQL: statement time-out, or cancelled by an administrator."""
 _MYSQL_TOO_SLOW = frozenset({1317, 1969, 3024})
 """MySQL and MariaDB: interrupted, statement time-out of MariaDB, statement time-out of MySQL."""
-_AWAY = re.compile("08|28|3D|3F|53|57P|58|F0|XX|25006|42P01")
+_AWAY = re.compile("08|28|3D|3F|53|55|57P|58|F0|XX|25006|42P01")
 """PostgreSQL: error codes, or their classes, with which no statement would succeed now: a lost connection, a full disk,
-a read-only server, a missing table."""
-_MYSQL_AWAY = frozenset(
-    {1021, 1030, 1040, 1041, 1044, 1045, 1049, 1053, 1114, 1146, 1194, 1290, 1792, 1836, *range(2000, 3000)}
-)
-"""MySQL and MariaDB: the same. From 2000 on they are the client's own."""
+a read-only server, a missing table, one in use. A missing privilege is not among them, because row-level security and
+triggers refuse single rows with the same code: the store asks whether other writes succeed."""
+_MYSQL_AWAY = frozenset({1021, 1030, 1037, 1038, 1040, 1041, 1044, 1045, 1047, 1049, 1053, 1114, 1129, 1130, 1135})
+_MYSQL_AWAY |= {1146, 1194, 1203, 1206, 1223, 1226, 1290, 1637, 1792, 1836, 1874, 1932, *range(2000, 3000)}
+"""MySQL and MariaDB: the same, with a Galera node that is not ready, and limits of memory, users and locks. From 2000
+on they are the client's own."""
 _SQLITE_AWAY = re.compile("locked|no such table|unable to open|disk|readonly|full|malformed|not a database|memory")
 _MYSQL_READ_ONLY = frozenset({1290, 1792, 1836})
 """MySQL and MariaDB: the server is read-only (by an option), the transaction is, the server is."""
@@ -69,6 +70,18 @@ def as_store_errors() -> Iterator[None]:
         yield
     except (SQLAlchemyError, UnicodeError) as error:
         raise store_error(error) from None
+    except OSError as error:
+        raise AnswerLost(f"The job database can't be used: {_describe_os_error(error)}") from None
+
+
+@contextlib.contextmanager
+def as_outage() -> Iterator[None]:
+    """Turn errors of the preparation of files and tables into outages: every statement would meet them."""
+    try:
+        with as_store_errors():
+            yield
+    except (Refused, TimedOut) as error:
+        raise Unreachable(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -102,6 +115,10 @@ def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:
     reason = str(error).partition("\n")[0]  # the statement comes below
     kind = Refused if isinstance(error, StatementError) else StoreError
     return kind(f"The job database can't be used: {type(error).__name__}: {reason}")
+
+
+def _describe_os_error(error: OSError) -> str:
+    return f"{type(error).__name__}: {error.strerror or 'no reason given'}"
 
 
 def _is_duplicate(error: DBAPIError) -> bool:

@@ -13,8 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import StoreError
-from .faults import AnswerLost
+from .faults import AnswerLost, Unreachable
 from .files import make_file
 
 log = logging.getLogger("backjob")
@@ -37,7 +36,8 @@ class SQLiteFile:
     def is_replaced(self) -> bool:
         """Is the file at this path not the one that was opened? Costs one system call.
 
-        Something else than a file, such as a directory to mount a disk on, is an outage.
+        Something else than a file, such as a directory to mount a disk on, is an outage, as is a path that can't be
+        looked up.
         """
         return self._opened is not None and _identify(str(self._path)) not in (self._opened, _NO_FILE)
 
@@ -62,11 +62,11 @@ class SQLiteFile:
         self.note_beside()
 
     def make(self) -> None:
-        """Make the file with mode 0600 if it is missing; SQLite gives its WAL the same. Raises StoreError."""
+        """Make the file with mode 0600 if it is missing; SQLite gives its WAL the same. Raises Unreachable."""
         try:
             make_file(self._path)
         except OSError as error:
-            raise StoreError(f"The SQLite file {self._path} can't be opened or made: {error.strerror}") from error
+            raise Unreachable(f"The SQLite file {self._path} can't be opened or made: {error.strerror}") from error
 
     def forget(self) -> None:
         """Log that the file was replaced, and remove the old one's WAL: SQLite would apply it to the new file."""
@@ -75,7 +75,7 @@ class SQLiteFile:
             self.told.add(self._opened)
             what = "deleted" if current is None else "replaced by another file"
             log.error("The SQLite file %s was %s: its jobs are gone, and it is opened anew", self._path, what)
-        with _lock_folder(self._path.parent), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _lock_folder(self._path.parent):  # the folder may be gone too
             for suffix, identity in self._beside.items():
                 if _identify(f"{self._path}{suffix}") == identity:
                     os.unlink(f"{self._path}{suffix}")
@@ -83,10 +83,13 @@ class SQLiteFile:
 
 
 def _identify(path: str) -> _Identity | None:
+    """Return the device and number of the file, None if it is missing, and ``_NO_FILE`` if that is not known."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:  # no permission, or a disk or network file system that is unreachable
+        return _NO_FILE
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else _NO_FILE
 
 

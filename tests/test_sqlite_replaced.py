@@ -14,13 +14,16 @@ from support.records import TABLE, add, new_job, read_rows
 
 from backjob.engine import Database
 from backjob.errors import StoreError
+from backjob.faults import Unreachable
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return tmp_path / "jobs.sqlite3"
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder / "jobs.sqlite3"
 
 
 @pytest.fixture
@@ -126,3 +129,32 @@ def test_without_create_table_a_deleted_file_is_an_error_until_the_table_is_ther
             add(store)
     finally:
         database.dispose()
+
+
+def test_a_folder_that_is_gone_for_a_moment_is_an_outage(
+    open_database: Callable[[], Database], file: Path
+) -> None:
+    database = open_database()
+    store = SQLStore(database)
+    job_id = add(store)
+    elsewhere = file.parent.rename(file.parent.with_name("elsewhere"))
+    for use in (database.reopen_replaced_file, lambda: add(store), lambda: store.status(job_id), database.create_table):
+        with pytest.raises(Unreachable):
+            use()
+    elsewhere.rename(file.parent)
+    assert add(store) == job_id + 1
+    assert [row["id"] for row in read_rows(file)] == [job_id, job_id + 1]
+
+
+def test_a_path_that_can_not_be_looked_up_does_not_mean_that_the_file_was_deleted(
+    open_database: Callable[[], Database], file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SQLStore(open_database())
+    first = add(store)
+    elsewhere = file.parent.rename(file.parent.with_name("elsewhere"))
+    file.parent.symlink_to(file.parent)  # ELOOP, also for root
+    assert add(store) == first + 1
+    file.parent.unlink()
+    elsewhere.rename(file.parent)
+    assert add(store) == first + 2
+    assert not caplog.messages
