@@ -130,7 +130,7 @@ class Config:
     redirect_ok: RedirectOk = False
     """Which redirects complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
     those for which a function of (status, location) returns True. A redirect to a login page never does, nor one that
-    only corrects the job's own URL. Also per start()."""
+    only corrects the job's own URL, nor a 307 or 308. Also per start()."""
 
     max_output: int = 1048576
     """Bytes of UTF-8 that are kept of a job's output."""

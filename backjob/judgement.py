@@ -23,6 +23,7 @@ from .redirects import (
     is_allowed,
     is_login,
     load_redirect_ok,
+    looks_like_login,
     read_redirect,
 )
 from .request import is_safe_method
@@ -156,15 +157,18 @@ def _judge_redirect(code: int, location: str, run: Run) -> Judgement:
     redirect = read_redirect(code, location, page)
     where = f"The app answered {code}{_name_place(redirect, location)}"
     shown = redirect.shown[:MOST_REASON]
+    hint = explain_refusal(run)
+    hint = (f"; {hint}" if hint else "") + run.left_out.explain_response(code)
     if run.is_denied or is_login(redirect, page):
-        hint = explain_refusal(run)
-        hint = (f"; {hint}" if hint else "") + run.left_out.explain_response(code)
         return Judgement(f"{where}, a login page: nothing was done{hint}", location=shown)
     correction = describe_correction(redirect, page)
     if correction:
         return Judgement(f"{where}, which {correction}", location=shown)
     try:
         option = _find_option(run)
+        if looks_like_login(redirect, page, option):
+            way_out = "if it is none, set redirect_ok to its path"
+            return Judgement(f"{where}, which looks like a login page; {way_out}{hint}", location=shown)
         if is_allowed(redirect, option):
             return Judgement(location=shown)
     except Exception as error:  # the application's function, or its import

@@ -85,7 +85,7 @@ class BackJob:
         if session.waiting is None:
             session.waiting = ()
             return iterable
-        return AfterResponse(iterable, session.end)
+        return AfterResponse(iterable, session.end, session.end_late)
 
     def check(self, environ: Mapping[str, Any] | None = None) -> Check:
         """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.

@@ -28,6 +28,9 @@ _LAST_OF_LOGIN = re.compile(r"auth|authori[sz]e|authenticate", re.IGNORECASE)
 """The same for the last segment only: /auth is a login page, /admin/auth/user/7 is not."""
 _LOGIN_HOST = re.compile(r"login|signin|sso|auth|oauth|idp", re.IGNORECASE)
 _IGNORED_BY_BROWSERS = re.compile(r"[\t\r\n]|^[\x00-\x20]+|[\x00-\x20]+$")
+_SEND_AGAIN = (307, 308)
+"""They ask the client to send the same request to the target (RFC 9110, section 15.4)."""
+_LANGUAGE = re.compile(r"/[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
 _DEFAULT_PORTS = (80, 443)
 _PATH_CHARACTERS = "/:@!$&'()*+,=~%"
 
@@ -94,20 +97,29 @@ def read_redirect(code: int, location: str, page: Page) -> Redirect:
 
 
 def is_login(redirect: Redirect, page: Page) -> bool:
-    """Does it lead to a login page? Known are the application's own, what such pages are usually called, and a query
-    that asks to come back to this very page."""
+    """Return whether it leads to the application's own login page, as far as that is known."""
+    if redirect.target is None or not page.login_url:
+        return False
+    login = read_redirect(redirect.code, page.login_url, page)
+    return (login.is_own, login.path.rstrip("/")) == (redirect.is_own, redirect.path.rstrip("/"))
+
+
+def looks_like_login(redirect: Redirect, page: Page, option: RedirectOk) -> bool:
+    """Return whether its URL is like that of a login page: a usual name, or a query that asks to come back to ``page``.
+
+    A path that ``option`` names is none.
+    """
     target = redirect.target
     if target is None:
         return False
-    if page.login_url:
-        login = read_redirect(redirect.code, page.login_url, page)
-        if (login.is_own, login.path.rstrip("/")) == (redirect.is_own, redirect.path.rstrip("/")):
-            return True
-    segments = [each for each in f"{redirect.path}/{unquote(target.fragment)}".split("/") if each]
+    named = unquote(option).rstrip("/") if isinstance(option, str) and is_allowed(redirect, option) else ""
+    segments = [each for each in f"{redirect.path[len(named):]}/{unquote(target.fragment)}".split("/") if each]
     if any(_LOGIN.fullmatch(each) for each in segments) or (segments and _LAST_OF_LOGIN.fullmatch(segments[-1])):
         return True
     if not redirect.is_own and any(_LOGIN_HOST.fullmatch(each) for each in (target.hostname or "").split(".")):
         return True
+    if named:
+        return False
     own = _normalize(urlsplit(page.url).path)
     back = (read_redirect(redirect.code, value, page) for _, value in parse_qsl(target.query) if "/" in value)
     return any(each.is_own and each.path == own for each in back)
@@ -117,25 +129,36 @@ def describe_correction(redirect: Redirect, page: Page) -> str:
     """Return what a redirect to the same page under its right URL changes, "" for any other redirect.
 
     A 303, or a 302 after a method that is not safe, comes after the work (Post/Redirect/Get), also if only a slash
-    differs.
+    differs. A 302 to https is none of these.
     """
     base, target = urlsplit(page.url), redirect.target
     own = _normalize(base.path)
-    is_after_work = redirect.code == 303 or (redirect.code == 302 and not page.is_safe)
-    if target is None or is_after_work or target.hostname != base.hostname:
+    if target is None or redirect.code == 303:
         return ""
-    if redirect.path.rstrip("/") != own.rstrip("/"):
-        return ""
+    is_after_work = redirect.code == 302 and not page.is_safe
+    is_same_host, is_same_path = target.hostname == base.hostname, redirect.path == own
     changes = []
-    if (base.scheme, target.scheme) == ("http", "https"):
-        changes.append(
-            "only changes http to https: start the job from an https request, or set "
-            "connect_headers={'X-Forwarded-Proto': 'https'}"
-        )
-    if redirect.path != own:
-        what = "adds" if redirect.path.endswith("/") else "removes"
-        changes.append(f"only {what} a slash: start the job with the target {_show_path(target)}")
+    if is_same_host and redirect.path.rstrip("/") == own.rstrip("/"):
+        if (base.scheme, target.scheme) == ("http", "https") and (is_same_path or not is_after_work):
+            changes.append(
+                "only changes http to https: start the job from an https request, or set "
+                "connect_headers={'X-Forwarded-Proto': 'https'}"
+            )
+        if not is_same_path and not is_after_work:
+            what = "adds" if redirect.path.endswith("/") else "removes"
+            changes.append(f"only {what} a slash: start the job with the target {_show_path(target)}")
+    elif is_same_host and not is_after_work and _adds_language(redirect.path, own):
+        changes.append(f"only adds a language: start the job with the target {_show_path(target)}")
+    elif not is_same_host and is_same_path and redirect.code == 301:
+        changes.append(f"only changes the host to {target.hostname}: start the job from a request to that host")
+    if not changes and redirect.code in _SEND_AGAIN:
+        hint = f": start the job with the target {_show_path(target)}" if redirect.is_own else ", which is another site"
+        changes.append(f"asks for the same request there{hint}")
     return "; ".join(changes)
+
+
+def _adds_language(path: str, own: str) -> bool:
+    return path.endswith(own) and _LANGUAGE.fullmatch(path.removesuffix(own)) is not None
 
 
 def is_allowed(redirect: Redirect, option: RedirectOk) -> bool:

@@ -13,6 +13,7 @@ from .errors import describe
 from .output import Output
 
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_PAGE_STARTS = (b"<!doctype html", b"<html")
 
 
 class Response:
@@ -85,6 +86,8 @@ class Response:
             return True
         if not self.code:
             raise self._break(AssertionError("the app wrote before it called start_response"))
+        if not self._has_body and self._is_page_or_shows_query(chunk):
+            self._is_output = False
         self._has_body = True
         if not self._is_wanted():
             return False
@@ -99,6 +102,16 @@ class Response:
         request with all that a user typed."""
         content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         return self.code >= 300 and content_type in _PAGES
+
+    def _is_page_or_shows_query(self, chunk: bytes) -> bool:
+        """Return whether a body that begins so is such a page under another Content-Type, or names the whole location.
+
+        The query of a location may hold a token. WebOb writes it into its plain text and JSON.
+        """
+        if self.code >= 400:
+            return chunk.lstrip()[:20].lower().startswith(_PAGE_STARTS)
+        query = self.headers.get("location", "").partition("?")[2]
+        return self.code >= 300 and query != "" and query.encode("latin-1", "replace") in chunk
 
     def _note_second_status(self, status: str, cause: str) -> None:
         self._is_output = False  # what follows is an error page

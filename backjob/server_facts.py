@@ -74,6 +74,18 @@ def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any
     return ServerFacts(**facts)
 
 
+def find_gunicorn_worker() -> Any:
+    """Return gunicorn's worker object in this process, or None.
+
+    It handles SIGQUIT with a method of its own: this way no wrapper of the application is in between.
+    """
+    if not hasattr(signal, "SIGQUIT"):  # on Windows
+        return None
+    worker = getattr(signal.getsignal(signal.SIGQUIT), "__self__", None)
+    is_gunicorn = any(kind.__module__.startswith("gunicorn.") for kind in type(worker).__mro__)
+    return worker if is_gunicorn else None
+
+
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
     """Not under an old uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
     uwsgi = sys.modules.get("uwsgi")
@@ -91,8 +103,7 @@ def _uwsgi_version(version: bytes | str) -> tuple[int, ...]:
 
 
 def _gunicorn(environ: Mapping[str, Any]) -> Found:
-    # A worker listens for SIGQUIT with a method of its own: this way there is no wrapper of the app's in between.
-    worker = getattr(signal.getsignal(signal.SIGQUIT), "__self__", None) if "gunicorn.socket" in environ else None
+    worker = find_gunicorn_worker() if "gunicorn.socket" in environ else None
     settings = getattr(worker, "cfg", None)
     if settings is None:
         return

@@ -5,6 +5,7 @@ Also the iterables that do something after a response's first chunk or at its en
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -40,10 +41,22 @@ class RequestJobs(Jobs):
 
     def end(self, is_failed: bool = False) -> None:
         """The response has ended: launch what waited for it, or cancel that, once."""
-        launches, self.waiting = self.waiting, ()
+        launches, failure = self._take_waiting(is_failed)
         if launches:
-            is_failed = is_failed or getattr(self, "_status", "5")[:1] == "5"
-            self._get_backend().launch_followers(launches, self._environ, REQUEST_FAILED if is_failed else "")
+            self._get_backend().launch_followers(launches, self._environ, failure)
+
+    def end_late(self, is_failed: bool) -> None:
+        """Do what end() does, in the keeper's thread: here no lock is taken and no database used."""
+        launches, failure = self._take_waiting(is_failed)
+        if launches and launches[0].pid == os.getpid():  # a child of a fork leaves its parent's to the parent
+            for launch in launches:
+                self._get_backend().postpone_follower(launch, failure)
+
+    def _take_waiting(self, is_failed: bool) -> tuple[tuple[Launch, ...], str]:
+        """Return the jobs that wait for the response, once, and why they are to be cancelled, if they are."""
+        launches, self.waiting = self.waiting or (), ()
+        is_failed = is_failed or getattr(self, "_status", "5")[:1] == "5"
+        return launches, REQUEST_FAILED if is_failed else ""
 
     def cancel_waiting(self, job_id: int) -> None:
         launches = [each for each in self.waiting or () if each.job_id == job_id]
@@ -91,35 +104,50 @@ class AfterFirstChunk:
 
 
 class AfterResponse:
-    """An app's response, then a call that is told whether the response failed."""
+    """An app's response, then a call that is told whether the response failed.
 
-    def __init__(self, response: Iterable[bytes], end: Callable[[bool], None]) -> None:
+    ``end`` is called by close() and by the exception that ends the response. ``end_late`` is called instead when the
+    server drops the response without close(), as cheroot does if the client has left before the headers were sent.
+    """
+
+    def __init__(
+        self, response: Iterable[bytes], end: Callable[[bool], None], end_late: Callable[[bool], None]
+    ) -> None:
         self._response = response
         self._end = end
-        self._iterator = self._iterate()
+        self._end_late = end_late
+        self._chunks: Iterator[bytes] | None = None
 
+    # No generator: it would refer to this object, and then only the garbage collector would find that both are dropped.
     def __iter__(self) -> Iterator[bytes]:
-        return self._iterator
+        return self
 
-    def _iterate(self) -> Iterator[bytes]:
+    def __next__(self) -> bytes:
         try:
-            for chunk in self._response:  # noqa: UP028 - "yield from" would call its close(), as close() does below
-                yield chunk
-        except GeneratorExit:
-            raise  # the server closes
+            if self._chunks is None:
+                self._chunks = iter(self._response)
+            return next(self._chunks)
+        except StopIteration:
+            raise
         except BaseException:
             self._end(True)
             raise
 
     def close(self) -> None:
         """Part of WSGI (PEP 3333). The app's own close() comes first, because it may end a transaction, and once."""
-        self._iterator.close()  # type: ignore[attr-defined]
-        response, self._response = self._response, ()
+        self._close(self._end)
+
+    def __del__(self) -> None:
+        # Any thread may come here at any time, also with a lock held. Python reports what the app's close() raises.
+        self._close(self._end_late)
+
+    def _close(self, end: Callable[[bool], None]) -> None:
+        response, self._response, self._chunks = self._response, (), iter(())
         try:
             close = getattr(response, "close", None)
             if close is not None:
                 close()
         except BaseException:
-            self._end(True)
+            end(True)
             raise
-        self._end(False)
+        end(False)

@@ -5,15 +5,18 @@ Knows the servers by their names, and nothing of jobs.
 
 from __future__ import annotations
 
+import re
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from .errors import describe
 from .server_facts import look_at_server
+from .stopping import is_python_stopping, is_quick_stop, is_stopping
 
 _PATIENCE = {
     "gunicorn": "--graceful-timeout",
-    "uwsgi": "worker-reload-mercy",
     "mod_wsgi": "shutdown-timeout and graceful-timeout",
     "granian": "--workers-kill-timeout",
     "hypercorn": "--graceful-timeout",
@@ -21,8 +24,21 @@ _PATIENCE = {
 }
 """The setting of each server for how long it waits for running requests when it stops or restarts."""
 
-_AT_SHUTDOWN = ("after interpreter shutdown", "at interpreter shutdown")
-"""The ends of the messages of Python's RuntimeErrors for threads and futures that an exiting process can't start."""
+_AT_SHUTDOWN = re.compile("(after|at) interpreter shutdown")
+"""Messages of Python's RuntimeErrors for threads and futures that an exiting process can't start."""
+_CLOSED_POOL = re.compile("cannot schedule new futures after shutdown")
+"""Also the message of a pool that the app has closed: when Python exits, an idle thread closes its pool."""
+_LOST_CHILD = re.compile(
+    r"SIG(TERM|INT|QUIT|HUP)|returned non-zero exit status (129|130|131|143)\b|BrokenProcessPool|TerminatedWorkerError"
+)
+"""Errors of a job whose child processes got the signal that stops the server: from systemd, or with Ctrl-C."""
+_MOMENT = 0.2
+"""Seconds within which the server's own process has handled a signal that its children have got."""
+_STOPPED = "the server was stopped while the job ran"
+_QUICK = f"{_STOPPED}, at once: gunicorn waits for --graceful-timeout when it is stopped with SIGTERM"
+_UWSGI = "raise worker-reload-mercy for reloads, and stop uWSGI with gracefully_kill_them_all"
+_OTHERS = "let it wait longer for requests, as gunicorn's --graceful-timeout does"
+_SPARE_CHILDREN = "let the signal reach the server alone, as systemd's KillMode=mixed does, and "
 
 
 def explain_stop(stop: BaseException, environ: Mapping[str, Any]) -> str:
@@ -32,21 +48,42 @@ def explain_stop(stop: BaseException, environ: Mapping[str, Any]) -> str:
         after = look_at_server(environ).timeout
         seconds = f" of {after:g} s" if after else ""
         return f"{text} (the job took longer than gunicorn's --timeout{seconds}: raise it, or use gthread workers)"
-    if isinstance(stop, SystemExit) and not handler:
+    if handler:
+        return f"{text} ({_QUICK}, or give the job retries)"
+    # Python raises KeyboardInterrupt for a signal in the main thread only.
+    is_signal = isinstance(stop, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    is_of_app = isinstance(stop, (SystemExit, KeyboardInterrupt)) and not is_signal
+    if not is_of_app or _stops_in_a_moment(environ):
+        return f"{text} ({_say_stopped(environ)})"
+    if isinstance(stop, SystemExit):
         return f"{text} (sys.exit() was called, by the app or by a server that was stopped)"
-    return f"{text} ({_say_stopped(environ)})"
+    return f"{text} (raised by the app or in a process that it has started)"
 
 
 def explain_reason(reason: str, environ: Mapping[str, Any]) -> str:
-    """Add the server's setting to the reason of a failure, if that is the shutdown of the Python process."""
-    return f"{reason} ({_say_stopped(environ)})" if any(words in reason for words in _AT_SHUTDOWN) else reason
+    """Add the server's setting to the reason of a failure, if that is the shutdown of the server or of Python."""
+    if _STOPPED in reason:
+        return reason
+    spare = _SPARE_CHILDREN if _LOST_CHILD.search(reason) and _stops_in_a_moment(environ) else ""
+    is_at_exit = _AT_SHUTDOWN.search(reason) or (_CLOSED_POOL.search(reason) and is_python_stopping())
+    if not (spare or is_at_exit):
+        return reason
+    first, line_break, others = reason.partition("\n")
+    return f"{first} ({_say_stopped(environ, spare)}){line_break}{others}"
 
 
-def _say_stopped(environ: Mapping[str, Any]) -> str:
+def _stops_in_a_moment(environ: Mapping[str, Any]) -> bool:
+    if not is_stopping(environ):
+        time.sleep(_MOMENT)
+    return is_stopping(environ)
+
+
+def _say_stopped(environ: Mapping[str, Any], before: str = "") -> str:
     name = look_at_server(environ).software.lower()
     setting = next((setting for server, setting in _PATIENCE.items() if server in name), "")
-    advice = f"raise {setting}" if setting else "let it wait longer for requests, as gunicorn's --graceful-timeout does"
-    return f"the server was stopped while the job ran: {advice}, or give the job retries"
+    advice = f"raise {setting}" if setting else _UWSGI if name.startswith("uwsgi") else _OTHERS
+    told = _QUICK if is_quick_stop() else f"{_STOPPED}: {before}{advice}"
+    return f"{told}, or give the job retries"
 
 
 def _find_gunicorn_handler(stop: BaseException) -> str:

@@ -189,6 +189,47 @@ def test_follows_a_response_whose_reader_left(site):
     assert [token.job_id for token in site.launches.tokens] == jobs
 
 
+@pytest.mark.parametrize("reads", [0, 1])
+@pytest.mark.parametrize("status", [Status.STARTED, Status.CANCELLED])
+def test_a_response_that_is_dropped_without_close(site, status, reads):
+    """Ended by a finalizer, which uses no database: the keeper does. It is a failure if there was no status."""
+
+    def app(environ, start_response):
+        environ["backjob"].start("/job", after_response=True)
+        if status is Status.STARTED:
+            start_response("204 No Content", TEXT)
+        return Response(log, b"", b"")
+
+    log = []
+    site.job = app
+    answer = site.application(make_environ("/page"), lambda *args: None)
+    for _ in zip(range(reads), answer, strict=False):
+        pass
+    del answer
+    assert log.count("close") == 1
+    assert site.row(1).held_by in site.backend.vouching.holds.values()
+    site.backend.keeper.step()
+    assert (site.row(1).status, site.row(1).held_by) == (status, None)
+    assert site.backend.vouching.holds == {}
+
+
+def test_a_child_that_drops_the_response_leaves_its_jobs_to_the_parent(site):
+    def app(environ, start_response):
+        environ["backjob"].start("/job", after_response=True)
+        start_response("200 OK", TEXT)
+        return [b"a"]
+
+    site.job = app
+    answer = site.application(make_environ("/page"), lambda *args: None)
+    child = os.fork()
+    if not child:
+        del answer
+        os._exit(site.backend.vouching.has_postponed)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    answer.close()
+    assert len(site.launches.tokens) == 1
+
+
 def test_never_read_at_all(site):
     """As some servers do with HEAD."""
     site.job = lambda environ, start_response: environ["backjob"].start("/job", after_response=True) and [b"a"]

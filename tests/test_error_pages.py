@@ -104,6 +104,13 @@ def test_of_a_failing_answer_html_is_not_kept(site: Site, status: str, content_t
     assert (found.status, found.status_text) == (Status.FAILED, found.error)
 
 
+@pytest.mark.parametrize("content_type", ["text/plain", ""])
+def test_html_that_is_called_otherwise_is_not_kept(site: Site, content_type: str) -> None:
+    chunks = b"", b"\n<!DOCTYPE HTML>", CANARY.encode()
+    page = answer(*chunks, status="500 Oops", headers=[("Content-Type", content_type)])
+    assert run(site, page).status_text == "HTTP 500 Oops"
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/problem+json", ""])
 def test_other_text_of_a_failing_answer_is_kept(site: Site, content_type: str) -> None:
     found = run(site, answer(b"no paper left", status="500 Oops", headers=[("Content-Type", content_type)]))

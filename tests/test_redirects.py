@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import webob.exc
 from support.served import Site, wrap
 
 from backjob import BackJob, ConfigError, JobStatus, Status
@@ -108,7 +109,7 @@ def test_what_is_shown_of_a_location(site: Site, location: str, shown: str, opti
     assert "canary" not in f"{status.as_dict()}"
 
 
-@pytest.mark.parametrize("code", ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect"])
+@pytest.mark.parametrize("code", ["301 Moved Permanently", "302 Found", "303 See Other"])
 def test_the_reason_says_what_is_known(site: Site, code: str) -> None:
     status = redirect(site, "/ticket/17", code)
     assert status.error == f"The app answered {code[:3]} to /ticket/17; {OPTION}"
@@ -154,7 +155,26 @@ def test_a_login_page_is_no_success(tmp_path: Path, location: str, option: Any) 
     with wrap(tmp_path, redirect_ok=option) as site:
         status = redirect(site, location, "302 Found")
     assert (status.status, status.location != "") == (Status.FAILED, True)
-    assert "a login page: nothing was done" in status.error
+    assert "which looks like a login page; if it is none, set redirect_ok to its path" in status.error
+
+
+@pytest.mark.parametrize(
+    ("location", "option", "is_completed"),
+    [
+        ("/account/auth", "/account/auth", True),
+        ("/settings/oauth2-clients/3", "/settings/oauth2-clients/", True),
+        ("/event/sign-in/7/done?next=/ticket", "/event/sign-in/7/", True),
+        ("/invoice/17?again=/ticket", "/invoice", True),
+        ("/done?next=/ticket", "/done", True),
+        ("/blog/login?next=/ticket", "/blog/", False),
+        ("/sso/login", "/sso", False),
+    ],
+)
+def test_a_path_that_redirect_ok_names_is_no_login_page(
+    site: Site, location: str, option: str, is_completed: bool
+) -> None:
+    status = redirect(site, location, "302 Found", redirect_ok=option)
+    assert status.status is (Status.COMPLETED if is_completed else Status.FAILED)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +219,40 @@ def test_a_redirect_that_corrects_the_url_names_the_right_one(site: Site, status
 
 
 @pytest.mark.parametrize(
+    ("status", "location", "method", "reason"),
+    [
+        ("308 Permanent", "/a/b", "POST", "asks for the same request there: start the job with the target /a/b"),
+        ("307 Temporary", "/node2/ticket", "GET", "asks for the same request there: start the job with the"),
+        ("307 Temporary", "//other.example/a", "GET", "asks for the same request there, which is another site"),
+        ("302 Found", "/en/ticket", "GET", "only adds a language: start the job with the target /en/ticket"),
+        ("301 Moved", "/pt-br/ticket", "POST", "only adds a language: start the job with the target /pt-br/ticket"),
+        ("301 Moved", "//www.a.example/ticket", "POST", "only changes the host to www.a.example: start the job from a"),
+        ("302 Found", "https://127.0.0.1/ticket", "POST", "only changes http to https: start the job from an https"),
+    ],
+)
+@pytest.mark.parametrize("option", [False, True])
+def test_a_redirect_before_the_work_is_no_success(
+    site: Site, status: str, location: str, method: str, reason: str, option: bool
+) -> None:
+    found = redirect(site, location, status, method=method, redirect_ok=option)
+    assert found.status is Status.FAILED
+    assert f", which {reason}" in found.error
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "method"),
+    [
+        ("302 Found", "/en/ticket", "POST"),
+        ("302 Found", "/files/ticket", "GET"),
+        ("302 Found", "//files.example/ticket", "GET"),
+        ("303 See Other", "https://127.0.0.1/ticket", "POST"),
+    ],
+)
+def test_a_redirect_after_the_work_is_a_success(site: Site, status: str, location: str, method: str) -> None:
+    assert redirect(site, location, status, method=method, redirect_ok=True).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize(
     ("status", "method", "is_completed"),
     [("303 See Other", "POST", True), ("302 Found", "POST", True), ("302 Found", "GET", False)],
 )
@@ -231,6 +285,13 @@ def test_the_option_is_asked_when_the_job_runs(tmp_path: Path) -> None:
 
 def test_the_body_of_a_redirect_is_not_kept(site: Site) -> None:
     assert redirect(site, "/ticket/17", redirect_ok=True).status_text == ""
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/json", "text/html", ""])
+def test_a_redirects_text_that_shows_the_query_is_not_kept(site: Site, accept: str) -> None:
+    site.job = webob.exc.HTTPSeeOther(location="/ticket/17?token=canary")
+    status = site.run("/ticket", method="POST", redirect_ok=True, headers={"Accept": accept} if accept else None)
+    assert (status.status, status.status_text) == (Status.COMPLETED, "")
 
 
 @pytest.mark.parametrize("wrong", ["", "ticket", "//evil", "/a?b", "/a#b", "/a/../b", "/a\\b", "/a\n", "yes"])

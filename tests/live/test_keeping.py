@@ -10,6 +10,8 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
+import struct
 import threading
 import time
 import uuid
@@ -20,6 +22,7 @@ from typing import Any
 
 import pytest
 from support import wait_until
+from support.libraries import cheroot
 from support.records import read_rows
 from support.servers import GEVENT, GTHREAD, ONE_SYNC, SYNC, WAITRESS, Server, Setup, script
 
@@ -173,6 +176,19 @@ def test_a_job_that_was_to_follow_a_request_whose_process_is_killed(run_server: 
     assert (row(server, 1)["status"], row(server, 1)["status_text"]) == (Status.CANCELLED, REQUEST_GONE)
     server.open_gate("gate-follow")
     assert runs(server, 1) == [0, 0]
+
+
+def test_a_job_follows_an_empty_response_whose_reader_has_left(run_server: Serve) -> None:
+    """cheroot raises the error of its socket before it closes the response, and so never does."""
+    server = run_server(cheroot(2), is_trouble_expected=True)
+    server.wait_until_it_listens()
+    with socket.create_connection(server.address) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # then close() resets
+        client.sendall(b"GET /follow?empty HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        server.pid_of(1)
+    server.open_gate("gate-follow")
+    wait_until(lambda: has_ended(server, 1), A_FEW)
+    assert (row(server, 1)["status"], runs(server, 1)) == (Status.COMPLETED, [1, 1])
 
 
 def test_an_orderly_end_gives_holds_back(run_server: Serve) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 
 import pytest
 from support import wait_until
-from support.servers import GEVENT, GTHREAD, ONE_SYNC, Server, Setup
+from support.libraries import cheroot
+from support.servers import GEVENT, GTHREAD, ONE_SYNC, WAITRESS, Server, Setup
 
 from backjob import Status
 
@@ -27,13 +29,14 @@ def begin(server: Server, target: str) -> int:
     return job_id
 
 
-def test_a_reload_that_does_not_wait_long_enough(run_server: Serve) -> None:
+@pytest.mark.parametrize("target", ["/executors", "/executors/one"])
+def test_a_reload_that_does_not_wait_long_enough(run_server: Serve, target: str) -> None:
     """The old worker's Python exits, and with it the pools of threads."""
     server = run_server(serving_several(GTHREAD, "--graceful-timeout", "1"), is_trouble_expected=True)
-    job_id = begin(server, "/executors")
+    job_id = begin(server, target)
     server.process.send_signal(signal.SIGHUP)
     text = server.end_of(job_id)["status_text"]
-    assert "interpreter shutdown (the server was stopped while the job ran: raise --graceful-timeout" in text
+    assert "shutdown (the server was stopped while the job ran: raise --graceful-timeout" in text
 
 
 def test_a_job_that_takes_longer_than_a_sync_worker_may(run_server: Serve) -> None:
@@ -53,3 +56,24 @@ def test_a_shutdown_that_does_not_wait_long_enough(run_server: Serve, setup: Set
     end = run_server(serving_several(setup), is_trouble_expected=True).end_of(job_id)
     assert end["status"] == Status.FAILED
     assert "--graceful-timeout" in end["status_text"]
+
+
+@pytest.mark.parametrize(
+    ("setup", "number", "advice"),
+    [
+        (GTHREAD, signal.SIGTERM, "KillMode=mixed does, and raise --graceful-timeout"),
+        (GTHREAD, signal.SIGINT, "at once: gunicorn waits for --graceful-timeout when it is stopped with SIGTERM"),
+        (WAITRESS, signal.SIGINT, "KillMode=mixed does, and let it wait longer"),
+        (cheroot(4), signal.SIGINT, "KillMode=mixed does, and let it wait longer"),
+    ],
+    ids=["gunicorn-SIGTERM", "gunicorn-SIGINT", "waitress", "cheroot"],
+)
+def test_a_signal_to_all_processes(run_server: Serve, setup: Setup, number: int, advice: str) -> None:
+    """As systemd's, by default, and Ctrl-C: what the job has started is stopped before the server."""
+    server = run_server(serving_several(setup), is_trouble_expected=True)
+    job_id = begin(server, "/child")
+    os.killpg(server.process.pid, number)
+    server.process.wait(20)
+    text = run_server(serving_several(setup), is_trouble_expected=True).end_of(job_id)["status_text"]
+    assert text.count("the server was stopped while the job ran") == 1
+    assert advice in text

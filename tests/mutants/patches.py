@@ -205,6 +205,20 @@ MUTANTS = [
         ("tests/test_worker.py",),
     ),
     Mutant(
+        "a job whose key is missing waits without a word",
+        "backjob/keeper.py",
+        "        if self._config.keeper and now >= self._next.missing_keys:",
+        "        if False:",
+        ("tests/test_key_rotation.py",),
+    ),
+    Mutant(
+        "a redirect that asks for the same request elsewhere completes",
+        "backjob/redirects.py",
+        "    if not changes and redirect.code in _SEND_AGAIN:",
+        "    if False:",
+        ("tests/test_redirects.py",),
+    ),
+    Mutant(
         "a redirect to a login page completes",
         "backjob/judgement.py",
         "    if run.is_denied or is_login(redirect, page):",
@@ -389,8 +403,8 @@ MUTANTS = [
     Mutant(
         "a shutdown of the server is not named",
         "backjob/shutdown.py",
-        "if any(words in reason for words in _AT_SHUTDOWN) else reason",
-        "if reason in _AT_SHUTDOWN else reason",
+        "_AT_SHUTDOWN.search(reason)",
+        "_AT_SHUTDOWN.fullmatch(reason)",
         ("tests/test_shutdown.py",),
     ),
     Mutant(
@@ -1182,9 +1196,23 @@ MUTANTS = [
     Mutant(
         "a response is closed twice",
         "backjob/session.py",
-        "response, self._response = self._response, ()",
+        "response, self._response, self._chunks = self._response, (), iter(())",
         "response = self._response",
         ("tests/test_after_response.py",),
+    ),
+    Mutant(
+        "a response that is dropped without close() keeps its jobs waiting",
+        "backjob/session.py",
+        "self._close(self._end_late)",
+        "pass",
+        ("tests/test_after_response.py",),
+    ),
+    Mutant(
+        "a pool that the app has closed is taken for a shutdown",
+        "backjob/shutdown.py",
+        "(_CLOSED_POOL.search(reason) and is_python_stopping())",
+        "_CLOSED_POOL.search(reason)",
+        ("tests/test_shutdown.py",),
     ),
     Mutant(
         "a target outside of the mount breaks its worker's request",

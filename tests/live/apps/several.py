@@ -7,6 +7,7 @@ import functools
 import json
 import multiprocessing
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -150,10 +151,19 @@ def use_tasks(job: Jobs, way: str) -> None:
 
 
 def use_many_executors(job: Jobs, way: str) -> None:
-    """Begin threads until that is not possible any more."""
+    """Begin threads until that is not possible any more, or use those of one pool, whose idle thread closes it."""
+    if way == "one":
+        with ThreadPoolExecutor(1) as pool:
+            while True:
+                pool.submit(time.sleep, 0.02).result()
     while True:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(time.sleep, 0.02).result()
+
+
+def wait_for_child(job: Jobs, way: str) -> None:
+    """Run a program that never ends by itself."""
+    subprocess.run(["sleep", "60"], check=True)
 
 
 def rest(job: Jobs, way: str) -> None:
@@ -163,6 +173,7 @@ def rest(job: Jobs, way: str) -> None:
 
 KINDS = {
     "executors": use_many_executors,
+    "child": wait_for_child,
     "rest": rest,
     "pool": use_pool,
     "executor": use_executor,

@@ -154,7 +154,7 @@ def follow(request: webob.Request) -> Answer:
     """Start a job that is to follow this very response, which the test keeps from ending."""
     judge.note(request.environ["backjob"].start("/work", after_response=True), os.getpid(), file=judge.PLACES)
     judge.wait_for("gate-follow")
-    return webob.Response(text="Followed.")
+    return webob.Response(status=204) if "empty" in request.GET else webob.Response(text="Followed.")
 
 
 PAGES = {

@@ -1,0 +1,47 @@
+"""The signs that Python or the server in this process is on its way out. Knows nothing of jobs.
+
+gunicorn, waitress and cheroot show it. Another version of one may show it in another way: then it is not known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from .server_facts import find_gunicorn_worker
+
+
+def is_stopping(environ: Mapping[str, Any]) -> bool:
+    """Return whether the server of this request, or Python, is being stopped."""
+    if is_python_stopping():
+        return True
+    with contextlib.suppress(AttributeError, TypeError):
+        worker = find_gunicorn_worker()
+        if worker is not None:
+            return not worker.alive
+        if "waitress.client_disconnected" in environ:
+            return bool(environ["waitress.client_disconnected"].__self__.server.task_dispatcher.stop_count)
+        server = getattr(threading.current_thread(), "server", None)
+        if type(server).__module__.startswith("cheroot."):
+            return not server.ready  # type: ignore[union-attr]
+    return False
+
+
+def is_python_stopping() -> bool:
+    """Return whether the interpreter exits: it waits for its threads, and has told its pools to close."""
+    futures = sys.modules.get("concurrent.futures.thread")
+    return getattr(threading, "_SHUTTING_DOWN", False) or getattr(futures, "_shutdown", False) or sys.is_finalizing()
+
+
+def is_quick_stop() -> bool:
+    """Return whether gunicorn has stopped its threads at once, as at SIGINT and SIGQUIT.
+
+    In an orderly stop, at SIGTERM, a gthread worker closes its poller when --graceful-timeout is over.
+    """
+    with contextlib.suppress(AttributeError, TypeError):
+        worker = find_gunicorn_worker()
+        return worker is not None and getattr(worker.tpool, "_shutdown", False) and worker.poller.get_map() is not None
+    return False
