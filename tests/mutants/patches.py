@@ -1189,8 +1189,8 @@ MUTANTS = [
     Mutant(
         "a slot waits for the handshake that it would have to make itself",
         "backjob/launcher.py",
-        'self._config.close_delay if from_slot else float("inf")',
-        'float("inf")',
+        "        if not from_slot:\n            self.wait_in_queue(",
+        "        if True:\n            self.wait_in_queue(",
         ("tests/test_slot_over_tls.py",),
     ),
     Mutant(
