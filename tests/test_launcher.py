@@ -464,7 +464,7 @@ class TestOpen:
 
     @pytest.mark.parametrize("kind", [MONITOR, WORKER])
     def test_the_connection_is_closed_before_its_answer_is_explained(self, kind: str) -> None:
-        """gunicorn's gthread worker waits for that after an exception, for 2 s, and serves no other request meanwhile."""
+        """gunicorn's gthread worker waits for that after an exception, up to 2 s, and serves no other request."""
         is_closed = threading.Event()
 
         def serve(call: Call) -> None:
@@ -480,12 +480,16 @@ class TestOpen:
         request = replace(JOB, method="GET", body=b"", script_name=None)
         with Peer(serve) as peer:
             launcher = self_request(peer.address)
-            with pytest.raises(LaunchError, match="something in front of BackJob answers"):
+
+            def explain() -> None:
                 if kind == MONITOR:
                     launcher.launch(sign(), request, None)
                 with launcher.open(sign(WORKER), request) as connection:
                     assert is_done(connection.receive, SOON)
                     raise launcher.doubt(connection, sign(WORKER), request)
+
+            with pytest.raises(LaunchError, match="something in front of BackJob answers"):
+                explain()
 
     def test_a_launch_that_came_in_has_proved_its_place(self) -> None:
         """On a server with one slot nobody could answer a probe: the slot is where the probe would come from."""

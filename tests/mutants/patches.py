@@ -1187,6 +1187,20 @@ MUTANTS = [
         ("tests/test_targets_outside.py",),
     ),
     Mutant(
+        "a request that was lost on its way is waited for without an end",
+        "backjob/wire.py",
+        "if not answers_later():",
+        "if True:",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
+        "a request in the queue of a busy server counts as lost",
+        "backjob/wire.py",
+        "if not answers_later():",
+        "if False:",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
         "a slot waits for the handshake that it would have to make itself",
         "backjob/launcher.py",
         "        if not from_slot:\n            self.wait_in_queue(",
