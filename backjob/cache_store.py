@@ -113,6 +113,11 @@ class CacheStore(ProcessCell, CacheReads):
         change = changes.note_wait(text, old_text)
         return sum(self._jobs.change(job.id, change) is not None for job in waiting if job.status_text == old_text)
 
+    def note_missing_key(self, app_id: str, key_ids: Sequence[str], text: str, seconds: float) -> int:
+        waiting = [job for job in self._list_waiting() if job.app_id == app_id and job.key_id not in key_ids]
+        change = changes.note_missing_key(text, seconds, self._now())
+        return sum(self._jobs.change(job.id, change) is not None for job in waiting)
+
     def free(self, holder: str) -> int:
         held = [job for job in self._list_waiting() if job.held_by == holder]
         return sum(self.hold(job.id, job.attempt, holder, None, 0) for job in held)

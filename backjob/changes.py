@@ -71,6 +71,17 @@ def note_wait(text: str, old_text: str) -> JobChange:
     return change
 
 
+def note_missing_key(text: str, seconds: float, now: datetime) -> JobChange:
+    """Show that no process has its key, if it has been due and not held for so many seconds."""
+    note = note_wait(text, "")
+
+    def change(job: Job) -> Job | None:
+        is_waiting = max(job.due_at, job.held_until or job.due_at) <= now - timedelta(seconds=seconds)
+        return note(job) if is_waiting else None
+
+    return change
+
+
 def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     """Begin to run."""
     begun: dict[str, Any] = {"status": Move.CLAIM.target, "started_at": now, "updated_at": now, **_NO_HOLD}

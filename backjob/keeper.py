@@ -39,6 +39,8 @@ _AFTER_FAILURE = 1.0
 _LONGEST_GRACE = 4.0
 """Seconds, beyond one lease, for which ``settle_all()`` waits at most."""
 _KNOCK_PATIENCE = 2.0
+_KEYS_EVERY = 60.0
+_MISSING_KEY = "This job waits for a process that has its key: add the old key to key=[new, old]"
 _LEFT_FOR = 3600.0
 """Seconds for which a job is left alone that can't be recovered."""
 _BUSY_FOR = 60.0
@@ -54,6 +56,7 @@ class _Times:
     renewal: float = 0.0
     sweep: float = 0.0
     pruning: float = 0.0
+    missing_keys: float = 0.0
 
 
 class Keeper:
@@ -130,6 +133,9 @@ class Keeper:
             self._next.sweep = now + (pause or _SWEEP_EVERY) * between(0.75, 1.25)
             if self._config.keeper:
                 do("Waiting jobs are not looked for", self._see_to_launches)
+        if self._config.keeper and now >= self._next.missing_keys:
+            self._next.missing_keys = now + _KEYS_EVERY
+            do("Jobs with another key are not looked for", self._note_missing_keys)
         if is_pruning:
             pause = do("Old jobs are not deleted", self._pruning.prune)
             self._next.pruning = now + (pause or self._pruning.EVERY) * between(0.75, 1.25)
@@ -177,6 +183,13 @@ class Keeper:
         before, self._explained = self._explained, self._limits.lost_slots
         for text in ({"", before} if self._explained else {before}) - {self._explained}:
             self._store.note_wait(self._self_request.home, self._explained, text)
+
+    def _note_missing_keys(self) -> None:
+        """Say in the jobs that wait for a process with their key, and in the log, that this one does not have it."""
+        home, key_ids = self._self_request.home, self._keyring.key_ids
+        count = self._store.note_missing_key(home, key_ids, _MISSING_KEY, _KEYS_EVERY)
+        if count:
+            log.warning("%d job(s) wait for a process that has their key: add it to key=[new, old]", count)
 
     def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
         """For who comes once: sweep until nothing is lost any more, and tell how many jobs were settled.

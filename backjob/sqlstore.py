@@ -120,6 +120,11 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
         values = {"now": self._now(), "of_app": app_id, "text": text, "old_text": old_text}
         return self._database.write(self._statements.note_wait, values)
 
+    def note_missing_key(self, app_id: str, key_ids: Sequence[str], text: str, seconds: float) -> int:
+        values: dict[str, Any] = {"now": self._now() - timedelta(seconds=seconds), "of_app": app_id, "old_text": ""}
+        values |= {"key_ids": list(key_ids), "text": text}
+        return self._database.write(self._statements.note_missing_key, values)
+
     def free(self, holder: str) -> int:
         return self._database.write(self._statements.free, {"holder": holder})
 

@@ -118,6 +118,8 @@ class Statements:
             .where(columns.app_id == bindparam("of_app"), columns.status_text == bindparam("old_text"))
             .values(status_text=bindparam("text"))
         )
+        no_key = columns.key_id.not_in(bindparam("key_ids", expanding=True))
+        self.note_missing_key = self.note_wait.where(no_key, columns.held_until.is_(None) | (columns.held_until <= now))
         # MySQL sets one column after the other: the text first, as SQLAlchemy writes them in the table's order.
         self.note_full = self.hold_of_holder.values(
             status_text=case((columns.launch_failed_at.is_(None), columns.status_text), else_=""),

@@ -54,6 +54,11 @@ class Store(Protocol):
 
         Return their number."""
 
+    def note_missing_key(self, app_id: str, key_ids: Sequence[str], text: str, seconds: float) -> int:
+        """Set the empty status text of the jobs of this application that are sealed with none of these keys.
+
+        Only those that have been due for ``seconds``, and that no process holds. Return their number."""
+
     def free(self, holder: str) -> int:
         """Let go of all jobs that wait and that this one holds: how many there were."""
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from support import wait_until
 from support.records import SERVERS, Databases, new_job, open_store, seal
 from support.served import Site, wrap
 
@@ -82,6 +83,21 @@ def test_the_other_process_recovers_a_lost_job_at_once(
     for _ in range(2):
         keeper.sweep()
     assert starter.status(job_id).status is Status.FAILED
+
+
+def test_a_job_whose_key_is_gone_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with wrap(tmp_path, key=[OLD]) as before:
+        before.pause_launches()
+        job_id = before.start("/job")
+        before.backend.store.hold(job_id, 1, before.launches.tokens[-1].nonce, None, 0)
+        before.sql("UPDATE background_job SET due_at = '2020-01-01 00:00:00.000000'")
+    with wrap(tmp_path, key=[NEW], keeper=True) as after:
+        text = "This job waits for a process that has its key: add the old key to key=[new, old]"
+        wait_until(lambda: after.row(job_id).status_text == text)
+        assert "1 job(s) wait for a process that has their key" in caplog.text
+    with wrap(tmp_path, key=[NEW, OLD]) as mended:
+        assert mended.send(mended.token(job_id), "/job").code == 200
+        assert mended.status(job_id).status is Status.COMPLETED
 
 
 def test_a_row_of_another_app_from_an_earlier_release_is_left_to_it(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ class LifeCycle(Life):
             self.pop_renewal(me, row, changed)
         if old["status"] is row["status"] is STARTED:
             if "status_text" in changed:
-                self.check_lost_slots(me, old, changed.pop("status_text"))
+                self.check_wait(me, old, changed.pop("status_text"))
             if changed:
                 assert changed == {"held_by": None, "held_until": None}
                 assert old["held_by"].startswith(PROCESS)
@@ -224,10 +224,15 @@ class LifeCycle(Life):
         if row["held_by"] == me.vouching.holds.get(row["id"]) and changed.get("held_until") == until:
             del changed["held_until"]
 
-    def check_lost_slots(self, me: Process, old: Row, text: str) -> None:
-        """A waiting job shows that slots of this keeper's process are lost, or no longer that they were."""
-        assert text == me.limits.lost_slots
-        assert not old["status_text"] or LOST_SLOTS in old["status_text"]
+    def check_wait(self, me: Process, old: Row, text: str) -> None:
+        """A waiting job shows that its key is missing, or that slots of this process are lost or no longer lost."""
+        if text == keeper._MISSING_KEY:
+            since = self.now - timedelta(seconds=keeper._KEYS_EVERY)
+            assert (old["key_id"] == KEY, old["status_text"]) == (False, "")
+            assert max(old["due_at"], old["held_until"] or old["due_at"]) <= since
+        else:
+            assert text == me.limits.lost_slots
+            assert not old["status_text"] or LOST_SLOTS in old["status_text"]
         assert old["launch_failed_at"] is None
         assert (old["app_id"], old["due_at"] <= self.now) == (APP, True)
 

@@ -616,6 +616,21 @@ def test_rows_sealed_with_another_key_are_left_alone(store: Store) -> None:
     assert take_all(store, ("foreign",)) == [foreign]
 
 
+def test_jobs_that_wait_for_a_missing_key_say_so(store: Store, clock: Clock) -> None:
+    lost, other_app = add(store, key_id="foreign"), add(store, key_id="foreign", app_id="other")
+    ours, later = add(store), add(store, key_id="foreign", delay=1)
+    held, told = add(store, key_id="foreign"), add(store, key_id="foreign", held_by="us", hold=90)
+    assert store.hold(held, 1, None, "us", 61)
+    assert store.note_launch_failure(told, 1, "us", "no answer", 0)
+    clock.advance(60)
+    assert store.note_missing_key("app", KEY_IDS, "no key", 60) == 1
+    texts = {job_id: store.get(job_id).status_text for job_id in (lost, other_app, ours, later, held, told)}  # type: ignore[union-attr]
+    assert texts == {lost: "no key", other_app: "", ours: "", later: "", held: "", told: "no answer"}
+    assert store.note_missing_key("app", KEY_IDS, "no key", 60) == 0
+    clock.advance(61)
+    assert store.note_missing_key("app", KEY_IDS, "no key", 60) == 2
+
+
 def test_jobs_of_apps_that_are_skipped_are_left_alone(store: Store, clock: Clock) -> None:
     skipped, other, later = add(store, app_id="away"), add(store, app_id="here"), add(store, app_id="away", delay=9)
     assert store.take_due(KEY_IDS, "owner", 20, ["away", "nobody"]).id == other  # type: ignore[union-attr]

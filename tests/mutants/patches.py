@@ -205,6 +205,13 @@ MUTANTS = [
         ("tests/test_worker.py",),
     ),
     Mutant(
+        "a job whose key is missing waits without a word",
+        "backjob/keeper.py",
+        "        if self._config.keeper and now >= self._next.missing_keys:",
+        "        if False:",
+        ("tests/test_key_rotation.py",),
+    ),
+    Mutant(
         "a redirect that asks for the same request elsewhere completes",
         "backjob/redirects.py",
         "    if not changes and redirect.code in _SEND_AGAIN:",
