@@ -28,6 +28,9 @@ _NO_STORE = (("Cache-Control", "no-store"), ("Pragma", "no-cache"), ("Connection
 _WAIT_SLICE = 10.0
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 
+Step = Callable[[float], bool]
+"""A step of a connection, for at most so many seconds. True when it is done."""
+
 
 def check_method(method: str) -> str:
     """Any token of RFC 9110 is a method here, but CONNECT. Raises ValueError."""
@@ -281,7 +284,7 @@ def _tls_context(is_verified: bool, ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def is_done(step: Callable[[float], bool], patience: float = float("inf")) -> bool:
+def is_done(step: Step, patience: float = float("inf")) -> bool:
     """Take a step of a connection until it is done, or so many seconds are over. No socket waits for ever at once."""
     end = time.monotonic() + patience
     while not step(min(end - time.monotonic(), _WAIT_SLICE)):

@@ -141,6 +141,19 @@ def explain_silence(address: Address, seconds: float) -> Silence:
     )
 
 
+def explain_queue(address: Address, seconds: float) -> str:
+    """Explain why the jobs wait while requests are not answered: a long queue and a dead address look alike."""
+    return f"Waiting for {address}, which has not answered for {seconds:.0f} s: all its slots are busy, or it hangs"
+
+
+def explain_loss(address: Address, seconds: float) -> Silence:
+    """Explain the failure of a request that is not answered while later ones are."""
+    return Silence(
+        f"{address} has not answered for {seconds:.0f} s, and answers later requests: something between has lost this "
+        "one, or holds it back"
+    )
+
+
 def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
     """What was met at each of the addresses that were tried."""
     tried = "; ".join(str(failure) for failure in failures)

@@ -179,8 +179,8 @@ class Keeper:
         self._duties.do("Waiting jobs do not say why", self._explain_waits)
 
     def _explain_waits(self) -> None:
-        """Show in the jobs that wait that slots are lost here, or no longer that they were."""
-        before, self._explained = self._explained, self._limits.lost_slots
+        """Show in the jobs that wait that slots are lost here or that the address is silent, as long as that is so."""
+        before, self._explained = self._explained, self._limits.lost_slots or self._self_request.wire.queue
         for text in ({"", before} if self._explained else {before}) - {self._explained}:
             self._store.note_wait(self._self_request.home, self._explained, text)
 

@@ -6,12 +6,13 @@ Knows addresses, tokens and the raw socket. Decides nothing about a job: it says
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ._socket import Connection, is_done
+from ._socket import Connection, Step, is_done
 from .address import Address, read_origin, write_origin
 from .app_id import OwnIds, name_app, name_place
 from .config import Config
@@ -20,9 +21,9 @@ from .discovery import discover, discover_unasked
 from .errors import AddressError, Busy, LaunchError, NotHome
 from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
-from .path_proofs import PROBE_PATIENCE, PathProofs
+from .path_proofs import PathProofs
 from .proofs import is_proof, prove_app
-from .wire import CONNECT_TIMEOUT, Wire
+from .wire import CONNECT_TIMEOUT, PROBE_PATIENCE, Wire
 
 SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
@@ -55,9 +56,9 @@ class SelfRequest:
         self._known: list[Address] = []
         self._proven: Address | None = None
         self._elsewhere: set[tuple[Address, str]] = set()
-        self._wire = Wire(config)
-        self._connect, self._build, self.ask = self._wire.connect, self._wire.build, self._wire.ask
-        self._paths = PathProofs(keyring, self._wire, app)
+        self.wire = Wire(config)
+        self._connect, self._build, self.ask = self.wire.connect, self.wire.build, self.wire.ask
+        self._paths = PathProofs(keyring, self.wire, app)
         self.has_worked = False
         """Has a request of this process reached this app? If so, a failure is an outage, not a wrong setting."""
         self._sent: dict[str, Address] = {}
@@ -137,6 +138,7 @@ class SelfRequest:
                         self._unanswered = 0
                         self.has_worked = True
                         return True
+                    connection.close()  # some servers serve no other request before that
                     failures.append(self._paths.explain_monitor(connection.answer, address, token, request))
                     if address.is_sure:
                         break  # what answers there is what is to be told: guesses would only add to it
@@ -161,7 +163,7 @@ class SelfRequest:
                 self.has_worked = self.has_worked or home is None
             connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
-                self._shake_hands(connection, from_slot)
+                self._shake_hands(connection, token, request, from_slot)
                 connection.send(wire, SEND_TIMEOUT)
             except BaseException:
                 connection.close()
@@ -173,13 +175,21 @@ class SelfRequest:
             self._forget_proofs()
             raise explain_failure(error, address) from error
 
-    def _shake_hands(self, connection: Connection, from_slot: bool) -> None:
+    def _shake_hands(self, connection: Connection, token: Token, request: JobRequest, from_slot: bool) -> None:
         """Some servers make the TLS handshake in a slot: outside of one, wait until one is free."""
-        if not is_done(connection.shake_hands, self._config.close_delay if from_slot else float("inf")):
+        if not from_slot:
+            self.wait_in_queue(connection.shake_hands, connection, token, request)
+        elif not is_done(connection.shake_hands, self._config.close_delay):
             raise Busy
+
+    def wait_in_queue(self, step: Step, connection: Connection, token: Token, request: JobRequest) -> None:
+        """Take a step of the worker's connection, as long as it takes. Raises LaunchError if its request is lost."""
+        answers_later = functools.partial(self._paths.answers, connection.address, token, request, request.path)
+        self.wire.wait_in_queue(step, connection.address, answers_later)
 
     def doubt(self, connection: Connection, token: Token, request: JobRequest) -> LaunchError:
         """Explain an answer to the worker's request that is not our worker's. The address has to prove itself anew."""
+        connection.close()  # gunicorn's gthread worker waits for that, up to 2 s, and answers no probe meanwhile
         self._forget_proofs()
         return self._paths.explain_worker(connection.answer, connection.address, token, request)
 
@@ -287,4 +297,4 @@ class SelfRequest:
         if not connection.shake_hands(self._patience):
             self._patience = min(self._patience, _SHORT_PATIENCE)
             raise Busy
-        connection.send(self._wire.build_for_mount(token, request, address), _PAGE_CONNECT_TIMEOUT)
+        connection.send(self.wire.build_for_mount(token, request, address), _PAGE_CONNECT_TIMEOUT)

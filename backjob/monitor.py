@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import time
 from collections.abc import Callable
 from enum import Enum
 from typing import TypeGuard
 
-from ._socket import Connection
+from ._socket import Connection, is_done
 from .config import Config
 from .decisions import ABSENCE
 from .errors import Busy, LaunchError, NotHome, OutsideMount, StoreError
@@ -34,7 +33,8 @@ log = logging.getLogger("backjob")
 
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
-_AFTER_CLAIM = 10.0
+_AFTER_END = 10.0
+"""Seconds to wait for the answer to a request whose job has ended before it was seen to run."""
 _MOST_RELEASED = 20
 """Jobs that one success wakes: each of them wakes as many more."""
 _AHEAD = 5.0
@@ -76,7 +76,7 @@ class Monitor:
         """
 
         def watch(token: Token, request: JobRequest, connection: Connection) -> Verdict:
-            if not self._wait(job, connection, on_claim, patience):
+            if not self._wait(job, token, request, connection, on_claim, patience):
                 return Verdict.UNSEEN
             on_claim()
             return self._judge(job, token, request, connection)
@@ -203,26 +203,49 @@ class Monitor:
         self._launcher.has_worked = True
         self.end_outage()
 
-    def _wait(self, job: Job, connection: Connection, on_claim: Callable[[], None], patience: float) -> bool:
-        """Wait for the answer, as long as it takes, and see when the job gets its slot. Return whether it got one."""
-        wait, is_claimed, end = _FIRST_LOOK, False, time.monotonic() + patience
-        while not connection.receive(wait):
-            if is_claimed:
-                continue
-            if time.monotonic() > end:
-                return False
+    def _wait(
+        self,
+        job: Job,
+        token: Token,
+        request: JobRequest,
+        connection: Connection,
+        on_claim: Callable[[], None],
+        patience: float,
+    ) -> bool:
+        """Wait for the answer, as long as it takes, and see when the job gets its slot. Return whether it has come.
+
+        Raises LaunchError if the request is lost on its way to a slot.
+        """
+        wait, status = _FIRST_LOOK, Status.STARTED
+
+        def is_served(seconds: float) -> bool:
+            nonlocal wait, status
+            if connection.receive(min(wait, seconds)):
+                return True
             wait = min(wait * 1.5, _LONGEST_LOOK)
-            try:
-                is_claimed = not _is_at(self._store.glance(job.id), job, Status.STARTED)
-            except StoreError as error:
-                told = about(job.id, job.attempt)
-                log.warning("Job %d goes on, its record can't be read: %s", job.id, error, extra=told)
-            if is_claimed:
-                wait = _AFTER_CLAIM
-                self._vouching.end_hold(job.id)
-                on_claim()
-                self.end_outage()
-        return True
+            status = self._look(job)
+            return status is not Status.STARTED
+
+        if patience == math.inf:
+            self._launcher.wait_in_queue(is_served, connection, token, request)
+        elif not is_done(is_served, patience):
+            return False
+        if connection.answer.is_complete:
+            return True
+        self._vouching.end_hold(job.id)
+        on_claim()
+        self.end_outage()
+        return is_done(connection.receive, math.inf if status is Status.INPROGRESS else _AFTER_END)
+
+    def _look(self, job: Job) -> Status:
+        """Return the status of this attempt, which counts as cancelled if the record is at another one or gone."""
+        try:
+            glance = self._store.glance(job.id)
+        except StoreError as error:
+            told = about(job.id, job.attempt)
+            log.warning("Job %d goes on, its record can't be read: %s", job.id, error, extra=told)
+            return Status.STARTED
+        return glance.status if glance is not None and glance.attempt == job.attempt else Status.CANCELLED
 
     def _judge(self, job: Job, token: Token, request: JobRequest, connection: Connection) -> Verdict:
         answer = connection.answer

@@ -19,7 +19,7 @@ from .keyring import PROBE, Keyring, Token
 from .mounts import check_mount
 from .proofs import is_proof, prove_app
 from .request import is_safe
-from .wire import Wire
+from .wire import PROBE_PATIENCE, Wire
 
 _END_OF_OUTAGE = 60.0
 """Seconds after the last sight of an outage in which an answer may still come from it."""
@@ -32,7 +32,6 @@ FRESH = 0.2
 """Seconds for which the last exchange with BackJob shows that nothing, such as a maintenance page, has come between."""
 FRESH_FROM_SLOT = 5.0
 """The same for whoever holds a slot, where a probe costs another request through the server's backlog."""
-PROBE_PATIENCE = 2.0
 
 _AHEAD = "~"
 
@@ -137,7 +136,7 @@ class PathProofs:
             is_unknown = request.script_name is None and answer.status in _OUTSIDE_STATUSES
             return hint_at_mount(failure) if is_unknown else failure
         was_away = time.monotonic() - self._away_at < _END_OF_OUTAGE
-        if was_away and self._answers(address, token, request, request.path):
+        if was_away and self.answers(address, token, request, request.path):
             return failure
         return self._explain_path(answer, address, method, request)
 
@@ -151,12 +150,12 @@ class PathProofs:
 
     def _answers_at_mount(self, address: Address, token: Token, request: JobRequest) -> bool:
         known = replace(request, script_name=self._mount) if request.script_name is None else request
-        is_there = self._answers(address, token, known)
+        is_there = self.answers(address, token, known)
         if not is_there:
             self._away_at = time.monotonic()
         return is_there
 
-    def _answers(self, address: Address, token: Token, request: JobRequest, path: str | None = None) -> bool:
+    def answers(self, address: Address, token: Token, request: JobRequest, path: str | None = None) -> bool:
         """Does BackJob answer a probe of this path, or without one, of the mount?"""
         probe = self._sign_probe(token)
         try:

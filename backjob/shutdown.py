@@ -32,6 +32,8 @@ _LOST_CHILD = re.compile(
     r"SIG(TERM|INT|QUIT|HUP)|returned non-zero exit status (129|130|131|143)\b|BrokenProcessPool|TerminatedWorkerError"
 )
 """Errors of a job whose child processes got the signal that stops the server: from systemd, or with Ctrl-C."""
+_INTERRUPTED = re.compile(r"SIG(INT|QUIT)|exit status (130|131)\b")
+"""Of these, the errors of children that got a signal by which gunicorn stops at once."""
 _MOMENT = 0.2
 """Seconds within which the server's own process has handled a signal that its children have got."""
 _STOPPED = "the server was stopped while the job ran"
@@ -54,7 +56,7 @@ def explain_stop(stop: BaseException, environ: Mapping[str, Any]) -> str:
     is_signal = isinstance(stop, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
     is_of_app = isinstance(stop, (SystemExit, KeyboardInterrupt)) and not is_signal
     if not is_of_app or _stops_in_a_moment(environ):
-        return f"{text} ({_say_stopped(environ)})"
+        return f"{text} ({_say_stopped(environ, is_interrupt=isinstance(stop, KeyboardInterrupt))})"
     if isinstance(stop, SystemExit):
         return f"{text} (sys.exit() was called, by the app or by a server that was stopped)"
     return f"{text} (raised by the app or in a process that it has started)"
@@ -69,7 +71,7 @@ def explain_reason(reason: str, environ: Mapping[str, Any]) -> str:
     if not (spare or is_at_exit):
         return reason
     first, line_break, others = reason.partition("\n")
-    return f"{first} ({_say_stopped(environ, spare)}){line_break}{others}"
+    return f"{first} ({_say_stopped(environ, spare, bool(_INTERRUPTED.search(reason)))}){line_break}{others}"
 
 
 def _stops_in_a_moment(environ: Mapping[str, Any]) -> bool:
@@ -78,11 +80,12 @@ def _stops_in_a_moment(environ: Mapping[str, Any]) -> bool:
     return is_stopping(environ)
 
 
-def _say_stopped(environ: Mapping[str, Any], before: str = "") -> str:
+def _say_stopped(environ: Mapping[str, Any], before: str = "", is_interrupt: bool = False) -> str:
     name = look_at_server(environ).software.lower()
     setting = next((setting for server, setting in _PATIENCE.items() if server in name), "")
     advice = f"raise {setting}" if setting else _UWSGI if name.startswith("uwsgi") else _OTHERS
-    told = _QUICK if is_quick_stop() else f"{_STOPPED}: {before}{advice}"
+    is_quick = is_quick_stop() or (is_interrupt and name.startswith("gunicorn"))
+    told = _QUICK if is_quick else f"{_STOPPED}: {before}{advice}"
     return f"{told}, or give the job retries"
 
 

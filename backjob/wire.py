@@ -6,12 +6,13 @@ Knows the options that shape a self-request. Judges no answer.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from ._socket import Answer, Connection, build_request, is_done
+from ._socket import Answer, Connection, Step, build_request, is_done
 from .address import Address
 from .config import Config
-from .diagnosis import explain_failure, explain_silence
-from .errors import Busy
+from .diagnosis import explain_failure, explain_loss, explain_queue, explain_silence
+from .errors import Busy, LaunchError
 from .job import JobRequest
 from .keyring import Token
 from .mounts import mount_target
@@ -19,6 +20,12 @@ from .proofs import TOKEN_HEADER
 from .request import wire_host
 
 CONNECT_TIMEOUT = 1.0
+PROBE_PATIENCE = 2.0
+UNANSWERED = 10.0
+"""Seconds without an answer until a later request shows whether this one is lost."""
+_LONGEST_UNANSWERED = 60.0
+_SERVED_AT_ONCE = 1.0
+"""Seconds until a request shows that it was served just before a later one."""
 
 
 class Wire:
@@ -26,6 +33,8 @@ class Wire:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.queue = ""
+        """Why requests wait for an answer: a text for people. Empty while none waits for long."""
 
     def connect(self, address: Address, timeout: float, request: JobRequest) -> Connection:
         """Open a connection. Raises OSError."""
@@ -64,21 +73,52 @@ class Wire:
     ) -> Answer:
         """Return the answer to a GET of this path, or without one to a request to the mount.
 
-        ``patience``: seconds to wait for the whole answer. Raises LaunchError without one: Busy if the request could
-        not be sent, and Silence if it was.
+        ``patience``: seconds to wait for the whole answer. If it is infinite, see wait_in_queue(). Raises LaunchError
+        without an answer: Busy if the request could not be sent, and Silence if it was.
         """
+
+        def take(step: Step) -> bool:
+            if patience < float("inf"):
+                return is_done(step, end - time.monotonic())
+            self.wait_in_queue(step, address, lambda: self._is_answered(address, token, request, path))
+            return True
+
         at_path = self.build(token, request, address, "GET", path) if path is not None else b""
         end = time.monotonic() + patience
         try:
             with self.connect(address, min(patience, CONNECT_TIMEOUT), request) as connection:
-                if not is_done(connection.shake_hands, end - time.monotonic()):
+                if not take(connection.shake_hands):
                     raise Busy(str(explain_silence(address, patience)))
                 connection.send(at_path or self.build_for_mount(token, request, address), CONNECT_TIMEOUT)
-                if not is_done(connection.receive, end - time.monotonic()):
+                if not take(connection.receive):
                     raise explain_silence(address, patience)
                 return connection.answer
         except OSError as error:
             raise explain_failure(error, address) from error
+
+    def wait_in_queue(self, step: Step, address: Address, answers_later: Callable[[], bool]) -> None:
+        """Take a step of a connection, as long as it takes: all slots of the server may be busy for hours.
+
+        Requests are served in the order in which they come. If a later one is answered first, this one is lost: a proxy
+        or relay was silent when it came, for example. Raises Silence then. ``answers_later`` sends a later request.
+        """
+        began, pause = time.monotonic(), UNANSWERED
+        try:
+            while not is_done(step, pause):
+                waited = time.monotonic() - began
+                if not answers_later():
+                    self.queue = explain_queue(address, waited)
+                elif not is_done(step, _SERVED_AT_ONCE):
+                    raise explain_loss(address, waited)
+                pause = min(2 * pause, _LONGEST_UNANSWERED)
+        finally:
+            self.queue = ""
+
+    def _is_answered(self, address: Address, token: Token, request: JobRequest, path: str | None) -> bool:
+        try:
+            return bool(self.ask(address, token, request, PROBE_PATIENCE, path).raw)
+        except LaunchError:
+            return False
 
 
 def _choose_mount_method(request: JobRequest) -> str:

@@ -26,6 +26,7 @@ from support.peers import (
     read_header,
 )
 
+from backjob._socket import is_done
 from backjob.address import Address
 from backjob.config import make_config
 from backjob.errors import AddressError, Busy, LaunchError, NotHome
@@ -460,6 +461,35 @@ class TestOpen:
         assert str(peer.address) in str(error)
         assert "client_max_body_size" in str(error)
         assert error.is_final
+
+    @pytest.mark.parametrize("kind", [MONITOR, WORKER])
+    def test_the_connection_is_closed_before_its_answer_is_explained(self, kind: str) -> None:
+        """gunicorn's gthread worker waits for that after an exception, up to 2 s, and serves no other request."""
+        is_closed = threading.Event()
+
+        def serve(call: Call) -> None:
+            token = KEYRING.verify(read_header(call.read_request(), "Backjob-Token"))
+            if token.kind == "probe":
+                assert is_closed.wait(SOON)
+                call.send(proof_answer("200 OK", token.prove("here")))
+            else:
+                call.send(refusal("500 Internal Server Error"))
+                call.read_request()  # until the end of the connection
+                is_closed.set()
+
+        request = replace(JOB, method="GET", body=b"", script_name=None)
+        with Peer(serve) as peer:
+            launcher = self_request(peer.address)
+
+            def explain() -> None:
+                if kind == MONITOR:
+                    launcher.launch(sign(), request, None)
+                with launcher.open(sign(WORKER), request) as connection:
+                    assert is_done(connection.receive, SOON)
+                    raise launcher.doubt(connection, sign(WORKER), request)
+
+            with pytest.raises(LaunchError, match="something in front of BackJob answers"):
+                explain()
 
     def test_a_launch_that_came_in_has_proved_its_place(self) -> None:
         """On a server with one slot nobody could answer a probe: the slot is where the probe would come from."""

@@ -15,7 +15,7 @@ import pytest
 from support import wait_until
 from support.served import PATIENCE, serve, serve_site, wrap
 
-from backjob import Status, waiting
+from backjob import Status, path_proofs, waiting, wire
 from backjob.job import JobRequest, NewJob
 from backjob.monitor import Verdict
 
@@ -35,10 +35,18 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.workers = 0
         """Worker requests that came by."""
+        self.is_silent = False
+        """Connections that are taken now get no answer until the proxy ends, even if it passes requests on later."""
+        self.silent = []
+        self.has_ended = threading.Event()
 
 
 class _Meeting(socketserver.StreamRequestHandler):
     def handle(self):
+        if self.server.is_silent:
+            self.server.silent.append(self.request)
+            self.server.has_ended.wait()
+            return
         lines = list(iter(self.rfile.readline, b"\r\n"))
         head = b"".join(lines)
         length = re.search(rb"(?i)content-length: (\d+)", head)
@@ -91,6 +99,7 @@ def behind(meet, folder, job, **options):
                 site.proxy = proxy
                 yield site
         finally:
+            proxy.has_ended.set()
             proxy.shutdown()
             loop.join()
 
@@ -238,6 +247,57 @@ def test_a_wait_for_a_slot_does_not_count_as_failing(tmp_path):
         closed.set()
         assert site.wait_for_end(job_id).status is Status.COMPLETED
         assert site.proxy.workers == 4
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A request that is not answered is compared with a later one within half a second."""
+    monkeypatch.setattr(wire, "UNANSWERED", 0.1)
+    for module in (wire, path_proofs):
+        monkeypatch.setattr(module, "PROBE_PATIENCE", 0.3)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("more", [{}, {"method": "POST", "data": {"a": 1}}], ids=["GET", "POST"])
+def test_requests_lost_in_a_silent_proxy_are_sent_again(tmp_path, caplog, more):
+    """It takes connections and answers none of them for a while. A POST is lost with the probe of its path."""
+    runs = []
+
+    def job(environ, start_response):
+        runs.append(environ["backjob"].job_id)
+        return say_done(environ, start_response)
+
+    with behind(pass_on, tmp_path, job, keeper=True, lease=1) as site:
+        job_ids = [site.start("/job", delay=0.3, **more) for _ in range(4)]
+        site.proxy.is_silent = True
+        text = wait_until(lambda: "".join(site.status(job_id).status_text for job_id in job_ids))
+        assert f"Waiting for {site.proxy.url}, which has not answered for 0 s" in text
+        site.proxy.is_silent = False
+        assert {site.wait_for_end(job_id).status for job_id in job_ids} == {Status.COMPLETED}
+    assert sorted(runs) == job_ids
+    assert "answers later requests" in caplog.text
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_request_in_the_queue_of_a_busy_server_is_not_lost(tmp_path, caplog):
+    """The server's only slot is taken while several probes are sent, which wait in the queue as well."""
+    opened = threading.Event()
+
+    def job(environ, start_response):
+        assert environ["PATH_INFO"] != "/page" or opened.wait(PATIENCE)
+        return say_done(environ, start_response)
+
+    with serve_site(tmp_path, job, monitor="thread", threads=False) as site:
+        job_id = site.start("/job", delay=0.3)
+        page = threading.Thread(target=site.server.ask, args=["/page"])
+        page.start()
+        first = wait_until(lambda: site.backend.self_request.wire.queue)
+        wait_until(lambda: site.backend.self_request.wire.queue != first)
+        opened.set()
+        page.join()
+        end = site.wait_for_end(job_id)
+        assert (end.status, site.backend.self_request.wire.queue) == (Status.COMPLETED, "")
+    assert "is launched again" not in caplog.text
 
 
 @pytest.mark.parametrize("way", ["thread", "leave"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import selectors
 import signal
@@ -56,6 +57,10 @@ def throw(error: BaseException) -> None:
     raise error
 
 
+def throw_in_job(error: BaseException, jobs: Any) -> None:
+    throw(error)
+
+
 def note(jobs: Any) -> None:
     """A framework answers 500."""
     jobs.note_exception(RuntimeError(FUTURES))
@@ -78,16 +83,20 @@ def note(jobs: Any) -> None:
         lambda jobs: throw(RuntimeError(THREADS)),
         note,
         lambda jobs: jobs.fail(f"It says: {FUTURES}"),
-        lambda jobs: signal.raise_signal(signal.SIGINT),
         lambda jobs: throw(gevent.GreenletExit()),
     ],
-    ids=["futures", "threads", "noted", "fail", "interrupt", "greenlet"],
+    ids=["futures", "threads", "noted", "fail", "greenlet"],
 )
 def test_a_job_that_a_shutdown_ends_names_the_setting(site: Site, action: Any, software: str, setting: str) -> None:
     text = end_of(site, action, software)
     assert "(the server was stopped while the job ran: " in text
     assert setting in text
     assert "\n" not in text
+
+
+def test_an_interrupt_of_a_server_with_one_thread(site: Site) -> None:
+    text = end_of(site, lambda jobs: signal.raise_signal(signal.SIGINT), "Werkzeug/3.1")
+    assert text.startswith("KeyboardInterrupt (the server was stopped while the job ran: let it wait longer")
 
 
 def test_gunicorn_s_time_out_is_told_from_its_shutdown(site: Site) -> None:
@@ -153,6 +162,8 @@ def test_a_quick_stop_of_gunicorn_does_not_wait(site: Site, worker: Any) -> None
         worker.handle_quit(signal.SIGQUIT, None)
     assert "at once: gunicorn waits for" in end_of(site, LOST_CHILDREN[0], "gunicorn/27.0.1")
     worker.poller.close()
+    for error in (OSError("died with SIGINT"), KeyboardInterrupt()):  # of a child, under any kind of worker
+        assert "at once: gunicorn waits for" in end_of(site, functools.partial(throw_in_job, error), "gunicorn/27.0.1")
     assert "raise --graceful-timeout" in end_of(site, LOST_CHILDREN[0], "gunicorn/27.0.1")
 
 

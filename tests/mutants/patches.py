@@ -1229,10 +1229,24 @@ MUTANTS = [
         ("tests/test_targets_outside.py",),
     ),
     Mutant(
+        "a request that was lost on its way is waited for without an end",
+        "backjob/wire.py",
+        "if not answers_later():",
+        "if True:",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
+        "a request in the queue of a busy server counts as lost",
+        "backjob/wire.py",
+        "if not answers_later():",
+        "if False:",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
         "a slot waits for the handshake that it would have to make itself",
         "backjob/launcher.py",
-        'self._config.close_delay if from_slot else float("inf")',
-        'float("inf")',
+        "        if not from_slot:\n            self.wait_in_queue(",
+        "        if True:\n            self.wait_in_queue(",
         ("tests/test_slot_over_tls.py",),
     ),
     Mutant(
