@@ -31,10 +31,9 @@ _TOO_SLOW = frozenset({"57014"})
 """PostgreSQL: statement time-out, or cancelled by an administrator."""
 _MYSQL_TOO_SLOW = frozenset({1317, 1969, 3024})
 """MySQL and MariaDB: interrupted, statement time-out of MariaDB, statement time-out of MySQL."""
-_AWAY = re.compile("08|28|3D|3F|53|55|57P|58|F0|XX|25006|42P01")
+_AWAY = re.compile("08|28|3D|3F|53|57P|58|F0|XX|25006|42P01")
 """PostgreSQL: error codes, or their classes, with which no statement would succeed now: a lost connection, a full disk,
-a read-only server, a missing table, one in use. A missing privilege is not among them, because row-level security and
-triggers refuse single rows with the same code: the store asks whether other writes succeed."""
+a read-only server, a missing table."""
 _MYSQL_AWAY = frozenset({1021, 1030, 1037, 1038, 1040, 1041, 1044, 1045, 1047, 1049, 1053, 1114, 1129, 1130, 1135})
 _MYSQL_AWAY |= {1146, 1194, 1203, 1206, 1223, 1226, 1290, 1637, 1792, 1836, 1874, 1932, *range(2000, 3000)}
 """MySQL and MariaDB: the same, with a Galera node that is not ready, and limits of memory, users and locks. From 2000

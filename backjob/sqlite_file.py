@@ -13,7 +13,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .faults import AnswerLost, Unreachable
+from .errors import StoreError
+from .faults import AnswerLost
 from .files import make_file
 
 log = logging.getLogger("backjob")
@@ -62,11 +63,11 @@ class SQLiteFile:
         self.note_beside()
 
     def make(self) -> None:
-        """Make the file with mode 0600 if it is missing; SQLite gives its WAL the same. Raises Unreachable."""
+        """Make the file with mode 0600 if it is missing; SQLite gives its WAL the same. Raises StoreError."""
         try:
             make_file(self._path)
         except OSError as error:
-            raise Unreachable(f"The SQLite file {self._path} can't be opened or made: {error.strerror}") from error
+            raise StoreError(f"The SQLite file {self._path} can't be opened or made: {error.strerror}") from error
 
     def forget(self) -> None:
         """Log that the file was replaced, and remove the old one's WAL: SQLite would apply it to the new file."""

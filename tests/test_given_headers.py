@@ -287,7 +287,7 @@ def test_the_browsers_name_and_what_it_accepts_go_along(site: Site, store: Store
     [
         ("401 Unauthorized", "HTTP 401 Unauthorized"),
         ("403 Forbidden", "HTTP 403 Forbidden"),
-        ("302 Found", "The app answered 302 to /login, a login page"),
+        ("302 Found", "The app answered 302 to /login, which looks like a login page"),
     ],
 )
 def test_a_refused_job_names_the_headers_that_were_not_taken_along(

@@ -21,7 +21,7 @@ ORDER = (
     *("config", "settings", "backlog"),
     *("schema", "faults", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions", "engine"),
     *("clock", "statements", "store", "vouching"),
-    *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
+    *("process_table", "sql_reads", "sql_pruning", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("content_coding", "output", "mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
@@ -36,7 +36,7 @@ ORDER = (
 HOMES = {
     "sqlalchemy": {
         *("schema", "faults", "postgresql", "engines", "dialects", "tables", "transactions", "engine", "clock"),
-        *("idle_connections", "statements", "process_table", "sql_reads", "write_check", "sqlstore"),
+        *("idle_connections", "statements", "process_table", "sql_reads", "sqlstore"),
     },
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
