@@ -193,6 +193,7 @@ def test_nothing_is_said_of_what_is_within(tmp_path: Path, caplog: pytest.LogCap
         with serve(application) as server:
             Visitor(server.url).ask("/start")
             found = application.check(make_environ("/", SERVER_PORT=str(server.port)))
+            wait_until(lambda: application.jobs.status(1).status.is_final)
     finally:
         application.close()
     assert warnings_of(caplog) == []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
 from support import wait_until
@@ -27,6 +30,15 @@ def begin(server: Server, target: str) -> int:
     job_id = server.start(target)
     wait_until(lambda: server.runs()[job_id, "begin"])
     return job_id
+
+
+def is_running(program: str, group: int) -> bool:
+    """Return whether a process of this group runs the program."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if re.match(rf"\d+ \({program}\) \S \d+ {group} ", stat.read_text()):
+                return True
+    return False
 
 
 @pytest.mark.parametrize("target", ["/executors", "/executors/one"])
@@ -72,6 +84,7 @@ def test_a_signal_to_all_processes(run_server: Serve, setup: Setup, number: int,
     """As systemd's, by default, and Ctrl-C: what the job has started is stopped before the server."""
     server = run_server(serving_several(setup), is_trouble_expected=True)
     job_id = begin(server, "/child")
+    wait_until(lambda: is_running("sleep", server.process.pid))
     os.killpg(server.process.pid, number)
     server.process.wait(20)
     text = run_server(serving_several(setup), is_trouble_expected=True).end_of(job_id)["status_text"]
