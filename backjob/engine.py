@@ -208,11 +208,10 @@ class Database:
             if self._reopen_replaced_file():
                 self._prepare()
 
-    @faults.as_outage()
     def _reopen_replaced_file(self) -> bool:
         if self._sqlite_file is None or not self._sqlite_file.is_replaced:
             return False
-        with self._lock:
+        with faults.as_outage(), self._lock:
             if self._sqlite_file.is_replaced:
                 self._least_number = max(self._least_number, tables.read_last_number(self._autocommit, self.table))
                 self._sqlite_file.forget()
