@@ -53,8 +53,7 @@ class ServerClock:
         # The other threads go on by what is known, while one of them reads.
         before, self._next = self._next, time.monotonic() + READ_EVERY
         try:
-            with self._database.connect() as connection:
-                readings = [self._read_once(connection) for _ in range(_READINGS)]
+            readings = self._database.ask(lambda connection: [self._read_once(connection) for _ in range(_READINGS)])
         except BaseException:
             self._next = before
             raise

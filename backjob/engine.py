@@ -22,6 +22,7 @@ from .errors import Refused, StoreError
 from .faults import AnswerLost, Result, Unreachable, as_store_errors, as_unreachable, find_busy_timeout, try_again
 from .forks import ForkGate, call_before_fork, call_in_child
 from .idle_connections import IdleConnections, can_lend
+from .lost_answers import as_one_call, limited_try, opening
 from .postgresql import add_lock_patience
 from .sqlite_file import SQLiteFile
 from .transactions import begin, drop_when_read_only, with_advisory_lock, with_named_lock
@@ -50,6 +51,8 @@ class Database:
         self.kind = self._engine.dialect.name
         """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
         self._is_sqlite, self._is_mysql = self.kind == "sqlite", self.kind in ("mysql", "mariadb")
+        self.counts_changes = self._is_mysql
+        """May an update that finds its row as it wants it count as none?"""
         self._patience = patience
         self._busy = find_busy_timeout(PATIENCE if self._is_sqlite else patience)
         self._has_limits = self._is_ours and self.kind == "postgresql"
@@ -58,7 +61,8 @@ class Database:
         self._sqlite_file = SQLiteFile(self.file, set()) if self.file is not None else None
         self._packet_size: int | None = None
         self._least_number = 0
-        self._told_place: str | None = None
+        self.told_place: str | None = None
+        """This table as the database itself names it. Known once the database was used."""
         self._inherited: Pool | None = None
         self._lender: Database | None = None
         # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
@@ -105,16 +109,6 @@ class Database:
         return tables.describe_location(self._engine.url, self.table)
 
     @property
-    def told_place(self) -> str | None:
-        """This table as the database itself names it. Known once the database was used."""
-        return self._told_place
-
-    @property
-    def counts_changes(self) -> bool:
-        """May an update that finds its row as it wants it count as none? Known once the database was used."""
-        return self._is_mysql
-
-    @property
     def largest_value(self) -> int | None:
         """How many bytes of a value the server takes at once; None: any. Known once the database was used."""
         return max(self._packet_size - _ROOM, 0) if self._packet_size is not None else None
@@ -146,7 +140,7 @@ class Database:
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
         """A connection on which every statement commits by itself. Raises StoreError."""
-        with as_store_errors(), self._gate:
+        with limited_try(self._patience), as_store_errors(), self._gate:
             if self._reopen_replaced_file() or not self._is_ready:
                 self._prepare()
             try:
@@ -176,21 +170,28 @@ class Database:
             return try_again(lambda: connection.execute(statement, values).rowcount, self._busy)
 
     def read(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
-        """Run a query, again if the connection turns out to be gone, and return all rows. Raises StoreError."""
-        try:
-            return self._read_once(query, values)
-        except AnswerLost:
-            return self._read_once(query, values)
+        """Run a query and return all rows. Raises StoreError."""
 
-    def _read_once(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
-        with self.connect() as connection:
+        def fetch(connection: Connection) -> Sequence[Any]:
             try:
-                if self._needs_transaction:
-                    return self._transact(connection, lambda begun: begun.execute(query, values).all())
                 return connection.execute(query, values).all()
             except (ValueError, TypeError, OverflowError) as error:
                 # SQLite holds anything in any column; what it is may be a user's.
                 raise Refused(f"The job database has a value of another type: {type(error).__name__}") from None
+
+        return self.ask(fetch)
+
+    @as_one_call
+    def ask(self, question: Callable[[Connection], Result]) -> Result:
+        """Do this, which changes nothing, again if the connection turns out to be gone. Raises StoreError."""
+        try:
+            return self._ask_once(question)
+        except AnswerLost:
+            return self._ask_once(question)
+
+    def _ask_once(self, question: Callable[[Connection], Result]) -> Result:
+        with self.connect() as connection:
+            return self._transact(connection, question) if self._needs_transaction else question(connection)
 
     def transact(self, work: Callable[[Connection], Result]) -> Result:
         """Do this in a short transaction, from its start again when it gives way to another. Raises StoreError."""
@@ -223,7 +224,7 @@ class Database:
         if self._autocommit.pool is not self._engine.pool:  # a user's engine was disposed of, and has a new pool
             self._autocommit = bare_engine(self._engine)
         try:
-            with as_unreachable():
+            with as_unreachable(), opening():
                 return self._connect()
         except Unreachable:
             lent = self._lender.lend() if self._lender is not None else None
@@ -275,7 +276,7 @@ class Database:
                     self._prepare_tables(connection)
                 if self._is_mysql:
                     self._packet_size = connection.scalar(text("SELECT @@max_allowed_packet"))
-                self._told_place = tables.ask_place(connection, self.kind, self.table)
+                self.told_place = tables.ask_place(connection, self.kind, self.table)
             if self._sqlite_file is not None:
                 self._sqlite_file.note_opened()
             self._is_ready = True

@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import Engine, Executable, event, func, select
 
 from .faults import BUSY_TIMEOUT
+from .lost_answers import is_opening, note_lost, seconds_left
 
-_TOO_LATE = "the server has not answered within {:g} s"
+_TOO_LATE = "the server has not answered within {:.2g} s"
 _CANCEL_WITHIN = 1.0
 _STATEMENTS = 128
 """Statements that are kept: as many as there are on a job table, and some more."""
@@ -40,7 +41,8 @@ def add_lock_patience(statement: Any) -> Executable:
 
 
 def limit_answers(engine: Engine, patience: float) -> None:
-    """Let this engine's psycopg connections wait for an answer for so many seconds at most.
+    """Let this engine's psycopg connections wait for an answer for so many seconds at most, or for what the call of the
+    store has left of them.
 
     libpq has no such limit: ``tcp_user_timeout`` is about hosts that vanish, not about frozen servers. When the time is
     over, the connection is closed and ``OperationalError`` is raised.
@@ -59,15 +61,17 @@ def limit_answers(engine: Engine, patience: float) -> None:
 def _make_connection_class(psycopg: Any, patience: float) -> Any:
     class PatientConnection(psycopg.Connection):  # type: ignore[misc]  # psycopg need not be installed
         def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
+            seconds, begin = seconds_left(patience), time.monotonic()
             try:
-                return super().wait(_limit(gen, patience), *arguments, **options)
+                return super().wait(_limit(gen, seconds), *arguments, **options)
             except _TooLateError:
-                if psycopg.capabilities.has_cancel_safe():
+                note_lost(time.monotonic() - begin)
+                if not is_opening() and psycopg.capabilities.has_cancel_safe():
                     # A statement that waits for a lock would otherwise go on waiting, and keep its session.
                     with contextlib.suppress(psycopg.Error):
                         self.cancel_safe(timeout=_CANCEL_WITHIN)
                 self.close()
-                raise psycopg.OperationalError(_TOO_LATE.format(patience)) from None
+                raise psycopg.OperationalError(_TOO_LATE.format(seconds)) from None
 
     return PatientConnection
 

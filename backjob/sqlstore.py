@@ -14,10 +14,11 @@ from sqlalchemy import Connection, Update, func
 
 from .clock import choose_clock
 from .engine import Database
-from .errors import Refused, StoreError
+from .errors import Refused, StoreError, TimedOut
 from .faults import AnswerLost, Duplicate, Unreachable
 from .jitter import between
 from .job import Job, Move, NewJob, Status
+from .lost_answers import methods_as_one_call
 from .process_table import ProcessTable
 from .sql_pruning import SQLPruning
 from .sql_reads import SQLReads
@@ -28,6 +29,7 @@ _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _NO_LIMIT = 2**31 - 1
 
 
+@methods_as_one_call(but={"prune"})  # it makes many statements, some of which may fail, and has its own limit
 class SQLStore(ProcessTable, SQLPruning, SQLReads):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
@@ -41,15 +43,21 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
             try:
                 return self._insert(new, seal, unique_keys)
             except AnswerLost:
-                # The server may still be at it: a second insert of this uid waits for the first, a look would not.
-                return self._insert(new, seal, unique_keys)
-        except Unreachable:
-            raise
+                return self._insert_again(new, seal, unique_keys)
+        except (Unreachable, TimedOut):
+            raise  # nothing was recorded
         except StoreError:
             # The commit may have been made and only its answer lost: the uid tells.
             if (job_id := self._scalar(self._statements.id_of_uid, uid=new.uid)) is None:
                 raise
             return int(job_id), True
+
+    def _insert_again(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
+        try:
+            # The server may still be at it: a second insert of this uid waits for the first, a look would not.
+            return self._insert(new, seal, unique_keys)
+        except TimedOut as error:
+            raise AnswerLost(str(error)) from None  # the first insert may have been made
 
     def _insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
         record = new.as_job(0, None, self._now())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -17,7 +23,8 @@ from support import needs, services, wait_until
 from support.records import TABLE, Databases, add, live_a_life, open_store
 
 from backjob.engine import Database
-from backjob.errors import StoreError
+from backjob.errors import StoreError, TimedOut
+from backjob.faults import AnswerLost
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
 
@@ -27,8 +34,41 @@ def postgresql(databases: Databases, tmp_path: Path) -> URL:
     return make_url(databases.url("postgresql", tmp_path, has_table=True))
 
 
+@dataclass
+class Pooler:
+    """A PgBouncer that can be made to take connections and queries without answering them."""
+
+    url: URL
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """It answers whoever connects, and no query."""
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: "SIGUSR1" in self.log.read_text())
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGUSR2)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It answers nothing at all."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
 @pytest.fixture
-def pgbouncer(postgresql: URL, free_port: int) -> Iterator[URL]:
+def pgbouncer(pooler: Pooler) -> URL:
+    return pooler.url
+
+
+@pytest.fixture
+def pooler(postgresql: URL, free_port: int) -> Iterator[Pooler]:
     """The database behind PgBouncer, which has one session for all and gives it to each transaction in turn."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or needs.miss("there is no pgbouncer")
     folder = Path(tempfile.mkdtemp(prefix="backjob-pgbouncer"))
@@ -44,7 +84,7 @@ def pgbouncer(postgresql: URL, free_port: int) -> Iterator[URL]:
         process = subprocess.Popen([program, *as_other, folder / "ini"], stdout=log, stderr=log)
     try:
         wait_until(lambda: process.poll() is None and not _is_closed(free_port))
-        yield postgresql.set(port=free_port)
+        yield Pooler(postgresql.set(port=free_port), process, folder / "log")
     finally:
         process.terminate()
         process.wait(20)
@@ -101,3 +141,74 @@ def test_mariadb_that_is_read_only_is_given_up(databases: Databases, tmp_path: P
         assert store.free("nobody") == 0
     finally:
         database.dispose()
+
+
+# --- A server that does not answer: no call waits for it longer than for one answer.
+
+_PATIENCE = 2.0
+CALLS: dict[str, Callable[[SQLStore], Any]] = {
+    "add": add,
+    "get": lambda store: store.get(1),
+    "find": lambda store: store.find(None, None, 10, None),
+    "claim": lambda store: store.claim(1, 1, "run", 30, 5),
+    "touch": lambda store: store.touch(1, 1, 50, "on", 30),
+    "cancel": lambda store: store.request_cancel(1),
+}
+
+
+@contextlib.contextmanager
+def patient_store(url: URL, *, is_used: bool = True) -> Iterator[SQLStore]:
+    """A store that waits for an answer for _PATIENCE seconds. One that was used has a connection and knows the time."""
+    database = Database(url, build_table(TABLE), True, patience=_PATIENCE)
+    store = SQLStore(database)
+    try:
+        if is_used:
+            add(store)
+        yield store
+    finally:
+        database.dispose()
+
+
+def time_refusal(call: Callable[[], Any], error: type[StoreError] = StoreError) -> float:
+    """Return the seconds after which the call raises this."""
+    begin = time.monotonic()
+    with pytest.raises(error):
+        call()
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_paused_pooler_is_waited_for_once(pooler: Pooler, name: str) -> None:
+    with patient_store(pooler.url) as store:
+        with pooler.paused():
+            assert time_refusal(lambda: CALLS[name](store), AnswerLost) < 1.5 * _PATIENCE
+        assert add(store)
+
+
+def test_a_clock_that_is_read_is_part_of_the_call(pooler: Pooler) -> None:
+    with patient_store(pooler.url) as store:
+        store._now._next = 0.0  # type: ignore[attr-defined]
+        with pooler.paused():
+            assert time_refusal(lambda: add(store)) < 1.5 * _PATIENCE
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_frozen_pooler_is_waited_for_once(pooler: Pooler, is_used: bool) -> None:
+    with patient_store(pooler.url, is_used=is_used) as store, pooler.frozen():
+        assert time_refusal(lambda: add(store)) < 2 * _PATIENCE
+
+
+def test_a_short_pause_fails_no_call(pooler: Pooler) -> None:
+    """The test of the idle connection is given up, and the new connection has the rest of the time."""
+    with patient_store(pooler.url) as store, contextlib.ExitStack() as stack:
+        stack.enter_context(pooler.paused())
+        threading.Timer(0.7 * _PATIENCE, stack.pop_all().close).start()
+        assert add(store)
+
+
+def test_a_locked_table_is_waited_for_once(postgresql: URL) -> None:
+    """As during ALTER TABLE. The limit for locks is half of that for answers."""
+    with patient_store(postgresql) as store, services.engine(postgresql).begin() as other:
+        other.execute(text(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE"))
+        assert time_refusal(lambda: add(store), TimedOut) < _PATIENCE
+        assert time_refusal(lambda: store.get(1), AnswerLost) < 1.5 * _PATIENCE

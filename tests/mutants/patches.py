@@ -1285,6 +1285,13 @@ MUTANTS = [
         ("tests/test_frozen_postgresql.py",),
     ),
     Mutant(
+        "each try waits for an answer as long as the first",
+        "backjob/lost_answers.py",
+        "max(0.0, patience - call.lost)",
+        "patience",
+        ("tests/test_poolers.py",),
+    ),
+    Mutant(
         "a lock is waited for without a limit",
         "backjob/postgresql.py",
         "statement.where(select(lock_patience()).scalar_subquery().is_not(None))",
