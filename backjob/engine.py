@@ -27,6 +27,7 @@ from .postgresql import add_lock_patience
 from .sqlite_file import SQLiteFile
 from .transactions import begin, drop_when_read_only, with_advisory_lock, with_named_lock
 
+_Work = Callable[[Connection], Result]
 _ROOM = 65536  # bytes of a packet to MySQL that are kept for the rest of the statement
 
 
@@ -59,7 +60,8 @@ class Database:
         # Else a limit is part of the statement, and does not hold for its wait for the table: psycopg has another one.
         self._needs_transaction = self._has_limits and self._engine.driver != "psycopg"
         self._sqlite_file = SQLiteFile(self.file, set()) if self.file is not None else None
-        self._packet_size: int | None = None
+        self.largest_value: int | None = None
+        """How many bytes of a value the server takes at once; None: any. Known once the database was used."""
         self._least_number = 0
         self.told_place: str | None = None
         """This table as the database itself names it. Known once the database was used."""
@@ -108,11 +110,6 @@ class Database:
         """Which table in which database this is, for people: no user and no password."""
         return tables.describe_location(self._engine.url, self.table)
 
-    @property
-    def largest_value(self) -> int | None:
-        """How many bytes of a value the server takes at once; None: any. Known once the database was used."""
-        return max(self._packet_size - _ROOM, 0) if self._packet_size is not None else None
-
     def create_table(self) -> None:
         """Make the tables that are not there, whatever the option says. Raises StoreError."""
         with self._lock:
@@ -160,14 +157,17 @@ class Database:
         if not self._is_sqlite:
             try_new_connection(self._engine)
 
-    def write(self, statement: Executable, values: dict[str, Any]) -> int:
-        """Run a single statement and tell how many rows it changed. Raises StoreError."""
-        if self._has_limits:
-            if self._needs_transaction or not isinstance(statement, (Update, Delete)):
-                return self.transact(lambda connection: connection.execute(statement, values).rowcount)
+    def write(self, statement: Executable, values: dict[str, Any], seconds: float = faults.BUSY_TIMEOUT) -> int:
+        """Run a single statement and tell how many rows it changed. Raises StoreError.
+
+        ``seconds``: how long it goes on trying at most while it loses to other writes.
+        """
+        if self._has_limits and not self._needs_transaction and isinstance(statement, (Update, Delete)):
             statement = add_lock_patience(statement)
+        elif self._has_limits:
+            return self.transact(lambda connection: connection.execute(statement, values).rowcount, seconds)
         with self.connect() as connection:
-            return try_again(lambda: connection.execute(statement, values).rowcount, self._busy)
+            return try_again(lambda: connection.execute(statement, values).rowcount, min(seconds, self._busy))
 
     def read(self, query: Executable, values: dict[str, Any]) -> Sequence[Any]:
         """Run a query and return all rows. Raises StoreError."""
@@ -182,23 +182,23 @@ class Database:
         return self.ask(fetch)
 
     @as_one_call
-    def ask(self, question: Callable[[Connection], Result]) -> Result:
+    def ask(self, question: _Work[Result]) -> Result:
         """Do this, which changes nothing, again if the connection turns out to be gone. Raises StoreError."""
         try:
             return self._ask_once(question)
         except AnswerLost:
             return self._ask_once(question)
 
-    def _ask_once(self, question: Callable[[Connection], Result]) -> Result:
+    def _ask_once(self, question: _Work[Result]) -> Result:
         with self.connect() as connection:
             return self._transact(connection, question) if self._needs_transaction else question(connection)
 
-    def transact(self, work: Callable[[Connection], Result]) -> Result:
+    def transact(self, work: _Work[Result], seconds: float = faults.BUSY_TIMEOUT) -> Result:
         """Do this in a short transaction, from its start again when it gives way to another. Raises StoreError."""
         with self.connect() as connection:
-            return self._transact(connection, work)
+            return self._transact(connection, work, seconds)
 
-    def run_alone(self, work: Callable[[Connection], Result]) -> Result:
+    def run_alone(self, work: _Work[Result]) -> Result:
         """Do this while no other process does such a thing, and see all that the others did. Raises StoreError."""
         with self.connect() as connection:
             return self._run_alone(connection, work)
@@ -242,14 +242,14 @@ class Database:
             self._autocommit = bare_engine(self._engine)
             return self._autocommit.connect()
 
-    def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
+    def _transact(self, connection: Connection, work: _Work[Result], seconds: float = faults.BUSY_TIMEOUT) -> Result:
         def transact_once() -> Result:
-            with begin(connection, self.kind, self._patience if self._has_limits else None):
+            with begin(connection, self.kind, self._patience if self._has_limits else None, seconds):
                 return work(connection)
 
-        return transact_once() if self._is_sqlite else try_again(transact_once, self._busy)
+        return transact_once() if self._is_sqlite else try_again(transact_once, min(seconds, self._busy))
 
-    def _run_alone(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
+    def _run_alone(self, connection: Connection, work: _Work[Result]) -> Result:
         if self._is_sqlite:
             return self._transact(connection, work)
         name = f"backjob {self.table.fullname}"
@@ -275,7 +275,7 @@ class Database:
                     tables.check_encodings(connection, self.kind)
                     self._prepare_tables(connection)
                 if self._is_mysql:
-                    self._packet_size = connection.scalar(text("SELECT @@max_allowed_packet"))
+                    self.largest_value = max(connection.scalar(text("SELECT @@max_allowed_packet")) - _ROOM, 0)
                 self.told_place = tables.ask_place(connection, self.kind, self.table)
             if self._sqlite_file is not None:
                 self._sqlite_file.note_opened()

@@ -16,10 +16,8 @@ log = logging.getLogger("backjob")
 
 _AT_ONCE = 200
 _PAUSE = 2.0
-_LONGEST = 2.0
-"""Seconds after which ``Store.prune()`` starts no further statement: the same thread renews the leases."""
 _OF_LEASE = 1 / 12
-"""The longest such time as a part of the lease."""
+"""The longest time for one call of ``Store.prune()`` as a part of the lease: the same thread renews the leases."""
 _LEFT_FOR = 3600.0
 """Seconds for which a job is left alone that can't be deleted."""
 _MOST_NAMED = 20
@@ -58,7 +56,7 @@ class Pruning:
             self._report_refusals()
 
     def _forget_passed(self) -> None:
-        self._passed = Passed(min(_LONGEST, self._config.lease * _OF_LEASE))
+        self._passed = Passed(min(Passed.seconds, self._config.lease * _OF_LEASE))
         self._until = time.monotonic() + _LEFT_FOR
 
     def _report_refusals(self) -> None:

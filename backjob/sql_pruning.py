@@ -11,9 +11,14 @@ from typing import Any
 
 from .backlog import Passed, find_old
 from .engine import Database
-from .errors import Refused, TimedOut
-from .faults import AnswerLost
+from .errors import Refused, StoreError, TimedOut
+from .faults import AnswerLost, Unreachable
 from .statements import Statements
+
+_FOR_ONE = 0.5
+"""Seconds for which the deletion of one job is tried again while it loses to other writes."""
+_NO_JOB = 0
+Refusals = list[tuple[int, StoreError]]
 
 
 class SQLPruning:
@@ -41,12 +46,13 @@ class SQLPruning:
                 if not job_ids:
                     break
                 is_more = len(job_ids) == most - pruned
-                deleted, tried = self._delete(values, job_ids, passed, end)
+                deleted, tried, refusals = self._delete(values, job_ids, passed, end)
                 pruned += deleted
                 if deleted < len(tried):
                     # Refused, kept by a trigger that raises nothing, or deleted by another process meanwhile.
                     left = self._database.read(self._statements.still_there, {**values, "job_ids": tried})
                     passed.counts[status] = passed.counts.get(status, 0) + int(left[0][0])
+                passed.refusals += refusals
                 passed.is_unfinished = passed.is_unfinished or time.monotonic() > end
                 if passed.is_unfinished:
                     return pruned
@@ -54,31 +60,48 @@ class SQLPruning:
 
     def _delete(
         self, values: dict[str, Any], job_ids: list[int], passed: Passed, end: float
-    ) -> tuple[int, list[int]]:
-        """Delete these jobs, or those that the database lets go. Return their number, and which ones were tried."""
+    ) -> tuple[int, list[int], Refusals]:
+        """Delete these jobs, or those that the database lets go.
+
+        Return the number deleted, the ids that were tried, and those that were refused. Raises StoreError for an
+        outage.
+        """
         if not passed.is_one_by_one:
             try:
-                return self._write_prune(values, job_ids), job_ids
+                return self._write_prune(values, job_ids, end - time.monotonic()), job_ids, []
             except Refused:
                 pass
-            except (TimedOut, AnswerLost):
-                passed.is_one_by_one = passed.is_unfinished = True
-                return 0, []
+            except StoreError as error:
+                self._check_server(values, error)
+                if isinstance(error, (TimedOut, AnswerLost)):
+                    passed.is_one_by_one = passed.is_unfinished = True
+                    return 0, [], []
         return self._delete_one_by_one(values, job_ids, passed, end)
 
     def _delete_one_by_one(
         self, values: dict[str, Any], job_ids: list[int], passed: Passed, end: float
-    ) -> tuple[int, list[int]]:
-        deleted = 0
+    ) -> tuple[int, list[int], Refusals]:
+        deleted, refusals = 0, []
         for number, job_id in enumerate(job_ids, 1):
             try:
-                deleted += self._write_prune(values, [job_id])
-            except (Refused, TimedOut, AnswerLost) as error:
-                passed.refusals.append((job_id, error))
+                deleted += self._write_prune(values, [job_id], min(_FOR_ONE, end - time.monotonic()))
+            except StoreError as error:
+                if not isinstance(error, Refused):
+                    self._check_server(values, error)
+                refusals.append((job_id, error))
             if time.monotonic() > end:
                 passed.is_unfinished = True
-                return deleted, job_ids[:number]
-        return deleted, job_ids
+                return deleted, job_ids[:number], refusals
+        return deleted, job_ids, refusals
 
-    def _write_prune(self, values: dict[str, Any], job_ids: list[int]) -> int:
-        return self._database.write(self._statements.prune, {**values, "job_ids": job_ids})
+    def _check_server(self, values: dict[str, Any], error: StoreError) -> None:
+        """Raise StoreError if no job can be deleted now. Otherwise the error is one of the jobs: a trigger raises any.
+
+        A DELETE that finds no row meets a server that is gone or read-only, a locked or missing table, and no trigger.
+        """
+        if isinstance(error, Unreachable):
+            raise error
+        self._write_prune(values, [_NO_JOB], _FOR_ONE)
+
+    def _write_prune(self, values: dict[str, Any], job_ids: list[int], seconds: float) -> int:
+        return self._database.write(self._statements.prune, {**values, "job_ids": job_ids}, seconds)

@@ -14,22 +14,27 @@ from .errors import StoreError
 from .faults import BUSY_TIMEOUT, Result, find_busy_timeout, find_statement_timeout, is_read_only, try_again
 from .postgresql import lock_patience
 
+_SHORTEST_LOCK = 0.1
+"""The shortest lock time-out in seconds. To PostgreSQL, 0 means no time-out."""
 _REFUSALS = "backjob.refusals"
 """The count of refused writes in a connection's ``info``."""
 
 
 @contextlib.contextmanager
-def begin(connection: Connection, kind: str, patience: float | None = None) -> Iterator[None]:
+def begin(
+    connection: Connection, kind: str, patience: float | None = None, lock: float = BUSY_TIMEOUT
+) -> Iterator[None]:
     """A transaction around what is done within: committed at its end, rolled back if that raises.
 
     ``patience``: seconds that the client waits for an answer. On PostgreSQL, the lock and statement time-outs are
-    derived from it.
+    derived from it. ``lock``: the longest lock time-out there.
     """
     # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
     statements = BEGIN[kind]
     if patience is not None:
-        lock, statement = find_busy_timeout(patience) * 1000, find_statement_timeout(patience) * 1000
-        statements = (BEGIN_PATIENT.format(lock=lock, statement=statement),)
+        lock = max(min(lock, find_busy_timeout(patience)), _SHORTEST_LOCK)
+        limits = {"lock": lock * 1000, "statement": find_statement_timeout(patience) * 1000}
+        statements = (BEGIN_PATIENT.format_map(limits),)
     try_again(lambda: _run_each(connection, statements))
     try:
         yield

@@ -1082,6 +1082,20 @@ MUTANTS = [
         ("tests/test_refused_writes.py",),
     ),
     Mutant(
+        "an outage while old jobs are deleted is taken for a job's fault",
+        "backjob/sql_pruning.py",
+        "self._write_prune(values, [_NO_JOB], _FOR_ONE)",
+        "pass",
+        ("tests/test_prune_errors.py",),
+    ),
+    Mutant(
+        "the deletion of one job is tried again for seconds",
+        "backjob/sql_pruning.py",
+        "min(_FOR_ONE, end - time.monotonic())",
+        "10 * _FOR_ONE",
+        ("tests/test_prune_errors.py",),
+    ),
+    Mutant(
         "a refusal is taken for an outage",
         "backjob/faults.py",
         "        if is_refusal(error):",
