@@ -380,6 +380,20 @@ MUTANTS = [
         ("tests/test_no_free_connection.py",),
     ),
     Mutant(
+        "a table that refuses every write is taken for the refusal of a job",
+        "backjob/write_check.py",
+        "            self.check_writes()",
+        "            pass",
+        ("tests/test_refused_writes.py",),
+    ),
+    Mutant(
+        "a table that can't be created is taken for the refusal of a job",
+        "backjob/faults.py",
+        "    except (Refused, TimedOut) as error:\n        raise Unreachable(str(error)) from None",
+        "    except TimedOut as error:\n        raise Unreachable(str(error)) from None",
+        ("tests/test_refused_writes.py",),
+    ),
+    Mutant(
         "a deleted key file stays deleted",
         "backjob/assembly.py",
         "                self._keys.restore()\n",
