@@ -37,7 +37,7 @@ class WriteCheck:
             except Refused as error:
                 refusal = error
         if refusal is not None:
-            raise StoreError(f"The job database refuses every write: {refusal}") from None
+            raise StoreError(f"No job can be written: {refusal}") from None
 
     def _choose_rows(self) -> Iterator[int]:
         """Yield the ids of live jobs, and then of the newest jobs, because a trigger may protect those that ended."""

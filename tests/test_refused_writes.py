@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -376,12 +377,13 @@ def test_an_error_of_the_whole_server_is_an_outage(store: SQLStore, url: str, nu
 
 @contextlib.contextmanager
 def all_refused(url: str) -> Iterator[None]:
-    """Refuse the update of each row: by a REVOKE for the user "clerk", else by a trigger."""
-    if make_url(url).username == "clerk":
-        owner = url.replace("//clerk@", "//postgres@")
-        run(owner, f"REVOKE UPDATE ON {TABLE} FROM clerk")
+    """Refuse the update of each row: by a REVOKE for a user who is no owner, else by a trigger."""
+    user = make_url(url).username or ""
+    if user.startswith("clerk"):
+        owner = url.replace(f"//{user}@", "//postgres@")
+        run(owner, f"REVOKE UPDATE ON {TABLE} FROM {user}")
         yield
-        run(owner, f"GRANT UPDATE ON {TABLE} TO clerk")
+        run(owner, f"GRANT UPDATE ON {TABLE} TO {user}")
     else:
         refuse(url, "BEFORE UPDATE", "NEW.attempt > 0")
         yield
@@ -398,11 +400,12 @@ def refusable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         if not is_revoke:
             yield url
             return
-        run(url, f"CREATE ROLE clerk LOGIN; GRANT ALL ON {TABLE}, {TABLE}_process, {TABLE}_id_seq TO clerk")
+        user = f"clerk_{secrets.token_hex(8)}"  # all databases of the server have the same users
+        run(url, f"CREATE ROLE {user} LOGIN; GRANT ALL ON {TABLE}, {TABLE}_process, {TABLE}_id_seq TO {user}")
         try:
-            yield url.replace("//postgres@", "//clerk@")
+            yield url.replace("//postgres@", f"//{user}@")
         finally:
-            run(url, "DROP OWNED BY clerk; DROP ROLE clerk")
+            run(url, f"DROP OWNED BY {user}; DROP ROLE {user}")
 
 
 def test_an_outcome_waits_while_every_write_is_refused(
