@@ -128,8 +128,8 @@ class Assembly:
         notice_fork()
         self.serves = True
         self._resume()
-        if self._config.has_keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
-            self._keeper_thread.start(MOMENT)
+        if self._config.has_keeper:  # at once: where a server ends its processes after a few requests, time is short
+            self._keeper_thread.start()
 
     def get_backend(self) -> Backend:
         """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
