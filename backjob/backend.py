@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +32,8 @@ log = logging.getLogger("backjob")
 
 REQUEST_FAILED = "The request that started this job failed"
 UNDONE = "What started this job was undone: its transaction was rolled back"
+_MOST_TIME = 0.5
+"""Seconds in which a response launches the jobs that waited for it. It holds a slot of the server meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +130,20 @@ class Backend:
             self.dispatcher.look_after(wait)
 
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:
-        """What these jobs were to follow has ended: launch them, or cancel them if it failed, with these words.
+        """Launch jobs after the request or job that they waited for, or cancel them with the text ``failure``.
 
-        In a child of a fork nothing has ended: those of its parent's response are left to the parent.
+        Where a launch takes long, the remaining jobs are left as rows that are due. A child of a fork launches no jobs
+        of its parent, because the parent's response has not ended.
         """
+        end = time.monotonic() + _MOST_TIME
         for launch in [each for each in launches if each.pid == os.getpid()]:
             self.vouching.end_hold(launch.job_id)
             try:
                 if failure:
                     _cancel_follower(launch, self.store, failure)
+                elif (self.self_request.is_crowded or time.monotonic() > end) and self.has_dispatcher(environ):
+                    self.store.hold(launch.job_id, 1, launch.held_by, None, 0)
+                    self.dispatcher.look_after(0)
                 elif self.store.hold(launch.job_id, 1, launch.held_by, nonce := new_nonce(), self.config.lease):
                     self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
