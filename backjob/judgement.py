@@ -27,7 +27,7 @@ from .redirects import (
     read_redirect,
 )
 from .request import is_safe_method
-from .response import Response
+from .response import Response, is_error_page
 
 log = logging.getLogger("backjob")
 
@@ -113,7 +113,8 @@ def _read_detail(error: BaseException) -> str:
     """Return the text that an application gave to an exception that is an HTTP answer, as by abort(422, "…")."""
     names = ("detail", "description", "body")  # WebOb, Werkzeug, Bottle
     detail = next((text for name in names if isinstance(text := getattr(error, name, None), str) and text), "")
-    if not detail or detail == getattr(type(error), "description", None):
+    is_standard = detail == getattr(type(error), "description", None)
+    if not detail or is_standard or is_error_page(detail.encode("utf-8", "replace")):
         return ""
     name = f"{type(error).__name__}: " if find_status(error) in _SERVER_ERRORS else ""
     return name + first_line(detail)

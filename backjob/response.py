@@ -5,6 +5,7 @@ Knows the protocol between server and app and where the output goes; nothing of 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from .output import Output
 
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_STARTS = (b"<!doctype html", b"<html")
+_DEBUG_PAGE = re.compile(rb"^Request URL: .*\s+Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE)
+"""The debug pages of Django and Pyramid in plain text and JSON: they show the URL with its query, Django's more."""
 
 
 class Response:
@@ -104,12 +107,12 @@ class Response:
         return self.code >= 300 and content_type in _PAGES
 
     def _is_page_or_shows_query(self, chunk: bytes) -> bool:
-        """Return whether a body that begins so is such a page under another Content-Type, or names the whole location.
+        """Return whether a body that begins so is an error page of another Content-Type, or names the whole location.
 
         The query of a location may hold a token. WebOb writes it into its plain text and JSON.
         """
         if self.code >= 400:
-            return chunk.lstrip()[:20].lower().startswith(_PAGE_STARTS)
+            return is_error_page(chunk)
         query = self.headers.get("location", "").partition("?")[2]
         return self.code >= 300 and query != "" and query.encode("latin-1", "replace") in chunk
 
@@ -131,6 +134,11 @@ class Response:
     def forget(self) -> None:
         """Drop the headers, such as Set-Cookie: after the run they are not needed."""
         self.headers, self.set_cookies = {}, []
+
+
+def is_error_page(body: bytes) -> bool:
+    """Return whether a body that begins so is an HTML page, or a framework's debug page in plain text or JSON."""
+    return body.lstrip()[:20].lower().startswith(_PAGE_STARTS) or _DEBUG_PAGE.search(body) is not None
 
 
 def make_server_environ() -> dict[str, Any]:

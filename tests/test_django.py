@@ -318,16 +318,22 @@ def test_an_exception_is_named(tmp_path, debug, target):
         assert text == "HTTP 503 Service Unavailable: ConnectionError: no figures"
 
 
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+@pytest.mark.parametrize("target", ["/nowhere/canary", "/break?as=unhandled&canary"])
 @pytest.mark.parametrize("integrated", [True, False])
-def test_the_page_of_debug_is_not_kept(tmp_path, integrated):
-    """Without the integration too: its page shows the request with all that a user typed."""
-    with project(tmp_path, DEBUG=True) as integration, wrap(tmp_path, WSGIHandler()) as alone:
-        site = integration if integrated else alone
-        with override_settings(MIDDLEWARE=MIDDLEWARE if integrated else []):
-            job_id = alone.start("/nowhere/canary") if not integrated else site.start("/nowhere/canary")
-            site.work(job_id)
-            found = site.status(job_id)
-            assert (found.status_text, found.error) == ("HTTP 404 Not Found", "HTTP 404 Not Found")
+def test_the_page_of_debug_is_not_kept(tmp_path, integrated, target, accept):
+    """Without the integration too. The page shows the request with all that a user typed, in HTML or in plain text."""
+    with ExitStack() as stack:
+        site: Site = stack.enter_context(project(tmp_path, DEBUG=True))
+        if not integrated:
+            stack.enter_context(override_settings(MIDDLEWARE=[]))
+            site = stack.enter_context(wrap(tmp_path, WSGIHandler()))
+        job_id = site.start(target, by={"HTTP_ACCEPT": accept})
+        site.work(job_id)
+        found = site.status(job_id)
+        reason = found.error.removesuffix(": ValueError: no figures")
+        assert found.status_text == found.error
+        assert reason == ("HTTP 404 Not Found" if "nowhere" in target else "HTTP 500 Internal Server Error")
 
 
 @pytest.mark.parametrize("login_url", ["/enter/", "enter", "mine", "/accounts/login/", "no such view"])

@@ -296,6 +296,17 @@ def test_a_refusal_that_becomes_a_redirect_is_no_success(shop):
         assert "a login page" in found.error
 
 
+@pytest.mark.parametrize(("target", "error"), [("/nowhere", "404 Not Found"), ("/vault", "403 Forbidden")])
+@pytest.mark.parametrize("accept", ["text/html", "application/json", "text/plain"])
+def test_what_debug_adds_to_a_refusal_is_not_kept(shop, target, error, accept):
+    """It has the whole URL, with what a user typed."""
+    shop.config.add_settings({"debug_notfound": True, "debug_authorization": True})
+    shop.add("vault", lambda request: "never seen", permission="edit")
+    with shop.serve():
+        end = shop.run(lambda request: request.backjob.start(f"{target}?q=canary", headers={"Accept": accept}))
+    assert (end.error, end.status_text) == (f"HTTP {error}", f"HTTP {error}")
+
+
 @pytest.mark.parametrize("has_error_page", [False, True])
 def test_a_job_names_the_exception_behind_its_error_page(shop, has_error_page):
     def fail_in_commit(request):

@@ -247,6 +247,13 @@ MUTANTS = [
         ("tests/test_error_pages.py",),
     ),
     Mutant(
+        "Django's debug page in plain text is kept",
+        "backjob/response.py",
+        "startswith(_PAGE_STARTS) or _DEBUG_PAGE.search(body) is not None",
+        "startswith(_PAGE_STARTS)",
+        ("tests/test_django.py", "tests/test_pyramid.py"),
+    ),
+    Mutant(
         "a compressed body is decoded to its end",
         "backjob/output.py",
         "                if self._cut:\n                    self._is_left = True",
