@@ -322,7 +322,8 @@ def test_a_job_whose_user_may_come_from_outside_says_so(tmp_path: Path) -> None:
         site.work(job_id, **{"shop.user": {}})
         text = site.status(job_id).status_text
     assert text.startswith(
-        "The session of the user who started this job has ended, or its user is not known. "
+        "The session of the user who started this job has ended or was replaced (log-out, another login or a changed "
+        "password), or its user is not known. "
         "shop.user comes from a middleware outside of BackJob"
     )
 

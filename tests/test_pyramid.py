@@ -40,7 +40,10 @@ from backjob import BackJob, JobStatus, Status
 from backjob.integrations.pyramid import background
 from backjob.testing import Inline
 
-ENDED = "The session of the user who started this job has ended"
+ENDED = (
+    "The session of the user who started this job has ended or was replaced "
+    "(log-out, another login or a changed password)"
+)
 OTHER = "The session of the user who started this job belongs to another user by now"
 TABLES = ("CREATE TABLE note (text TEXT UNIQUE)", "CREATE TABLE login (token TEXT UNIQUE, user TEXT)")
 
