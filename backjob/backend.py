@@ -24,6 +24,7 @@ from .limits import Limits
 from .logs import about
 from .monitor import Monitor
 from .outer import explain_outer, find_outer_objects
+from .outer_values import OuterValues
 from .server_facts import threads_outlive_requests
 from .store import Store
 from .vouching import Vouching
@@ -61,8 +62,9 @@ class Backend:
     dispatcher: Dispatcher
     vouching: Vouching
     keeper: Keeper
+    outer_values: OuterValues
     warned: set[str] = field(default_factory=set, repr=False)
-    """The environ keys of which warn_of_outer() has warned."""
+    """The environ keys about which a warning was logged."""
 
     @property
     def launcher(self) -> Launcher:
@@ -98,12 +100,22 @@ class Backend:
         """Can threads of this process launch jobs? They take up what no request does, whatever monitor= says."""
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
-    def warn_of_outer(self, environ: Mapping[str, Any]) -> None:
-        """Log once in this process what an environ has from outside of BackJob, because a job lacks it."""
-        for key, kind in find_outer_objects(environ, self.config.environ_key).items():
+    def warn_of_outer(self, environ: Mapping[str, Any], *, as_user: bool) -> None:
+        """Log once in this process what a starting request has from outside of BackJob, because a job lacks it."""
+        outer = find_outer_objects(environ, self.config.environ_key)
+        self._warn({key: f"{explain_outer([key])} (it is a {kind})" for key, kind in outer.items()})
+        if as_user:
+            self._warn(self.outer_values.note_start(environ))
+
+    def note_arrival(self, environ: Mapping[str, Any]) -> None:
+        """Log the same where only the self-request of a job, which has this environ, shows what the job lacks."""
+        self._warn(self.outer_values.note_arrival(environ))
+
+    def _warn(self, texts: Mapping[str, str]) -> None:
+        for key, text in texts.items():
             if key not in self.warned:
                 self.warned.add(key)
-                log.warning("%s (it is a %s)", explain_outer([key]), kind)
+                log.warning("%s", text)
 
     def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
         """Send the monitor's request. Raises no Exception: the job is recorded, and a failed launch is tried again."""
