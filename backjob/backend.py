@@ -1,6 +1,6 @@
-"""What all sessions of one application stand on, and how a job that was recorded gets launched.
+"""The parts that all sessions of one application share, and the first launch of a recorded job.
 
-Puts the rooms together and keeps no state of its own. Knows nothing of WSGI but the environ that it hands on.
+Knows nothing of WSGI but the environ that it passes on.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _MOST_TIME = 0.5
 
 @dataclass(frozen=True)
 class Launch:
-    """A job that was just recorded, held by ``held_by``, and is to be launched for the first time."""
+    """The first launch of a job that was just recorded. ``held_by`` is the name under which the job is held."""
 
     job_id: int
     held_by: str
     sealed: bytes
     request: JobRequest
     pid: int = field(default_factory=os.getpid)
-    """The process whose response it follows, if it follows one."""
+    """The process that recorded the job. If the job waits for a response, it is that of this process."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The rooms of one application in this process."""
+    """The parts of one application in this process."""
 
     config: Config
     keyring: Keyring
@@ -68,7 +68,7 @@ class Backend:
 
     @property
     def launcher(self) -> Launcher:
-        """What launches a job: the self-request, if the options have nothing else."""
+        """The launcher of the options, or the self-request."""
         return self.config.launcher or self.self_request
 
     @property
@@ -78,7 +78,7 @@ class Backend:
         return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
 
     def can_run(self, job: Job) -> bool:
-        """May a job that waits run in this process, or be launched by it? If not, others do. Raises StoreError."""
+        """Return whether this process may run or launch a waiting job. If not, others do. Raises StoreError."""
         if not job.is_readable or job.key_id not in self.keyring.key_ids:
             return False
         return job.app_version in ("", self.config.app_version) or not self.store.is_version_alive(job.app_version)
@@ -92,12 +92,12 @@ class Backend:
         return self.dispatcher.accept(job, nonce, way, has_threads)
 
     def make_keeper(self) -> Keeper:
-        """A keeper for who looks once: it vouches for nothing, and shares nothing with the one that keeps on."""
+        """Return a keeper for a single run: it renews no lease, and shares nothing with the keeper of this process."""
         limits = Limits(self.config, self.store, self.limits.name)
         return Keeper(self.config, self.keyring, self.store, self.self_request, Vouching(), limits, lambda: None)
 
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
-        """Can threads of this process launch jobs? They take up what no request does, whatever monitor= says."""
+        """Return whether threads of this process can launch the jobs that no request launches. See also monitor=."""
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
     def warn_of_outer(self, environ: Mapping[str, Any], *, as_user: bool) -> None:
@@ -164,7 +164,7 @@ class Backend:
                 self.postpone_follower(launch, failure)
 
     def postpone_follower(self, launch: Launch, failure: str) -> None:
-        """Let the keeper see to it, as soon as it reaches the store."""
+        """Have the keeper release or cancel the job as soon as it reaches the store."""
         self.vouching.hold(launch.job_id, launch.held_by)
         give_up = functools.partial(self.vouching.end_hold, launch.job_id)
         self.vouching.postpone(functools.partial(self._make_up_for, launch, failure), give_up)
@@ -177,7 +177,10 @@ class Backend:
         self.vouching.end_hold(launch.job_id)
 
     def _give_up(self, launch: Launch, error: LaunchError, is_for_thread: bool) -> float:
-        """Seconds until this process is to look for the job again. A thread of it has all the patience there is."""
+        """Note a failed launch. Return the seconds until this process looks for the job again.
+
+        ``is_for_thread``: the job is left to a thread of this process, which can wait for a slot.
+        """
         try:
             if not is_for_thread:
                 return self.monitor.refuse(launch.job_id, 1, launch.held_by, error)
