@@ -108,8 +108,9 @@ class Backend:
             self._warn(self.outer_values.note_start(environ))
 
     def note_arrival(self, environ: Mapping[str, Any]) -> None:
-        """Log the same where only the self-request of a job, which has this environ, shows what the job lacks."""
-        self._warn(self.outer_values.note_arrival(environ))
+        """Log the same if only the environ of a job's self-request shows it. A job that runs inline has none."""
+        if not self.config.is_inline:
+            self._warn(self.outer_values.note_arrival(environ))
 
     def _warn(self, texts: Mapping[str, str]) -> None:
         for key, text in texts.items():

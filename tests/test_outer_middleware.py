@@ -20,6 +20,7 @@ from backjob.config import make_config
 from backjob.integrations.bottle import BackJobPlugin
 from backjob.outer import find_outer_objects
 from backjob.request import make_request, name_user, restore_environ
+from backjob.testing import Inline
 
 CANARY = "canary-4711"
 TEXTS = {
@@ -272,6 +273,14 @@ def test_a_key_of_any_name_is_compared_with_the_self_requests(site: Site, caplog
         return [text.partition(" ")[0] for text in warnings_of(caplog)]
 
     assert [run_job() for _ in range(3)] == [["shop.who"], ["shop.language"], []]
+
+
+def test_a_job_that_runs_inline_is_compared_with_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It comes through no middleware outside of BackJob."""
+    with wrap(tmp_path, launcher=Inline()) as site:
+        for _ in range(2):
+            assert site.status(site.start("/job", by={"request_id": "a7"})).status is Status.COMPLETED
+    assert warnings_of(caplog) == []
 
 
 def test_a_constant_is_known_from_self_requests(site: Site, caplog: pytest.LogCaptureFixture) -> None:
