@@ -17,11 +17,12 @@ ORDER = (
     *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
     *("keeper_thread", "bounded_calls", "cells", "idle_connections"),
     *("process", "attempts", "transitions", "job", "decisions", "rows", "keyring", "app_id"),
-    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "outer", "redirects"),
+    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers", "redirects"),
+    *("outer", "outer_values"),
     *("config", "settings", "backlog"),
     *("schema", "faults", "lost_answers", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions"),
     *("engine", "clock", "statements", "store", "vouching"),
-    *("process_table", "sql_reads", "sql_pruning", "sqlstore"),
+    *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("content_coding", "output", "mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
@@ -36,7 +37,7 @@ ORDER = (
 HOMES = {
     "sqlalchemy": {
         *("schema", "faults", "postgresql", "engines", "dialects", "tables", "transactions", "engine", "clock"),
-        *("idle_connections", "statements", "process_table", "sql_reads", "sqlstore"),
+        *("idle_connections", "statements", "process_table", "sql_reads", "sqlstore", "write_check"),
     },
     "cryptography": {"keyring"},
     "webob": {"request", "output", "jobs"},
