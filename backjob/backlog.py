@@ -17,7 +17,7 @@ class Passed:
     seconds: float = 2.0
     """Seconds after which ``Store.prune()`` starts no further statement. A cache's calls are short anyway."""
     counts: dict[Status, int] = field(default_factory=dict)
-    """Return the number of jobs in each status, from the oldest job on."""
+    """The number of these jobs in each status, from the oldest job on."""
     refusals: list[tuple[int, StoreError]] = field(default_factory=list)
     """Their ids and what the store said, of those that were found since this list was emptied."""
     is_unfinished: bool = False

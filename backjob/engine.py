@@ -1,4 +1,4 @@
-"""The database under the store: its engine, its table, and the three ways to ask it for something.
+"""The database under the store: its engine and table, and the ways to read and write.
 
 Owns connections, transactions and the lock that processes share, for several threads, processes and forks. Knows
 nothing of jobs.
@@ -28,13 +28,13 @@ from .sqlite_file import SQLiteFile
 from .transactions import begin, drop_when_read_only, with_advisory_lock, with_named_lock
 
 _Work = Callable[[Connection], Result]
-_ROOM = 65536  # bytes of a packet to MySQL that are kept for the rest of the statement
+_ROOM = 65536  # bytes of a packet to MySQL that are reserved for the rest of the statement
 
 
 class Database:
-    """An Engine and the job table in it. Nothing is connected or made before the first use.
+    """An Engine and the job table in it. Nothing is connected or created before the first use.
 
-    ``patience``: seconds that a wait for the server of a URL lasts at most.
+    ``patience``: the longest wait for a server that is given by a URL, in seconds.
     """
 
     def __init__(
@@ -50,29 +50,29 @@ class Database:
         self._engine = make_engine(database, patience) if isinstance(database, (str, URL)) else check_engine(database)
         self._autocommit = self._engine if self._is_ours else bare_engine(self._engine)
         self.kind = self._engine.dialect.name
-        """What database it is: "sqlite", "postgresql", "mysql" or "mariadb"."""
+        """The kind of database: "sqlite", "postgresql", "mysql" or "mariadb"."""
         self._is_sqlite, self._is_mysql = self.kind == "sqlite", self.kind in ("mysql", "mariadb")
         self.counts_changes = self._is_mysql
-        """May an update that finds its row as it wants it count as none?"""
+        """Does the row count of an update leave out rows that it did not change?"""
         self._patience = patience
         self._busy = find_busy_timeout(PATIENCE if self._is_sqlite else patience)
         self._has_limits = self._is_ours and self.kind == "postgresql"
-        # Else a limit is part of the statement, and does not hold for its wait for the table: psycopg has another one.
+        # psycopg limits the wait for a locked table by itself, so there the time-out for row locks is in the statement.
         self._needs_transaction = self._has_limits and self._engine.driver != "psycopg"
         self._sqlite_file = SQLiteFile(self.file, set()) if self.file is not None else None
         self.largest_value: int | None = None
-        """How many bytes of a value the server takes at once; None: any. Known once the database was used."""
+        """The longest value that the server accepts, in bytes; None: no limit. Known after the first use."""
         self._least_number = 0
         self.told_place: str | None = None
-        """This table as the database itself names it. Known once the database was used."""
+        """The location of this table as the database names it. Known after the first use."""
         self._inherited: Pool | None = None
         self._lender: Database | None = None
-        # No connection is shared over a fork. None may even be open: SQLite's locks belong to the process, and a child
-        # would take over the notes of them; mysqlclient says good-bye on the parent's connection when a child drops it.
+        # No connection may be open during a fork: SQLite's locks belong to the process, and a child would inherit the
+        # records of them. mysqlclient ends the session of the parent when a child drops its connection.
         call_before_fork(self._close_idle)
         call_in_child(self._forget)
-        # After those, so that it comes before them: a fork waits for connections in use, and then closes all. A child
-        # just forgets those to a server.
+        # Registered last, so that it runs first: a fork waits for connections in use, and then closes all. A child only
+        # forgets connections to a server.
         self._gate = ForkGate() if self._is_sqlite else contextlib.nullcontext()
 
     def make_twin(self, patience: float) -> Database:
@@ -91,12 +91,12 @@ class Database:
         return self._open() if can_lend(self._engine) else None
 
     def find_idle(self, seconds: float) -> IdleConnections | None:
-        """Return the idle connections to a server that are ours to close after so many seconds."""
+        """Return the idle connections to a server that we may close after so many seconds."""
         return IdleConnections(self._engine, seconds) if self._is_ours and not self._is_sqlite else None
 
     @property
     def url(self) -> URL:
-        """Where it is."""
+        """The URL of the database."""
         return self._engine.url
 
     @property
@@ -107,11 +107,11 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Which table in which database this is, for people: no user and no password."""
+        """The location of the table, for people: without user and password."""
         return tables.describe_location(self._engine.url, self.table)
 
     def create_table(self) -> None:
-        """Make the tables that are not there, whatever the option says. Raises StoreError."""
+        """Create missing tables, whatever the option says. Raises StoreError."""
         with self._lock:
             self._create_table, was_allowed = True, self._create_table
         try:
@@ -120,7 +120,7 @@ class Database:
             self._create_table = was_allowed
 
     def dispose(self) -> None:
-        """Close the connections that are not in use, if they are ours; a later call opens new ones."""
+        """Close our idle connections. A later call opens new ones."""
         if self._has_own_pool:
             with self._gate:
                 self._close_idle()
@@ -130,13 +130,13 @@ class Database:
 
     def _forget(self) -> None:
         if self._is_sqlite:
-            # Where nothing could be closed before the fork, nothing may be closed now: the locks are the parent's.
+            # A connection that was open during the fork may not be closed: the locks are the parent's.
             self._inherited = self._engine.pool
         self._engine.dispose(close=False)
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
-        """A connection on which every statement commits by itself. Raises StoreError."""
+        """Yield a connection on which every statement commits by itself. Raises StoreError."""
         with limited_try(self._patience), as_store_errors(), self._gate:
             if self._reopen_replaced_file() or not self._is_ready:
                 self._prepare()
@@ -158,9 +158,9 @@ class Database:
             try_new_connection(self._engine)
 
     def write(self, statement: Executable, values: dict[str, Any], seconds: float = faults.BUSY_TIMEOUT) -> int:
-        """Run a single statement and tell how many rows it changed. Raises StoreError.
+        """Run a single statement and return the number of rows that it changed. Raises StoreError.
 
-        ``seconds``: how long it goes on trying at most while it loses to other writes.
+        ``seconds``: the longest time for which it is tried again while it loses to other writes.
         """
         if self._has_limits and not self._needs_transaction and isinstance(statement, (Update, Delete)):
             statement = add_lock_patience(statement)
@@ -176,14 +176,14 @@ class Database:
             try:
                 return connection.execute(query, values).all()
             except (ValueError, TypeError, OverflowError) as error:
-                # SQLite holds anything in any column; what it is may be a user's.
+                # SQLite stores any type in any column. The value is not shown, because it may be a user's.
                 raise Refused(f"The job database has a value of another type: {type(error).__name__}") from None
 
         return self.ask(fetch)
 
     @as_one_call
     def ask(self, question: _Work[Result]) -> Result:
-        """Do this, which changes nothing, again if the connection turns out to be gone. Raises StoreError."""
+        """Run a function that only reads, once more if the connection is lost. Raises StoreError."""
         try:
             return self._ask_once(question)
         except AnswerLost:
@@ -194,12 +194,12 @@ class Database:
             return self._transact(connection, question) if self._needs_transaction else question(connection)
 
     def transact(self, work: _Work[Result], seconds: float = faults.BUSY_TIMEOUT) -> Result:
-        """Do this in a short transaction, from its start again when it gives way to another. Raises StoreError."""
+        """Run a function in a short transaction, again if it loses to another transaction. Raises StoreError."""
         with self.connect() as connection:
             return self._transact(connection, work, seconds)
 
     def run_alone(self, work: _Work[Result]) -> Result:
-        """Do this while no other process does such a thing, and see all that the others did. Raises StoreError."""
+        """Run a function in a transaction while no other process is in such a call. Raises StoreError."""
         with self.connect() as connection:
             return self._run_alone(connection, work)
 
@@ -236,8 +236,8 @@ class Database:
         try:
             return try_again(self._autocommit.connect)  # an SQLite file is locked while another one turns WAL on
         except self._engine.dialect.loaded_dbapi.Error:
-            # SQLAlchemy could not make this connection commit by itself: the server has dropped it meanwhile, and so,
-            # it seems, all that a user's engine keeps without pool_pre_ping.
+            # SQLAlchemy could not set AUTOCOMMIT: the server has dropped this connection, and probably all others in a
+            # user's engine without pool_pre_ping.
             self._engine.dispose()
             self._autocommit = bare_engine(self._engine)
             return self._autocommit.connect()

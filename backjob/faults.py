@@ -1,6 +1,6 @@
-"""What can go wrong with a database, and what then is known of a write: made, not made, or not known.
+"""The errors of a database, and what they say about a write: made, not made, or not known.
 
-Turns what SQLAlchemy raises into StoreError, without the statement and its values. Knows no jobs and no connection.
+Turns the errors of SQLAlchemy into StoreError, without the statement and its values. Knows no jobs and no connection.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GAVE_WAY = frozenset({"40001", "40P01", "55P03"})
 _MYSQL_GAVE_WAY = frozenset({1020, 1205, 1213})
 """MySQL and MariaDB: the row has changed since it was read, lock time-out, deadlock."""
 _CUT_OFF = frozenset({1927})
-"""MariaDB: this connection was killed. SQLAlchemy does not know of it."""
+"""MariaDB: this connection was killed. SQLAlchemy does not recognize it."""
 _TOO_SLOW = frozenset({"57014"})
 """PostgreSQL: statement time-out, or cancelled by an administrator."""
 _MYSQL_TOO_SLOW = frozenset({1317, 1969, 3024})
@@ -41,7 +41,7 @@ on they are the client's own."""
 _SQLITE_AWAY = re.compile("locked|no such table|unable to open|disk|readonly|full|malformed|not a database|memory")
 _MYSQL_READ_ONLY = frozenset({1290, 1792, 1836})
 """MySQL and MariaDB: the server is read-only (by an option), the transaction is, the server is."""
-# What MySQL and MariaDB quote of a row or a statement, before they say where.
+# The part of a row or a statement that MySQL and MariaDB quote in an error.
 _QUOTED = re.compile(r"'.*'(?= for | at row )|near '.*", re.DOTALL)
 Result = TypeVar("Result")
 
@@ -51,20 +51,20 @@ class Conflict(Refused):
 
 
 class Duplicate(Conflict):
-    """Another record has what only one may have."""
+    """Another record has the same value in a unique column."""
 
 
 class Unreachable(StoreError):
-    """There is no connection to the job database, so nothing was asked of it."""
+    """There is no connection to the job database, so nothing was sent to it."""
 
 
 class AnswerLost(StoreError):
-    """The connection broke in the middle: what was asked may have been done or not, or may be done yet."""
+    """No answer came: the statement may have been executed or not, or may still be executed."""
 
 
 @contextlib.contextmanager
 def as_store_errors() -> Iterator[None]:
-    """Turn what SQLAlchemy and the drivers raise into StoreError, without the statement and its values."""
+    """Turn errors of SQLAlchemy and the drivers into StoreError, without the statement and its values."""
     try:
         yield
     except (SQLAlchemyError, UnicodeError) as error:
@@ -85,19 +85,19 @@ def as_outage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_unreachable() -> Iterator[None]:
-    """Turn whatever is raised while a connection is opened into Unreachable."""
+    """Turn all errors of opening a connection into Unreachable."""
     try:
         yield
     except SQLAlchemyError as error:
         raise Unreachable(str(store_error(error))) from None
     except Exception as error:  # noqa: BLE001 - a driver's own, or what a user's creator= raises
-        # Its text may show a password; that of a TypeError is Python's, and names an option.
+        # The message may show a password. A TypeError comes from Python and names an option.
         told = describe(error) if isinstance(error, TypeError) else type(error).__name__
         raise Unreachable(f"The job database can't be used: {told}") from None
 
 
 def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:
-    """What is told of an error."""
+    """Return the StoreError for an error of SQLAlchemy."""
     if isinstance(error, IntegrityError):
         conflict = Duplicate if _is_duplicate(error) else Conflict
         return conflict(f"The job database refuses the record: {_first_line(error)}")
@@ -125,7 +125,7 @@ def _is_duplicate(error: DBAPIError) -> bool:
 
 
 def is_cut_off(error: DBAPIError) -> bool:
-    """Did the connection break, so that nobody knows what became of the statement?"""
+    """Did the connection break, so that it is not known whether the statement was executed?"""
     return error.connection_invalidated or _number(error) in _CUT_OFF
 
 
@@ -156,7 +156,7 @@ def is_read_only(error: DBAPIError) -> bool:
 
 
 def has_given_way(error: DBAPIError) -> bool:
-    """Has it changed nothing because another one was writing?"""
+    """True for deadlocks, serialization failures and lock time-outs: safe to retry."""
     if type(error.orig).__module__ == "sqlite3":
         return "locked" in str(error.orig)
     return _sqlstate(error) in _GAVE_WAY or _number(error) in _MYSQL_GAVE_WAY
@@ -188,23 +188,23 @@ def try_again(write: Callable[[], Result], seconds: float = BUSY_TIMEOUT) -> Res
         except DBAPIError as error:
             if not has_given_way(error) or time.monotonic() > end:
                 raise
-        time.sleep(between(0.001, pause))  # spreads those who wait
+        time.sleep(between(0.001, pause))  # jitter
         pause = min(pause * 1.2, _LONGEST_PAUSE)
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
-    """The error's code in PostgreSQL; psycopg2 has another name for it."""
+    """Return the error code of PostgreSQL. psycopg2 has another name for it."""
     return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
 
 
 def _number(error: DBAPIError) -> int | None:
-    """The error's number in MySQL and MariaDB."""
+    """Return the error number of MySQL and MariaDB."""
     arguments = error.orig.args if error.orig is not None else ()
     return arguments[0] if arguments and isinstance(arguments[0], int) else None
 
 
 def _first_line(error: DBAPIError) -> str:
-    """What the driver says, without the lines and the quotes in which some show the row."""
+    """Return the driver's message without the lines and quotes in which some databases show the row."""
     text = str(error.orig) if _number(error) is None else _QUOTED.sub("…", str(error.orig))
     lines = text.splitlines()
     return f"{type(error.orig).__name__}: {lines[0] if lines else ''}"

@@ -1,6 +1,6 @@
-"""The keeper: no job is lost or stuck while a process of the app lives, though no request comes.
+"""The keeper: the maintenance of jobs in one process, also while no request comes.
 
-Renews leases, recovers lost jobs, launches what is due and prunes. Its writes are guarded: every process has a keeper.
+Renews leases, recovers lost jobs, launches due jobs and prunes. Every process has one, so its writes are guarded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SWEEP_EVERY = 2.0
 _SHORTEST_PAUSE = 0.1
 _AFTER_FAILURE = 1.0
 _LONGEST_GRACE = 4.0
-"""Seconds, beyond one lease, for which ``settle_all()`` waits at most."""
+"""The longest wait of ``settle_all()`` beyond one lease, in seconds."""
 _KNOCK_PATIENCE = 2.0
 _KEYS_EVERY = 60.0
 _MISSING_KEY = "This job waits for a process that has its key: add the old key to key=[new, old]"
@@ -51,7 +51,7 @@ _EVER = datetime.min.replace(tzinfo=timezone.utc)
 
 @dataclass
 class _Times:
-    """When each thing is to be done next, in time.monotonic()."""
+    """The next time of each duty, in time.monotonic()."""
 
     renewal: float = 0.0
     sweep: float = 0.0
@@ -60,7 +60,7 @@ class _Times:
 
 
 class Keeper:
-    """What has to be done now and then. ``start_looking`` has the dispatcher look for rows that wait."""
+    """The duties of one process. ``start_looking`` makes the dispatcher look for waiting rows."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Keeper:
         """The jobs that could not be recovered, and until when they are left alone, in time.monotonic()."""
 
     def step(self) -> float:
-        """Do what is to be done by now, and tell how many seconds there is nothing to do. Raises nothing of a store."""
+        """Do what is due and return the seconds until the next duty. Raises no StoreError."""
         try:
             self._do_what_is_due()
         except StoreError as error:
@@ -107,7 +107,7 @@ class Keeper:
         return max(0.0, min(self._next.renewal, self._next.sweep) - time.monotonic())
 
     def leave(self) -> None:
-        """This process ends: write what it knows, and let go of what it holds. Others launch that within a second."""
+        """Write postponed outcomes and release held jobs: this process ends. Others launch those within a second."""
         do = self._duties.do
         try:
             do("Outcomes of jobs are left to recovery", lambda: self._vouching.write_postponed(self._store))
@@ -144,7 +144,7 @@ class Keeper:
         self._vouching.renew(self._store, self._config.lease)
 
     def sweep(self) -> float:
-        """Settle all jobs that were lost, and tell in how many seconds to look again. Raises StoreError."""
+        """Recover all lost jobs and return the seconds until the next sweep. Raises StoreError."""
         now = self._grace.read_time()
         for holder in filter(is_dead, self._store.list_holders()):
             with contextlib.suppress(Refused, TimedOut):  # then their holds end with the lease
@@ -171,31 +171,33 @@ class Keeper:
         return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
 
     def _note_strays(self, leases: dict[str, int], ended: set[str]) -> None:
-        """These claims of ours were over at this look. One that was over at the last look too is not just being ended:
-        its code goes on after a time-out, say."""
+        """Report the slots that are held by code of ended jobs. ``ended``: claims of this process that have ended.
+
+        Only those that had ended at the last sweep too count: the others may be ending now.
+        """
         strays = [leases[claim] for claim in ended & self._ended]
         self._ended = ended
         self._duties.do("Lost slots are not counted", lambda: self._limits.note_strays(strays, self._store))
         self._duties.do("Waiting jobs do not say why", self._explain_waits)
 
     def _explain_waits(self) -> None:
-        """Show in the jobs that wait that slots are lost here or that the address is silent, as long as that is so."""
+        """Show in waiting jobs that slots are lost here or that the address does not answer, as long as that is so."""
         before, self._explained = self._explained, self._limits.lost_slots or self._self_request.wire.queue
         for text in ({"", before} if self._explained else {before}) - {self._explained}:
             self._store.note_wait(self._self_request.home, self._explained, text)
 
     def _note_missing_keys(self) -> None:
-        """Say in the jobs that wait for a process with their key, and in the log, that this one does not have it."""
+        """Report jobs whose key this process lacks, in their status texts and in the log."""
         home, key_ids = self._self_request.home, self._keyring.key_ids
         count = self._store.note_missing_key(home, key_ids, _MISSING_KEY, _KEYS_EVERY)
         if count:
             log.warning("%d job(s) wait for a process that has their key: add it to key=[new, old]", count)
 
     def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
-        """For who comes once: sweep until nothing is lost any more, and tell how many jobs were settled.
+        """Sweep until no job looks lost, and return the number of recovered jobs. Raises StoreError.
 
-        Where something looks lost everybody alive gets a whole lease to be heard: so long it takes then. Raises
-        StoreError.
+        For a command that runs once. If a job looks lost, this takes a whole lease: so long other processes may take to
+        renew theirs.
         """
         end = time.monotonic() + self._config.lease + _LONGEST_GRACE
         settled_before, grace = self._settled, self._grace
@@ -246,7 +248,7 @@ class Keeper:
     def _settle(self, job: Vouched, settlement: Settlement) -> None:
         record = self._store.get(job.id)
         if record is None or (record.status, record.attempt) != (job.status, job.attempt):
-            return  # somebody was quicker
+            return  # another process was quicker
         text = append_line(record.status_text, settlement.reason)
         try:
             is_made = self._make_move(job, record, settlement, text)
@@ -273,7 +275,7 @@ class Keeper:
         )
 
     def _see_to_launches(self) -> None:
-        """Where a thread can look for rows that wait, one does from now on. Greenlets begin in a request only."""
+        """Start the thread that looks for waiting rows. Under gevent, send a wake-up request for one row instead."""
         if is_native():
             self._start_looking()
             return

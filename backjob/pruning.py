@@ -1,6 +1,6 @@
-"""The deletion of old jobs, now and then and a few at a time, and what is logged of those that can't be deleted.
+"""The deletion of old jobs, in batches, and the log lines about jobs that can't be deleted.
 
-Which jobs are old is decided by the options; how they are deleted is the store's business.
+The options decide which jobs are old, and the store deletes them.
 """
 
 from __future__ import annotations
