@@ -197,6 +197,22 @@ def test_when_every_answer_is_lost_it_is_said(far_store: SQLStore, relay: Relay)
     assert far_store.touch(job_id, 2, 50, "on", 30)
 
 
+def test_a_server_that_stays_silent_is_waited_for_once(url: URL, relay: Relay) -> None:
+    """It answers whoever connects, as a proxy may. Neither the second try nor the look at the row is made."""
+    patience = 2.0
+    database = Database(url.set(port=relay.port), build_table(TABLE), True, patience=patience)
+    store = SQLStore(database)
+    try:
+        add(store)
+        relay.silence_at("BEGIN|START|FROM background_job")
+        begin = time.monotonic()
+        with pytest.raises(AnswerLost):
+            add(store)
+        assert time.monotonic() - begin < 1.5 * patience
+    finally:
+        database.dispose()
+
+
 # --- A server that is away -------------------------------------------------------------------------------------------
 
 

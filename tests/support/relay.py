@@ -29,12 +29,20 @@ class Relay(socketserver.ThreadingTCPServer):
         self._pattern = re.compile(b"")
         self._is_heard = False
         self._left = 0
+        self._silencing: re.Pattern[bytes] | None = None
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
 
     def break_at(self, pattern: str, *, is_heard: bool, times: int = 1) -> None:
         """Break the connection on which the client next says this: when the server has answered, or unheard."""
         self._pattern, self._is_heard, self._left = re.compile(pattern.encode()), is_heard, times
+
+    def silence_at(self, pattern: str) -> None:
+        """Pass nothing on, on each connection from where the client says this: it stays open and without an answer."""
+        self._silencing = re.compile(pattern.encode())
+
+    def is_to_silence(self, said: bytes) -> bool:
+        return self._silencing is not None and self._silencing.search(said) is not None
 
     def is_to_break(self, said: bytes) -> bool:
         is_it = self._left > 0 and self._pattern.search(said) is not None
@@ -74,12 +82,15 @@ class _Wire(socketserver.BaseRequestHandler):
         ):
             selector.register(client, selectors.EVENT_READ, server)
             selector.register(server, selectors.EVENT_READ, client)
-            is_broken = False
+            is_broken = is_silent = False
             while not self.server.is_closed:
                 for key, _ in selector.select(0.1):
                     said = key.fileobj.recv(65536)  # type: ignore[union-attr]
                     if not said or (is_broken and key.fileobj is server):
                         return
+                    is_silent = is_silent or (key.fileobj is client and self.server.is_to_silence(said))
+                    if is_silent:
+                        continue
                     if key.fileobj is client and self.server.is_to_break(said):
                         if not self.server.is_heard:
                             return
