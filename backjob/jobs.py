@@ -17,6 +17,7 @@ from .backend import Backend, Launch
 from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import SealError, new_nonce
+from .lost_answers import one_call
 from .mounts import find_mount
 from .no_job import NoJob
 from .output import clean_text, cut_text, first_line
@@ -101,8 +102,6 @@ class Jobs(NoJob):
         request = backend.self_request.note_origin(request, self._environ)
         if self._came_through and self._environ is not None:
             backend.warn_of_outer(self._environ, as_user=as_user)
-        if after_response:
-            self._check_after_response()
         return self._add(
             backend,
             request,
@@ -256,8 +255,9 @@ class Jobs(NoJob):
             sealed = backend.keyring.seal(job_id, uid, request)
             return sealed
 
-        backend.limits.note_recorder(self._environ, self._start_response)
-        job_id, is_new = backend.store.add(new, seal, unique_keys)
+        with one_call():  # while the database does not answer, start() waits for it once
+            backend.limits.note_recorder(self._environ, self._start_response)
+            job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:  # from here on nothing raises: the record is committed
             launch = Launch(job_id, holder, sealed, request)
             if waits:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from .errors import TimedOut
-from .faults import AnswerLost
+from .faults import AnswerLost, Unreachable
 
 _OPENING_PART = 0.5
 """The longest wait for an answer on a connection that is being opened, as a fraction of the limit. So time is left to
@@ -35,6 +35,8 @@ class _Call:
     """Seconds of waits that ended without an answer."""
     is_opening: bool = False
     """Is a connection being opened, or tested before its use?"""
+    is_over: bool = False
+    """Has it ended? A thread that was started meanwhile may have inherited it."""
 
 
 _current: ContextVar[_Call | None] = ContextVar("backjob_call", default=None)
@@ -43,14 +45,21 @@ _current: ContextVar[_Call | None] = ContextVar("backjob_call", default=None)
 @contextlib.contextmanager
 def one_call() -> Iterator[None]:
     """Let everything within share one limit. Within another such block that one's limit holds."""
-    if _current.get() is not None:
+    if _find_call() is not None:
         yield
         return
-    token = _current.set(_Call())
+    call = _Call()
+    token = _current.set(call)
     try:
         yield
     finally:
+        call.is_over = True
         _current.reset(token)
+
+
+def _find_call() -> _Call | None:
+    call = _current.get()
+    return call if call is not None and not call.is_over else None
 
 
 def as_one_call(method: Method) -> Method:
@@ -78,7 +87,7 @@ def methods_as_one_call(but: Collection[str]) -> Callable[[Class], Class]:
 
 @contextlib.contextmanager
 def limited_try(patience: float) -> Iterator[None]:
-    """Count the time of a try that fails because an answer or a lock did not come.
+    """Count the time of a try that fails because a connection, an answer or a lock did not come.
 
     ``patience``: the limit in seconds. When it is used up, AnswerLost is raised at once.
     """
@@ -87,7 +96,7 @@ def limited_try(patience: float) -> Iterator[None]:
         raise AnswerLost(f"The job database can't be used: it has not answered within {patience:.2g} s")
     try:
         yield
-    except (AnswerLost, TimedOut):
+    except (AnswerLost, TimedOut, Unreachable):
         note_lost(time.monotonic() - begin - (left - seconds_left(patience)))
         raise
 
@@ -95,7 +104,7 @@ def limited_try(patience: float) -> Iterator[None]:
 @contextlib.contextmanager
 def opening() -> Iterator[None]:
     """Mark the opening of a connection: its answers are waited for less long."""
-    call = _current.get() or _Call()
+    call = _find_call() or _Call()
     token, call.is_opening = _current.set(call), True
     try:
         yield
@@ -106,13 +115,13 @@ def opening() -> Iterator[None]:
 
 def is_opening() -> bool:
     """Is a connection being opened, so that no statement of ours is under way?"""
-    call = _current.get()
+    call = _find_call()
     return call is not None and call.is_opening
 
 
 def seconds_left(patience: float) -> float:
     """Return for how long the next answer may be waited for, if all lost ones may take ``patience`` seconds."""
-    call = _current.get()
+    call = _find_call()
     if call is None:
         return patience
     left = max(0.0, patience - call.lost)
@@ -121,6 +130,6 @@ def seconds_left(patience: float) -> float:
 
 def note_lost(seconds: float) -> None:
     """Count a wait of so many seconds that ended without an answer."""
-    call = _current.get()
+    call = _find_call()
     if call is not None:
         call.lost += max(0.0, seconds)

@@ -25,6 +25,7 @@ from support.records import TABLE, Databases, add, live_a_life, open_store
 from backjob.engine import Database
 from backjob.errors import StoreError, TimedOut
 from backjob.faults import AnswerLost
+from backjob.lost_answers import one_call
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
 
@@ -196,6 +197,16 @@ def test_a_clock_that_is_read_is_part_of_the_call(pooler: Pooler) -> None:
 def test_a_frozen_pooler_is_waited_for_once(pooler: Pooler, is_used: bool) -> None:
     with patient_store(pooler.url, is_used=is_used) as store, pooler.frozen():
         assert time_refusal(lambda: add(store)) < 2 * _PATIENCE
+
+
+def test_two_calls_of_one_start_share_the_limit(pooler: Pooler) -> None:
+    """start() renews the row of its process before it adds a job."""
+    with patient_store(pooler.url) as store, pooler.paused():
+        begin = time.monotonic()
+        with one_call():
+            time_refusal(lambda: store.register("process", 1, 30))
+            time_refusal(lambda: add(store))
+        assert time.monotonic() - begin < 1.5 * _PATIENCE
 
 
 def test_a_short_pause_fails_no_call(pooler: Pooler) -> None:
