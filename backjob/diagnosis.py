@@ -109,6 +109,13 @@ def explain_path(answer: Answer, address: Address, method: str, path: str, *, is
     return LaunchError(text, is_final=is_answered or failure.is_final, is_of_job=True)
 
 
+def explain_post(answer: Answer, address: Address) -> LaunchError:
+    """Explain an answer to a POST to the mount, where BackJob answers."""
+    failure = explain(answer, address)
+    text = f"a POST does not reach BackJob: {failure}"
+    return LaunchError(text, is_final=failure.is_final, is_of_job=failure.is_of_job)
+
+
 def hint_at_mount(failure: LaunchError) -> LaunchError:
     """Add what to check for a job that was started outside of a request, by a process that does not know the mount."""
     return LaunchError(

@@ -114,7 +114,12 @@ class Monitor:
         return wait
 
     def end_outage(self) -> None:
-        """A launch has succeeded: have the jobs that wait for the end of an outage tried again at once."""
+        """A launch has succeeded: have the jobs that wait for the end of an outage tried again at once.
+
+        Not while a maintenance page lets only GETs through: each job of a GET would wake jobs of a POST in vain.
+        """
+        if not self._launcher.paths.takes_posts:
+            return
         for job_id in list(self._put_off)[:_MOST_RELEASED]:
             attempt, holder = self._put_off.pop(job_id, (0, ""))
             with contextlib.suppress(StoreError):  # then each of them waits for its own next try

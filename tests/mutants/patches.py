@@ -655,9 +655,23 @@ MUTANTS = [
     Mutant(
         "a form goes to a path that was not proven",
         "backjob/launcher.py",
-        "if not self._paths.covers(address, request, from_slot=from_slot):",
+        "if not self.paths.covers(address, request, from_slot=from_slot):",
         "if False:",
         ("tests/test_paths_in_front.py",),
+    ),
+    Mutant(
+        "a form is sent while something in front refuses all POSTs",
+        "backjob/path_proofs.py",
+        "        if not takes_post:\n",
+        "        if False:\n",
+        ("tests/test_outage.py",),
+    ),
+    Mutant(
+        "jobs of a GET wake those of a POST in vain",
+        "backjob/monitor.py",
+        "if not self._launcher.paths.takes_posts:",
+        "if False:",
+        ("tests/test_outage.py",),
     ),
     Mutant(
         "a request with effects is sent again after an answer",
