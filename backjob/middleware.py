@@ -231,7 +231,7 @@ class BackJob:
 
     def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> str:
         """Claim the job and run it, unless as many run as may. How that went, in the words of the proof."""
-        limits, owner = backend.limits, f"{backend.monitor.owner}-{token.nonce}"
+        limits, owner = backend.limits, backend.monitor.name_claim(token)
         if not limits.enter():
             return "full"
         try:

@@ -34,7 +34,9 @@ log = logging.getLogger("backjob")
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
 _AFTER_END = 10.0
-"""Seconds to wait for the answer to a request whose job has ended before it was seen to run."""
+"""Seconds to wait for the answer to a request whose job has ended."""
+_SHORTEST_WATCH, _LONGEST_WATCH = 10.0, 60.0
+"""Seconds between two looks at the record of a job that runs."""
 _MOST_RELEASED = 20
 """Jobs that one success wakes: each of them wakes as many more."""
 _AHEAD = 5.0
@@ -240,10 +242,29 @@ class Monitor:
         self._vouching.end_hold(job.id)
         on_claim()
         self.end_outage()
-        return is_done(connection.receive, math.inf if status is Status.INPROGRESS else _AFTER_END)
+        return self._watch(job, token, connection, status)
+
+    def _watch(self, job: Job, token: Token, connection: Connection, status: Status) -> bool:
+        """Wait for the answer as long as the job runs. Return whether it has come.
+
+        A NAT or load balancer may forget an idle connection and tell neither side: then the record shows the end. Code
+        that goes on in this process after its job has ended keeps the place here, because it keeps a slot. Code in
+        another process is counted there, in Limits.enter(): that process takes no job too many.
+        """
+        pause = _SHORTEST_WATCH
+        while status in (Status.STARTED, Status.INPROGRESS) or self.name_claim(token) in self._vouching.leases:
+            if is_done(connection.receive, pause):
+                return True
+            pause = min(pause * 1.5, _LONGEST_WATCH)
+            status = self._look(job)
+        return is_done(connection.receive, _AFTER_END)
+
+    def name_claim(self, token: Token) -> str:
+        """Return the name by which a worker of this process claims the job of this token."""
+        return f"{self.owner}-{token.nonce}"
 
     def _look(self, job: Job) -> Status:
-        """Return the status of this attempt, which counts as cancelled if the record is at another one or gone."""
+        """Return the status of this attempt: cancelled if the record is at another one or gone, STARTED if unknown."""
         try:
             glance = self._store.glance(job.id)
         except StoreError as error:

@@ -936,7 +936,7 @@ MUTANTS = [
     ),
     Mutant(
         "another app in its place is good enough",
-        "backjob/launcher.py",
+        "backjob/path_proofs.py",
         "if not is_proof(answer, probe, prove_app(app)):",
         'if not is_proof(answer, probe, "here"):',
         ("tests/test_launcher.py",),
@@ -1161,8 +1161,8 @@ MUTANTS = [
     Mutant(
         "jobs may have all slots of a process",
         "backjob/limits.py",
-        "(share_slots([self._slots]) if is_auto else 0)",
-        "0",
+        "return of_all if isinstance(of_all, int) else share_slots([self._slots])",
+        "return of_all if isinstance(of_all, int) else 0",
         ("tests/test_limits.py",),
     ),
     Mutant(
@@ -1233,6 +1233,20 @@ MUTANTS = [
         "backjob/wire.py",
         "if not answers_later():",
         "if True:",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
+        "a lost answer keeps its place for ever",
+        "backjob/monitor.py",
+        "while status in (Status.STARTED, Status.INPROGRESS) or",
+        "while True or",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
+        "a job is launched into a slot that the last one's code still holds",
+        "backjob/monitor.py",
+        " or self.name_claim(token) in self._vouching.leases:",
+        ":",
         ("tests/test_monitor.py",),
     ),
     Mutant(
