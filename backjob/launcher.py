@@ -96,10 +96,10 @@ class SelfRequest:
             self._proven = address
             self.has_worked = True
 
-    def note_path(self, path: str) -> None:
+    def note_path(self, path: str, nonce: str) -> None:
         """A request that was sent to this path of a job has come in."""
         with contextlib.suppress(AddressError):
-            self.paths.note_ahead(self.candidates(None)[0], path)
+            self.paths.note_ahead(self.candidates(None)[0], path, nonce)
 
     def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
         """The request with what is to be known should another process launch it: whose job it is, and where from."""
@@ -203,6 +203,13 @@ class SelfRequest:
             return not is_ours or self.paths.covers(self.candidates(None)[0], request, from_slot=True)
         except AddressError:
             return True
+
+    def post_ahead(self, token: Token, request: JobRequest, *, is_again: bool) -> bool:
+        """Send a POST to the mount, see PathProofs. ``is_again``: this is not the first launch of the job."""
+        address = self.candidates(None)[0]
+        if is_again and self.paths.has_come_ahead(address, request):
+            raise LaunchError("no POST has reached BackJob: something in front of it refuses them, or slots are busy")
+        return self.paths.post_ahead(address, token, request, self._config.close_delay)
 
     def send_ahead(self, token: Token, request: JobRequest) -> None:
         """Send the monitor's request to the job's own path. Raises LaunchError if something else answers at once."""

@@ -194,7 +194,7 @@ class BackJob:
     ) -> Iterable[bytes]:
         backend.self_request.note_arrival(token.nonce)
         if is_ahead(token.nonce):
-            backend.self_request.note_path(job.path)
+            backend.self_request.note_path(job.path, token.nonce)
         backend.monitor.end_outage()
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))

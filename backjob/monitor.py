@@ -135,13 +135,15 @@ class Monitor:
             self._launcher.has_worked = any(job.started_at is not None and job.app_id == home for job in ran)
         return self._launcher.has_worked
 
-    def _send_ahead(self, job: Job, request: JobRequest) -> Verdict:
+    def _send_ahead(self, job: Job, token: Token, request: JobRequest) -> Verdict:
         """Prove the job's path without waiting: have the monitor's request come to it, which goes on from there.
 
         Whoever calls holds a slot, maybe the only one, so that a probe could not be answered. Until the request has
         come in, this counts as a failed launch: something else may answer there, and its answer would not be seen.
         """
-        failed_for, nonce = job.launch_failed_for, mark_ahead(new_nonce())
+        failed_for = job.launch_failed_for
+        is_posted = self._launcher.post_ahead(token, request, is_again=failed_for > 0)
+        nonce = mark_ahead(new_nonce(), is_posted=is_posted)
         path = request.path[:200]
         unseen = (
             f"BackJob has not been reached at {path}: all slots are busy, or something in front of it answers there"
@@ -170,9 +172,9 @@ class Monitor:
     ) -> Verdict:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
-            if from_slot and not self._launcher.covers(request):
-                return self._send_ahead(job, request)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
+            if from_slot and not self._launcher.covers(request):
+                return self._send_ahead(job, token, request)
             with self._launcher.open(token, request, from_slot=from_slot) as connection:
                 return then(token, request, connection)
         except NewerRecordError:

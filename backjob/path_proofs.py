@@ -34,14 +34,14 @@ FRESH = 0.2
 FRESH_FROM_SLOT = 5.0
 """The same for whoever holds a slot, where a probe costs another request through the server's backlog."""
 
-_AHEAD = "~"
+_AHEAD, _AHEAD_POSTED = "~", "~~"
 _POST = ""
 """The entry for a POST to the mount among the paths that have been proven."""
 
 
-def mark_ahead(nonce: str) -> str:
-    """Mark the nonce of a monitor's request that goes to the job's own path."""
-    return _AHEAD + nonce
+def mark_ahead(nonce: str, *, is_posted: bool) -> str:
+    """Mark the nonce of a monitor's request that goes to the job's own path, and whether a POST has just succeeded."""
+    return (_AHEAD_POSTED if is_posted else _AHEAD) + nonce
 
 
 def is_ahead(nonce: str) -> bool:
@@ -71,10 +71,15 @@ class PathProofs:
         if method == "POST":
             self._posted_at, self.takes_posts = self._heard_at, True
 
-    def note_ahead(self, address: Address, path: str) -> None:
-        """A request from send_ahead() has come in: BackJob answers under this path, and a POST was not refused."""
+    def note_ahead(self, address: Address, path: str, nonce: str) -> None:
+        """A request from send_ahead() has come in: BackJob answers under this path."""
         self.add(address, path)
-        self.add(address, _POST)
+        if nonce.startswith(_AHEAD_POSTED):
+            self.add(address, _POST)
+
+    def has_come_ahead(self, address: Address, request: JobRequest) -> bool:
+        """Has a request from send_ahead() come in just now? Then the POST before it has been answered too."""
+        return time.monotonic() - self._proven.get((address, request.path), float("-inf")) < FRESH
 
     def add(self, address: Address, path: str) -> None:
         """BackJob has just answered under this path, or a POST to the mount."""
@@ -140,16 +145,22 @@ class PathProofs:
         if answer is not None:
             raise explain(answer, address)
 
-    def send_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
-        """Send a monitor's request to the job's own path. Raises LaunchError if something else answers at once.
+    def post_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> bool:
+        """Send a POST to the mount before send_ahead(). Raises LaunchError if something else answers at once.
 
-        A POST to the mount goes ahead of it, if none has come in just now.
+        Return whether a POST is known to reach BackJob. Otherwise it is in the server's backlog, before what follows.
         """
+        if request.script_name is None:
+            return False
         try:
             if not self._takes_post(address, request, FRESH_FROM_SLOT):
                 self._prove_post(address, token, request, patience)
         except Silence:
-            pass  # it is in the server's backlog: whatever refuses POSTs in front of it would have answered
+            return False
+        return True
+
+    def send_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
+        """Send a monitor's request to the job's own path. Raises LaunchError if something else answers at once."""
         try:
             answer = self._wire.ask(address, token, request, patience, request.path)
         except Silence:

@@ -667,6 +667,13 @@ MUTANTS = [
         ("tests/test_outage.py",),
     ),
     Mutant(
+        "a POST whose answer a slot could not wait for counts as one that got through",
+        "backjob/path_proofs.py",
+        "if nonce.startswith(_AHEAD_POSTED):",
+        "if True:",
+        ("tests/test_outage.py",),
+    ),
+    Mutant(
         "jobs of a GET wake those of a POST in vain",
         "backjob/monitor.py",
         "if not self._launcher.paths.takes_posts:",
