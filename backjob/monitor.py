@@ -249,9 +249,9 @@ class Monitor:
     def _watch(self, job: Job, token: Token, connection: Connection, status: Status) -> bool:
         """Wait for the answer as long as the job runs. Return whether it has come.
 
-        A NAT or load balancer may forget an idle connection and tell neither side: then the record shows the end. Code
-        that goes on in this process after its job has ended keeps the place here, because it keeps a slot. Code in
-        another process is counted there, in Limits.enter(): that process takes no job too many.
+        A load balancer may forget an idle connection and tell neither side, and TCP keep-alive reaches only that far:
+        then the record shows that the job is over. Code that goes on in this process after that keeps the place here,
+        because it keeps a slot. Code in another process is counted there, in Limits.enter(): it takes no job too many.
         """
         pause = _SHORTEST_WATCH
         while status in (Status.STARTED, Status.INPROGRESS) or self.name_claim(token) in self._vouching.leases:

@@ -451,7 +451,7 @@ def run_until_seen(site):
 @pytest.mark.usefixtures("watchful")
 @pytest.mark.parametrize("monitor", ["thread", "request"])
 def test_a_lost_answer_keeps_no_place(tmp_path, monitor):
-    """A NAT has forgotten the connection while the job ran. As many such jobs as there are places end, and more run."""
+    """A load balancer has forgotten the connections of as many jobs as there are places: they end, and more run."""
 
     def job(environ, start_response):
         run_until_seen(site)
