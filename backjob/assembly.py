@@ -34,6 +34,7 @@ from .limits import Limits
 from .monitor import Monitor
 from .native import is_native
 from .notices import tell_of_writes
+from .outer_values import OuterValues
 from .schema import build_table
 from .sqlstore import SQLStore
 from .store import Store
@@ -128,8 +129,8 @@ class Assembly:
         notice_fork()
         self.serves = True
         self._resume()
-        if self._config.has_keeper:  # it was stopped by close(), or by a fork of a parent that served nothing yet
-            self._keeper_thread.start(MOMENT)
+        if self._config.has_keeper:  # at once: where a server ends its processes after a few requests, time is short
+            self._keeper_thread.start()
 
     def get_backend(self) -> Backend:
         """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
@@ -224,7 +225,8 @@ class Assembly:
         limits = Limits(config, store, monitor.owner)
         dispatcher = Dispatcher(config, keyring, store, limits, monitor)
         keeper = Keeper(config, keyring, keeper_store, self_request, vouching, limits, dispatcher.start_looking)
-        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, vouching, keeper)
+        outer = OuterValues(config.environ_key, config.forward_environ)
+        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, vouching, keeper, outer)
 
     def _make_store(self, keyring: Keyring) -> Store:
         config = self._config

@@ -1,6 +1,6 @@
-"""What all sessions of one application stand on, and how a job that was recorded gets launched.
+"""The parts that all sessions of one application share, and the first launch of a recorded job.
 
-Puts the rooms together and keeps no state of its own. Knows nothing of WSGI but the environ that it hands on.
+Knows nothing of WSGI but the environ that it passes on.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,7 @@ from .limits import Limits
 from .logs import about
 from .monitor import Monitor
 from .outer import explain_outer, find_outer_objects
+from .outer_values import OuterValues
 from .server_facts import threads_outlive_requests
 from .store import Store
 from .vouching import Vouching
@@ -31,23 +33,25 @@ log = logging.getLogger("backjob")
 
 REQUEST_FAILED = "The request that started this job failed"
 UNDONE = "What started this job was undone: its transaction was rolled back"
+_MOST_TIME = 0.5
+"""Seconds in which a response launches the jobs that waited for it. It holds a slot of the server meanwhile."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A job that was just recorded, held by ``held_by``, and is to be launched for the first time."""
+    """The first launch of a job that was just recorded. ``held_by`` is the name under which the job is held."""
 
     job_id: int
     held_by: str
     sealed: bytes
     request: JobRequest
     pid: int = field(default_factory=os.getpid)
-    """The process whose response it follows, if it follows one."""
+    """The process that recorded the job. If the job waits for a response, it is that of this process."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The rooms of one application in this process."""
+    """The parts of one application in this process."""
 
     config: Config
     keyring: Keyring
@@ -58,12 +62,13 @@ class Backend:
     dispatcher: Dispatcher
     vouching: Vouching
     keeper: Keeper
+    outer_values: OuterValues
     warned: set[str] = field(default_factory=set, repr=False)
-    """The environ keys of which warn_of_outer() has warned."""
+    """The environ keys about which a warning was logged."""
 
     @property
     def launcher(self) -> Launcher:
-        """What launches a job: the self-request, if the options have nothing else."""
+        """The launcher of the options, or the self-request."""
         return self.config.launcher or self.self_request
 
     @property
@@ -73,7 +78,7 @@ class Backend:
         return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
 
     def can_run(self, job: Job) -> bool:
-        """May a job that waits run in this process, or be launched by it? If not, others do. Raises StoreError."""
+        """Return whether this process may run or launch a waiting job. If not, others do. Raises StoreError."""
         if not job.is_readable or job.key_id not in self.keyring.key_ids:
             return False
         return job.app_version in ("", self.config.app_version) or not self.store.is_version_alive(job.app_version)
@@ -87,20 +92,31 @@ class Backend:
         return self.dispatcher.accept(job, nonce, way, has_threads)
 
     def make_keeper(self) -> Keeper:
-        """A keeper for who looks once: it vouches for nothing, and shares nothing with the one that keeps on."""
+        """Return a keeper for a single run: it renews no lease, and shares nothing with the keeper of this process."""
         limits = Limits(self.config, self.store, self.limits.name)
         return Keeper(self.config, self.keyring, self.store, self.self_request, Vouching(), limits, lambda: None)
 
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
-        """Can threads of this process launch jobs? They take up what no request does, whatever monitor= says."""
+        """Return whether threads of this process can launch the jobs that no request launches. See also monitor=."""
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
-    def warn_of_outer(self, environ: Mapping[str, Any]) -> None:
-        """Log once in this process what an environ has from outside of BackJob, because a job lacks it."""
-        for key, kind in find_outer_objects(environ, self.config.environ_key).items():
+    def warn_of_outer(self, environ: Mapping[str, Any], *, as_user: bool) -> None:
+        """Log once in this process what a starting request has from outside of BackJob, because a job lacks it."""
+        outer = find_outer_objects(environ, self.config.environ_key)
+        self._warn({key: f"{explain_outer([key])} (it is a {kind})" for key, kind in outer.items()})
+        if as_user:
+            self._warn(self.outer_values.note_start(environ))
+
+    def note_arrival(self, environ: Mapping[str, Any]) -> None:
+        """Log the same if only the environ of a job's self-request shows it. A job that runs inline has none."""
+        if not self.config.is_inline:
+            self._warn(self.outer_values.note_arrival(environ))
+
+    def _warn(self, texts: Mapping[str, str]) -> None:
+        for key, text in texts.items():
             if key not in self.warned:
                 self.warned.add(key)
-                log.warning("%s (it is a %s)", explain_outer([key]), kind)
+                log.warning("%s", text)
 
     def launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
         """Send the monitor's request. Raises no Exception: the job is recorded, and a failed launch is tried again."""
@@ -127,15 +143,20 @@ class Backend:
             self.dispatcher.look_after(wait)
 
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:
-        """What these jobs were to follow has ended: launch them, or cancel them if it failed, with these words.
+        """Launch jobs after the request or job that they waited for, or cancel them with the text ``failure``.
 
-        In a child of a fork nothing has ended: those of its parent's response are left to the parent.
+        Where a launch takes long, the remaining jobs are left as rows that are due. A child of a fork launches no jobs
+        of its parent, because the parent's response has not ended.
         """
+        end = time.monotonic() + _MOST_TIME
         for launch in [each for each in launches if each.pid == os.getpid()]:
             self.vouching.end_hold(launch.job_id)
             try:
                 if failure:
                     _cancel_follower(launch, self.store, failure)
+                elif (self.self_request.is_crowded or time.monotonic() > end) and self.has_dispatcher(environ):
+                    self.store.hold(launch.job_id, 1, launch.held_by, None, 0)
+                    self.dispatcher.look_after(0)
                 elif self.store.hold(launch.job_id, 1, launch.held_by, nonce := new_nonce(), self.config.lease):
                     self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
@@ -144,7 +165,7 @@ class Backend:
                 self.postpone_follower(launch, failure)
 
     def postpone_follower(self, launch: Launch, failure: str) -> None:
-        """Let the keeper see to it, as soon as it reaches the store."""
+        """Have the keeper release or cancel the job as soon as it reaches the store."""
         self.vouching.hold(launch.job_id, launch.held_by)
         give_up = functools.partial(self.vouching.end_hold, launch.job_id)
         self.vouching.postpone(functools.partial(self._make_up_for, launch, failure), give_up)
@@ -157,7 +178,10 @@ class Backend:
         self.vouching.end_hold(launch.job_id)
 
     def _give_up(self, launch: Launch, error: LaunchError, is_for_thread: bool) -> float:
-        """Seconds until this process is to look for the job again. A thread of it has all the patience there is."""
+        """Note a failed launch. Return the seconds until this process looks for the job again.
+
+        ``is_for_thread``: the job is left to a thread of this process, which can wait for a slot.
+        """
         try:
             if not is_for_thread:
                 return self.monitor.refuse(launch.job_id, 1, launch.held_by, error)

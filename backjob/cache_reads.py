@@ -59,6 +59,9 @@ class CacheReads:
     def try_new_connection(self) -> None:
         """Do nothing: calls to a cache are short and share its connections."""
 
+    def check_writes(self) -> None:
+        """Do nothing: a cache refuses a value for its size alone."""
+
     def count(self, status: Status) -> int:
         index = self._jobs.read()
         if status.is_final:

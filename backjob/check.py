@@ -82,7 +82,9 @@ class Deployment:
         problems = [*([problem] if problem else []), *find_problems(self.config, here, cache, reply)]
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
-        warnings += [*find_other_app(backend.self_request.app, reply), *find_outer_middleware(reply)]
+        warnings += find_other_app(backend.self_request.app, reply)
+        lost_values = backend.outer_values.note_start(environ) if environ is not None else {}
+        warnings += find_outer_middleware(reply, lost_values.values())
         warnings += find_lost_slots(backend.limits.lost_slots, reply)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)

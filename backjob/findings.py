@@ -6,7 +6,7 @@ Judges facts that others have gathered. Opens nothing and asks nobody.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,10 +228,14 @@ def find_other_app(app: str, reply: Reply | None) -> Iterator[Finding]:
         yield Finding("other-app", text, "Unless that is meant, set connect= to this app's own address")
 
 
-def find_outer_middleware(reply: Reply | None) -> Iterator[Finding]:
-    """Yield what a user's job lacks because a middleware outside of BackJob makes it."""
-    for each in reply.outer if reply is not None else ():
-        explained, _, remedy = explain_outer([each]).partition(": ")
+def find_outer_middleware(reply: Reply | None, lost_values: Iterable[str]) -> Iterator[Finding]:
+    """Yield what a user's job lacks because a middleware outside of BackJob makes it.
+
+    ``lost_values`` are the explanations of plain values that jobs lack.
+    """
+    objects = [explain_outer([each]) for each in (reply.outer if reply is not None else ())]
+    for each in (*objects, *lost_values):
+        explained, _, remedy = each.partition(": ")
         yield Finding("outer-middleware", explained, f"{remedy[:1].upper()}{remedy[1:]}")
 
 

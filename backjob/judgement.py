@@ -27,7 +27,7 @@ from .redirects import (
     read_redirect,
 )
 from .request import is_safe_method
-from .response import Response
+from .response import Response, is_error_page
 
 log = logging.getLogger("backjob")
 
@@ -58,11 +58,12 @@ class Run:
     config: Config
     left_out: LeftOut = field(repr=False)
     cause: str = field(repr=False, default="")
-    """The exception that the framework reported last; of one that is an HTTP answer what the application said."""
+    """Type and message of the exception that the framework reported last. Of one that is an HTTP response: the
+    application's own text in it."""
     answer: int | None = None
-    """The status of that exception, if it is an HTTP answer."""
+    """The status of that exception, if it is an HTTP response."""
     is_denied: bool = False
-    """Was that one a 401 or 403? A redirect that answers it leads to a login page."""
+    """Was that exception a 401 or 403? A redirect that answers it leads to a login page."""
     login_url: str = field(repr=False, default="")
 
     def note_exception(self, error: BaseException) -> None:
@@ -73,7 +74,7 @@ class Run:
 
 
 def judge_answer(response: Response, run: Run) -> Judgement:
-    """Return how a job ends whose app has answered."""
+    """Return how a job ends, by the response of its app."""
     code, line = response.code, f"HTTP {response.status}"
     if response.breach:
         return Judgement(response.breach, may_retry_after(response.breach_code))
@@ -90,7 +91,7 @@ def judge_answer(response: Response, run: Run) -> Judgement:
 
 
 def judge_exception(error: BaseException, run: Run) -> Judgement:
-    """Return how a job ends whose app raised this. An exception that is an HTTP answer counts as that answer."""
+    """Return how a job ends, by the exception that its app raised. One that is an HTTP response counts as that."""
     code = find_status(error)
     if code is None:
         return Judgement(describe(error) + run.left_out.explain_exception(), may_retry=True)
@@ -100,8 +101,8 @@ def judge_exception(error: BaseException, run: Run) -> Judgement:
 def find_status(error: BaseException) -> int | None:
     """Return the status of an exception that is an HTTP response or a WSGI application itself.
 
-    Those of Bottle, Werkzeug and WebOb are. Other exceptions have a ``code`` too: that of urllib is the answer of
-    another site.
+    The HTTP exceptions of Bottle, Werkzeug and WebOb are. A ``code`` alone is not enough: urllib's exceptions have
+    that of another site.
     """
     is_response = hasattr(error, "status_line") and hasattr(error, "status_code")  # as in Bottle
     code = getattr(error, "status_code" if is_response else "code", None)
@@ -110,22 +111,23 @@ def find_status(error: BaseException) -> int | None:
 
 
 def _read_detail(error: BaseException) -> str:
-    """Return the text that an application gave to an exception that is an HTTP answer, as by abort(422, "…")."""
+    """Return the text that an application gave to an exception that is an HTTP response, as by abort(422, "…")."""
     names = ("detail", "description", "body")  # WebOb, Werkzeug, Bottle
     detail = next((text for name in names if isinstance(text := getattr(error, name, None), str) and text), "")
-    if not detail or detail == getattr(type(error), "description", None):
+    is_standard = detail == getattr(type(error), "description", None)
+    if not detail or is_standard or is_error_page(detail.encode("utf-8", "replace")):
         return ""
     name = f"{type(error).__name__}: " if find_status(error) in _SERVER_ERRORS else ""
     return name + first_line(detail)
 
 
 def may_retry_after(code: int) -> bool:
-    """Return whether another attempt may end otherwise: after 5xx, and after a 4xx that asks to try again later."""
+    """Return whether another attempt may succeed: after 5xx, and after a 4xx that asks to try again later."""
     return code >= 500 or code in _PASSING
 
 
 def explain_refusal(run: Run) -> str:
-    """Return what may be behind a 401, a 403 or a redirect to a login page, "" where nothing is known."""
+    """Return the likely cause of a 401, a 403 or a redirect to a login page, "" if none is known."""
     if run.request.anonymous:
         return "the job runs without a user (as_user=False)"
     waited = (run.job.read_at - run.job.created_at).total_seconds()
@@ -157,18 +159,16 @@ def _judge_redirect(code: int, location: str, run: Run) -> Judgement:
     redirect = read_redirect(code, location, page)
     where = f"The app answered {code}{_name_place(redirect, location)}"
     shown = redirect.shown[:MOST_REASON]
-    hint = explain_refusal(run)
-    hint = (f"; {hint}" if hint else "") + run.left_out.explain_response(code)
     if run.is_denied or is_login(redirect, page):
-        return Judgement(f"{where}, a login page: nothing was done{hint}", location=shown)
+        return Judgement(f"{where}, a login page: nothing was done{_hint_at_login(code, run)}", location=shown)
     correction = describe_correction(redirect, page)
     if correction:
         return Judgement(f"{where}, which {correction}", location=shown)
     try:
         option = _find_option(run)
         if looks_like_login(redirect, page, option):
-            way_out = "if it is none, set redirect_ok to its path"
-            return Judgement(f"{where}, which looks like a login page; {way_out}{hint}", location=shown)
+            hint = f"if it is none, set redirect_ok to its path{_hint_at_login(code, run)}"
+            return Judgement(f"{where}, which looks like a login page; {hint}", location=shown)
         if is_allowed(redirect, option):
             return Judgement(location=shown)
     except Exception as error:  # the application's function, or its import
@@ -177,6 +177,11 @@ def _judge_redirect(code: int, location: str, run: Run) -> Judgement:
     if isinstance(option, str):
         return Judgement(f"{where}; redirect_ok allows {option}", location=shown)
     return Judgement(f"{where}; if that is how it ends, set redirect_ok", location=shown)
+
+
+def _hint_at_login(code: int, run: Run) -> str:
+    hint = explain_refusal(run)
+    return (f"; {hint}" if hint else "") + run.left_out.explain_response(code)
 
 
 def _name_place(redirect: Redirect, location: str) -> str:

@@ -12,6 +12,8 @@ from .headers import explain_left_out
 from .job import JobRequest
 from .outer import explain_outer, find_outer_objects
 
+_ENDED = "has ended or was replaced (log-out, another login or a changed password)"
+
 
 class LeftOut:
     """Headers that were not taken along, and objects from middleware outside of BackJob.
@@ -31,7 +33,7 @@ class LeftOut:
         """Return why the job can't run as the user who started it; ``user``: the one of its own session, or ""."""
         if self._missing:
             return f"The user of this job is not known{self._missing}"
-        state = "belongs to another user by now" if user else "has ended"
+        state = "belongs to another user by now" if user else _ENDED
         doubt = f", or its user is not known. {explain_outer(self._outer)}" if self._outer else ""
         return f"The session of the user who started this job {state}{doubt}"
 

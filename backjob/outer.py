@@ -6,6 +6,7 @@ authentication modules; no jobs, no options.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import takewhile
@@ -23,7 +24,7 @@ _PARSED = re.compile(r"(webob|bottle)\..*|werkzeug\.request|paste\.(cookies|pars
 """Keys under which frameworks cache what they have parsed of the self-request."""
 _HARMLESS = re.compile(
     r"(wsgi|asgi|wsgiorg|x-wsgiorg|a2wsgi|gunicorn|waitress|werkzeug|uwsgi|mod_wsgi|mod_ssl|cheroot|gevent|eventlet"
-    r"|meinheld|hypercorn|granian|passenger|backjob|selector)\..*"
+    r"|meinheld|hypercorn|granian|passenger|backjob|selector)\..*|headers_raw"
     r"|paste\.(config|testing.*|throw_errors)|beaker\.(get_)?cache"
 )
 """Keys of servers and test clients, and of objects that are the same for each request."""
@@ -32,7 +33,14 @@ _RESERVED = re.compile(
     r"|SCRIPT_NAME|PATH_INFO|QUERY_STRING|REMOTE_(ADDR|USER)"
 )
 """Keys that follow from the job's request itself."""
+_OF_SERVERS = re.compile(r"(REDIRECT_)*(SSL|REMOTE|CONTEXT)_.*|ACTUAL_SERVER_PROTOCOL")
 _PLAIN = (str, bytes, int, float, type(None))
+_NAME_OF_IDENTITY = re.compile(
+    r"(.*[^a-z])?([a-z]*user(?![-_.]?agent)(s|_?id|_?name)?|uid|login|(is)?(admin|staff)|auth(n|z|enticated)?|email"
+    r"|(account|member|customer|person|principal|identity|tenant)(_?id)?|claims?|roles?|groups?|permissions?)([^a-z].*)?",
+    re.IGNORECASE,
+)
+"""Names by which middleware identifies a user, such as app.user, CURRENT_USER or shop.is_admin."""
 _SCOPE_IDENTITY = frozenset({"auth", "session", "user"})
 """Keys of an ASGI scope that Starlette's middleware sets."""
 
@@ -73,12 +81,38 @@ def drop_scope_identity(scope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_outer_objects(environ: Mapping[str, Any], own_key: str) -> dict[str, str]:
-    """Return the keys of objects that a middleware outside of BackJob has put into an environ, and their types.
+    """Return the keys of objects that a middleware outside of BackJob has put into an environ, and their types."""
+    outer = _select_outer(environ, own_key)
+    return {key: _name_type(value) for each in outer.items() for key, value in _objects(*each)}
 
-    Keys after BackJob's own key (``own_key``) were added later, by the app: a dict keeps the order of insertion.
+
+def find_outer_values(environ: Mapping[str, Any], own_key: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return the plain values that a middleware outside of BackJob may have put into an environ.
+
+    Texts that go along with a job are not among them, nor are variables of servers, of CGI and of the process. PEP 3333
+    has lower-case names for what is not CGI, so other names count only if they are those of an identity.
     """
+    names, outer = tuple(names), _select_outer(environ, own_key)
+    return {key: value for key, value in outer.items() if _is_plain(value) and _is_foreign(key, value, names)}
+
+
+def _select_outer(environ: Mapping[str, Any], own_key: str) -> dict[str, Any]:
+    """Return what comes before BackJob's own key: an environ keeps the order of insertion, and the app comes later."""
     outer = takewhile(lambda key: key != own_key, environ)
-    return {key: _name_type(value) for key in outer for key, value in _objects(key, environ[key])}
+    return {key: environ[key] for key in outer}
+
+
+def is_name_of_identity(key: str) -> bool:
+    """Return whether a value under this key is likely to identify a user."""
+    return _NAME_OF_IDENTITY.fullmatch(key) is not None
+
+
+def _is_foreign(key: str, value: Any, names: Iterable[str]) -> bool:
+    if any(known.fullmatch(key) for known in (_RESERVED, _HARMLESS, _PARSED, _OF_SERVERS)) or key in os.environ:
+        return False
+    if isinstance(value, str) and _is_of_user(key, value, names):
+        return False
+    return key != key.upper() or is_name_of_identity(key)
 
 
 def _objects(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -100,6 +134,14 @@ def explain_outer(keys: Collection[str]) -> str:
         f"{', '.join(sorted(keys))} {come} from a middleware outside of BackJob, which does not see the user's request "
         "when a job runs: wrap that middleware in BackJob"
     )
+
+
+def explain_outer_value(key: str, value: object) -> str:
+    """Return explain_outer() for a plain value, with the other remedy that there is for texts."""
+    explained = explain_outer([key])
+    if not isinstance(value, str):
+        return f"{explained}, or let it set a text under a key that forward_environ names"
+    return explained if find_fault([key]) else f'{explained}, or seal its text for jobs: forward_environ=["{key}"]'
 
 
 def _is_of_user(key: str, value: Any, names: Iterable[str]) -> bool:

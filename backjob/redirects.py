@@ -25,11 +25,11 @@ _LOGIN = re.compile(
 )
 """A segment of a path that belongs to a login page."""
 _LAST_OF_LOGIN = re.compile(r"auth|authori[sz]e|authenticate", re.IGNORECASE)
-"""The same for the last segment only: /auth is a login page, /admin/auth/user/7 is not."""
+"""A last segment that belongs to a login page: /auth is one, /admin/auth/user/7 is not."""
 _LOGIN_HOST = re.compile(r"login|signin|sso|auth|oauth|idp", re.IGNORECASE)
 _IGNORED_BY_BROWSERS = re.compile(r"[\t\r\n]|^[\x00-\x20]+|[\x00-\x20]+$")
 _SEND_AGAIN = (307, 308)
-"""They ask the client to send the same request to the target (RFC 9110, section 15.4)."""
+"""Statuses that ask the client to send the same request to the target (RFC 9110, section 15.4)."""
 _LANGUAGE = re.compile(r"/[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
 _DEFAULT_PORTS = (80, 443)
 _PATH_CHARACTERS = "/:@!$&'()*+,=~%"
@@ -97,7 +97,7 @@ def read_redirect(code: int, location: str, page: Page) -> Redirect:
 
 
 def is_login(redirect: Redirect, page: Page) -> bool:
-    """Return whether it leads to the application's own login page, as far as that is known."""
+    """Return whether a redirect leads to the application's own login page. False if that page is not known."""
     if redirect.target is None or not page.login_url:
         return False
     login = read_redirect(redirect.code, page.login_url, page)
@@ -105,9 +105,9 @@ def is_login(redirect: Redirect, page: Page) -> bool:
 
 
 def looks_like_login(redirect: Redirect, page: Page, option: RedirectOk) -> bool:
-    """Return whether its URL is like that of a login page: a usual name, or a query that asks to come back to ``page``.
+    """Return whether the target of a redirect looks like a login page.
 
-    A path that ``option`` names is none.
+    It has a usual name then, or a query that asks to come back to ``page``. A path that ``option`` names does not.
     """
     target = redirect.target
     if target is None:
@@ -128,8 +128,8 @@ def looks_like_login(redirect: Redirect, page: Page, option: RedirectOk) -> bool
 def describe_correction(redirect: Redirect, page: Page) -> str:
     """Return what a redirect to the same page under its right URL changes, "" for any other redirect.
 
-    A 303, or a 302 after a method that is not safe, comes after the work (Post/Redirect/Get), also if only a slash
-    differs. A 302 to https is none of these.
+    A 303, and a 302 after a method that is not safe, are answers after the work (Post/Redirect/Get), also if only a
+    slash differs. A 302 to https with the same path is a correction after any method.
     """
     base, target = urlsplit(page.url), redirect.target
     own = _normalize(base.path)
@@ -162,7 +162,7 @@ def _adds_language(path: str, own: str) -> bool:
 
 
 def is_allowed(redirect: Redirect, option: RedirectOk) -> bool:
-    """Does ``redirect_ok`` allow it? What a function of the application raises goes on to the caller."""
+    """Return whether ``redirect_ok`` allows a redirect. Exceptions of the application's function are not caught."""
     if isinstance(option, bool):
         return option
     if not isinstance(option, str):
@@ -173,7 +173,7 @@ def is_allowed(redirect: Redirect, option: RedirectOk) -> bool:
 
 
 def check_redirect_ok(option: Any) -> None:
-    """Raise TypeError or ValueError for what ``redirect_ok`` can't be."""
+    """Raise TypeError or ValueError for a value that ``redirect_ok`` can't have."""
     if isinstance(option, bool):
         return
     if isinstance(option, str):
@@ -209,7 +209,7 @@ def seal_redirect_ok(option: RedirectOk | None) -> bool | str | None:
 
 
 def load_redirect_ok(sealed: bool | str) -> RedirectOk:
-    """Return the argument of start() again. Raises ImportError or AttributeError for a function that is not here."""
+    """Return the argument of start(). Raises ImportError or AttributeError for one that can't be imported here."""
     if isinstance(sealed, bool) or sealed.startswith("/"):
         return sealed
     function: RedirectOk = pkgutil.resolve_name(sealed)

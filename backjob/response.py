@@ -1,10 +1,11 @@
-"""The server's side of WSGI (PEP 3333) towards the app: takes a whole response and sends nothing of it.
+"""The server's side of WSGI (PEP 3333) for jobs: takes the app's whole response, and sends nothing.
 
-Knows the protocol between server and app and where the output goes; nothing of jobs.
+Knows the protocol between server and app, and the output. Knows no jobs.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from .output import Output
 
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_STARTS = (b"<!doctype html", b"<html")
+_DEBUG_PAGE = re.compile(rb"^Request URL: .*\s+Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE)
+"""The debug pages of Django and Pyramid in plain text and JSON: they show the URL with its query, Django's more."""
 
 
 class Response:
@@ -38,13 +41,13 @@ class Response:
         self._outer: BaseException | None = None
 
     def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
-        """Call the app and take its whole response. close() is called whatever happens."""
+        """Call the app and take its whole response. close() is called in any case."""
         self._outer = sys.exc_info()[1]
         iterable = app(environ, self.start_response)
         try:
             for chunk in iterable:
                 if not self._put(chunk):
-                    break  # the job has ended, and the app goes on without heeding it
+                    break  # the job has ended, and the app goes on
         finally:
             close = getattr(iterable, "close", None)
             if close is not None:
@@ -54,7 +57,7 @@ class Response:
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], None]:
-        """What the app calls (PEP 3333). With ``exc_info`` it may replace a status before the first output."""
+        """Take status and headers from the app (PEP 3333). With ``exc_info`` they may replace earlier ones."""
         error = exc_info[1] if exc_info else sys.exc_info()[1]
         cause = describe(error) if error is not None and error is not self._outer else ""
         try:
@@ -75,11 +78,11 @@ class Response:
         return self.write
 
     def write(self, chunk: bytes) -> None:
-        """Take a piece of the body: what start_response() returns, for the app to call."""
+        """Take a piece of the body. This is the callable that start_response() returns."""
         self._put(chunk)
 
     def _put(self, chunk: bytes) -> bool:
-        """Take a piece of the body. False if no more of it is wanted."""
+        """Take a piece of the body. Return False if no more is wanted."""
         if not isinstance(chunk, bytes):
             raise self._break(TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}"))
         if not chunk:
@@ -104,12 +107,12 @@ class Response:
         return self.code >= 300 and content_type in _PAGES
 
     def _is_page_or_shows_query(self, chunk: bytes) -> bool:
-        """Return whether a body that begins so is such a page under another Content-Type, or names the whole location.
+        """Return whether a body that begins so is an error page of another Content-Type, or names the whole location.
 
         The query of a location may hold a token. WebOb writes it into its plain text and JSON.
         """
         if self.code >= 400:
-            return chunk.lstrip()[:20].lower().startswith(_PAGE_STARTS)
+            return is_error_page(chunk)
         query = self.headers.get("location", "").partition("?")[2]
         return self.code >= 300 and query != "" and query.encode("latin-1", "replace") in chunk
 
@@ -125,16 +128,21 @@ class Response:
         return error
 
     def finish(self) -> None:
-        """No more output comes."""
+        """Finish the output."""
         self._output.finish()
 
     def forget(self) -> None:
-        """Drop the headers, such as Set-Cookie: after the run they are not needed."""
+        """Drop the headers, such as Set-Cookie, because they are not needed after the run."""
         self.headers, self.set_cookies = {}, []
 
 
+def is_error_page(body: bytes) -> bool:
+    """Return whether a body that begins so is an HTML page, or a framework's debug page in plain text or JSON."""
+    return body.lstrip()[:20].lower().startswith(_PAGE_STARTS) or _DEBUG_PAGE.search(body) is not None
+
+
 def make_server_environ() -> dict[str, Any]:
-    """What a server would give for a request that came over no wire (PEP 3333), where a job runs without one."""
+    """Return the environ of a server (PEP 3333) for a job that runs without a request."""
     return {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",

@@ -1,6 +1,6 @@
-"""The request session: ``environ["backjob"]`` of an ordinary request, and what waits for the end of its response.
+"""The request session: ``environ["backjob"]`` of an ordinary request, and the jobs that wait for its response to end.
 
-Also the iterables that do something after a response's first chunk or at its end, whatever a server does with them.
+Also iterables that call a function after the first chunk of a response or at its end, on every server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .jobs import Jobs
 
 
 class RequestJobs(Jobs):
-    """The jobs seen from an ordinary request: one of these stands in each environ."""
+    """The client of an ordinary request, in its environ."""
 
     __slots__ = ("_start_response", "_status", "waiting")
 
@@ -30,25 +30,25 @@ class RequestJobs(Jobs):
         self._path_info = environ.get("PATH_INFO", "")
         self._start_response = start_response
         self.waiting: tuple[Launch, ...] | None = None
-        """The jobs that wait for the end of the response; when the app has returned without any, an empty tuple."""
+        """The jobs that wait for the end of the response. None before the first one, empty when it is too late."""
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """The server's start_response; the status tells whether the jobs that wait for the response are wanted."""
+        """Note the status, and call the server's start_response. After a 5xx the waiting jobs are cancelled."""
         self._status = status
         if exc_info is None:
             return self._start_response(status, headers)
         return self._start_response(status, headers, exc_info)
 
     def end(self, is_failed: bool = False) -> None:
-        """The response has ended: launch what waited for it, or cancel that, once."""
+        """Launch the jobs that waited for the response, or cancel them if it failed. A second call does nothing."""
         launches, failure = self._take_waiting(is_failed)
         if launches:
             self._get_backend().launch_followers(launches, self._environ, failure)
 
     def end_late(self, is_failed: bool) -> None:
-        """Do what end() does, in the keeper's thread: here no lock is taken and no database used."""
+        """Have the keeper do what end() does. This call takes no lock and uses no database."""
         launches, failure = self._take_waiting(is_failed)
-        if launches and launches[0].pid == os.getpid():  # a child of a fork leaves its parent's to the parent
+        if launches and launches[0].pid == os.getpid():  # in a child of a fork they are the parent's
             for launch in launches:
                 self._get_backend().postpone_follower(launch, failure)
 
@@ -73,10 +73,9 @@ class RequestJobs(Jobs):
 
 
 class AfterFirstChunk:
-    """An answer's one chunk, then a call, once: after the chunk was taken, or when the server closes.
+    """A response of one chunk that makes one call: after the server has taken the chunk, or at close().
 
-    A generator's ``finally`` is the one thing that ran on every server that was measured; ``close()`` is for those
-    that never ask for a chunk.
+    A generator's ``finally`` ran on every server that was measured. close() is for servers that take no chunk.
     """
 
     def __init__(self, chunks: list[bytes], call: Callable[[], None]) -> None:
@@ -104,10 +103,10 @@ class AfterFirstChunk:
 
 
 class AfterResponse:
-    """An app's response, then a call that is told whether the response failed.
+    """An app's response that makes one call at its end, with True if the response failed.
 
-    ``end`` is called by close() and by the exception that ends the response. ``end_late`` is called instead when the
-    server drops the response without close(), as cheroot does if the client has left before the headers were sent.
+    ``end`` is called by close(), or by the exception that ends the response. ``end_late`` is called instead if the
+    server drops the response without close(), as cheroot does when the client leaves before the headers are sent.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class AfterResponse:
         self._end_late = end_late
         self._chunks: Iterator[bytes] | None = None
 
-    # No generator: it would refer to this object, and then only the garbage collector would find that both are dropped.
+    # Not a generator, because it would refer to this object: only the garbage collector frees such a cycle.
     def __iter__(self) -> Iterator[bytes]:
         return self
 
@@ -138,7 +137,7 @@ class AfterResponse:
         self._close(self._end)
 
     def __del__(self) -> None:
-        # Any thread may come here at any time, also with a lock held. Python reports what the app's close() raises.
+        # Runs in any thread at any time, maybe with a lock held. Python reports exceptions of the app's close().
         self._close(self._end_late)
 
     def _close(self, end: Callable[[bool], None]) -> None:

@@ -21,6 +21,7 @@ from .job import Job, Move, NewJob, Status
 from .process_table import ProcessTable
 from .sql_pruning import SQLPruning
 from .sql_reads import SQLReads
+from .write_check import WriteCheck
 
 _TRIES = 50
 _PAUSE = 0.02
@@ -28,7 +29,7 @@ _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _NO_LIMIT = 2**31 - 1
 
 
-class SQLStore(ProcessTable, SQLPruning, SQLReads):
+class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
@@ -213,10 +214,11 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
         until = self._now() + timedelta(seconds=seconds)
         values = {"job_ids": list(leases.values()), "names": list(leases), "until": until}
-        self._database.write(self._statements.renew_leases, values)
-        if holds:
-            values = {"job_ids": list(holds), "names": list(holds.values()), "until": until}
-            self._database.write(self._statements.renew_holds, values)
+        with self._telling_outages():
+            self._database.write(self._statements.renew_leases, values)
+            if holds:
+                values = {"job_ids": list(holds), "names": list(holds.values()), "until": until}
+                self._database.write(self._statements.renew_holds, values)
 
     def request_cancel(self, job_id: int) -> bool:
         marks = {"status": Status.INPROGRESS, "cancel_requested": True}
@@ -270,11 +272,12 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads):
     def _make_sure(
         self, write: Callable[[], int], job_id: int, marks: dict[str, Any], may_change_nothing: bool = False
     ) -> bool:
-        try:
-            count, is_doubtful = write(), may_change_nothing and self._database.counts_changes
-        except AnswerLost:
-            # With the same guard and values it does no harm twice, wherever the first one is by now.
-            count, is_doubtful = write(), True
+        with self._telling_outages():
+            try:
+                count, is_doubtful = write(), may_change_nothing and self._database.counts_changes
+            except AnswerLost:
+                # With the same guard and values it does no harm twice, wherever the first one is by now.
+                count, is_doubtful = write(), True
         if count or not is_doubtful:
             return bool(count)
         job = self.get(job_id)

@@ -25,12 +25,14 @@ from sqlalchemy import (
 )
 
 from .decisions import Vouched
-from .job import RECORD_VERSION, Glance, Job, Move, Status
+from .job import LIVE, RECORD_VERSION, Glance, Job, Move, Status
 from .process import PROCESS, RESPONSE
 from .schema import find_process_table
 
 _NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
 _UNTOLD = {"status_text": "", "error": "", "location": ""}
+_MOST_TRIED = 20
+"""Rows of a kind that are tried to find out whether any can be written."""
 _NO_LEASE = {"lease_by": null(), "lease_until": null()}
 
 
@@ -49,6 +51,11 @@ class Statements:
         self.glance = select(*_columns(table, Glance)).where(columns.id == bindparam("job_id"))
         self.find = select(*_columns(table, Job)).order_by(columns.id.desc())
         self.id_of_uid = select(columns.id).where(columns.uid == bindparam("uid"))
+        of_live = columns.status.in_([int(status) for status in sorted(LIVE)])
+        newest = select(columns.id).order_by(columns.id.desc()).limit(_MOST_TRIED)
+        self.newest, self.newest_live = newest, newest.where(of_live)
+        same = {column.name: column for column in columns if not column.primary_key}
+        self.write_same = update(table).where(columns.id == bindparam("job_id")).values(same)
         self.of_unique = select(columns.id, columns.uid).where(
             columns.unique_key.in_(bindparam("unique_keys", expanding=True))
         )

@@ -1,6 +1,6 @@
-"""The signs that Python or the server in this process is on its way out. Knows nothing of jobs.
+"""Detection of a shutdown of Python, or of the server in this process. Knows no jobs.
 
-gunicorn, waitress and cheroot show it. Another version of one may show it in another way: then it is not known.
+Reads the internal state of gunicorn, waitress and cheroot. A version that keeps it elsewhere counts as not stopping.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def is_stopping(environ: Mapping[str, Any]) -> bool:
 
 
 def is_python_stopping() -> bool:
-    """Return whether the interpreter exits: it waits for its threads, and has told its pools to close."""
+    """Return whether the interpreter is exiting. It waits for its threads then, and its thread pools are closed."""
     futures = sys.modules.get("concurrent.futures.thread")
     return getattr(threading, "_SHUTTING_DOWN", False) or getattr(futures, "_shutdown", False) or sys.is_finalizing()
 

@@ -68,6 +68,7 @@ class CurrentJob(Jobs):
         )
         self._ending = Ending(self._find_end)
         self._failure: str | None = None
+        backend.note_arrival(server)
         left_out = LeftOut(request, server, environ, backend.config.environ_key)
         self._run = Run(job, request, environ, backend.config, left_out)
         self._location = ""

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 import pytest
 from support.served import call, make_environ, serve_site, wrap
@@ -313,6 +314,29 @@ def test_on_a_server(tmp_path, threads):
         assert site.server.ask("/page").body == b"page"
         assert site.wait_for_end(jobs[0]).status is Status.COMPLETED
     assert log == ["chunk", "close", "job"]
+
+
+def test_many_jobs_hold_the_only_slot_for_a_short_time(tmp_path, monkeypatch):
+    """With wsgiref's own backlog of 5, each launch more than that would wait for a connection time-out."""
+    monkeypatch.setattr("support.served._Server.request_queue_size", 5)
+
+    def start_all(jobs):
+        return [jobs.start("/job", after_response=True) for _ in range(30)]
+
+    with serve_site(tmp_path, threads=False) as site:
+        begin = time.monotonic()
+        jobs = site.within(start_all)
+        assert site.server.ask("/page").code == 200
+        assert time.monotonic() - begin < 3
+        assert {site.wait_for_end(job_id).status for job_id in jobs} == {Status.COMPLETED}
+
+
+def test_what_a_slow_launcher_leaves_is_a_row_that_any_process_may_launch(site, monkeypatch):
+    monkeypatch.setattr("backjob.backend._MOST_TIME", -1.0)
+    site.pause_launches()
+    log, [status] = answer(site, lambda log: Response(log, b"a"))
+    assert (log, status.status) == (["chunk", "close"], Status.STARTED)
+    assert site.row(status.id).held_by is None
 
 
 @pytest.mark.parametrize("outcome", ["completes", "raises", "answers 404", "fails", "redirects"])

@@ -21,7 +21,10 @@ from support.visitor import Visitor, multipart
 from backjob import BackJob, ConfigError, JobStatus, Status
 from backjob.integrations.bottle import BackJobPlugin, background
 
-ENDED = "The session of the user who started this job has ended"
+ENDED = (
+    "The session of the user who started this job has ended or was replaced "
+    "(log-out, another login or a changed password)"
+)
 OTHER = "The session of the user who started this job belongs to another user by now"
 
 

@@ -15,8 +15,9 @@ from urllib.parse import urlencode
 import pytest
 from django.apps import apps
 from django.conf import settings
-from django.contrib.auth import get_user_model
+from django.contrib.auth import get_user_model, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
+from django.contrib.sessions.backends.db import SessionStore as DatabaseSession
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -318,16 +319,22 @@ def test_an_exception_is_named(tmp_path, debug, target):
         assert text == "HTTP 503 Service Unavailable: ConnectionError: no figures"
 
 
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+@pytest.mark.parametrize("target", ["/nowhere/canary", "/break?as=unhandled&canary"])
 @pytest.mark.parametrize("integrated", [True, False])
-def test_the_page_of_debug_is_not_kept(tmp_path, integrated):
-    """Without the integration too: its page shows the request with all that a user typed."""
-    with project(tmp_path, DEBUG=True) as integration, wrap(tmp_path, WSGIHandler()) as alone:
-        site = integration if integrated else alone
-        with override_settings(MIDDLEWARE=MIDDLEWARE if integrated else []):
-            job_id = alone.start("/nowhere/canary") if not integrated else site.start("/nowhere/canary")
-            site.work(job_id)
-            found = site.status(job_id)
-            assert (found.status_text, found.error) == ("HTTP 404 Not Found", "HTTP 404 Not Found")
+def test_the_page_of_debug_is_not_kept(tmp_path, integrated, target, accept):
+    """Without the integration too. The page shows the request with all that a user typed, in HTML or in plain text."""
+    with ExitStack() as stack:
+        site: Site = stack.enter_context(project(tmp_path, DEBUG=True))
+        if not integrated:
+            stack.enter_context(override_settings(MIDDLEWARE=[]))
+            site = stack.enter_context(wrap(tmp_path, WSGIHandler()))
+        job_id = site.start(target, by={"HTTP_ACCEPT": accept})
+        site.work(job_id)
+        found = site.status(job_id)
+        reason = found.error.removesuffix(": ValueError: no figures")
+        assert found.status_text == found.error
+        assert reason == ("HTTP 404 Not Found" if "nowhere" in target else "HTTP 500 Internal Server Error")
 
 
 @pytest.mark.parametrize("login_url", ["/enter/", "enter", "mine", "/accounts/login/", "no such view"])
@@ -580,8 +587,23 @@ def test_a_session_that_ends_while_its_job_runs(tmp_path, engine):
         site.work(job_id)
         status = site.status(job_id)
     assert (status.status, status.attempt) == (Status.FAILED, 1)
-    assert "session of the user who started this job ended while the job ran" in status.status_text
+    assert "session of the user who started this job ended or was replaced while the job ran" in status.status_text
     assert "answered with 200" in status.status_text
+
+
+def test_a_session_that_is_replaced_before_the_job_runs(tmp_path):
+    """Django does this after a change of password. The job has the cookie of the old session, which is deleted."""
+    with project(tmp_path, SESSION_ENGINE="django.contrib.sessions.backends.db") as site:
+        cookie = log_in()
+        job_id = site.start("/who", by={"HTTP_COOKIE": cookie})
+        request = HttpRequest()
+        request.session = DatabaseSession(cookie.partition("=")[2])
+        request.user = get_user_model().objects.get()
+        update_session_auth_hash(request, request.user)
+        site.work(job_id)
+        status = site.status(job_id)
+    assert status.status is Status.FAILED
+    assert "has ended or was replaced (log-out, another login or a changed password)" in status.error
 
 
 def log_in() -> str:

@@ -258,6 +258,10 @@ def test_what_a_request_hands_on_beside_it_is_there_in_the_job(site):
 
 
 SIGNED_IN: dict[str, str] = {}
+ENDED = (
+    "The session of the user who started this job has ended or was replaced "
+    "(log-out, another login or a changed password)"
+)
 
 
 def read_session(environ):
@@ -269,7 +273,7 @@ def read_session(environ):
     [
         ("ada", "ada", None),
         (None, None, None),
-        ("ada", None, "The session of the user who started this job has ended"),
+        ("ada", None, ENDED),
         ("ada", "bea", "The session of the user who started this job belongs to another user by now"),
         (None, "bea", "The session of the user who started this job belongs to another user by now"),
     ],
@@ -326,7 +330,7 @@ def test_the_same_request_again_is_the_same_users(tmp_path, monkeypatch):
         job_id = site.start(webob.Request.blank("/job", headers={"Cookie": "session=1"}), by=by)
         monkeypatch.setitem(SIGNED_IN, "session=1", None)
         site.work(job_id)
-        assert site.status(job_id).status_text == "The session of the user who started this job has ended"
+        assert site.status(job_id).status_text == ENDED
 
 
 @pytest.mark.parametrize("end", ["work", "cancel", "fail"])

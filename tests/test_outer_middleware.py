@@ -20,6 +20,7 @@ from backjob.config import make_config
 from backjob.integrations.bottle import BackJobPlugin
 from backjob.outer import find_outer_objects
 from backjob.request import make_request, name_user, restore_environ
+from backjob.testing import Inline
 
 CANARY = "canary-4711"
 TEXTS = {
@@ -205,18 +206,118 @@ SERVERS: dict[str, dict[str, Any]] = {
     "waitress": {"waitress.client_disconnected": print, "wsgi.file_wrapper": iter},
     "werkzeug": {"werkzeug.socket": object(), "werkzeug.proxy_fix.orig": {"REMOTE_ADDR": "::1"}},
     "uwsgi": {"uwsgi.version": b"2", "uwsgi.node": b"a", "wsgi.input": object()},
-    "mod_wsgi": {"mod_wsgi.version": (5, 0, 2), "mod_ssl.var_lookup": print, "mod_wsgi.queue_start": "1"},
+    "mod_wsgi": {"mod_wsgi.version": (5, 0, 2), "mod_ssl.var_lookup": print, "mod_wsgi.process_group": "shop"},
+    "apache": {"SERVER_ADMIN": "root", "UNIQUE_ID": "a1", "SSL_SERVER_S_DN_Email": "root", "CONTEXT_PREFIX": "/shop"},
+    "nginx": {"REQUEST_SCHEME": "https", "DOCUMENT_ROOT": "/srv", "UWSGI_SCHEME": "https", "REMOTE_PORT": "4711"},
+    "cheroot": {"ACTUAL_SERVER_PROTOCOL": "HTTP/1.1", "SSL_CIPHER": "a", "REQUEST_URI": "/start"},
+    "eventlet": {"headers_raw": (("Cookie", "a"),)},
+    "the process's environment": {"USER": "www", "LOGNAME": "www", "no_proxy": "*"},
     "a bridge from ASGI": {"asgi.scope": {"type": "http", "state": {}}},
     "a router": {"wsgiorg.routing_args": ((), {"id": "7"}), "selector.vars": {}},
     "a test client": {"paste.testing_variables": {}, "paste.throw_errors": True, "webob.adhoc_attrs": {}},
-    "texts": {"shop.bytes": b"", "shop.none": None, "shop.float": 1.5, "shop.tuple": ("a", (1,)), "shop.bool": True},
 }
 
 
 @pytest.mark.parametrize("keys", SERVERS.values(), ids=SERVERS)
-def test_a_server_is_no_middleware(site: Site, caplog: pytest.LogCaptureFixture, keys: dict[str, Any]) -> None:
-    site.start("/job", by=keys)
+def test_a_server_is_no_middleware(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
+    """Its self-request may come another way, without them."""
+    for name in ("USER", "LOGNAME", "no_proxy"):
+        monkeypatch.setenv(name, "www")
+    for _ in range(2):
+        site.work(site.start("/job", by=keys))
     assert warnings_of(caplog) == []
+
+
+# Plain values
+
+
+@pytest.mark.parametrize("key", ["app.user", "user", "CURRENT_USER", "app.currentUser", "tenant_id", "AUTH_USER"])
+def test_a_text_that_names_the_user_is_warned_of(site: Site, caplog: pytest.LogCaptureFixture, key: str) -> None:
+    for _ in range(2):
+        site.start("/job", by={key: CANARY})
+    [warning] = warnings_of(caplog)
+    assert warning == (
+        f"{key} comes from a middleware outside of BackJob, which does not see the user's request when a job runs: "
+        f'wrap that middleware in BackJob, or seal its text for jobs: forward_environ=["{key}"]'
+    )
+
+
+@pytest.mark.parametrize("value", [(CANARY, "admin"), 4711, True, CANARY.encode()], ids=str)
+def test_other_plain_values_can_t_be_sealed(site: Site, caplog: pytest.LogCaptureFixture, value: Any) -> None:
+    site.start("/job", by={"app.roles": value})
+    [warning] = warnings_of(caplog)
+    assert warning.startswith("app.roles comes from a middleware outside of BackJob")
+    assert warning.endswith("or let it set a text under a key that forward_environ names")
+    assert CANARY not in warning
+
+
+def test_nothing_is_said_of_what_a_job_does_not_lack(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.start("/job", by={"TENANT_NAME": "ada", "OIDC_CLAIM_role": "staff"})  # sealed
+    site.start("/job", by={"app.user": "", "app.uid": None, "app.roles": (), "app.is_admin": False})  # of nobody
+    site.start("/job", by={"app.user": "ada"}, as_user=False)
+    assert warnings_of(caplog) == []
+
+
+def test_a_key_of_any_name_is_compared_with_the_self_requests(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """The self-requests: without it, with the same, with another for each, with the same other."""
+    numbers = iter(range(99))
+
+    def run_job() -> list[str]:
+        caplog.clear()
+        each = {"shop.release": "7", "request_id": f"{next(numbers)}", "shop.language": "de"}
+        job_id = site.start("/job", by={**each, "shop.who": CANARY})
+        assert warnings_of(caplog) == []
+        site.work(job_id, **{**each, "request_id": f"{next(numbers)}", "shop.language": "en"})
+        return [text.partition(" ")[0] for text in warnings_of(caplog)]
+
+    assert [run_job() for _ in range(3)] == [["shop.who"], ["shop.language"], []]
+
+
+def test_a_job_that_runs_inline_is_compared_with_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It comes through no middleware outside of BackJob."""
+    with wrap(tmp_path, launcher=Inline()) as site:
+        for _ in range(2):
+            assert site.status(site.start("/job", by={"request_id": "a7"})).status is Status.COMPLETED
+    assert warnings_of(caplog) == []
+
+
+def test_a_constant_is_known_from_self_requests(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.work(site.start("/job"), **{"app.tenant": "shop"})
+    site.start("/job", by={"app.tenant": "shop"})
+    assert warnings_of(caplog) == []
+    site.start("/job", by={"app.tenant": "another"})
+    assert [text.partition(" ")[0] for text in warnings_of(caplog)] == ["app.tenant"]
+
+
+def test_the_check_and_the_log_name_a_key_that_jobs_lack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On a server: a middleware reads a header, which the self-request has not."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        jobs = environ["backjob"]
+        if environ["PATH_INFO"] == "/start":
+            jobs.start("/job")
+            found.extend(application.check(environ).warnings)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["app.user"].encode()]
+
+    def name_user(environ: dict[str, Any], start_response: Any) -> Any:
+        environ["app.user"] = environ.get("HTTP_X_WHO", "nobody")
+        return application(environ, start_response)
+
+    found: list[Any] = []
+    application = BackJob(app, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", key=KEY)
+    try:
+        with serve(name_user) as server:
+            assert server.ask("/start", headers={"X-Who": "ada"}).body == b"ada"
+            assert wait_until(lambda: application.jobs.status(1).status_text) == "nobody"
+    finally:
+        application.close()
+    [warning] = warnings_of(caplog)
+    [finding] = [each for each in found if each.name == "outer-middleware"]
+    assert warning.startswith("app.user comes from a middleware outside of BackJob")
+    assert f"{finding.text}: {finding.remedy}".lower() == warning.lower()
 
 
 def test_a_lazy_object_is_not_loaded(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -322,7 +423,8 @@ def test_a_job_whose_user_may_come_from_outside_says_so(tmp_path: Path) -> None:
         site.work(job_id, **{"shop.user": {}})
         text = site.status(job_id).status_text
     assert text.startswith(
-        "The session of the user who started this job has ended, or its user is not known. "
+        "The session of the user who started this job has ended or was replaced (log-out, another login or a changed "
+        "password), or its user is not known. "
         "shop.user comes from a middleware outside of BackJob"
     )
 

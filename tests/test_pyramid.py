@@ -40,7 +40,10 @@ from backjob import BackJob, JobStatus, Status
 from backjob.integrations.pyramid import background
 from backjob.testing import Inline
 
-ENDED = "The session of the user who started this job has ended"
+ENDED = (
+    "The session of the user who started this job has ended or was replaced "
+    "(log-out, another login or a changed password)"
+)
 OTHER = "The session of the user who started this job belongs to another user by now"
 TABLES = ("CREATE TABLE note (text TEXT UNIQUE)", "CREATE TABLE login (token TEXT UNIQUE, user TEXT)")
 
@@ -294,6 +297,17 @@ def test_a_refusal_that_becomes_a_redirect_is_no_success(shop):
         found = shop.run(lambda request: request.backjob.start("/work", redirect_ok=True))
         assert (found.status, found.location) == (Status.FAILED, "/")
         assert "a login page" in found.error
+
+
+@pytest.mark.parametrize(("target", "error"), [("/nowhere", "404 Not Found"), ("/vault", "403 Forbidden")])
+@pytest.mark.parametrize("accept", ["text/html", "application/json", "text/plain"])
+def test_what_debug_adds_to_a_refusal_is_not_kept(shop, target, error, accept):
+    """It has the whole URL, with what a user typed."""
+    shop.config.add_settings({"debug_notfound": True, "debug_authorization": True})
+    shop.add("vault", lambda request: "never seen", permission="edit")
+    with shop.serve():
+        end = shop.run(lambda request: request.backjob.start(f"{target}?q=canary", headers={"Accept": accept}))
+    assert (end.error, end.status_text) == (f"HTTP {error}", f"HTTP {error}")
 
 
 @pytest.mark.parametrize("has_error_page", [False, True])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -22,7 +23,7 @@ from support.caches import PATIENT, empty_region
 from support.records import TABLE, add, open_store, run
 from support.served import KEY, wrap
 
-from backjob import Status
+from backjob import Status, outcome
 from backjob.backlog import Passed
 from backjob.cells import open_cells
 from backjob.config import make_config
@@ -36,7 +37,7 @@ from backjob.limits import Limits
 from backjob.process import name_process
 from backjob.schema import build_table
 from backjob.sqlstore import SQLStore
-from backjob.vouching import Vouching
+from backjob.vouching import TRIES, Vouching
 
 LEASE = 30.0
 KEYRING = Keyring([KEY])
@@ -355,9 +356,10 @@ def test_kinds_of_failures(postgresql: str) -> None:
             store._database.read(text("SET statement_timeout = 10; SELECT pg_sleep(5)"), {})
         store._database.dispose()
         run(url, f"ALTER TABLE {TABLE} RENAME TO elsewhere")
-        with pytest.raises(StoreError) as caught:
-            store.count(Status.STARTED)
-        assert not isinstance(caught.value, (Refused, TimedOut))
+        for _ in range(2):  # then the names of its indexes keep the store from creating it
+            with pytest.raises(StoreError) as caught:
+                store.count(Status.STARTED)
+            assert not isinstance(caught.value, (Refused, TimedOut))
         run(url, "DROP TABLE elsewhere")
 
 
@@ -371,6 +373,89 @@ def test_an_error_of_the_whole_server_is_an_outage(store: SQLStore, url: str, nu
     with pytest.raises(StoreError) as caught:
         store.claim(job_id, 1, "us", 30, 0)
     assert not isinstance(caught.value, (Refused, TimedOut))
+
+
+@contextlib.contextmanager
+def all_refused(url: str) -> Iterator[None]:
+    """Refuse the update of each row: by a REVOKE for a user who is no owner, else by a trigger."""
+    user = make_url(url).username or ""
+    if user.startswith("clerk"):
+        owner = url.replace(f"//{user}@", "//postgres@")
+        run(owner, f"REVOKE UPDATE ON {TABLE} FROM {user}")
+        yield
+        run(owner, f"GRANT UPDATE ON {TABLE} TO {user}")
+    else:
+        refuse(url, "BEFORE UPDATE", "NEW.attempt > 0")
+        yield
+        run(url, f"DROP TRIGGER refusal ON {TABLE}" if "postgresql" in url else "DROP TRIGGER refusal")
+
+
+@pytest.fixture(params=[*PLACES, "revoke"])
+def refusable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database with the tables, as the user whose writes ``all_refused`` refuses."""
+    is_revoke = request.param == "revoke"
+    with new_database("postgresql" if is_revoke else request.param, tmp_path) as url:
+        with open_store(url) as opened:
+            opened.count(Status.STARTED)
+        if not is_revoke:
+            yield url
+            return
+        user = f"clerk_{secrets.token_hex(8)}"  # all databases of the server have the same users
+        run(url, f"CREATE ROLE {user} LOGIN; GRANT ALL ON {TABLE}, {TABLE}_process, {TABLE}_id_seq TO {user}")
+        try:
+            yield url.replace("//postgres@", f"//{user}@")
+        finally:
+            run(url, f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_an_outcome_waits_while_every_write_is_refused(
+    refusable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outcome, "PATIENCE", 0.1)
+    refusal = contextlib.ExitStack()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        refusal.enter_context(all_refused(refusable))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"worked"]
+
+    with wrap(tmp_path, app, database=refusable) as site:
+        vouching, store = site.backend.vouching, site.backend.store
+        job_id = site.start("/job")
+        site.work(job_id)
+        for _ in range(TRIES + 1):
+            with pytest.raises(StoreError) as caught:
+                vouching.write_postponed(store)
+            assert not isinstance(caught.value, Refused)
+        assert list(vouching.leases.values()) == [job_id]
+        refusal.close()
+        vouching.write_postponed(store)
+        status = site.status(job_id)
+        assert (status.status, status.status_text) == (Status.COMPLETED, "worked")
+    assert "given up" not in caplog.text
+
+
+def test_keepers_see_an_outage_while_every_write_is_refused(refusable: str, caplog: pytest.LogCaptureFixture) -> None:
+    with open_store(refusable) as store:
+        lost, waiting = run_job(store, 0, error_timeout=0), add(store, key_id=KEYRING.key_ids[0])
+        running = run_job(store)
+        keeper, vouching = make_keeper(store, lease=1), Vouching()
+        vouching.lease(running, f"elsewhere-{running}")
+        with all_refused(refusable):
+            for write in (
+                store.check_writes,
+                keeper.settle_all,
+                lambda: vouching.renew(store, LEASE),
+                lambda: store.take_due(KEYRING.key_ids, "me", LEASE),
+            ):
+                with pytest.raises(StoreError) as caught:
+                    write()
+                assert not isinstance(caught.value, Refused)
+        assert store.take_due(KEYRING.key_ids, "me", LEASE).id == waiting  # type: ignore[union-attr]
+        assert keeper.settle_all() == 1
+        assert store.status(lost).status is Status.FAILED  # type: ignore[union-attr]
+        assert add(store) == running + 1
+    assert "left alone" not in caplog.text
 
 
 # --- Texts that can't be stored.

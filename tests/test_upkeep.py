@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, event
 from support.processes import name_dead
 from support.served import KEY, Site, call, make_environ, say_done, serve_site, wrap
 
-from backjob import BackJob, BackJobError, ConfigError, JobNotFound, Status, StoreError
+from backjob import BackJob, BackJobError, ConfigError, JobNotFound, Status, StoreError, assembly
 from backjob.decisions import PROCESS_GONE
 
 
@@ -27,6 +27,19 @@ def test_a_sweep_settles_what_was_lost_and_counts_it(site: Site) -> None:
     site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
     assert site.application.sweep() == 1
     assert (site.status(job_id).status, site.status(job_id).status_text) == (Status.FAILED, PROCESS_GONE)
+
+
+def test_keeping_begins_with_the_first_request(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may end its processes after a few requests, each within its first second."""
+    job_id = site.start("/job")
+    site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
+    monkeypatch.setattr(assembly, "MOMENT", 3600.0)
+    application = BackJob(say_done, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", key=KEY)
+    call(application, make_environ("/"))
+    assert site.wait_for_end(job_id).status_text == PROCESS_GONE
+    application.close()
 
 
 def test_old_jobs_are_deleted_and_counted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Jobs whose session ends while they run: Django finds out when it saves the session."""
+"""Jobs whose session ends or is replaced while they run: Django notices it when it saves the session."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.http import HttpRequest
 
 _INTERRUPTED = (
-    "The session of the user who started this job ended while the job ran. The view had answered with {code} by then: "
-    "what it has committed is kept, its changes to the session are not"
+    "The session of the user who started this job ended or was replaced while the job ran. The view had answered with "
+    "{code} by then: what it has committed is kept, its changes to the session are not"
 )
 
 
 def watch_session(request: HttpRequest, code: int) -> None:
-    """Fail the job with a clear reason if SessionMiddleware can't save its session, because the user has logged out.
+    """Fail the job with a clear reason if SessionMiddleware can't save its session, after a log-out, for
+    example.
 
     The view has answered with the status ``code`` by then. Django itself would answer 400 (SessionInterrupted).
     """

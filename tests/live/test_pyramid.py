@@ -18,7 +18,10 @@ from backjob import Status
 
 pytestmark = pytest.mark.live
 
-ENDED = "The session of the user who started this job has ended"
+ENDED = (
+    "The session of the user who started this job has ended or was replaced "
+    "(log-out, another login or a changed password)"
+)
 OTHER = "The session of the user who started this job belongs to another user by now"
 
 

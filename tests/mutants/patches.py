@@ -247,6 +247,27 @@ MUTANTS = [
         ("tests/test_error_pages.py",),
     ),
     Mutant(
+        "Django's debug page in plain text is kept",
+        "backjob/response.py",
+        "startswith(_PAGE_STARTS) or _DEBUG_PAGE.search(body) is not None",
+        "startswith(_PAGE_STARTS)",
+        ("tests/test_django.py", "tests/test_pyramid.py"),
+    ),
+    Mutant(
+        "a plain value that names the user is not warned of",
+        "backjob/outer_values.py",
+        "        return is_missing or is_always_another or is_name_of_identity(key)",
+        "        return is_missing or is_always_another",
+        ("tests/test_outer_middleware.py",),
+    ),
+    Mutant(
+        "a request's id is taken for the user's",
+        "backjob/outer_values.py",
+        "len(hashes) == 2 and hashes[0] == hashes[1]",
+        "len(hashes) == 2",
+        ("tests/test_outer_middleware.py",),
+    ),
+    Mutant(
         "a compressed body is decoded to its end",
         "backjob/output.py",
         "                if self._cut:\n                    self._is_left = True",
@@ -378,6 +399,20 @@ MUTANTS = [
         "            self._store.try_new_connection()",
         "            pass",
         ("tests/test_no_free_connection.py",),
+    ),
+    Mutant(
+        "a table that refuses every write is taken for the refusal of a job",
+        "backjob/write_check.py",
+        "            self.check_writes()",
+        "            pass",
+        ("tests/test_refused_writes.py",),
+    ),
+    Mutant(
+        "a table that can't be created is taken for the refusal of a job",
+        "backjob/faults.py",
+        "    except (Refused, TimedOut) as error:\n        raise Unreachable(str(error)) from None",
+        "    except TimedOut as error:\n        raise Unreachable(str(error)) from None",
+        ("tests/test_refused_writes.py",),
     ),
     Mutant(
         "a deleted key file stays deleted",

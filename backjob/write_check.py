@@ -1,0 +1,67 @@
+"""Tells whether the database refuses the writes of one job, or of all jobs, such as after a REVOKE.
+
+Updates some rows without changing them, and rolls back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+from .engine import Database
+from .errors import Refused, StoreError, TimedOut
+from .statements import Statements
+
+
+class _Undo(Exception):
+    """Rolls a transaction back."""
+
+
+class WriteCheck:
+    """The check whether the rows of jobs can be written at all."""
+
+    _database: Database
+    _statements: Statements
+
+    def check_writes(self) -> None:
+        """Raise StoreError if the database refuses to update each of the rows that are tried, and there is one."""
+        refusal: Refused | None = None
+        for job_id in self._choose_rows():
+            try:
+                if self._can_update(job_id):
+                    return
+            except TimedOut:  # somebody else is writing it
+                return
+            except Refused as error:
+                refusal = error
+        if refusal is not None:
+            raise StoreError(f"No job can be written: {refusal}") from None
+
+    def _choose_rows(self) -> Iterator[int]:
+        """Yield the ids of live jobs, and then of the newest jobs, because a trigger may protect those that ended."""
+        for query in (self._statements.newest_live, self._statements.newest):
+            yield from (int(row[0]) for row in self._database.read(query, {}))
+
+    def _can_update(self, job_id: int) -> bool:
+        """Return False if there is no such row. Raises StoreError."""
+        count = 0
+
+        def update_and_undo(connection: Connection) -> None:
+            nonlocal count
+            count = connection.execute(self._statements.write_same, {"job_id": job_id}).rowcount
+            raise _Undo
+
+        with contextlib.suppress(_Undo):
+            self._database.transact(update_and_undo)
+        return count > 0
+
+    @contextlib.contextmanager
+    def _telling_outages(self) -> Iterator[None]:
+        """Let Refused through only if another write is accepted. Otherwise raise StoreError: it is an outage."""
+        try:
+            yield
+        except Refused:
+            self.check_writes()
+            raise
