@@ -14,7 +14,8 @@ from .process import RESPONSE
 
 _STOPS = (
     "or the server stopped without waiting for it "
-    "(gunicorn: --graceful-timeout, --timeout; uWSGI: worker-reload-mercy, harakiri; mod_wsgi: shutdown-timeout)"
+    "(gunicorn: --graceful-timeout, --timeout; uWSGI: worker-reload-mercy for a reload, gracefully_kill_them_all for a "
+    "stop, harakiri; mod_wsgi: shutdown-timeout)"
 )
 PROCESS_GONE = f"The process that ran this job is gone: it crashed, it was killed, {_STOPS}"
 LEASE_LAPSED = (

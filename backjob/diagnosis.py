@@ -42,7 +42,8 @@ _OWN_REMEDIES = {
     200: "another app with BackJob answers there: set connect= to this app's own address",
     421: "another app with BackJob got the request, for a part of the path is taken away on the way to this one: set "
     "connect= to where that is done",
-    403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file)",
+    403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file), "
+    "and wrap the app in one BackJob only",
     503: "BackJob is there, but its job database or its key can't be used: its log says why",
 }
 _LOGIN = re.compile(r"(?<![a-z])(?:(log|sign)[-_]?in|o?auth(orize|enticate)?|sso|saml)(?![a-z])", re.IGNORECASE)
@@ -105,17 +106,22 @@ def explain_path(answer: Answer, address: Address, method: str, path: str, *, is
         found = found.removesuffix(separator + _lead_around(address))
     text = f"something in front of BackJob answers {path[:200]}: put BackJob outside of it. To {method} {found}"
     if is_answered:
-        text += ". The request is not sent again, because it may have been acted on"
+        text = _add_sentence(text, "The request is not sent again, because it may have been acted on")
     return LaunchError(text, is_final=is_answered or failure.is_final, is_of_job=True)
+
+
+def explain_post(answer: Answer, address: Address) -> LaunchError:
+    """Explain an answer to a POST to the mount, where BackJob answers."""
+    failure = explain(answer, address)
+    text = f"a POST does not reach BackJob: {failure}"
+    return LaunchError(text, is_final=failure.is_final, is_of_job=failure.is_of_job)
 
 
 def hint_at_mount(failure: LaunchError) -> LaunchError:
     """Add what to check for a job that was started outside of a request, by a process that does not know the mount."""
-    return LaunchError(
-        f"{failure}. A target that is given outside of a request begins with the path at which the app is mounted",
-        is_final=failure.is_final,
-        is_of_job=failure.is_of_job,
-    )
+    hint = "A target that is given outside of a request begins with the path at which the app is mounted"
+    text = _add_sentence(str(failure), hint)
+    return LaunchError(text, is_final=failure.is_final, is_of_job=failure.is_of_job)
 
 
 def explain_failure(error: OSError, address: Address) -> LaunchError:
@@ -154,9 +160,14 @@ def explain_loss(address: Address, seconds: float) -> Silence:
     )
 
 
+def _add_sentence(text: str, sentence: str) -> str:
+    """Add a sentence to a text that ends without a full stop, or with a question mark."""
+    return f"{text} {sentence}" if text.endswith("?") else f"{text}. {sentence}"
+
+
 def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
     """What was met at each of the addresses that were tried."""
-    tried = "; ".join(str(failure) for failure in failures)
+    tried = "; ".join(str(failure) for failure in failures).replace("?; ", "? ")
     is_of_job = any(failure.is_of_job for failure in failures)
     return LaunchError(tried, is_final=all(failure.is_final for failure in failures), is_of_job=is_of_job)
 

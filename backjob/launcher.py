@@ -16,13 +16,13 @@ from ._socket import Connection, Step, is_done
 from .address import Address, read_origin, write_origin
 from .app_id import OwnIds, name_app, name_place
 from .config import Config
-from .diagnosis import explain, explain_failure, sum_up
+from .diagnosis import explain_failure, sum_up
 from .discovery import discover, discover_unasked
 from .errors import AddressError, Busy, LaunchError, NotHome
 from .job import JobRequest
-from .keyring import PROBE, Keyring, Token
+from .keyring import Keyring, Token
 from .path_proofs import PathProofs
-from .proofs import is_proof, prove_app
+from .proofs import is_proof
 from .wire import CONNECT_TIMEOUT, PROBE_PATIENCE, Wire
 
 SEND_TIMEOUT = 30.0
@@ -58,7 +58,7 @@ class SelfRequest:
         self._elsewhere: set[tuple[Address, str]] = set()
         self.wire = Wire(config)
         self._connect, self._build, self.ask = self.wire.connect, self.wire.build, self.wire.ask
-        self._paths = PathProofs(keyring, self.wire, app)
+        self.paths = PathProofs(keyring, self.wire, app)
         self.has_worked = False
         """Has a request of this process reached this app? If so, a failure is an outage, not a wrong setting."""
         self._sent: dict[str, Address] = {}
@@ -68,7 +68,7 @@ class SelfRequest:
 
     def learn(self, environ: Mapping[str, Any]) -> None:
         """Remember where this process is reached, for the times when no request is at hand."""
-        self._paths.note_arrival(environ.get("SCRIPT_NAME", ""))
+        self.paths.note_arrival(environ.get("REQUEST_METHOD", ""), environ.get("SCRIPT_NAME", ""))
         if not (self._config.address or self._proven or self._known):
             self._known = discover(environ)
 
@@ -96,10 +96,10 @@ class SelfRequest:
             self._proven = address
             self.has_worked = True
 
-    def note_path(self, path: str) -> None:
+    def note_path(self, path: str, nonce: str) -> None:
         """A request that was sent to this path of a job has come in."""
         with contextlib.suppress(AddressError):
-            self._paths.add(self.candidates(None)[0], path)
+            self.paths.note_ahead(self.candidates(None)[0], path, nonce)
 
     def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
         """The request with what is to be known should another process launch it: whose job it is, and where from."""
@@ -139,7 +139,7 @@ class SelfRequest:
                         self.has_worked = True
                         return True
                     connection.close()  # some servers serve no other request before that
-                    failures.append(self._paths.explain_monitor(connection.answer, address, token, request))
+                    failures.append(self.paths.explain_monitor(connection.answer, address, token, request))
                     if address.is_sure:
                         break  # what answers there is what is to be told: guesses would only add to it
             except OSError as error:
@@ -158,8 +158,8 @@ class SelfRequest:
             address = home or self._proven_address(token, request, from_slot)
             target = request.target
             wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
-            if not self._paths.covers(address, request, from_slot=from_slot):
-                self._paths.prove(address, token, request, PROBE_PATIENCE if from_slot else float("inf"))
+            if not self.paths.covers(address, request, from_slot=from_slot):
+                self.paths.prove(address, token, request, PROBE_PATIENCE if from_slot else float("inf"))
                 self.has_worked = self.has_worked or home is None
             connection = self._connect(address, CONNECT_TIMEOUT, request)
             try:
@@ -184,14 +184,14 @@ class SelfRequest:
 
     def wait_in_queue(self, step: Step, connection: Connection, token: Token, request: JobRequest) -> None:
         """Take a step of the worker's connection, as long as it takes. Raises LaunchError if its request is lost."""
-        answers_later = functools.partial(self._paths.answers, connection.address, token, request, request.path)
+        answers_later = functools.partial(self.paths.answers, connection.address, token, request, request.path)
         self.wire.wait_in_queue(step, connection.address, answers_later)
 
     def doubt(self, connection: Connection, token: Token, request: JobRequest) -> LaunchError:
         """Explain an answer to the worker's request that is not our worker's. The address has to prove itself anew."""
         connection.close()  # gunicorn's gthread worker waits for that, up to 2 s, and answers no probe meanwhile
         self._forget_proofs()
-        return self._paths.explain_worker(connection.answer, connection.address, token, request)
+        return self.paths.explain_worker(connection.answer, connection.address, token, request)
 
     def covers(self, request: JobRequest) -> bool:
         """Can the worker's request be sent from a slot, where no probe could be waited for?
@@ -200,13 +200,20 @@ class SelfRequest:
         """
         try:
             is_ours = request.by_connect or request.app == self.app
-            return not is_ours or self._paths.covers(self.candidates(None)[0], request, from_slot=True)
+            return not is_ours or self.paths.covers(self.candidates(None)[0], request, from_slot=True)
         except AddressError:
             return True
 
+    def post_ahead(self, token: Token, request: JobRequest, *, is_again: bool) -> bool:
+        """Send a POST to the mount, see PathProofs. ``is_again``: this is not the first launch of the job."""
+        address = self.candidates(None)[0]
+        if is_again and self.paths.has_come_ahead(address, request):
+            raise LaunchError("no POST has reached BackJob: something in front of it refuses them, or slots are busy")
+        return self.paths.post_ahead(address, token, request, self._config.close_delay)
+
     def send_ahead(self, token: Token, request: JobRequest) -> None:
         """Send the monitor's request to the job's own path. Raises LaunchError if something else answers at once."""
-        self._paths.send_ahead(self.candidates(None)[0], token, request, self._config.close_delay)
+        self.paths.send_ahead(self.candidates(None)[0], token, request, self._config.close_delay)
 
     def _keep_sent(self, nonce: str, address: Address) -> None:
         while len(self._sent) >= _MOST_SENT:
@@ -216,7 +223,7 @@ class SelfRequest:
     def _forget_proofs(self) -> None:
         self._proven = None
         self._elsewhere.clear()
-        self._paths.clear()
+        self.paths.clear()
 
     def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
         """Where the job of another app that shares our jobs is at home; None when it is our own. Raises NotHome."""
@@ -229,7 +236,7 @@ class SelfRequest:
             return address
         try:
             patience = PROBE_PATIENCE if from_slot else self._config.launch_timeout
-            self._probe(address, token, request, patience, "" if request.by_connect else request.app)
+            self.paths.prove_mount(address, token, request, patience, "" if request.by_connect else request.app)
         except (LaunchError, OSError) as error:
             failure = error if isinstance(error, LaunchError) else explain_failure(error, address)
             raise NotHome(f"the app that started this job does not answer: {failure}") from None
@@ -257,7 +264,7 @@ class SelfRequest:
             if address.is_sure or address == self._proven:
                 return address
             try:
-                self._probe(address, token, request, patience, self.app)
+                self.paths.prove_mount(address, token, request, patience, self.app)
             except LaunchError as error:
                 failures.append(error)
             else:
@@ -283,15 +290,8 @@ class SelfRequest:
         """Have a request come to this app, in whichever process. Raises AddressError where no address is known."""
         for address in self._guess(request):
             with contextlib.suppress(LaunchError):
-                self._probe(address, token, request, patience, self.app)
+                self.paths.prove_mount(address, token, request, patience, self.app)
                 break
-
-    def _probe(self, address: Address, token: Token, request: JobRequest, patience: float, app: str) -> None:
-        """Ask whether this app is there (any of ours where it has no name). Raises LaunchError when it is not."""
-        probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
-        answer = self.ask(address, probe, request, patience)
-        if not is_proof(answer, probe, prove_app(app)):
-            raise explain(answer, address)
 
     def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:
         if not connection.shake_hands(self._patience):

@@ -83,10 +83,12 @@ class Limits:
         """Jobs whose code is at work in this process; 0: no limit.
 
         With "auto" that is half of its own slots: a server gives a process requests also while jobs have all of its
-        threads, and code that goes on after its job has ended has a thread as well.
+        threads. With a number it is that number: code that goes on after its job has ended has a thread as well.
         """
-        is_auto = self._config.max_running == "auto"
-        return self._config.max_running_per_process or (share_slots([self._slots]) if is_auto else 0)
+        if self._config.max_running_per_process:
+            return self._config.max_running_per_process
+        of_all = self._config.max_running
+        return of_all if isinstance(of_all, int) else share_slots([self._slots])
 
     @property
     def places(self) -> int:

@@ -194,7 +194,7 @@ class BackJob:
     ) -> Iterable[bytes]:
         backend.self_request.note_arrival(token.nonce)
         if is_ahead(token.nonce):
-            backend.self_request.note_path(job.path)
+            backend.self_request.note_path(job.path, token.nonce)
         backend.monitor.end_outage()
         if job.status is not Status.STARTED:
             return respond("409 Conflict", token.prove("refused"))
@@ -231,7 +231,7 @@ class BackJob:
 
     def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> str:
         """Claim the job and run it, unless as many run as may. How that went, in the words of the proof."""
-        limits, owner = backend.limits, f"{backend.monitor.owner}-{token.nonce}"
+        limits, owner = backend.limits, backend.monitor.name_claim(token)
         if not limits.enter():
             return "full"
         try:

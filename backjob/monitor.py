@@ -34,7 +34,9 @@ log = logging.getLogger("backjob")
 _FIRST_LOOK = 0.05
 _LONGEST_LOOK = 1.0
 _AFTER_END = 10.0
-"""Seconds to wait for the answer to a request whose job has ended before it was seen to run."""
+"""Seconds to wait for the answer to a request whose job has ended."""
+_SHORTEST_WATCH, _LONGEST_WATCH = 10.0, 60.0
+"""Seconds between two looks at the record of a job that runs."""
 _MOST_RELEASED = 20
 """Jobs that one success wakes: each of them wakes as many more."""
 _AHEAD = 5.0
@@ -114,7 +116,12 @@ class Monitor:
         return wait
 
     def end_outage(self) -> None:
-        """A launch has succeeded: have the jobs that wait for the end of an outage tried again at once."""
+        """A launch has succeeded: have the jobs that wait for the end of an outage tried again at once.
+
+        Not while a maintenance page lets only GETs through: each job of a GET would wake jobs of a POST in vain.
+        """
+        if not self._launcher.paths.takes_posts:
+            return
         for job_id in list(self._put_off)[:_MOST_RELEASED]:
             attempt, holder = self._put_off.pop(job_id, (0, ""))
             with contextlib.suppress(StoreError):  # then each of them waits for its own next try
@@ -128,13 +135,15 @@ class Monitor:
             self._launcher.has_worked = any(job.started_at is not None and job.app_id == home for job in ran)
         return self._launcher.has_worked
 
-    def _send_ahead(self, job: Job, request: JobRequest) -> Verdict:
+    def _send_ahead(self, job: Job, token: Token, request: JobRequest) -> Verdict:
         """Prove the job's path without waiting: have the monitor's request come to it, which goes on from there.
 
         Whoever calls holds a slot, maybe the only one, so that a probe could not be answered. Until the request has
         come in, this counts as a failed launch: something else may answer there, and its answer would not be seen.
         """
-        failed_for, nonce = job.launch_failed_for, mark_ahead(new_nonce())
+        failed_for = job.launch_failed_for
+        is_posted = self._launcher.post_ahead(token, request, is_again=failed_for > 0)
+        nonce = mark_ahead(new_nonce(), is_posted=is_posted)
         path = request.path[:200]
         unseen = (
             f"BackJob has not been reached at {path}: all slots are busy, or something in front of it answers there"
@@ -163,9 +172,9 @@ class Monitor:
     ) -> Verdict:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
-            if from_slot and not self._launcher.covers(request):
-                return self._send_ahead(job, request)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
+            if from_slot and not self._launcher.covers(request):
+                return self._send_ahead(job, token, request)
             with self._launcher.open(token, request, from_slot=from_slot) as connection:
                 return then(token, request, connection)
         except NewerRecordError:
@@ -235,10 +244,29 @@ class Monitor:
         self._vouching.end_hold(job.id)
         on_claim()
         self.end_outage()
-        return is_done(connection.receive, math.inf if status is Status.INPROGRESS else _AFTER_END)
+        return self._watch(job, token, connection, status)
+
+    def _watch(self, job: Job, token: Token, connection: Connection, status: Status) -> bool:
+        """Wait for the answer as long as the job runs. Return whether it has come.
+
+        A load balancer may forget an idle connection and tell neither side, and TCP keep-alive reaches only that far:
+        then the record shows that the job is over. Code that goes on in this process after that keeps the place here,
+        because it keeps a slot. Code in another process is counted there, in Limits.enter(): it takes no job too many.
+        """
+        pause = _SHORTEST_WATCH
+        while status in (Status.STARTED, Status.INPROGRESS) or self.name_claim(token) in self._vouching.leases:
+            if is_done(connection.receive, pause):
+                return True
+            pause = min(pause * 1.5, _LONGEST_WATCH)
+            status = self._look(job)
+        return is_done(connection.receive, _AFTER_END)
+
+    def name_claim(self, token: Token) -> str:
+        """Return the name by which a worker of this process claims the job of this token."""
+        return f"{self.owner}-{token.nonce}"
 
     def _look(self, job: Job) -> Status:
-        """Return the status of this attempt, which counts as cancelled if the record is at another one or gone."""
+        """Return the status of this attempt: cancelled if the record is at another one or gone, STARTED if unknown."""
         try:
             glance = self._store.glance(job.id)
         except StoreError as error:

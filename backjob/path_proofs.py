@@ -2,7 +2,8 @@
 
 Something in front of BackJob may answer some paths itself: another app, static files, a firewall. It would act on a
 form that was meant for this app. So each path is probed with a GET without query and body, which changes nothing in a
-foreign app (RFC 9110, section 9.2.1). Knows paths and answers, and no job database.
+foreign app (RFC 9110, section 9.2.1). A maintenance page may refuse only POSTs, so the mount, which is known to be
+BackJob's, is probed with a POST. Knows paths and answers, and no job database.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 
 from ._socket import Answer
 from .address import Address
-from .diagnosis import Silence, explain, explain_path, hint_at_mount
+from .diagnosis import Silence, explain, explain_path, explain_post, hint_at_mount
 from .errors import LaunchError, OutsideMount
 from .job import JobRequest
 from .keyring import PROBE, Keyring, Token
@@ -33,12 +34,14 @@ FRESH = 0.2
 FRESH_FROM_SLOT = 5.0
 """The same for whoever holds a slot, where a probe costs another request through the server's backlog."""
 
-_AHEAD = "~"
+_AHEAD, _AHEAD_POSTED = "~", "~~"
+_POST = ""
+"""The entry for a POST to the mount among the paths that have been proven."""
 
 
-def mark_ahead(nonce: str) -> str:
-    """Mark the nonce of a monitor's request that goes to the job's own path."""
-    return _AHEAD + nonce
+def mark_ahead(nonce: str, *, is_posted: bool) -> str:
+    """Mark the nonce of a monitor's request that goes to the job's own path, and whether a POST has just succeeded."""
+    return (_AHEAD_POSTED if is_posted else _AHEAD) + nonce
 
 
 def is_ahead(nonce: str) -> bool:
@@ -57,15 +60,31 @@ class PathProofs:
         self._proven: dict[tuple[Address, str], float] = {}
         self._away_at = float("-inf")
         self._heard_at = float("-inf")
+        self._posted_at = float("-inf")
+        self.takes_posts = True
+        """False after a POST to the mount was answered by something else, until one reaches BackJob again."""
 
-    def note_arrival(self, script_name: str) -> None:
-        """A self-request has come in, at BackJob's SCRIPT_NAME."""
+    def note_arrival(self, method: str, script_name: str) -> None:
+        """A self-request has come in with this method, at BackJob's SCRIPT_NAME."""
         self._mount = script_name
         self._heard_at = time.monotonic()
+        if method == "POST":
+            self._posted_at, self.takes_posts = self._heard_at, True
+
+    def note_ahead(self, address: Address, path: str, nonce: str) -> None:
+        """A request from send_ahead() has come in: BackJob answers under this path."""
+        self.add(address, path)
+        if nonce.startswith(_AHEAD_POSTED):
+            self.add(address, _POST)
+
+    def has_come_ahead(self, address: Address, request: JobRequest) -> bool:
+        """Has a request from send_ahead() come in just now? Then the POST before it has been answered too."""
+        return time.monotonic() - self._proven.get((address, request.path), float("-inf")) < FRESH
 
     def add(self, address: Address, path: str) -> None:
-        """BackJob has just answered under this path."""
+        """BackJob has just answered under this path, or a POST to the mount."""
         self._heard_at = time.monotonic()
+        self.takes_posts = self.takes_posts or path == _POST
         while len(self._proven) >= MOST_PATHS:
             self._proven.pop(next(iter(self._proven), (address, path)), None)
         self._proven[address, path] = self._heard_at
@@ -73,31 +92,72 @@ class PathProofs:
     def clear(self) -> None:
         """Forget all of them: an answer was not ours."""
         self._proven.clear()
-        self._heard_at = float("-inf")
+        self._heard_at = self._posted_at = float("-inf")
 
     def covers(self, address: Address, request: JobRequest, *, from_slot: bool = False) -> bool:
         """Can this request be sent there without a probe?"""
         if is_safe(request):
             return True
-        now = time.monotonic()
+        fresh, now = FRESH_FROM_SLOT if from_slot else FRESH, time.monotonic()
         proven_at = self._proven.get((address, request.path), float("-inf"))
-        fresh = FRESH_FROM_SLOT if from_slot else FRESH
-        return now - proven_at < LONGEST_PROOF and now - self._heard_at < fresh
+        is_proven = now - proven_at < LONGEST_PROOF and now - self._heard_at < fresh
+        return is_proven and self._takes_post(address, request, fresh)
+
+    def _takes_post(self, address: Address, request: JobRequest, fresh: float) -> bool:
+        """Has a POST reached BackJob just now? Without a known mount, there is no path to send one to."""
+        posted_at = self._proven.get((address, _POST), float("-inf"))
+        if not address.is_recorded:  # what comes in here shows nothing of another app's address
+            posted_at = max(posted_at, self._posted_at)
+        return request.script_name is None or time.monotonic() - posted_at < fresh
 
     def prove(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
-        """Probe the path of a request. Raises LaunchError: ``is_of_job`` if only this path is not answered by BackJob.
+        """See that BackJob answers the path of a request, and takes a POST.
 
-        The path is probed once more when the mount has answered: an outage may have ended between the two.
+        Raises LaunchError: ``is_of_job`` if only this path is not answered by BackJob.
         """
-        for is_last in (False, True):
-            probe = self._sign_probe(token)
-            answer = self._wire.ask(address, probe, request, patience, request.path)
-            if is_proof(answer, probe, prove_app(self._name_app(request))):
-                self.add(address, request.path)
-                return
-            if not (is_last or self._answers_at_mount(address, token, request)):
-                raise explain(answer, address)
-        raise self._explain_path(answer, address, "GET", request)
+        takes_post = self._takes_post(address, request, FRESH)
+        self._prove_path(address, token, request, patience)
+        if not takes_post:
+            self._prove_post(address, token, request, patience)
+
+    def _prove_path(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
+        """Probe the path, and once more when the mount has answered: an outage may have ended between the two."""
+        app = self._name_app(request)
+        answer = self._probe(address, token, request, patience, app, request.path)
+        if answer is None:
+            return
+        if not self._answers_at_mount(address, token, request):
+            raise explain(answer, address)
+        answer = self._probe(address, token, request, patience, app, request.path)
+        if answer is not None:
+            raise self._explain_path(answer, address, "GET", request)
+
+    def _prove_post(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
+        """Probe the mount with a POST. Raises LaunchError if something else answers, such as a maintenance page."""
+        answer = self._probe(address, token, request, patience, self._name_app(request))
+        if answer is not None:
+            self.takes_posts = False
+            raise explain_post(answer, address)
+
+    def prove_mount(self, address: Address, token: Token, request: JobRequest, patience: float, app: str) -> None:
+        """Probe the mount. Raises LaunchError if this app (any of ours if it has no name) does not answer."""
+        answer = self._probe(address, token, request, patience, app)
+        if answer is not None:
+            raise explain(answer, address)
+
+    def post_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> bool:
+        """Send a POST to the mount before send_ahead(). Raises LaunchError if something else answers at once.
+
+        Return whether a POST is known to reach BackJob. Otherwise it is in the server's backlog, before what follows.
+        """
+        if request.script_name is None:
+            return False
+        try:
+            if not self._takes_post(address, request, FRESH_FROM_SLOT):
+                self._prove_post(address, token, request, patience)
+        except Silence:
+            return False
+        return True
 
     def send_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
         """Send a monitor's request to the job's own path. Raises LaunchError if something else answers at once."""
@@ -157,15 +217,22 @@ class PathProofs:
 
     def answers(self, address: Address, token: Token, request: JobRequest, path: str | None = None) -> bool:
         """Does BackJob answer a probe of this path, or without one, of the mount?"""
-        probe = self._sign_probe(token)
         try:
-            answer = self._wire.ask(address, probe, request, PROBE_PATIENCE, path)
+            return self._probe(address, token, request, PROBE_PATIENCE, self._name_app(request), path) is None
         except LaunchError:
             return False
-        return is_proof(answer, probe, prove_app(self._name_app(request)))
 
-    def _sign_probe(self, token: Token) -> Token:
-        return self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+    def _probe(
+        self, address: Address, token: Token, request: JobRequest, patience: float, app: str, path: str | None = None
+    ) -> Answer | None:
+        """Probe this path with a GET, or without one the mount. Return the answer if it is not this app's."""
+        probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+        answer = self._wire.ask(address, probe, request, patience, path)
+        if not is_proof(answer, probe, prove_app(app)):
+            return answer
+        if path is not None or request.script_name is not None:
+            self.add(address, _POST if path is None else path)
+        return None
 
     def _name_app(self, request: JobRequest) -> str:
         """The app whose answer is a proof; "" where connect= says which one is meant."""

@@ -351,6 +351,7 @@ class TestOnTheWire:
             token = sign(WORKER)
             with self_request(peer.address, connect_headers={"X-Proxy": "pass"}).open(token, JOB) as connection:
                 assert peer.next_request().startswith(b"GET /mount/report HTTP/1.1\r\n")
+                assert peer.next_request().startswith(b"POST /mount/ HTTP/1.1\r\n")
                 request = peer.next_request()
                 while not connection.receive(SOON):
                     pass

@@ -16,6 +16,7 @@ from support import wait_until
 from support.served import PATIENCE, serve, serve_site, wrap
 
 from backjob import Status, path_proofs, waiting, wire
+from backjob import monitor as monitor_module
 from backjob.job import JobRequest, NewJob
 from backjob.monitor import Verdict
 
@@ -424,6 +425,65 @@ def test_a_silent_job_behind_a_proxy_that_hung_up_is_ended_by_the_keeper(tmp_pat
         end = site.wait_for_end(site.start("/job"))
     assert end.status is Status.FAILED
     assert end.status_text.startswith("begun\njob timeout: ")
+
+
+def swallow(client, request, proxy):
+    """Pass the request on, and forget the connection when it is answered: the client is told nothing."""
+    with socket.create_connection(("127.0.0.1", proxy.upstream), timeout=PATIENCE) as server:
+        server.sendall(request)
+        while server.recv(65536):
+            pass
+    proxy.has_ended.wait()
+
+
+@pytest.fixture
+def watchful(monkeypatch):
+    """A job that runs is looked at after a tenth of a second, and so long an answer may take after its end."""
+    monkeypatch.setattr(monitor_module, "_SHORTEST_WATCH", 0.1)
+    monkeypatch.setattr(monitor_module, "_AFTER_END", 0.1)
+
+
+def run_until_seen(site):
+    """Go on until the monitor has seen that the job runs."""
+    wait_until(lambda: not site.backend.vouching.holds)
+
+
+@pytest.mark.usefixtures("watchful")
+@pytest.mark.parametrize("monitor", ["thread", "request"])
+def test_a_lost_answer_keeps_no_place(tmp_path, monitor):
+    """A load balancer has forgotten the connections of as many jobs as there are places: they end, and more run."""
+
+    def job(environ, start_response):
+        run_until_seen(site)
+        return say_done(environ, start_response)
+
+    with behind(swallow, tmp_path, job, max_running=1, monitor=monitor) as site:
+        for _ in range(3):
+            end = site.wait_for_end(site.start("/job"))
+            assert (end.status, end.status_text, end.attempt) == (Status.COMPLETED, "done", 1)
+        wait_until(lambda: not site.backend.dispatcher._taken)
+
+
+@pytest.mark.usefixtures("watchful")
+def test_code_that_goes_on_keeps_its_place(tmp_path):
+    """Its job has ended, and its slot is not free: no request is sent for the next job before it is."""
+    is_over = threading.Event()
+
+    def job(environ, start_response):
+        if environ["PATH_INFO"] == "/hang":
+            run_until_seen(site)
+            environ["backjob"].finish()
+            is_over.wait(PATIENCE)
+        return say_done(environ, start_response)
+
+    with behind(swallow, tmp_path, job, max_running=1) as site:
+        assert site.wait_for_end(site.start("/hang")).status is Status.COMPLETED
+        waiting = site.start("/job")
+        with pytest.raises(AssertionError, match="still False"):
+            wait_until(lambda: site.proxy.workers > 1, 0.6)
+        is_over.set()
+        assert site.wait_for_end(waiting).status is Status.COMPLETED
+        assert site.proxy.workers == 2
 
 
 # Where the monitor waits.

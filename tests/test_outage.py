@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -93,16 +94,17 @@ def test_the_pauses_grow_to_a_minute_at_most() -> None:
 
 
 class Maintenance:
-    """A wrapper that answers everything itself while it is on."""
+    """A wrapper that answers everything, or every POST, itself while it is on."""
 
-    def __init__(self, status: str) -> None:
+    def __init__(self, status: str, method: str = "") -> None:
         self.status = status
+        self.method = method
         self.is_on = threading.Event()
         self.answered: list[str] = []
 
     def over(self, inner: App) -> App:
         def application(environ: dict[str, Any], start_response: Any) -> Any:
-            if not self.is_on.is_set():
+            if not self.is_on.is_set() or self.method not in ("", environ["REQUEST_METHOD"]):
                 return inner(environ, start_response)
             self.answered.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
             start_response(self.status, [("Content-Type", "text/html"), ("Location", "/maintenance")])
@@ -165,3 +167,51 @@ def test_they_survive_a_restart_within_it(tmp_path: Path, status: str) -> None:
             else:
                 job_ids = start_some(site)
                 maintenance.is_on.set()
+
+
+@pytest.mark.parametrize("status", ["302 Found", "403 Forbidden", "503 Service Unavailable"])
+def test_jobs_survive_a_page_that_refuses_only_posts(tmp_path: Path, status: str) -> None:
+    """A job of a GET runs meanwhile. It does not wake the others before a POST gets through."""
+    maintenance, runs = Maintenance(status, "POST"), list[str]()
+    with serve_site(tmp_path, count_runs(runs), front=maintenance.over, launch_timeout=0.1) as site:
+        first_get, first_post, second_get, second_post = start_some(site)
+        gets, posts = [first_get, second_get], [first_post, second_post, site.start("/job", method="PUT", delay=3600)]
+        maintenance.is_on.set()
+        site.backend.self_request.paths.clear()  # as if the last POST had come in long ago
+        site.sql("UPDATE background_job SET due_at = created_at")
+        site.backend.dispatcher.look_after(0)
+        wait_until(lambda: all("a POST does not reach BackJob" in site.status(each).status_text for each in posts))
+        assert all(status[:3] in site.status(each).status_text for each in posts)
+        assert {site.wait_for_end(each).status for each in gets} == {Status.COMPLETED}
+        site.backend.monitor.end_outage()
+        assert all(site.row(each).held_by for each in posts)
+        maintenance.is_on.clear()
+        assert {site.wait_for_end(each).status for each in posts} == {Status.COMPLETED}
+        assert set(maintenance.answered) == {"POST /"}
+        assert sorted(runs) == ["GET", "GET", "GET", "POST", "POST", "PUT"]
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "one slot"])
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_slot_asks_with_a_post_before_it_sends_a_form(tmp_path: Path, is_on: bool, threads: bool) -> None:
+    """The page stands around BackJob: where the slot is the only one, it refuses the POST when that is over."""
+    maintenance, runs = Maintenance("403 Forbidden", "POST"), list[str]()
+    options = {"front": maintenance.over, "monitor": "leave", "keeper": False, "threads": threads}
+    with serve_site(tmp_path, count_runs(runs), **options) as site:
+        assert site.wait_for_end(site.start("/job")).status is Status.COMPLETED
+        job_id, owner = site.start("/job", method="POST", delay=3600), site.backend.monitor.owner
+        wait_until(lambda: site.row(job_id).held_by is None)
+        if is_on:
+            maintenance.is_on.set()
+        site.sql("UPDATE background_job SET due_at = created_at")
+        site.backend.self_request.paths.clear()  # as if the last POST had come in long ago
+        assert site.backend.store.hold(job_id, 1, None, owner, 30)
+        site.within(lambda jobs: site.backend.monitor.leave(site.row(job_id)))
+        if is_on:
+            wait_until(lambda: re.search("POST (does not reach|has reached)", site.status(job_id).status_text))
+            assert maintenance.answered == ["POST /"]
+            maintenance.is_on.clear()
+            site.sql("UPDATE background_job SET held_by = NULL, held_until = NULL")  # the pause is over
+            site.backend.dispatcher.look_after(0)
+        assert site.wait_for_end(job_id).status is Status.COMPLETED
+        assert runs == ["GET", "POST"]

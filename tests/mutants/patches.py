@@ -690,9 +690,30 @@ MUTANTS = [
     Mutant(
         "a form goes to a path that was not proven",
         "backjob/launcher.py",
-        "if not self._paths.covers(address, request, from_slot=from_slot):",
+        "if not self.paths.covers(address, request, from_slot=from_slot):",
         "if False:",
         ("tests/test_paths_in_front.py",),
+    ),
+    Mutant(
+        "a form is sent while something in front refuses all POSTs",
+        "backjob/path_proofs.py",
+        "        if not takes_post:\n",
+        "        if False:\n",
+        ("tests/test_outage.py",),
+    ),
+    Mutant(
+        "a POST whose answer a slot could not wait for counts as one that got through",
+        "backjob/path_proofs.py",
+        "if nonce.startswith(_AHEAD_POSTED):",
+        "if True:",
+        ("tests/test_outage.py",),
+    ),
+    Mutant(
+        "jobs of a GET wake those of a POST in vain",
+        "backjob/monitor.py",
+        "if not self._launcher.paths.takes_posts:",
+        "if False:",
+        ("tests/test_outage.py",),
     ),
     Mutant(
         "a request with effects is sent again after an answer",
@@ -957,7 +978,7 @@ MUTANTS = [
     ),
     Mutant(
         "another app in its place is good enough",
-        "backjob/launcher.py",
+        "backjob/path_proofs.py",
         "if not is_proof(answer, probe, prove_app(app)):",
         'if not is_proof(answer, probe, "here"):',
         ("tests/test_launcher.py",),
@@ -1196,8 +1217,8 @@ MUTANTS = [
     Mutant(
         "jobs may have all slots of a process",
         "backjob/limits.py",
-        "(share_slots([self._slots]) if is_auto else 0)",
-        "0",
+        "return of_all if isinstance(of_all, int) else share_slots([self._slots])",
+        "return of_all if isinstance(of_all, int) else 0",
         ("tests/test_limits.py",),
     ),
     Mutant(
@@ -1268,6 +1289,20 @@ MUTANTS = [
         "backjob/wire.py",
         "if not answers_later():",
         "if True:",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
+        "a lost answer keeps its place for ever",
+        "backjob/monitor.py",
+        "while status in (Status.STARTED, Status.INPROGRESS) or",
+        "while True or",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
+        "a job is launched into a slot that the last one's code still holds",
+        "backjob/monitor.py",
+        " or self.name_claim(token) in self._vouching.leases:",
+        ":",
         ("tests/test_monitor.py",),
     ),
     Mutant(
