@@ -129,7 +129,7 @@ class Assembly:
         notice_fork()
         self.serves = True
         self._resume()
-        if self._config.has_keeper:  # at once: where a server ends its processes after a few requests, time is short
+        if self._config.has_keeper:  # at once: a server may end this process after a few requests
             self._keeper_thread.start()
 
     def get_backend(self) -> Backend:

@@ -34,7 +34,7 @@ log = logging.getLogger("backjob")
 REQUEST_FAILED = "The request that started this job failed"
 UNDONE = "What started this job was undone: its transaction was rolled back"
 _MOST_TIME = 0.5
-"""Seconds in which a response launches the jobs that waited for it. It holds a slot of the server meanwhile."""
+"""Seconds in which a response launches the jobs that waited for it. The response holds a slot meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Launch:
     sealed: bytes
     request: JobRequest
     pid: int = field(default_factory=os.getpid)
-    """The process that recorded the job. If the job waits for a response, it is that of this process."""
+    """The process that recorded the job. A job that waits for a response waits for one of this process."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Backend:
         return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
 
     def can_run(self, job: Job) -> bool:
-        """Return whether this process may run or launch a waiting job. If not, others do. Raises StoreError."""
+        """Return whether this process may run or launch a waiting job. If not, others may. Raises StoreError."""
         if not job.is_readable or job.key_id not in self.keyring.key_ids:
             return False
         return job.app_version in ("", self.config.app_version) or not self.store.is_version_alive(job.app_version)
@@ -97,18 +97,18 @@ class Backend:
         return Keeper(self.config, self.keyring, self.store, self.self_request, Vouching(), limits, lambda: None)
 
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
-        """Return whether threads of this process can launch the jobs that no request launches. See also monitor=."""
+        """Return whether threads of this process can launch waiting jobs. ``monitor`` does not matter."""
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
     def warn_of_outer(self, environ: Mapping[str, Any], *, as_user: bool) -> None:
-        """Log once in this process what a starting request has from outside of BackJob, because a job lacks it."""
+        """Log, once for each key, what a request that starts a job has from outside of BackJob, and its job lacks."""
         outer = find_outer_objects(environ, self.config.environ_key)
         self._warn({key: f"{explain_outer([key])} (it is a {kind})" for key, kind in outer.items()})
         if as_user:
             self._warn(self.outer_values.note_start(environ))
 
     def note_arrival(self, environ: Mapping[str, Any]) -> None:
-        """Log the same if only the environ of a job's self-request shows it. A job that runs inline has none."""
+        """Log the keys that a self-request shows to be missing in jobs. A job that runs inline has no self-request."""
         if not self.config.is_inline:
             self._warn(self.outer_values.note_arrival(environ))
 
@@ -145,8 +145,9 @@ class Backend:
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:
         """Launch jobs after the request or job that they waited for, or cancel them with the text ``failure``.
 
-        Where a launch takes long, the remaining jobs are left as rows that are due. A child of a fork launches no jobs
-        of its parent, because the parent's response has not ended.
+        After half a second, or while the server's backlog is full, the remaining jobs are only released: they are due,
+        and any process launches them. A child of a fork launches no jobs of its parent, because the parent's response
+        has not ended.
         """
         end = time.monotonic() + _MOST_TIME
         for launch in [each for each in launches if each.pid == os.getpid()]:

@@ -60,7 +60,7 @@ class CacheReads:
         """Do nothing: calls to a cache are short and share its connections."""
 
     def check_writes(self) -> None:
-        """Do nothing: a cache refuses a value for its size alone."""
+        """Do nothing: a cache refuses a value only because of its size."""
 
     def count(self, status: Status) -> int:
         index = self._jobs.read()

@@ -106,7 +106,7 @@ class Config:
     take at once, and at least 1; 4 for each process of which that is not known."""
 
     max_running_per_process: int = 0
-    """Jobs that run at once in one process. 0: the number in ``max_running``, or half of the process's own slots."""
+    """Jobs that run at once in one process. 0: the number in ``max_running``, or with "auto" half of its slots."""
 
     max_running_per_scope: int | Mapping[str, int] = 0
     """Jobs that run at once in each scope that is not "", or a mapping of scopes to such numbers. 0: no limit."""

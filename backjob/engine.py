@@ -53,7 +53,7 @@ class Database:
         """The kind of database: "sqlite", "postgresql", "mysql" or "mariadb"."""
         self._is_sqlite, self._is_mysql = self.kind == "sqlite", self.kind in ("mysql", "mariadb")
         self.counts_changes = self._is_mysql
-        """Does the row count of an update leave out rows that it did not change?"""
+        """True if the row count of an update may leave out rows that it did not change."""
         self._patience = patience
         self._busy = find_busy_timeout(PATIENCE if self._is_sqlite else patience)
         self._has_limits = self._is_ours and self.kind == "postgresql"
@@ -160,7 +160,7 @@ class Database:
     def write(self, statement: Executable, values: dict[str, Any], seconds: float = faults.BUSY_TIMEOUT) -> int:
         """Run a single statement and return the number of rows that it changed. Raises StoreError.
 
-        ``seconds``: the longest time for which it is tried again while it loses to other writes.
+        ``seconds``: the longest time for which the statement is tried again while it loses to other writes.
         """
         if self._has_limits and not self._needs_transaction and isinstance(statement, (Update, Delete)):
             statement = add_lock_patience(statement)

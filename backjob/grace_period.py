@@ -71,7 +71,7 @@ class GracePeriod:
         new = [each for each in jobs if each not in self._began_at]
         if new and self._others_can_connect():
             self._renew()
-            self._store.check_writes()  # a renewal of no job meets no trigger
+            self._store.check_writes()  # a renewal that updates no row fires no trigger
             self._began_at |= dict.fromkeys(new, self.read_time())
 
     def _others_can_connect(self) -> bool:

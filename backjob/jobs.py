@@ -255,7 +255,7 @@ class Jobs(NoJob):
             sealed = backend.keyring.seal(job_id, uid, request)
             return sealed
 
-        with one_call():  # while the database does not answer, start() waits for it once
+        with one_call():  # start() waits only once for a database that does not answer
             backend.limits.note_recorder(self._environ, self._start_response)
             job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:  # from here on nothing raises: the record is committed

@@ -58,8 +58,8 @@ class Run:
     config: Config
     left_out: LeftOut = field(repr=False)
     cause: str = field(repr=False, default="")
-    """Type and message of the exception that the framework reported last. Of one that is an HTTP response: the
-    application's own text in it."""
+    """Type and message of the exception that the framework reported last. If that exception is an HTTP response, only
+    the application's own text in it."""
     answer: int | None = None
     """The status of that exception, if it is an HTTP response."""
     is_denied: bool = False
@@ -91,7 +91,7 @@ def judge_answer(response: Response, run: Run) -> Judgement:
 
 
 def judge_exception(error: BaseException, run: Run) -> Judgement:
-    """Return how a job ends, by the exception that its app raised. One that is an HTTP response counts as that."""
+    """Return how a job ends, by its app's exception. One that is an HTTP response counts as that response."""
     code = find_status(error)
     if code is None:
         return Judgement(describe(error) + run.left_out.explain_exception(), may_retry=True)
@@ -101,7 +101,7 @@ def judge_exception(error: BaseException, run: Run) -> Judgement:
 def find_status(error: BaseException) -> int | None:
     """Return the status of an exception that is an HTTP response or a WSGI application itself.
 
-    The HTTP exceptions of Bottle, Werkzeug and WebOb are. A ``code`` alone is not enough: urllib's exceptions have
+    The HTTP exceptions of Bottle, Werkzeug and WebOb are such. A ``code`` alone is not enough: urllib's exceptions have
     that of another site.
     """
     is_response = hasattr(error, "status_line") and hasattr(error, "status_code")  # as in Bottle

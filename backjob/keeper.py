@@ -1,6 +1,6 @@
-"""The keeper: the maintenance of jobs in one process, also while no request comes.
+"""The keeper: the maintenance of jobs in one process, even if no request comes.
 
-Renews leases, recovers lost jobs, launches due jobs and prunes. Every process has one, so its writes are guarded.
+Renews leases, recovers lost jobs, launches due jobs and prunes. Every process has a keeper, so its writes are guarded.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Keeper:
         return max(0.0, min(self._next.renewal, self._next.sweep) - time.monotonic())
 
     def leave(self) -> None:
-        """Write postponed outcomes and release held jobs: this process ends. Others launch those within a second."""
+        """Write postponed outcomes and release held jobs as the process ends. Others launch them within a second."""
         do = self._duties.do
         try:
             do("Outcomes of jobs are left to recovery", lambda: self._vouching.write_postponed(self._store))
@@ -173,7 +173,7 @@ class Keeper:
     def _note_strays(self, leases: dict[str, int], ended: set[str]) -> None:
         """Report the slots that are held by code of ended jobs. ``ended``: claims of this process that have ended.
 
-        Only those that had ended at the last sweep too count: the others may be ending now.
+        A claim counts only if it had ended at the last sweep too. Otherwise its code may be ending now.
         """
         strays = [leases[claim] for claim in ended & self._ended]
         self._ended = ended
@@ -196,8 +196,8 @@ class Keeper:
     def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
         """Sweep until no job looks lost, and return the number of recovered jobs. Raises StoreError.
 
-        For a command that runs once. If a job looks lost, this takes a whole lease: so long other processes may take to
-        renew theirs.
+        For a command that runs once. If a job looks lost, this takes a whole lease, because other processes may
+        take that long to renew theirs.
         """
         end = time.monotonic() + self._config.lease + _LONGEST_GRACE
         settled_before, grace = self._settled, self._grace

@@ -205,10 +205,10 @@ class SelfRequest:
             return True
 
     def post_ahead(self, token: Token, request: JobRequest, *, is_again: bool) -> bool:
-        """Send a POST to the mount, see PathProofs. ``is_again``: this is not the first launch of the job."""
+        """Call ``PathProofs.post_ahead()``. ``is_again``: the job was launched before. Raises LaunchError."""
         address = self.candidates(None)[0]
         if is_again and self.paths.has_come_ahead(address, request):
-            raise LaunchError("no POST has reached BackJob: something in front of it refuses them, or slots are busy")
+            raise LaunchError("no POST has reached BackJob: slots are busy, or something in front of it refuses POSTs")
         return self.paths.post_ahead(address, token, request, self._config.close_delay)
 
     def send_ahead(self, token: Token, request: JobRequest) -> None:

@@ -80,10 +80,11 @@ class Limits:
 
     @property
     def per_process(self) -> int:
-        """Jobs whose code is at work in this process; 0: no limit.
+        """Jobs whose code may run at once in this process; 0: no limit.
 
-        With "auto" that is half of its own slots: a server gives a process requests also while jobs have all of its
-        threads. With a number it is that number: code that goes on after its job has ended has a thread as well.
+        Without ``max_running_per_process``, that is the number in ``max_running``, because code that goes on after its
+        job has ended still holds a thread. With "auto" it is half of the process's slots, because a server sends
+        requests to a process even if jobs occupy all of its threads.
         """
         if self._config.max_running_per_process:
             return self._config.max_running_per_process

@@ -1,8 +1,8 @@
-"""The limit for answers of the database that do not come, over all tries of one call of the store.
+"""One time limit for all waits of a call of the store that end without an answer of the database.
 
 A call may wait for several answers, and tries again after a lost one. Without a common limit each try would wait for as
-long as the first. Answers that come, and connections that break at once, leave the limit as it is. Knows nothing of
-connections.
+long as the first. Statements that are answered, and connections that break at once, do not use up the limit. Knows
+nothing of connections.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Call:
     is_opening: bool = False
     """Is a connection being opened, or tested before its use?"""
     is_over: bool = False
-    """Has it ended? A thread that was started meanwhile may have inherited it."""
+    """Has the call ended? A thread that was started during the call may have inherited this object."""
 
 
 _current: ContextVar[_Call | None] = ContextVar("backjob_call", default=None)
@@ -44,7 +44,7 @@ _current: ContextVar[_Call | None] = ContextVar("backjob_call", default=None)
 
 @contextlib.contextmanager
 def one_call() -> Iterator[None]:
-    """Let everything within share one limit. Within another such block that one's limit holds."""
+    """Make all waits in this block share one limit. A block within another one uses the outer limit."""
     if _find_call() is not None:
         yield
         return
@@ -63,7 +63,7 @@ def _find_call() -> _Call | None:
 
 
 def as_one_call(method: Method) -> Method:
-    """Return this function with one limit for all that it waits for."""
+    """Return a wrapper that calls this function within one_call()."""
 
     @functools.wraps(method)
     def limited(*arguments: Any, **options: Any) -> Any:
@@ -74,7 +74,7 @@ def as_one_call(method: Method) -> Method:
 
 
 def methods_as_one_call(but: Collection[str]) -> Callable[[Class], Class]:
-    """Return a class decorator that does this to all public methods, ``but`` not to these."""
+    """Return a class decorator that applies as_one_call() to all public methods except those in ``but``."""
 
     def decorate(owner: Class) -> Class:
         for name, method in inspect.getmembers(owner, inspect.isfunction):
@@ -87,7 +87,7 @@ def methods_as_one_call(but: Collection[str]) -> Callable[[Class], Class]:
 
 @contextlib.contextmanager
 def limited_try(patience: float) -> Iterator[None]:
-    """Count the time of a try that fails because a connection, an answer or a lock did not come.
+    """Count the time of a try that ends with AnswerLost, TimedOut or Unreachable.
 
     ``patience``: the limit in seconds. When it is used up, AnswerLost is raised at once.
     """
@@ -103,7 +103,7 @@ def limited_try(patience: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opening() -> Iterator[None]:
-    """Mark the opening of a connection: its answers are waited for less long."""
+    """Mark the opening of a connection, during which the wait for an answer is shorter."""
     call = _find_call() or _Call()
     token, call.is_opening = _current.set(call), True
     try:
@@ -114,13 +114,13 @@ def opening() -> Iterator[None]:
 
 
 def is_opening() -> bool:
-    """Is a connection being opened, so that no statement of ours is under way?"""
+    """Is a connection being opened? Then no statement of ours is running."""
     call = _find_call()
     return call is not None and call.is_opening
 
 
 def seconds_left(patience: float) -> float:
-    """Return for how long the next answer may be waited for, if all lost ones may take ``patience`` seconds."""
+    """Return the longest wait for the next answer, in seconds. ``patience``: the limit of the whole call."""
     call = _find_call()
     if call is None:
         return patience

@@ -36,7 +36,7 @@ _LONGEST_LOOK = 1.0
 _AFTER_END = 10.0
 """Seconds to wait for the answer to a request whose job has ended."""
 _SHORTEST_WATCH, _LONGEST_WATCH = 10.0, 60.0
-"""Seconds between two looks at the record of a job that runs."""
+"""The shortest and the longest pause between two reads of a running job's record, in seconds."""
 _MOST_RELEASED = 20
 """Jobs that one success wakes: each of them wakes as many more."""
 _AHEAD = 5.0
@@ -116,9 +116,9 @@ class Monitor:
         return wait
 
     def end_outage(self) -> None:
-        """A launch has succeeded: have the jobs that wait for the end of an outage tried again at once.
+        """Retry the jobs that wait for the end of an outage at once, because a launch has succeeded.
 
-        Not while a maintenance page lets only GETs through: each job of a GET would wake jobs of a POST in vain.
+        Do nothing while a maintenance page lets only GETs through: each job of a GET would wake jobs of a POST in vain.
         """
         if not self._launcher.paths.takes_posts:
             return
@@ -249,9 +249,10 @@ class Monitor:
     def _watch(self, job: Job, token: Token, connection: Connection, status: Status) -> bool:
         """Wait for the answer as long as the job runs. Return whether it has come.
 
-        A load balancer may forget an idle connection and tell neither side, and TCP keep-alive reaches only that far:
-        then the record shows that the job is over. Code that goes on in this process after that keeps the place here,
-        because it keeps a slot. Code in another process is counted there, in Limits.enter(): it takes no job too many.
+        A load balancer may drop an idle connection without telling either side, and TCP keep-alive checks only the
+        connection to the load balancer. So the record is read from time to time. While the job's code goes on in this
+        process after the job ended, the wait goes on too, because that code holds a slot. Another process counts such
+        code itself, in Limits.enter(), and refuses further jobs.
         """
         pause = _SHORTEST_WATCH
         while status in (Status.STARTED, Status.INPROGRESS) or self.name_claim(token) in self._vouching.leases:
@@ -266,7 +267,7 @@ class Monitor:
         return f"{self.owner}-{token.nonce}"
 
     def _look(self, job: Job) -> Status:
-        """Return the status of this attempt: cancelled if the record is at another one or gone, STARTED if unknown."""
+        """Return the status of this attempt: CANCELLED if the row is gone or at another one, STARTED if unknown."""
         try:
             glance = self._store.glance(job.id)
         except StoreError as error:

@@ -89,15 +89,15 @@ def find_outer_objects(environ: Mapping[str, Any], own_key: str) -> dict[str, st
 def find_outer_values(environ: Mapping[str, Any], own_key: str, names: Iterable[str]) -> dict[str, Any]:
     """Return the plain values that a middleware outside of BackJob may have put into an environ.
 
-    Texts that go along with a job are not among them, nor are variables of servers, of CGI and of the process. PEP 3333
-    has lower-case names for what is not CGI, so other names count only if they are those of an identity.
+    Left out are texts that go along with a job, and variables of servers, of CGI and of the process's environment. A
+    name in upper case counts only if it names an identity: PEP 3333 asks for lower-case names for all but CGI.
     """
     names, outer = tuple(names), _select_outer(environ, own_key)
     return {key: value for key, value in outer.items() if _is_plain(value) and _is_foreign(key, value, names)}
 
 
 def _select_outer(environ: Mapping[str, Any], own_key: str) -> dict[str, Any]:
-    """Return what comes before BackJob's own key: an environ keeps the order of insertion, and the app comes later."""
+    """Return the items before BackJob's own key. A dict keeps the order of insertion, and the app adds keys later."""
     outer = takewhile(lambda key: key != own_key, environ)
     return {key: environ[key] for key in outer}
 
@@ -137,7 +137,7 @@ def explain_outer(keys: Collection[str]) -> str:
 
 
 def explain_outer_value(key: str, value: object) -> str:
-    """Return explain_outer() for a plain value, with the other remedy that there is for texts."""
+    """Return explain_outer() for a plain value, with a second remedy: a text that forward_environ names."""
     explained = explain_outer([key])
     if not isinstance(value, str):
         return f"{explained}, or let it set a text under a key that forward_environ names"

@@ -1,4 +1,4 @@
-"""Plain values that a middleware outside of BackJob puts into the environ, and that a job does not get from its user.
+"""Plain values that a middleware outside of BackJob puts into the environ, and that jobs may lack.
 
 Compares the requests that start jobs with the self-requests that run them, within one process. Keeps hashes and no
 values. Knows no jobs.
@@ -17,9 +17,9 @@ _MOST_KEYS = 200
 class OuterValues:
     """The values that were seen under each key: in the last starting request, and in up to two self-requests.
 
-    A key is lost in jobs if no self-request has it, or if all of them have one other value. A value that differs from
-    request to request, such as a request's id, is not lost. Under a name of identity any other value is lost, and any
-    value before the first self-request.
+    A key counts as lost if no self-request has it, or if two self-requests have the same other value. A value that
+    differs from request to request, such as a request's id, is not lost. A key that names an identity counts as lost
+    unless a self-request had the same value, even before the first self-request.
     """
 
     def __init__(self, own_key: str, names: tuple[str, ...]) -> None:

@@ -36,7 +36,7 @@ FRESH_FROM_SLOT = 5.0
 
 _AHEAD, _AHEAD_POSTED = "~", "~~"
 _POST = ""
-"""The entry for a POST to the mount among the paths that have been proven."""
+"""The key of a POST to the mount among the proven paths."""
 
 
 def mark_ahead(nonce: str, *, is_posted: bool) -> str:
@@ -65,24 +65,24 @@ class PathProofs:
         """False after a POST to the mount was answered by something else, until one reaches BackJob again."""
 
     def note_arrival(self, method: str, script_name: str) -> None:
-        """A self-request has come in with this method, at BackJob's SCRIPT_NAME."""
+        """Note that a self-request with this method has come in, at BackJob's SCRIPT_NAME."""
         self._mount = script_name
         self._heard_at = time.monotonic()
         if method == "POST":
             self._posted_at, self.takes_posts = self._heard_at, True
 
     def note_ahead(self, address: Address, path: str, nonce: str) -> None:
-        """A request from send_ahead() has come in: BackJob answers under this path."""
+        """Note that a request from send_ahead() has come in: BackJob answers under this path."""
         self.add(address, path)
         if nonce.startswith(_AHEAD_POSTED):
             self.add(address, _POST)
 
     def has_come_ahead(self, address: Address, request: JobRequest) -> bool:
-        """Has a request from send_ahead() come in just now? Then the POST before it has been answered too."""
+        """Has a request from send_ahead() come in just now? Then the POST that was sent before it is answered too."""
         return time.monotonic() - self._proven.get((address, request.path), float("-inf")) < FRESH
 
     def add(self, address: Address, path: str) -> None:
-        """BackJob has just answered under this path, or a POST to the mount."""
+        """Note that BackJob has just answered under this path, or a POST to the mount if it is _POST."""
         self._heard_at = time.monotonic()
         self.takes_posts = self.takes_posts or path == _POST
         while len(self._proven) >= MOST_PATHS:
@@ -104,16 +104,16 @@ class PathProofs:
         return is_proven and self._takes_post(address, request, fresh)
 
     def _takes_post(self, address: Address, request: JobRequest, fresh: float) -> bool:
-        """Has a POST reached BackJob just now? Without a known mount, there is no path to send one to."""
+        """Return whether a POST has reached BackJob just now. True if the mount is unknown: none can be sent then."""
         posted_at = self._proven.get((address, _POST), float("-inf"))
         if not address.is_recorded:  # what comes in here shows nothing of another app's address
             posted_at = max(posted_at, self._posted_at)
         return request.script_name is None or time.monotonic() - posted_at < fresh
 
     def prove(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
-        """See that BackJob answers the path of a request, and takes a POST.
+        """Check that BackJob answers the path of a request, and a POST to the mount if none has come in just now.
 
-        Raises LaunchError: ``is_of_job`` if only this path is not answered by BackJob.
+        Raises LaunchError. Its ``is_of_job`` is true if BackJob answers at the mount, but not under this path.
         """
         takes_post = self._takes_post(address, request, FRESH)
         self._prove_path(address, token, request, patience)
@@ -121,7 +121,7 @@ class PathProofs:
             self._prove_post(address, token, request, patience)
 
     def _prove_path(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
-        """Probe the path, and once more when the mount has answered: an outage may have ended between the two."""
+        """Probe the path. If only the mount answers, probe the path again: an outage may have ended meanwhile."""
         app = self._name_app(request)
         answer = self._probe(address, token, request, patience, app, request.path)
         if answer is None:
@@ -140,7 +140,7 @@ class PathProofs:
             raise explain_post(answer, address)
 
     def prove_mount(self, address: Address, token: Token, request: JobRequest, patience: float, app: str) -> None:
-        """Probe the mount. Raises LaunchError if this app (any of ours if it has no name) does not answer."""
+        """Probe the mount. Raises LaunchError if this app does not answer. "": any app with the same key may."""
         answer = self._probe(address, token, request, patience, app)
         if answer is not None:
             raise explain(answer, address)
@@ -148,7 +148,8 @@ class PathProofs:
     def post_ahead(self, address: Address, token: Token, request: JobRequest, patience: float) -> bool:
         """Send a POST to the mount before send_ahead(). Raises LaunchError if something else answers at once.
 
-        Return whether a POST is known to reach BackJob. Otherwise it is in the server's backlog, before what follows.
+        Return whether a POST is known to reach BackJob. If not, it waits in the server's backlog, ahead of the request
+        of send_ahead(), or the mount is unknown.
         """
         if request.script_name is None:
             return False
@@ -225,7 +226,9 @@ class PathProofs:
     def _probe(
         self, address: Address, token: Token, request: JobRequest, patience: float, app: str, path: str | None = None
     ) -> Answer | None:
-        """Probe this path with a GET, or without one the mount. Return the answer if it is not this app's."""
+        """Probe this path with a GET. If it is None, probe the mount, with a POST if the mount is known.
+
+        Return the answer if it is not this app's, or else None."""
         probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
         answer = self._wire.ask(address, probe, request, patience, path)
         if not is_proof(answer, probe, prove_app(app)):

@@ -41,9 +41,9 @@ def add_lock_patience(statement: Any) -> Executable:
 
 
 def limit_answers(engine: Engine, patience: float) -> None:
-    """Let this engine's psycopg connections wait for an answer for so many seconds at most, or for what the call of the
-    store has left of them.
+    """Limit the waits of this engine's psycopg connections for answers.
 
+    ``patience``: the limit in seconds. All waits of one call of the store that end without an answer share it.
     libpq has no such limit: ``tcp_user_timeout`` is about hosts that vanish, not about frozen servers. When the time is
     over, the connection is closed and ``OperationalError`` is raised.
     """

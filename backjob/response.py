@@ -16,7 +16,8 @@ from .output import Output
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_STARTS = (b"<!doctype html", b"<html")
 _DEBUG_PAGE = re.compile(rb"^Request URL: .*\s+Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE)
-"""The debug pages of Django and Pyramid in plain text and JSON: they show the URL with its query, Django's more."""
+"""The debug pages of Django and Pyramid in plain text and JSON: They show the URL
+with its query. Those of Django also show the data, the cookies and the settings."""
 
 
 class Response:
@@ -82,7 +83,7 @@ class Response:
         self._put(chunk)
 
     def _put(self, chunk: bytes) -> bool:
-        """Take a piece of the body. Return False if no more is wanted."""
+        """Take a piece of the body. Return False if no more is needed."""
         if not isinstance(chunk, bytes):
             raise self._break(TypeError(f"an app's output is bytes (PEP 3333), not {type(chunk).__name__}"))
         if not chunk:
@@ -107,7 +108,7 @@ class Response:
         return self.code >= 300 and content_type in _PAGES
 
     def _is_page_or_shows_query(self, chunk: bytes) -> bool:
-        """Return whether a body that begins so is an error page of another Content-Type, or names the whole location.
+        """Return whether a body that begins so is an error page of another Content-Type, or has the whole location.
 
         The query of a location may hold a token. WebOb writes it into its plain text and JSON.
         """

@@ -15,7 +15,7 @@ from .jobs import Jobs
 
 
 class RequestJobs(Jobs):
-    """The client of an ordinary request, in its environ."""
+    """The jobs as seen from an ordinary request, in its environ."""
 
     __slots__ = ("_start_response", "_status", "waiting")
 
@@ -30,7 +30,8 @@ class RequestJobs(Jobs):
         self._path_info = environ.get("PATH_INFO", "")
         self._start_response = start_response
         self.waiting: tuple[Launch, ...] | None = None
-        """The jobs that wait for the end of the response. None before the first one, empty when it is too late."""
+        """The jobs that wait for the end of the response. None before the first one. Empty after the app
+        has returned without any: then it is too late."""
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """Note the status, and call the server's start_response. After a 5xx the waiting jobs are cancelled."""

@@ -18,6 +18,7 @@ from .statements import Statements
 _FOR_ONE = 0.5
 """Seconds for which the deletion of one job is tried again while it loses to other writes."""
 _NO_JOB = 0
+"""An id that no job has."""
 Refusals = list[tuple[int, StoreError]]
 
 
@@ -95,9 +96,10 @@ class SQLPruning:
         return deleted, job_ids, refusals
 
     def _check_server(self, values: dict[str, Any], error: StoreError) -> None:
-        """Raise StoreError if no job can be deleted now. Otherwise the error is one of the jobs: a trigger raises any.
+        """Raise StoreError in an outage. Otherwise ``error`` concerns the jobs, because a trigger can raise any error.
 
-        A DELETE that finds no row meets a server that is gone or read-only, a locked or missing table, and no trigger.
+        In an outage a DELETE that finds no row fails too: the server is unreachable or read-only, or the table is
+        locked or missing. Such a DELETE fires no trigger.
         """
         if isinstance(error, Unreachable):
             raise error

@@ -30,7 +30,7 @@ _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _NO_LIMIT = 2**31 - 1
 
 
-@methods_as_one_call(but={"prune"})  # it makes many statements, some of which may fail, and has its own limit
+@methods_as_one_call(but={"prune"})  # prune() has its own limit, and some of its statements may fail
 class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
@@ -55,7 +55,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
 
     def _insert_again(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
         try:
-            # The server may still be at it: a second insert of this uid waits for the first, a look would not.
+            # The server may still execute the first insert. A second one of this uid waits for it, a SELECT would not.
             return self._insert(new, seal, unique_keys)
         except TimedOut as error:
             raise AnswerLost(str(error)) from None  # the first insert may have been made
@@ -222,7 +222,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
         until = self._now() + timedelta(seconds=seconds)
         values = {"job_ids": list(leases.values()), "names": list(leases), "until": until}
-        with self._telling_outages():
+        with self._separating_outages():
             self._database.write(self._statements.renew_leases, values)
             if holds:
                 values = {"job_ids": list(holds), "names": list(holds.values()), "until": until}
@@ -280,11 +280,11 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
     def _make_sure(
         self, write: Callable[[], int], job_id: int, marks: dict[str, Any], may_change_nothing: bool = False
     ) -> bool:
-        with self._telling_outages():
+        with self._separating_outages():
             try:
                 count, is_doubtful = write(), may_change_nothing and self._database.counts_changes
             except AnswerLost:
-                # With the same guard and values it does no harm twice, wherever the first one is by now.
+                # Safe to repeat, whether or not the first write was made: the guard and the values are the same.
                 count, is_doubtful = write(), True
         if count or not is_doubtful:
             return bool(count)

@@ -32,7 +32,7 @@ from .schema import find_process_table
 _NO_HOLD = {"held_by": null(), "held_until": null(), "launch_failed_at": null()}
 _UNTOLD = {"status_text": "", "error": "", "location": ""}
 _MOST_TRIED = 20
-"""Rows of a kind that are tried to find out whether any can be written."""
+"""The number of live jobs, and of jobs of any status, on which ``check_writes()`` tries an update."""
 _NO_LEASE = {"lease_by": null(), "lease_until": null()}
 
 

@@ -139,7 +139,7 @@ class Store(Protocol):
         """Open a new connection, use it and close it. Raises StoreError, for example if the server has none left."""
 
     def check_writes(self) -> None:
-        """Raise StoreError if the store refuses the writes of all jobs just now. Changes nothing."""
+        """Raise StoreError if the store refuses to write any job at all. Changes nothing."""
 
     def request_cancel(self, job_id: int) -> bool:
         """Ask a running job to end. False when it does not run."""

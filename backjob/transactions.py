@@ -15,7 +15,7 @@ from .faults import BUSY_TIMEOUT, Result, find_busy_timeout, find_statement_time
 from .postgresql import lock_patience
 
 _SHORTEST_LOCK = 0.1
-"""The shortest lock time-out in seconds. To PostgreSQL, 0 means no time-out."""
+"""The shortest lock time-out in seconds. For PostgreSQL, 0 means no time-out."""
 _REFUSALS = "backjob.refusals"
 """The count of refused writes in a connection's ``info``."""
 
@@ -27,7 +27,7 @@ def begin(
     """A transaction around what is done within: committed at its end, rolled back if that raises.
 
     ``patience``: seconds that the client waits for an answer. On PostgreSQL, the lock and statement time-outs are
-    derived from it. ``lock``: the longest lock time-out there.
+    derived from it. ``lock``: the longest lock time-out there, in seconds.
     """
     # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
     statements = BEGIN[kind]

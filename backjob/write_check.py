@@ -1,4 +1,4 @@
-"""Tells whether the database refuses the writes of one job, or of all jobs, such as after a REVOKE.
+"""A check whether the database refuses the writes of one job only, or of all jobs, such as after a REVOKE.
 
 Updates some rows without changing them, and rolls back.
 """
@@ -16,7 +16,7 @@ from .statements import Statements
 
 
 class _Undo(Exception):
-    """Rolls a transaction back."""
+    """Raised to roll a transaction back."""
 
 
 class WriteCheck:
@@ -26,13 +26,13 @@ class WriteCheck:
     _statements: Statements
 
     def check_writes(self) -> None:
-        """Raise StoreError if the database refuses to update each of the rows that are tried, and there is one."""
+        """Raise StoreError if the database refuses the update of every row that is tried. An empty table passes."""
         refusal: Refused | None = None
         for job_id in self._choose_rows():
             try:
                 if self._can_update(job_id):
                     return
-            except TimedOut:  # somebody else is writing it
+            except TimedOut:  # another process is writing this row
                 return
             except Refused as error:
                 refusal = error
@@ -58,7 +58,7 @@ class WriteCheck:
         return count > 0
 
     @contextlib.contextmanager
-    def _telling_outages(self) -> Iterator[None]:
+    def _separating_outages(self) -> Iterator[None]:
         """Let Refused through only if another write is accepted. Otherwise raise StoreError: it is an outage."""
         try:
             yield

@@ -317,7 +317,7 @@ def test_on_a_server(tmp_path, threads):
 
 
 def test_many_jobs_hold_the_only_slot_for_a_short_time(tmp_path, monkeypatch):
-    """With wsgiref's own backlog of 5, each launch more than that would wait for a connection time-out."""
+    """With wsgiref's own backlog of 5, each further launch would wait for a connection time-out."""
     monkeypatch.setattr("support.served._Server.request_queue_size", 5)
 
     def start_all(jobs):

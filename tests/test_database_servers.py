@@ -198,7 +198,7 @@ def test_when_every_answer_is_lost_it_is_said(far_store: SQLStore, relay: Relay)
 
 
 def test_a_server_that_stays_silent_is_waited_for_once(url: URL, relay: Relay) -> None:
-    """It answers whoever connects, as a proxy may. Neither the second try nor the look at the row is made."""
+    """The server accepts connections, as a proxy may. Neither the second try nor the look-up of the row is made."""
     patience = 2.0
     database = Database(url.set(port=relay.port), build_table(TABLE), True, patience=patience)
     store = SQLStore(database)

@@ -592,7 +592,7 @@ def test_a_session_that_ends_while_its_job_runs(tmp_path, engine):
 
 
 def test_a_session_that_is_replaced_before_the_job_runs(tmp_path):
-    """Django does this after a change of password. The job has the cookie of the old session, which is deleted."""
+    """After a change of password, the job has the cookie of the old session, which Django has deleted."""
     with project(tmp_path, SESSION_ENGINE="django.contrib.sessions.backends.db") as site:
         cookie = log_in()
         job_id = site.start("/who", by={"HTTP_COOKIE": cookie})

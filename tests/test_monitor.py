@@ -428,7 +428,7 @@ def test_a_silent_job_behind_a_proxy_that_hung_up_is_ended_by_the_keeper(tmp_pat
 
 
 def swallow(client, request, proxy):
-    """Pass the request on, and forget the connection when it is answered: the client is told nothing."""
+    """Pass the request on, and drop the answer. The client's connection stays open without it."""
     with socket.create_connection(("127.0.0.1", proxy.upstream), timeout=PATIENCE) as server:
         server.sendall(request)
         while server.recv(65536):
@@ -438,20 +438,20 @@ def swallow(client, request, proxy):
 
 @pytest.fixture
 def watchful(monkeypatch):
-    """A job that runs is looked at after a tenth of a second, and so long an answer may take after its end."""
+    """The record of a running job is read after 0.1 s, and the answer is awaited for 0.1 s after the job's end."""
     monkeypatch.setattr(monitor_module, "_SHORTEST_WATCH", 0.1)
     monkeypatch.setattr(monitor_module, "_AFTER_END", 0.1)
 
 
 def run_until_seen(site):
-    """Go on until the monitor has seen that the job runs."""
+    """Wait until the monitor has seen that the job runs."""
     wait_until(lambda: not site.backend.vouching.holds)
 
 
 @pytest.mark.usefixtures("watchful")
 @pytest.mark.parametrize("monitor", ["thread", "request"])
 def test_a_lost_answer_keeps_no_place(tmp_path, monitor):
-    """A load balancer has forgotten the connections of as many jobs as there are places: they end, and more run."""
+    """A load balancer drops the answer of each job, and one job may run at once: the next ones run anyway."""
 
     def job(environ, start_response):
         run_until_seen(site)
@@ -466,7 +466,7 @@ def test_a_lost_answer_keeps_no_place(tmp_path, monitor):
 
 @pytest.mark.usefixtures("watchful")
 def test_code_that_goes_on_keeps_its_place(tmp_path):
-    """Its job has ended, and its slot is not free: no request is sent for the next job before it is."""
+    """The job has ended, but its code holds the slot: the next job's request is not sent before the code ends."""
     is_over = threading.Event()
 
     def job(environ, start_response):

@@ -171,7 +171,7 @@ def test_they_survive_a_restart_within_it(tmp_path: Path, status: str) -> None:
 
 @pytest.mark.parametrize("status", ["302 Found", "403 Forbidden", "503 Service Unavailable"])
 def test_jobs_survive_a_page_that_refuses_only_posts(tmp_path: Path, status: str) -> None:
-    """A job of a GET runs meanwhile. It does not wake the others before a POST gets through."""
+    """Jobs of a GET run meanwhile. They do not wake the others before a POST succeeds."""
     maintenance, runs = Maintenance(status, "POST"), list[str]()
     with serve_site(tmp_path, count_runs(runs), front=maintenance.over, launch_timeout=0.1) as site:
         first_get, first_post, second_get, second_post = start_some(site)
@@ -194,7 +194,7 @@ def test_jobs_survive_a_page_that_refuses_only_posts(tmp_path: Path, status: str
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "one slot"])
 @pytest.mark.parametrize("is_on", [True, False])
 def test_a_slot_asks_with_a_post_before_it_sends_a_form(tmp_path: Path, is_on: bool, threads: bool) -> None:
-    """The page stands around BackJob: where the slot is the only one, it refuses the POST when that is over."""
+    """The maintenance page wraps BackJob: on a server with one slot, the POST is refused when that slot is free."""
     maintenance, runs = Maintenance("403 Forbidden", "POST"), list[str]()
     options = {"front": maintenance.over, "monitor": "leave", "keeper": False, "threads": threads}
     with serve_site(tmp_path, count_runs(runs), **options) as site:

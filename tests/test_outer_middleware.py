@@ -222,7 +222,7 @@ SERVERS: dict[str, dict[str, Any]] = {
 def test_a_server_is_no_middleware(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
 ) -> None:
-    """Its self-request may come another way, without them."""
+    """The self-request may take another way, on which a server does not set these keys."""
     for name in ("USER", "LOGNAME", "no_proxy"):
         monkeypatch.setenv(name, "www")
     for _ in range(2):
@@ -255,13 +255,13 @@ def test_other_plain_values_can_t_be_sealed(site: Site, caplog: pytest.LogCaptur
 
 def test_nothing_is_said_of_what_a_job_does_not_lack(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.start("/job", by={"TENANT_NAME": "ada", "OIDC_CLAIM_role": "staff"})  # sealed
-    site.start("/job", by={"app.user": "", "app.uid": None, "app.roles": (), "app.is_admin": False})  # of nobody
+    site.start("/job", by={"app.user": "", "app.uid": None, "app.roles": (), "app.is_admin": False})  # anonymous
     site.start("/job", by={"app.user": "ada"}, as_user=False)
     assert warnings_of(caplog) == []
 
 
 def test_a_key_of_any_name_is_compared_with_the_self_requests(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """The self-requests: without it, with the same, with another for each, with the same other."""
+    """Self-requests have no shop.who, the same release, another id each time, and always another language."""
     numbers = iter(range(99))
 
     def run_job() -> list[str]:
@@ -276,7 +276,7 @@ def test_a_key_of_any_name_is_compared_with_the_self_requests(site: Site, caplog
 
 
 def test_a_job_that_runs_inline_is_compared_with_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It comes through no middleware outside of BackJob."""
+    """The job comes through no middleware outside of BackJob."""
     with wrap(tmp_path, launcher=Inline()) as site:
         for _ in range(2):
             assert site.status(site.start("/job", by={"request_id": "a7"})).status is Status.COMPLETED
@@ -292,7 +292,7 @@ def test_a_constant_is_known_from_self_requests(site: Site, caplog: pytest.LogCa
 
 
 def test_the_check_and_the_log_name_a_key_that_jobs_lack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """On a server: a middleware reads a header, which the self-request has not."""
+    """On a server, with a middleware that reads a header which the self-request lacks."""
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         jobs = environ["backjob"]

@@ -45,7 +45,7 @@ class Pooler:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """It answers whoever connects, and no query."""
+        """Make the pooler accept connections and answer no query."""
         self.process.send_signal(signal.SIGUSR1)
         wait_until(lambda: "SIGUSR1" in self.log.read_text())
         try:
@@ -55,7 +55,7 @@ class Pooler:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """It answers nothing at all."""
+        """Make the pooler answer nothing at all."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -159,7 +159,7 @@ CALLS: dict[str, Callable[[SQLStore], Any]] = {
 
 @contextlib.contextmanager
 def patient_store(url: URL, *, is_used: bool = True) -> Iterator[SQLStore]:
-    """A store that waits for an answer for _PATIENCE seconds. One that was used has a connection and knows the time."""
+    """A store that waits for an answer for _PATIENCE seconds. A used store has a connection and the time."""
     database = Database(url, build_table(TABLE), True, patience=_PATIENCE)
     store = SQLStore(database)
     try:
@@ -171,7 +171,7 @@ def patient_store(url: URL, *, is_used: bool = True) -> Iterator[SQLStore]:
 
 
 def time_refusal(call: Callable[[], Any], error: type[StoreError] = StoreError) -> float:
-    """Return the seconds after which the call raises this."""
+    """Return the seconds after which the call raises this error."""
     begin = time.monotonic()
     with pytest.raises(error):
         call()

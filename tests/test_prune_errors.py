@@ -1,6 +1,6 @@
-"""Errors of any kind while old jobs are deleted: those of one job, which is left alone, are told from an outage.
+"""Errors of the deletion of old jobs. After an error of one job, that job is left alone. After an outage, none is.
 
-A trigger of the app can raise each code that also stands for a lock, a deadlock or a server that is gone.
+A trigger of the app can raise any code, even one that means a lock, a deadlock or an unreachable server.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CODES = [
 
 @contextlib.contextmanager
 def open_keepers(url: str) -> Iterator[SQLStore]:
-    """The store of a keeper, which waits less long than the requests' one."""
+    """Open the store of a keeper, which has shorter time-outs than that of requests."""
     database = Database(url, build_table(TABLE), True)
     twin = database.make_twin(LEASE / 3)
     try:
@@ -53,7 +53,7 @@ def make_pruning(store: SQLStore) -> Pruning:
 
 
 def add_old(store: SQLStore, url: str, count: int) -> list[int]:
-    """Jobs that ended long ago."""
+    """Add jobs that ended long ago, and return their ids."""
     job_ids = [add(store) for _ in range(count)]
     for job_id in job_ids:
         assert store.move(Move.CANCEL, job_id)
@@ -62,7 +62,7 @@ def add_old(store: SQLStore, url: str, count: int) -> list[int]:
 
 
 def raise_on_delete(url: str, code: str, condition: str) -> None:
-    """Have a trigger raise this for the jobs that the condition is true of."""
+    """Create a trigger that raises this code for jobs that meet the condition."""
     if "sqlite" in url:
         raising = f"SELECT RAISE(ABORT, '{code}')"
         run(url, f"CREATE TRIGGER refusal BEFORE DELETE ON {TABLE} WHEN {condition} BEGIN {raising}; END")
@@ -128,7 +128,7 @@ def read_only(url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(url: str) -> Iterator[None]:
-    """As while an index is made."""
+    """Lock the table as CREATE INDEX does."""
     with services.engine(make_url(url)).begin() as other:
         other.execute(text(f"LOCK TABLE {TABLE} IN SHARE MODE"))
         yield
@@ -154,7 +154,7 @@ def test_an_outage_is_no_fault_of_a_job(
     outage: Callable[[str], contextlib.AbstractContextManager[None]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It begins while a call prunes, after it has read which jobs are old."""
+    """The outage begins during a call, after the old jobs were read."""
     url = databases.url(place, tmp_path)
     with open_keepers(url) as store:
         old = add_old(store, url, 3)

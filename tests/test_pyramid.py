@@ -302,7 +302,7 @@ def test_a_refusal_that_becomes_a_redirect_is_no_success(shop):
 @pytest.mark.parametrize(("target", "error"), [("/nowhere", "404 Not Found"), ("/vault", "403 Forbidden")])
 @pytest.mark.parametrize("accept", ["text/html", "application/json", "text/plain"])
 def test_what_debug_adds_to_a_refusal_is_not_kept(shop, target, error, accept):
-    """It has the whole URL, with what a user typed."""
+    """The text of a debug page has the whole URL, with all that a user typed."""
     shop.config.add_settings({"debug_notfound": True, "debug_authorization": True})
     shop.add("vault", lambda request: "never seen", permission="edit")
     with shop.serve():

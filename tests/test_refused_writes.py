@@ -356,7 +356,7 @@ def test_kinds_of_failures(postgresql: str) -> None:
             store._database.read(text("SET statement_timeout = 10; SELECT pg_sleep(5)"), {})
         store._database.dispose()
         run(url, f"ALTER TABLE {TABLE} RENAME TO elsewhere")
-        for _ in range(2):  # then the names of its indexes keep the store from creating it
+        for _ in range(2):  # the second time, the names of the indexes are in use
             with pytest.raises(StoreError) as caught:
                 store.count(Status.STARTED)
             assert not isinstance(caught.value, (Refused, TimedOut))
@@ -377,7 +377,7 @@ def test_an_error_of_the_whole_server_is_an_outage(store: SQLStore, url: str, nu
 
 @contextlib.contextmanager
 def all_refused(url: str) -> Iterator[None]:
-    """Refuse the update of each row: by a REVOKE for a user who is no owner, else by a trigger."""
+    """Refuse the update of every row: by a REVOKE if the user is not the owner, else by a trigger."""
     user = make_url(url).username or ""
     if user.startswith("clerk"):
         owner = url.replace(f"//{user}@", "//postgres@")
@@ -400,7 +400,7 @@ def refusable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         if not is_revoke:
             yield url
             return
-        user = f"clerk_{secrets.token_hex(8)}"  # all databases of the server have the same users
+        user = f"clerk_{secrets.token_hex(8)}"  # the databases of a server share its users
         run(url, f"CREATE ROLE {user} LOGIN; GRANT ALL ON {TABLE}, {TABLE}_process, {TABLE}_id_seq TO {user}")
         try:
             yield url.replace("//postgres@", f"//{user}@")

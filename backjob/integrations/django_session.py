@@ -14,8 +14,7 @@ _INTERRUPTED = (
 
 
 def watch_session(request: HttpRequest, code: int) -> None:
-    """Fail the job with a clear reason if SessionMiddleware can't save its session, after a log-out, for
-    example.
+    """Fail the job with a clear reason if SessionMiddleware can't save its session, such as after a log-out.
 
     The view has answered with the status ``code`` by then. Django itself would answer 400 (SessionInterrupted).
     """

@@ -38,7 +38,7 @@ class Relay(socketserver.ThreadingTCPServer):
         self._pattern, self._is_heard, self._left = re.compile(pattern.encode()), is_heard, times
 
     def silence_at(self, pattern: str) -> None:
-        """Pass nothing on, on each connection from where the client says this: it stays open and without an answer."""
+        """Pass nothing on from where the client sends this pattern, on each connection. The connection stays open."""
         self._silencing = re.compile(pattern.encode())
 
     def is_to_silence(self, said: bytes) -> bool:
