@@ -43,7 +43,8 @@ class SQLiteFile:
     def __init__(self, path: Path, other: SQLiteFile | None = None) -> None:
         self._path = path
         self._opened: _Identity | None = None
-        self._known = other._known if other is not None else _Known()
+        self.known = other.known if other is not None else _Known()
+        """What is common to both."""
 
     @property
     def is_replaced(self) -> bool:
@@ -58,7 +59,7 @@ class SQLiteFile:
         """Remember which file is open, with its WAL."""
         self._opened = _identify(str(self._path))
         if self._opened is not None:
-            self._known.lost.discard(self._opened)  # its number may be that of a file which was lost before
+            self.known.lost.discard(self._opened)  # its number may be that of a file which was lost before
         self.note_beside()
 
     def note_beside(self) -> None:
@@ -66,7 +67,7 @@ class SQLiteFile:
         names = {suffix: _identify(f"{self._path}{suffix}") for suffix in _BESIDE}
         found = {suffix: identity for suffix, identity in names.items() if identity is not None}
         if not self.is_replaced:
-            self._known.identity, self._known.beside = self._opened, found
+            self.known.identity, self.known.beside = self._opened, found
 
     def check(self) -> None:
         """Raise AnswerLost if the file was replaced: what was just written to the old one is lost."""
@@ -90,15 +91,15 @@ class SQLiteFile:
     def forget(self) -> None:
         """Log that the file was replaced."""
         current = _identify(str(self._path))
-        if self._opened is not None and self._opened not in self._known.lost:
-            self._known.lost.add(self._opened)
+        if self._opened is not None and self._opened not in self.known.lost:
+            self.known.lost.add(self._opened)
             what = "deleted" if current is None else "replaced by another file"
             log.error("The SQLite file %s was %s: its jobs are gone, and it is opened anew", self._path, what)
         self._opened = None
 
     def _remove_old_wal(self) -> None:
         """Remove the WAL of a replaced file, because SQLite would apply it to the new file."""
-        known = self._known
+        known = self.known
         if known.identity is None or _identify(str(self._path)) in (known.identity, _NO_FILE):
             return
         with contextlib.suppress(OSError), _lock_folder(self._path.parent):  # the folder may be gone too
