@@ -43,7 +43,7 @@ class SQLiteFile:
     def __init__(self, path: Path, other: SQLiteFile | None = None) -> None:
         self._path = path
         self._opened: _Identity | None = None
-        self.known = other.known if other is not None else _Known()
+        self.known: _Known = other.known if other is not None else _Known()
         """What is common to both."""
 
     @property
@@ -66,7 +66,7 @@ class SQLiteFile:
         """Remember the files of the WAL, which SQLite makes and removes."""
         names = {suffix: _identify(f"{self._path}{suffix}") for suffix in _BESIDE}
         found = {suffix: identity for suffix, identity in names.items() if identity is not None}
-        if not self.is_replaced:
+        if self._opened is not None and not self.is_replaced:
             self.known.identity, self.known.beside = self._opened, found
 
     def check(self) -> None:

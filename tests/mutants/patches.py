@@ -1357,7 +1357,7 @@ MUTANTS = [
     Mutant(
         "a database that opens a replaced file first leaves the old WAL",
         "backjob/sqlite_file.py",
-        "self.known = other.known if other is not None else _Known()",
+        "self.known: _Known = other.known if other is not None else _Known()",
         "self.known = _Known()",
         ("tests/test_sqlite_replaced.py",),
     ),
