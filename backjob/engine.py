@@ -59,7 +59,7 @@ class Database:
         self._has_limits = self._is_ours and self.kind == "postgresql"
         # psycopg limits the wait for a locked table by itself, so there the time-out for row locks is in the statement.
         self._needs_transaction = self._has_limits and self._engine.driver != "psycopg"
-        self._sqlite_file = SQLiteFile(self.file, set()) if self.file is not None else None
+        self._sqlite_file = SQLiteFile(self.file) if self.file is not None else None
         self.largest_value: int | None = None
         """The longest value that the server accepts, in bytes; None: no limit. Known after the first use."""
         self._least_number = 0
@@ -81,8 +81,8 @@ class Database:
         twin = Database(given, self.table, self._create_table, patience)
         twin._has_own_pool = True
         twin._has_limits = twin._needs_transaction = twin.kind == "postgresql"
-        if self._sqlite_file is not None and twin._sqlite_file is not None:
-            twin._sqlite_file.told = self._sqlite_file.told
+        if twin.file is not None:
+            twin._sqlite_file = SQLiteFile(twin.file, self._sqlite_file)
         twin._lender = self
         return twin
 
@@ -264,8 +264,8 @@ class Database:
         try:
             if self._is_ready:
                 return
-            if self._sqlite_file is not None and self._is_ours:
-                self._sqlite_file.make()
+            if self._sqlite_file is not None:
+                self._sqlite_file.make_ready(create=self._is_ours)
             with self._open() as connection:
                 if self._is_sqlite and self._is_ours:
                     try_again(lambda: connection.exec_driver_sql("PRAGMA journal_mode=WAL").close())

@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import StoreError
@@ -24,14 +25,26 @@ _NO_FILE: _Identity = (-1, -1)
 _BESIDE = ("-wal", "-shm")
 
 
-class SQLiteFile:
-    """One file, as a process has opened it. ``told``: the files whose loss this process has logged already."""
+@dataclass
+class _Known:
+    """What the databases of one process know of the file at one path."""
 
-    def __init__(self, path: Path, told: set[_Identity]) -> None:
+    identity: _Identity | None = None
+    """The file that one of them has opened last."""
+    beside: dict[str, _Identity] = field(default_factory=dict)
+    """The files of its WAL."""
+    lost: set[_Identity] = field(default_factory=set)
+    """The files whose loss was logged already."""
+
+
+class SQLiteFile:
+    """One file, as a Database has opened it. ``other``: that of another Database of this process with the same path."""
+
+    def __init__(self, path: Path, other: SQLiteFile | None = None) -> None:
         self._path = path
-        self.told = told
         self._opened: _Identity | None = None
-        self._beside: dict[str, _Identity] = {}
+        self.known: _Known = other.known if other is not None else _Known()
+        """What is common to both."""
 
     @property
     def is_replaced(self) -> bool:
@@ -46,15 +59,15 @@ class SQLiteFile:
         """Remember which file is open, with its WAL."""
         self._opened = _identify(str(self._path))
         if self._opened is not None:
-            self.told.discard(self._opened)  # its number may be that of a file which was lost before
+            self.known.lost.discard(self._opened)  # its number may be that of a file which was lost before
         self.note_beside()
 
     def note_beside(self) -> None:
         """Remember the files of the WAL, which SQLite makes and removes."""
         names = {suffix: _identify(f"{self._path}{suffix}") for suffix in _BESIDE}
         found = {suffix: identity for suffix, identity in names.items() if identity is not None}
-        if not self.is_replaced:
-            self._beside = found
+        if self._opened is not None and not self.is_replaced:
+            self.known.identity, self.known.beside = self._opened, found
 
     def check(self) -> None:
         """Raise AnswerLost if the file was replaced: what was just written to the old one is lost."""
@@ -62,25 +75,37 @@ class SQLiteFile:
             raise AnswerLost(f"The SQLite file {self._path} was replaced meanwhile")
         self.note_beside()
 
-    def make(self) -> None:
-        """Make the file with mode 0600 if it is missing; SQLite gives its WAL the same. Raises StoreError."""
-        try:
-            make_file(self._path)
-        except OSError as error:
-            raise StoreError(f"The SQLite file {self._path} can't be opened or made: {error.strerror}") from error
+    def make_ready(self, *, create: bool) -> None:
+        """Prepare the opening: remove the WAL of a replaced file, and create the file, mode 0600, if it is missing.
+
+        SQLite gives the WAL the same mode. Raises StoreError.
+        """
+        self._remove_old_wal()
+        if create:
+            try:
+                make_file(self._path)
+            except OSError as error:
+                reason = f"The SQLite file {self._path} can't be opened or made: {error.strerror}"
+                raise StoreError(reason) from error
 
     def forget(self) -> None:
-        """Log that the file was replaced, and remove the old one's WAL: SQLite would apply it to the new file."""
+        """Log that the file was replaced."""
         current = _identify(str(self._path))
-        if self._opened is not None and self._opened not in self.told:
-            self.told.add(self._opened)
+        if self._opened is not None and self._opened not in self.known.lost:
+            self.known.lost.add(self._opened)
             what = "deleted" if current is None else "replaced by another file"
             log.error("The SQLite file %s was %s: its jobs are gone, and it is opened anew", self._path, what)
+        self._opened = None
+
+    def _remove_old_wal(self) -> None:
+        """Remove the WAL of a replaced file, because SQLite would apply it to the new file."""
+        known = self.known
+        if known.identity is None or _identify(str(self._path)) in (known.identity, _NO_FILE):
+            return
         with contextlib.suppress(OSError), _lock_folder(self._path.parent):  # the folder may be gone too
-            for suffix, identity in self._beside.items():
+            for suffix, identity in known.beside.items():
                 if _identify(f"{self._path}{suffix}") == identity:
                     os.unlink(f"{self._path}{suffix}")
-        self._opened, self._beside = None, {}
 
 
 def _identify(path: str) -> _Identity | None:

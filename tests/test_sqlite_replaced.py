@@ -82,6 +82,23 @@ def test_a_backup_in_its_place_is_used_by_all_without_the_old_wal(
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+def test_a_twin_that_is_the_first_to_open_the_new_file_does_not_use_the_old_wal(
+    open_database: Callable[[], Database], file: Path
+) -> None:
+    database = open_database()
+    twin = database.make_twin(5)
+    try:
+        kept = add(SQLStore(database))
+        backup = make_backup(file)
+        add(SQLStore(database))
+        os.replace(backup, file)
+        assert SQLStore(twin).get(kept) is not None
+        new = [add(SQLStore(each)) for each in (database, twin)]
+        assert [row["id"] for row in read_rows(file)] == [kept, *new]
+    finally:
+        twin.dispose()
+
+
 def test_a_write_to_a_file_that_was_replaced_meanwhile_is_made_again(
     open_database: Callable[[], Database], file: Path
 ) -> None:

@@ -1355,6 +1355,13 @@ MUTANTS = [
         ("tests/test_sqlite_replaced.py",),
     ),
     Mutant(
+        "a database that opens a replaced file first leaves the old WAL",
+        "backjob/sqlite_file.py",
+        "self.known: _Known = other.known if other is not None else _Known()",
+        "self.known = _Known()",
+        ("tests/test_sqlite_replaced.py",),
+    ),
+    Mutant(
         "a read-only connection is kept",
         "backjob/transactions.py",
         "if connection.info[_REFUSALS] > 1:",
