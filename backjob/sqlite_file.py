@@ -27,24 +27,24 @@ _BESIDE = ("-wal", "-shm")
 
 @dataclass
 class _Known:
-    """What the databases of one process know of the file at one path."""
+    """Facts about the file at one path, shared by the Databases of one process."""
 
     identity: _Identity | None = None
-    """The file that one of them has opened last."""
+    """The file that a Database opened last."""
     beside: dict[str, _Identity] = field(default_factory=dict)
-    """The files of its WAL."""
+    """The files of its WAL, by their suffixes."""
     lost: set[_Identity] = field(default_factory=set)
     """The files whose loss was logged already."""
 
 
 class SQLiteFile:
-    """One file, as a Database has opened it. ``other``: that of another Database of this process with the same path."""
+    """One file, as a Database has opened it. ``other``: the SQLiteFile of its twin, for the same path."""
 
     def __init__(self, path: Path, other: SQLiteFile | None = None) -> None:
         self._path = path
         self._opened: _Identity | None = None
         self.known: _Known = other.known if other is not None else _Known()
-        """What is common to both."""
+        """Shared with ``other``."""
 
     @property
     def is_replaced(self) -> bool:
