@@ -30,12 +30,12 @@ class WriteCheck:
         refusal: Refused | None = None
         for job_id in self._choose_rows():
             try:
-                if self._can_update(job_id):
-                    return
-            except TimedOut:  # another process is writing this row
-                return
+                with contextlib.suppress(TimedOut):  # then another process is writing this row
+                    self._try_update(job_id)
             except Refused as error:
                 refusal = error
+            else:
+                return
         if refusal is not None:
             raise StoreError(f"No job can be written: {refusal}") from None
 
@@ -44,18 +44,15 @@ class WriteCheck:
         for query in (self._statements.newest_live, self._statements.newest):
             yield from (int(row[0]) for row in self._database.read(query, {}))
 
-    def _can_update(self, job_id: int) -> bool:
-        """Return False if there is no such row. Raises StoreError."""
-        count = 0
+    def _try_update(self, job_id: int) -> None:
+        """Update this row without a change, and roll back. Raises StoreError."""
 
         def update_and_undo(connection: Connection) -> None:
-            nonlocal count
-            count = connection.execute(self._statements.write_same, {"job_id": job_id}).rowcount
+            connection.execute(self._statements.write_same, {"job_id": job_id})
             raise _Undo
 
         with contextlib.suppress(_Undo):
             self._database.transact(update_and_undo)
-        return count > 0
 
     @contextlib.contextmanager
     def _separating_outages(self) -> Iterator[None]:
