@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .content_coding import decode_begin
 from .errors import describe
 from .output import Output
 
@@ -90,8 +91,9 @@ class Response:
             return True
         if not self.code:
             raise self._break(AssertionError("the app wrote before it called start_response"))
-        if not self._has_body and self._is_page_or_shows_query(chunk):
-            self._is_output = False
+        if not self._has_body and self.code >= 300:
+            coding = self.headers.get("content-encoding", "").strip().lower()
+            self._is_output = self._is_output and not self._is_page_or_shows_query(decode_begin(chunk, coding))
         self._has_body = True
         if not self._is_wanted():
             return False

@@ -111,6 +111,15 @@ def test_html_that_is_called_otherwise_is_not_kept(site: Site, content_type: str
     assert run(site, page).status_text == "HTTP 500 Oops"
 
 
+@pytest.mark.parametrize("encode", [gzip.compress, zlib.compress])
+def test_a_page_is_recognized_in_its_content_coding(site: Site, encode: Callable[[bytes], bytes]) -> None:
+    """As Django's debug page for a script, behind its GZipMiddleware."""
+    page = f"KeyError at /job\n\nRequest Method: POST\nRequest URL: http://x/job?a={CANARY}\n\nDjango Version: 5.2\n"
+    headers = [*TEXT, ("Content-Encoding", "gzip" if encode is gzip.compress else "deflate")]
+    found = run(site, answer(encode(page.encode()), status="500 Oops", headers=headers))
+    assert found.status_text == "HTTP 500 Oops"
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/problem+json", ""])
 def test_other_text_of_a_failing_answer_is_kept(site: Site, content_type: str) -> None:
     found = run(site, answer(b"no paper left", status="500 Oops", headers=[("Content-Type", content_type)]))
