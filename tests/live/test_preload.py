@@ -19,7 +19,7 @@ pytestmark = pytest.mark.live
 def test_engine_that_was_used_before_the_fork(run_server: Serve, setup: Setup) -> None:
     """gunicorn --preload: the app has asked for jobs while it was loaded, then two workers are forked."""
     server = run_server(setup.with_options("--preload"), app="preloaded:application")
-    assert server.ask("GET", "/databases").json() == [], "a connection of the parent's is open in its child"
+    assert server.ask("GET", "/inherited_databases").json() == [], "a connection of the parent's is open in its child"
     job_ids = [server.start("/echo") for _ in range(8)]
     ends = [server.end_of(job_id) for job_id in job_ids]
     assert [end["status"] for end in ends] == [Status.COMPLETED] * 8

@@ -1457,7 +1457,7 @@ MUTANTS = [
         "backjob/response.py",
         "self.status, self.code, self.error = status, int(status[:3]), cause",
         'self.status, self.code, self.error = status, int(status[:3]), ""',
-        ("tests/test_outcomes.py",),
+        ("tests/test_error_pages.py",),
     ),
     Mutant(
         "a user's request outlives the job",

@@ -1,5 +1,8 @@
 """The workshop, used while it is loaded: its engine has been connected before any fork."""
 
-from workshop import application
+import os
+
+from workshop import application, note_inherited_databases
 
 application.jobs.find()
+os.register_at_fork(after_in_child=note_inherited_databases)

@@ -58,10 +58,17 @@ def count_live(request: webob.Request) -> Answer:
     return webob.Response(json=len(live))
 
 
-def list_databases(request: webob.Request) -> Answer:
-    """The SQLite files that this process has open."""
+inherited_databases: list[str] = []
+"""The SQLite files that were open in this process when it was forked."""
+
+
+def note_inherited_databases() -> None:
     links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
-    return webob.Response(json=[link for link in links if ".sqlite3" in link])
+    inherited_databases[:] = [link for link in links if ".sqlite3" in link]
+
+
+def list_inherited_databases(request: webob.Request) -> Answer:
+    return webob.Response(json=inherited_databases)
 
 
 def check(request: webob.Request) -> Answer:
@@ -162,7 +169,7 @@ PAGES = {
     "/start": start,
     "/status": status,
     "/live": count_live,
-    "/databases": list_databases,
+    "/inherited_databases": list_inherited_databases,
     "/check": check,
     "/walk": walk,
     "/echo": echo,
