@@ -115,7 +115,7 @@ def _read_detail(error: BaseException) -> str:
     names = ("detail", "description", "body")  # WebOb, Werkzeug, Bottle
     detail = next((text for name in names if isinstance(text := getattr(error, name, None), str) and text), "")
     is_standard = detail == getattr(type(error), "description", None)
-    if not detail or is_standard or is_error_page(detail.encode("utf-8", "replace")):
+    if not detail or is_standard or is_error_page(detail):
         return ""
     name = f"{type(error).__name__}: " if find_status(error) in _SERVER_ERRORS else ""
     return name + first_line(detail)

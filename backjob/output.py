@@ -1,6 +1,7 @@
 """What a job has written so far: bytes and text in, one bounded text out.
 
-Decodes with the response's charset, cut at any byte; sums binary output up. Knows nothing of jobs or stores.
+Decodes with the response's charset, cut at any byte; sums binary output up. Can hold back the first text of a body
+until it has been checked. Knows nothing of jobs or stores.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 import threading
+from collections.abc import Callable
 
 import webob
 
@@ -20,6 +22,10 @@ _TEXT_TYPES = re.compile(
 
 _WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as browsers read them
 
+_MOST_HELD = 65536
+"""Characters of a body that are held back at most. A debug page is recognized by text after the exception's message,
+which may be long."""
+
 
 class Output:
     """The output of one run. ``limit`` is how many bytes of UTF-8 are kept. Several threads may write and read text."""
@@ -31,6 +37,8 @@ class Output:
         self._kept = 0
         self.size = 0
         """Bytes that came in, as UTF-8 where they were text. Grows with each of them."""
+        self.shown_size = 0
+        """``size`` when the last output that is shown came in. Output that is held back or dropped is not shown."""
         self._cut = 0
         self._binary = 0
         self._type = ""
@@ -38,11 +46,23 @@ class Output:
         self._coding: Decoder | None = None
         self._coded = 0
         self._is_left = False
+        self._is_unwanted: Callable[[str], bool] | None = None
+        self._held: dict[int, str] = {}
+        """The first text of a body that is not yet checked, by its index in ``_parts``."""
+        self._held_length = self._held_until = 0
+        self._is_dropped = False
         self._charset = "utf-8"
         self._decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def set_content_type(self, content_type: str, content_encoding: str = "") -> None:
-        """Say what the bytes that follow are, as the response's headers do."""
+    def set_content_type(
+        self, content_type: str, content_encoding: str = "", is_unwanted: Callable[[str], bool] | None = None
+    ) -> None:
+        """Set the type of the bytes that follow, as in the response's headers.
+
+        With ``is_unwanted`` their first text is held back until it is long enough, or until finish(). It is passed to
+        ``is_unwanted`` then. If that returns True, the whole body is dropped.
+        """
+        self._is_unwanted, self._is_dropped = is_unwanted, False
         self._type = content_type.partition(";")[0].strip().lower()
         coding = content_encoding.strip().lower()
         self._is_text = not self._type or _TEXT_TYPES.fullmatch(self._type) is not None
@@ -54,25 +74,29 @@ class Output:
 
     def write_bytes(self, chunk: bytes) -> None:
         """Take a piece of the response's body."""
+        if self._is_dropped:
+            return
         if self._coding is not None:
             self._write_coded(chunk, self._coding)
         elif self._is_text:
-            self.write_text(self._decode(chunk))
+            self._write_body(self._decode(chunk))
         else:
             with self._lock:
                 self._binary += len(chunk)
-                self.size += len(chunk)
+                self._count(len(chunk))
 
     def _write_coded(self, chunk: bytes, coding: Decoder) -> None:
         """Decode as much as is kept. A small body may expand to any size: nothing is decoded beyond the limit."""
-        with self._lock:
-            self.size += len(chunk)
-            self._coded += len(chunk)
+        self._coded += len(chunk)
         if self._is_left:
+            with self._lock:
+                self._count(len(chunk))
             return
         try:
             for piece in coding.decode(chunk):
-                self.write_text(self._decode(piece))
+                self._write_body(self._decode(piece))
+                if self._is_dropped:
+                    return
                 if self._cut:
                     self._is_left = True
                     return
@@ -80,27 +104,69 @@ class Output:
             self._coding, self._is_text, self._type = None, False, "gzip" if coding.is_gzip else "deflate"
             with self._lock:
                 self._binary = self._coded
+                self._count(self._coded)
+
+    def _write_body(self, text: str) -> None:
+        """Take text of the body. Hold it back as long as the body is not checked."""
+        if self._is_unwanted is None:
+            self.write_text(text)
+        elif text:
+            with self._lock:
+                self._held[len(self._parts)] = text
+                self._parts.append("")
+                self._held_length += len(text)
+                self.size += len(text)
+                self._held_until = self.size
+            if self._held_length >= _MOST_HELD:
+                self._check_held()
+
+    def _check_held(self) -> None:
+        """Put the text that was held back where it came, between texts of write_text(), or drop the body."""
+        if self._is_unwanted is None:
+            return
+        with self._lock:
+            is_unwanted, self._is_unwanted = self._is_unwanted, None
+            held, self._held = self._held, {}
+            if not held:  # or another thread of the job was first
+                return
+            self._is_dropped = is_unwanted("".join(held.values()))
+            if not self._is_dropped:
+                self.shown_size = max(self.shown_size, self._held_until)
+                for index, text in held.items():
+                    self._parts[index] = self._fit(clean_text(text))
 
     def write_text(self, text: str) -> None:
         """Take text."""
         if not text:
             return
         text = clean_text(text)
-        encoded = text.encode()
         with self._lock:
-            self.size += len(encoded)
-            room = self._limit - self._kept
-            if self._cut or len(encoded) > room:
-                # Cut at a whole character; what comes after the first cut is only counted.
-                text = "" if self._cut else encoded[:room].decode(errors="ignore")
-                self._cut += len(encoded) - len(text.encode())
+            self._count(len(text.encode()))
+            text = self._fit(text)
             if text:
                 self._parts.append(text)
-                self._kept += len(text.encode())
+
+    def _fit(self, text: str) -> str:
+        """Return as much of a text as the limit leaves room for, and count the rest."""
+        encoded = text.encode()
+        room = self._limit - self._kept
+        if self._cut or len(encoded) > room:
+            # Cut at a whole character. Text after the first cut is only counted.
+            text = "" if self._cut else encoded[:room].decode(errors="ignore")
+            self._cut += len(encoded) - len(text.encode())
+        self._kept += len(text.encode())
+        return text
+
+    def _count(self, size: int) -> None:
+        self.size += size
+        self.shown_size = self.size
 
     def finish(self) -> None:
-        """No more bytes come: a character that was left half is shown as such."""
-        self.write_text(self._decode(b"", final=True))
+        """Finish the body: show half of a character as such, and check what is held back."""
+        rest = self._decode(b"", final=True)
+        if not self._is_dropped:
+            self._write_body(rest)
+        self._check_held()
 
     def _decode(self, chunk: bytes, final: bool = False) -> str:
         try:
@@ -117,9 +183,9 @@ class Output:
         Without ``is_whole`` more is to come, and the line for what was cut has no count that would change each time.
         """
         with self._lock:
-            if len(self._parts) > 1:
-                self._parts = ["".join(self._parts)]
             text = "".join(self._parts)
+            if not self._held:
+                self._parts = [text]
             binary, cut = self._binary, self._cut
         if binary:
             text = append_line(text, f"[{binary} bytes of {self._type or 'binary output'}]")

@@ -10,15 +10,25 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .content_coding import decode_begin
 from .errors import describe
 from .output import Output
+from .redirects import has_hidden_part
 
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
-_PAGE_STARTS = (b"<!doctype html", b"<html")
-_DEBUG_PAGE = re.compile(rb"^Request URL: .*\s+Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE)
+_BYTE_ORDER_MARKS = r"\xef\xbb\xbf\xff\xfe"
+_HTML = re.compile(
+    rf"(?:[\s{_BYTE_ORDER_MARKS}]|<\?[^>]*>)*<(?:!--|!doctype\s+html"
+    r"|(?:html|head|body|title|meta|link|script|style|iframe|h[1-6]|div|font|center|table|pre|a|b|br|p)[\s/>])",
+    re.IGNORECASE,
+)
+"""The beginning of an HTML page, much as browsers recognize it (WHATWG MIME Sniffing, section 7.1)."""
+_DEBUG_PAGE = re.compile(
+    r"^Request URL: .*\n\s*Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE
+)
 """The debug pages of Django and Pyramid in plain text and JSON: They show the URL
 with its query. Those of Django also show the data, the cookies and the settings."""
+_NOISE = str.maketrans("", "", "\0\ufeff\ufffd")
+"""Traces of a byte order mark, or of UTF-16 that was read as another charset."""
 
 
 class Response:
@@ -45,7 +55,12 @@ class Response:
     def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
         """Call the app and take its whole response. close() is called in any case."""
         self._outer = sys.exc_info()[1]
-        iterable = app(environ, self.start_response)
+        try:
+            self._take(app(environ, self.start_response))
+        finally:
+            self.finish()
+
+    def _take(self, iterable: Iterable[bytes]) -> None:
         try:
             for chunk in iterable:
                 if not self._put(chunk):
@@ -54,7 +69,6 @@ class Response:
             close = getattr(iterable, "close", None)
             if close is not None:
                 close()
-        self.finish()
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -75,8 +89,12 @@ class Response:
         self.status, self.code, self.error = status, int(status[:3]), cause
         self.headers = {name.lower(): value for name, value in headers}
         self.set_cookies = [value for name, value in headers if name.lower() == "set-cookie"]
-        self._is_output = not self.breach and not self._is_page
-        self._output.set_content_type(self.headers.get("content-type", ""), self.headers.get("content-encoding", ""))
+        self._is_output = not self.breach and not self._is_page and not self._shows_hidden_part
+        self._output.set_content_type(
+            self.headers.get("content-type", ""),
+            self.headers.get("content-encoding", ""),
+            is_error_page if self.code >= 300 else None,
+        )
         return self.write
 
     def write(self, chunk: bytes) -> None:
@@ -91,9 +109,6 @@ class Response:
             return True
         if not self.code:
             raise self._break(AssertionError("the app wrote before it called start_response"))
-        if not self._has_body and self.code >= 300:
-            coding = self.headers.get("content-encoding", "").strip().lower()
-            self._is_output = self._is_output and not self._is_page_or_shows_query(decode_begin(chunk, coding))
         self._has_body = True
         if not self._is_wanted():
             return False
@@ -109,15 +124,11 @@ class Response:
         content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         return self.code >= 300 and content_type in _PAGES
 
-    def _is_page_or_shows_query(self, chunk: bytes) -> bool:
-        """Return whether a body that begins so is an error page of another Content-Type, or has the whole location.
-
-        The query of a location may hold a token. WebOb writes it into its plain text and JSON.
-        """
-        if self.code >= 400:
-            return is_error_page(chunk)
-        query = self.headers.get("location", "").partition("?")[2]
-        return self.code >= 300 and query != "" and query.encode("latin-1", "replace") in chunk
+    @property
+    def _shows_hidden_part(self) -> bool:
+        """May the body repeat a part of the location that may hold a token and is not shown? WebOb writes the location
+        into its plain text and JSON."""
+        return 300 <= self.code < 400 and has_hidden_part(self.headers.get("location", ""))
 
     def _note_second_status(self, status: str, cause: str) -> None:
         self._is_output = False  # what follows is an error page
@@ -139,9 +150,10 @@ class Response:
         self.headers, self.set_cookies = {}, []
 
 
-def is_error_page(body: bytes) -> bool:
+def is_error_page(text: str) -> bool:
     """Return whether a body that begins so is an HTML page, or a framework's debug page in plain text or JSON."""
-    return body.lstrip()[:20].lower().startswith(_PAGE_STARTS) or _DEBUG_PAGE.search(body) is not None
+    text = text.translate(_NOISE)
+    return _HTML.match(text) is not None or _DEBUG_PAGE.search(text) is not None
 
 
 def make_server_environ() -> dict[str, Any]:

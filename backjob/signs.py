@@ -165,7 +165,7 @@ class Signs:
     def text(self, *, is_whole: bool = True) -> str:
         """What is shown: an explicit text stays until output follows it. ``is_whole``: nothing more is to come."""
         told = self._text
-        if told is not None and told[1] == self._output.size:
+        if told is not None and told[1] >= self._output.shown_size:
             return cut_text(told[0], self._limit)
         return self._output.text(is_whole=is_whole)
 

@@ -249,8 +249,8 @@ MUTANTS = [
     Mutant(
         "Django's debug page in plain text is kept",
         "backjob/response.py",
-        "startswith(_PAGE_STARTS) or _DEBUG_PAGE.search(body) is not None",
-        "startswith(_PAGE_STARTS)",
+        "_HTML.match(text) is not None or _DEBUG_PAGE.search(text) is not None",
+        "_HTML.match(text) is not None",
         ("tests/test_django.py", "tests/test_pyramid.py"),
     ),
     Mutant(
@@ -266,6 +266,20 @@ MUTANTS = [
         "len(hashes) == 2 and hashes[0] == hashes[1]",
         "len(hashes) == 2",
         ("tests/test_outer_middleware.py",),
+    ),
+    Mutant(
+        "only the first chunk of an error page is checked",
+        "backjob/output.py",
+        "            if self._held_length >= _MOST_HELD:",
+        "            if self._held_length:",
+        ("tests/test_error_pages.py",),
+    ),
+    Mutant(
+        "the body of a redirect shows the fragment of its location",
+        "backjob/redirects.py",
+        "bool(target.query or target.fragment) or",
+        "bool(target.query) or",
+        ("tests/test_error_pages.py",),
     ),
     Mutant(
         "a compressed body is decoded to its end",
