@@ -70,7 +70,7 @@ class CurrentJob(Jobs):
         self._failure: str | None = None
         backend.note_arrival(server)
         left_out = LeftOut(request, server, environ, backend.config.environ_key)
-        self._run = Run(job, request, environ, backend.config, left_out)
+        self._run = Run(job, request, environ, backend.config, left_out, environ.get("SCRIPT_NAME", ""))
         self._location = ""
         self._outcome: Outcome | None = None
         self._followers = Followers(backend, environ)

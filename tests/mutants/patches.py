@@ -213,8 +213,8 @@ MUTANTS = [
     ),
     Mutant(
         "a redirect that asks for the same request elsewhere completes",
-        "backjob/redirects.py",
-        "    if not changes and redirect.code in _SEND_AGAIN:",
+        "backjob/corrections.py",
+        "    if redirect.code in _SEND_AGAIN and redirect.target is not None:",
         "    if False:",
         ("tests/test_redirects.py",),
     ),
@@ -228,7 +228,7 @@ MUTANTS = [
     Mutant(
         "a path prefix is compared as it is written",
         "backjob/redirects.py",
-        "        return _normalize(self.target.path) if self.target else \"\"",
+        "        return normalize_path(self.target.path) if self.target else \"\"",
         "        return self.target.path if self.target else \"\"",
         ("tests/test_redirects.py",),
     ),
