@@ -305,15 +305,15 @@ MUTANTS = [
     Mutant(
         "JobEnded is raised at each call",
         "backjob/ending.py",
-        "if not is_known and not is_cleaning_up(self._outer):",
-        "if not is_cleaning_up(self._outer):",
+        "if not (is_known or is_cleaning_up(self._outer) or",
+        "if not (is_cleaning_up(self._outer) or",
         ("tests/test_ending.py", "tests/test_worker.py"),
     ),
     Mutant(
         "clean-up code is interrupted",
         "backjob/ending.py",
-        "if not is_known and not is_cleaning_up(self._outer):",
-        "if not is_known:",
+        "if not (is_known or is_cleaning_up(self._outer) or",
+        "if not (is_known or",
         ("tests/test_ending.py",),
     ),
     Mutant(
