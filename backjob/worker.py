@@ -68,8 +68,8 @@ class CurrentJob(Jobs):
         )
         self._ending = Ending(self._find_end)
         self._failure: str | None = None
-        backend.note_arrival(server)
-        left_out = LeftOut(request, server, environ, backend.config.environ_key)
+        left_out = LeftOut(request, server, environ, backend.config)
+        backend.warn_once(left_out.other_values)
         self._run = Run(job, request, environ, backend.config, left_out, environ.get("SCRIPT_NAME", ""))
         self._location = ""
         self._outcome: Outcome | None = None

@@ -254,17 +254,17 @@ MUTANTS = [
         ("tests/test_django.py", "tests/test_pyramid.py"),
     ),
     Mutant(
-        "a plain value that names the user is not warned of",
+        "a plain value that only a self-request has is not warned of",
         "backjob/outer_values.py",
-        "        return is_missing or is_always_another or is_name_of_identity(key)",
-        "        return is_missing or is_always_another",
+        "for key in {**started, **arrived} if",
+        "for key in started if",
         ("tests/test_outer_middleware.py",),
     ),
     Mutant(
         "a request's id is taken for the user's",
-        "backjob/outer_values.py",
-        "len(hashes) == 2 and hashes[0] == hashes[1]",
-        "len(hashes) == 2",
+        "backjob/outer.py",
+        "    return _NAME_OF_IDENTITY.fullmatch(key) is not None",
+        "    return True",
         ("tests/test_outer_middleware.py",),
     ),
     Mutant(
@@ -606,7 +606,7 @@ MUTANTS = [
     Mutant(
         "a session from outside has ended",
         "backjob/left_out.py",
-        "        if self._missing:\n",
+        "        if self._is_object_missing:\n",
         "        if not self._request:\n",
         ("tests/test_outer_middleware.py",),
     ),
