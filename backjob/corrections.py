@@ -1,4 +1,4 @@
-"""Redirects before the work: those that lead to the job's own page under its right URL, and 307 and 308.
+"""Redirects that are sent before the work is done: corrections of the job's own URL, and 307 and 308.
 
 Knows what servers and frameworks correct in a URL. Knows no jobs and no options.
 """
@@ -16,7 +16,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
 
 
 def describe_correction(redirect: Redirect, page: Page, vary: str = "") -> str:
-    """Return what a redirect corrects in the URL of its page, and what to do, "" for any other redirect.
+    """Return what a redirect corrects in the URL of its page and how to start the job instead. "" for other redirects.
 
     ``vary`` is the response's header of that name. If it has Accept-Language, middleware chose a language.
     """
@@ -36,7 +36,7 @@ class _Correction:
         self._page = page
         self._is_by_language = is_by_language
         self.changes = self._find_changes()
-        """What is changed, by kind. It is empty if the redirect leads to another page, or to the very same URL."""
+        """The corrected parts of the URL, empty if the redirect leads to another page or to the very same URL."""
 
     def _find_changes(self) -> dict[str, str]:
         base, target = urlsplit(self._page.url), self._redirect.target

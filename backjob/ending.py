@@ -25,8 +25,8 @@ class Ending:
 
     JobEnded is raised once in that thread, and once in each asyncio task in it. Other threads and children of a fork
     may belong to a pool. There each call raises it, unless it is part of a clean-up, so that the pool's next piece of
-    work ends too; and it is an ordinary exception, which the pool hands over. A thread that was begun by the clean-up
-    is part of it. ``find_out`` is called when a child has met the end; it sets the reason.
+    work ends too; and it is an ordinary exception, which the pool hands over. A thread that the clean-up starts is
+    part of it. ``find_out`` is called when a child has met the end; it sets the reason.
     """
 
     def __init__(self, find_out: Callable[[], object]) -> None:
@@ -39,7 +39,7 @@ class Ending:
         self._home = os.getpid(), threading.get_ident()
         self._is_home_told = False
         self._threads_before: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Those that lived when the first one met the end."""
+        """The threads that were alive when JobEnded was first raised."""
 
     def is_live(self) -> bool:
         """Does the attempt go on? If it has ended, raise JobEnded, except to code that is cleaning up."""
@@ -65,7 +65,7 @@ class Ending:
         raise JobEndedInPool(self.reason)
 
     def _is_begun_by_clean_up(self) -> bool:
-        """Was this thread begun after the end, while the attempt's own thread is ended by JobEnded?"""
+        """Was this thread started after JobEnded was raised, while the attempt's own thread handles it?"""
         process, home = self._home
         if process != os.getpid() or home == threading.get_ident():
             return False

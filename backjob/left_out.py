@@ -29,7 +29,7 @@ class LeftOut:
         self._request = request
         self._outer = find_outer_objects(server, config.environ_key)
         self.other_values: dict[str, str] = {}
-        """Keys of plain values that are not those of the user, and what explains each."""
+        """Keys of plain values that differ from those of the starting request, and the explanation of each."""
         if request.outer is not None and not config.is_inline:  # a job that runs inline has no self-request
             arrived = digest_outer_values(server, config.environ_key, config.forward_environ)
             self.other_values = find_other_values(request.outer, arrived)
