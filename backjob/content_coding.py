@@ -40,16 +40,6 @@ class Decoder:
             raise ValueError(str(error)) from None
 
 
-def decode_begin(chunk: bytes, coding: str) -> bytes:
-    """Return what the first chunk of a body decodes to, up to 64 kB, or the chunk if it is not of a known coding."""
-    if coding not in CODINGS:
-        return chunk
-    try:
-        return next(Decoder(coding).decode(chunk), b"")
-    except ValueError:
-        return chunk
-
-
 def _find_window(begin: bytes) -> int:
     """Return zlib's window bits: deflate is meant to have a zlib header (RFC 1950), but often it is missing."""
     has_header = begin[0] & 0x0F == 8 and int.from_bytes(begin[:2], "big") % 31 == 0

@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import Config
 from .corrections import describe_correction
+from .error_pages import is_error_page
 from .errors import describe
 from .job import MOST_REASON, Job, JobRequest
 from .left_out import LeftOut
@@ -27,7 +28,7 @@ from .redirects import (
     read_redirect,
 )
 from .request import is_safe_method
-from .response import Response, is_error_page
+from .response import Response
 
 log = logging.getLogger("backjob")
 
@@ -117,7 +118,7 @@ def _read_detail(error: BaseException) -> str:
     names = ("detail", "description", "body")  # WebOb, Werkzeug, Bottle
     detail = next((text for name in names if isinstance(text := getattr(error, name, None), str) and text), "")
     is_standard = detail == getattr(type(error), "description", None)
-    if not detail or is_standard or is_error_page(detail.encode("utf-8", "replace")):
+    if not detail or is_standard or is_error_page(detail):
         return ""
     name = f"{type(error).__name__}: " if find_status(error) in _SERVER_ERRORS else ""
     return name + first_line(detail)

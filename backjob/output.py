@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 import threading
+from collections.abc import Callable
 
 import webob
 
@@ -18,7 +19,41 @@ _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
 )
 
+_MOST_HELD = 65536
 _WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as browsers read them
+
+
+class HeldText:
+    """The text since a body began, held back until it is known whether that body is kept.
+
+    ``is_refused`` is called once, with up to 64 K characters of the body or all of it.
+    """
+
+    def __init__(self, is_refused: Callable[[str], bool]) -> None:
+        self._judge = is_refused
+        self._pieces: list[tuple[bool, str]] = []
+        self._length = 0
+        self.is_holding = False
+        self.is_judged = False
+        self.is_refused = False
+
+    def hold(self, text: str, *, is_body: bool) -> None:
+        """Hold a piece of text back: of the body, or of what the job writes meanwhile."""
+        self.is_holding = True
+        self._pieces.append((is_body, text))
+        self._length += len(text) if is_body else 0
+
+    @property
+    def is_long_enough(self) -> bool:
+        """Is there enough of the body to judge it?"""
+        return self._length >= _MOST_HELD
+
+    def release(self) -> list[str]:
+        """Judge the body. Return the pieces that are kept."""
+        self.is_refused = self._judge("".join(text for is_body, text in self._pieces if is_body))
+        kept = [text for is_body, text in self._pieces if not (is_body and self.is_refused)]
+        self._pieces, self.is_holding, self.is_judged = [], False, True
+        return kept
 
 
 class Output:
@@ -38,11 +73,18 @@ class Output:
         self._coding: Decoder | None = None
         self._coded = 0
         self._is_left = False
+        self._body: HeldText | None = None
         self._charset = "utf-8"
         self._decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def set_content_type(self, content_type: str, content_encoding: str = "") -> None:
-        """Say what the bytes that follow are, as the response's headers do."""
+    def set_content_type(
+        self, content_type: str, content_encoding: str = "", is_refused: Callable[[str], bool] | None = None
+    ) -> None:
+        """Say what the bytes that follow are, as the response's headers do.
+
+        ``is_refused`` is asked with the beginning of their text whether all of it is left out.
+        """
+        self._body = HeldText(is_refused) if is_refused is not None else None
         self._type = content_type.partition(";")[0].strip().lower()
         coding = content_encoding.strip().lower()
         self._is_text = not self._type or _TEXT_TYPES.fullmatch(self._type) is not None
@@ -54,10 +96,12 @@ class Output:
 
     def write_bytes(self, chunk: bytes) -> None:
         """Take a piece of the response's body."""
+        if self._body is not None and self._body.is_refused:
+            return
         if self._coding is not None:
             self._write_coded(chunk, self._coding)
         elif self._is_text:
-            self.write_text(self._decode(chunk))
+            self._write_body(self._decode(chunk))
         else:
             with self._lock:
                 self._binary += len(chunk)
@@ -72,8 +116,8 @@ class Output:
             return
         try:
             for piece in coding.decode(chunk):
-                self.write_text(self._decode(piece))
-                if self._cut:
+                self._write_body(self._decode(piece))
+                if self._cut or (self._body is not None and self._body.is_refused):
                     self._is_left = True
                     return
         except ValueError:
@@ -81,26 +125,42 @@ class Output:
             with self._lock:
                 self._binary = self._coded
 
+    def _write_body(self, text: str, *, final: bool = False) -> None:
+        with self._lock:
+            body = self._body
+            if body is None or body.is_judged:
+                self._keep("" if body and body.is_refused else text)
+                return
+            if text:
+                body.hold(text, is_body=True)
+            if final or body.is_long_enough:
+                for piece in body.release():
+                    self._keep(piece)
+
     def write_text(self, text: str) -> None:
-        """Take text."""
-        if not text:
-            return
+        """Take text of the job itself. It waits behind a body that is held back."""
+        with self._lock:
+            if self._body is not None and self._body.is_holding:
+                self._body.hold(text, is_body=False)
+            else:
+                self._keep(text)
+
+    def _keep(self, text: str) -> None:
         text = clean_text(text)
         encoded = text.encode()
-        with self._lock:
-            self.size += len(encoded)
-            room = self._limit - self._kept
-            if self._cut or len(encoded) > room:
-                # Cut at a whole character; what comes after the first cut is only counted.
-                text = "" if self._cut else encoded[:room].decode(errors="ignore")
-                self._cut += len(encoded) - len(text.encode())
-            if text:
-                self._parts.append(text)
-                self._kept += len(text.encode())
+        self.size += len(encoded)
+        room = self._limit - self._kept
+        if self._cut or len(encoded) > room:
+            # Cut at a whole character; what comes after the first cut is only counted.
+            text = "" if self._cut else encoded[:room].decode(errors="ignore")
+            self._cut += len(encoded) - len(text.encode())
+        if text:
+            self._parts.append(text)
+            self._kept += len(text.encode())
 
     def finish(self) -> None:
         """No more bytes come: a character that was left half is shown as such."""
-        self.write_text(self._decode(b"", final=True))
+        self._write_body(self._decode(b"", final=True), final=True)
 
     def _decode(self, chunk: bytes, final: bool = False) -> str:
         try:

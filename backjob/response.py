@@ -5,20 +5,13 @@ Knows the protocol between server and app, and the output. Knows no jobs.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .content_coding import decode_begin
+from .error_pages import TYPES, is_error_page, may_show_secret
 from .errors import describe
 from .output import Output
-
-_PAGES = frozenset({"text/html", "application/xhtml+xml"})
-_PAGE_STARTS = (b"<!doctype html", b"<html")
-_DEBUG_PAGE = re.compile(rb"^Request URL: .*\s+Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE)
-"""The debug pages of Django and Pyramid in plain text and JSON: They show the URL
-with its query. Those of Django also show the data, the cookies and the settings."""
 
 
 class Response:
@@ -75,8 +68,9 @@ class Response:
         self.status, self.code, self.error = status, int(status[:3]), cause
         self.headers = {name.lower(): value for name, value in headers}
         self.set_cookies = [value for name, value in headers if name.lower() == "set-cookie"]
-        self._is_output = not self.breach and not self._is_page
-        self._output.set_content_type(self.headers.get("content-type", ""), self.headers.get("content-encoding", ""))
+        self._is_output = not self.breach and not self._is_left_out
+        content_type, coding = self.headers.get("content-type", ""), self.headers.get("content-encoding", "")
+        self._output.set_content_type(content_type, coding, is_error_page if self.code >= 400 else None)
         return self.write
 
     def write(self, chunk: bytes) -> None:
@@ -91,9 +85,6 @@ class Response:
             return True
         if not self.code:
             raise self._break(AssertionError("the app wrote before it called start_response"))
-        if not self._has_body and self.code >= 300:
-            coding = self.headers.get("content-encoding", "").strip().lower()
-            self._is_output = self._is_output and not self._is_page_or_shows_query(decode_begin(chunk, coding))
         self._has_body = True
         if not self._is_wanted():
             return False
@@ -103,21 +94,11 @@ class Response:
         return True
 
     @property
-    def _is_page(self) -> bool:
-        """Is the body an error page, or that of a redirect? It says in HTML what the status says, and may show the
-        request with all that a user typed."""
+    def _is_left_out(self) -> bool:
+        """Is the body an error page, or a redirect's that may show a secret? It says no more than the status line."""
         content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return self.code >= 300 and content_type in _PAGES
-
-    def _is_page_or_shows_query(self, chunk: bytes) -> bool:
-        """Return whether a body that begins so is an error page of another Content-Type, or has the whole location.
-
-        The query of a location may hold a token. WebOb writes it into its plain text and JSON.
-        """
-        if self.code >= 400:
-            return is_error_page(chunk)
-        query = self.headers.get("location", "").partition("?")[2]
-        return self.code >= 300 and query != "" and query.encode("latin-1", "replace") in chunk
+        is_page = self.code >= 300 and content_type in TYPES
+        return is_page or (300 <= self.code < 400 and may_show_secret(self.headers.get("location", "")))
 
     def _note_second_status(self, status: str, cause: str) -> None:
         self._is_output = False  # what follows is an error page
@@ -137,11 +118,6 @@ class Response:
     def forget(self) -> None:
         """Drop the headers, such as Set-Cookie, because they are not needed after the run."""
         self.headers, self.set_cookies = {}, []
-
-
-def is_error_page(body: bytes) -> bool:
-    """Return whether a body that begins so is an HTML page, or a framework's debug page in plain text or JSON."""
-    return body.lstrip()[:20].lower().startswith(_PAGE_STARTS) or _DEBUG_PAGE.search(body) is not None
 
 
 def make_server_environ() -> dict[str, Any]:

@@ -285,6 +285,7 @@ class CurrentJob(Jobs):
     def _settle_failure(self, reason: str | None, retry: bool = True) -> None:
         move = Move.RETRY if self._may_retry(retry) else Move.FAIL
         if self._signs.stop():
+            self._response.finish()
             shown = self._signs.text()
             told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
             self._settle(move, append_line(shown, told) if told else shown, first_line(told))

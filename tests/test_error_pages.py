@@ -104,20 +104,54 @@ def test_of_a_failing_answer_html_is_not_kept(site: Site, status: str, content_t
     assert (found.status, found.status_text) == (Status.FAILED, found.error)
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", ""])
-def test_html_that_is_called_otherwise_is_not_kept(site: Site, content_type: str) -> None:
-    chunks = b"", b"\n<!DOCTYPE HTML>", CANARY.encode()
-    page = answer(*chunks, status="500 Oops", headers=[("Content-Type", content_type)])
+DJANGO = f"KeyError at /job\n\nRequest Method: POST\nRequest URL: http://x/job?a={CANARY}\n\nDjango Version: 5.2\n"
+PAGES_OF_OTHER_TYPES = {
+    "html": f"\n<!DOCTYPE HTML><title>{CANARY}",
+    "marked": f"\ufeff<html>{CANARY}",
+    "xhtml": f'<?xml version="1.0"?>\n<!DOCTYPE html><p>{CANARY}',
+    "commented": f"<!-- a proxy -- its page -->\n <!-- 1 -->\n<Body class=x>{CANARY}",
+    "fragment": f"<h1>Not found</h1>{CANARY}",
+    "django": DJANGO,
+    "long": f"KeyError: {'x' * 30_000}\n{DJANGO}",
+}
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "coding"),
+    [("text/plain", ""), ("application/problem+json", "gzip"), ("text/plain; charset=utf-16", "deflate"), ("", "gzip")],
+)
+@pytest.mark.parametrize("size", [5, 10**6])
+@pytest.mark.parametrize("name", PAGES_OF_OTHER_TYPES)
+def test_pages_are_recognized_whatever_they_are_called_and_however_they_are_cut(
+    site: Site, name: str, size: int, coding: str, content_type: str
+) -> None:
+    """As Django's debug page for a script, behind its GZipMiddleware."""
+    charset = "utf-16" if "utf-16" in content_type else "utf-8"
+    body = ENCODERS[coding](PAGES_OF_OTHER_TYPES[name].encode(charset))
+    headers = [("Content-Type", content_type), ("Content-Encoding", coding)]
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    found = run(site, answer(*chunks, status="500 Oops", headers=headers), retries=0)
+    assert found.status_text == "HTTP 500 Oops"
+
+
+def test_utf_16_that_is_declared_as_utf_8_is_recognized(site: Site) -> None:
+    page = answer(f"<html>{CANARY}".encode("utf-16"), status="500 Oops", headers=TEXT)
     assert run(site, page).status_text == "HTTP 500 Oops"
 
 
-@pytest.mark.parametrize("encode", [gzip.compress, zlib.compress])
-def test_a_page_is_recognized_in_its_content_coding(site: Site, encode: Callable[[bytes], bytes]) -> None:
-    """As Django's debug page for a script, behind its GZipMiddleware."""
-    page = f"KeyError at /job\n\nRequest Method: POST\nRequest URL: http://x/job?a={CANARY}\n\nDjango Version: 5.2\n"
-    headers = [*TEXT, ("Content-Encoding", "gzip" if encode is gzip.compress else "deflate")]
-    found = run(site, answer(encode(page.encode()), status="500 Oops", headers=headers))
-    assert found.status_text == "HTTP 500 Oops"
+def test_a_long_text_of_a_failing_answer_is_kept_in_order(tmp_path: Path) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("500 Oops", TEXT)
+        yield b"1 "
+        print(2, file=environ["backjob"], end=" ")
+        yield b"3 " * 40_000
+        print(4, file=environ["backjob"], end=" ")
+        yield b"5"
+
+    expected = f"1 2 {'3 ' * 40_000}4 5\nHTTP 500 Oops"
+    with wrap(tmp_path, max_output=10**6) as site:
+        assert run(site, app).status_text == expected
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/problem+json", ""])
