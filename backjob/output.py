@@ -65,7 +65,7 @@ class Output:
         self._parts: list[str] = []
         self._kept = 0
         self.size = 0
-        """Bytes that came in, as UTF-8 where they were text. Grows with each of them."""
+        """Bytes that came in, as UTF-8 if they were text. Grows with all output that is shown."""
         self._cut = 0
         self._binary = 0
         self._type = ""
@@ -110,8 +110,9 @@ class Output:
     def _write_coded(self, chunk: bytes, coding: Decoder) -> None:
         """Decode as much as is kept. A small body may expand to any size: nothing is decoded beyond the limit."""
         with self._lock:
-            self.size += len(chunk)
             self._coded += len(chunk)
+            if self._body is None or self._body.is_judged:
+                self.size += len(chunk)
         if self._is_left:
             return
         try:
@@ -124,6 +125,7 @@ class Output:
             self._coding, self._is_text, self._type = None, False, "gzip" if coding.is_gzip else "deflate"
             with self._lock:
                 self._binary = self._coded
+                self.size += self._coded
 
     def _write_body(self, text: str, *, final: bool = False) -> None:
         with self._lock:

@@ -131,8 +131,12 @@ def test_pages_are_recognized_whatever_they_are_called_and_however_they_are_cut(
     body = ENCODERS[coding](PAGES_OF_OTHER_TYPES[name].encode(charset))
     headers = [("Content-Type", content_type), ("Content-Encoding", coding)]
     chunks = [body[at : at + size] for at in range(0, len(body), size)]
-    found = run(site, answer(*chunks, status="500 Oops", headers=headers), retries=0)
-    assert found.status_text == "HTTP 500 Oops"
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["backjob"].update(40, "so far")
+        return answer(*chunks, status="500 Oops", headers=headers)(environ, start_response)
+
+    assert run(site, app).status_text == "so far\nHTTP 500 Oops"
 
 
 def test_utf_16_that_is_declared_as_utf_8_is_recognized(site: Site) -> None:
