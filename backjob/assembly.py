@@ -34,7 +34,6 @@ from .limits import Limits
 from .monitor import Monitor
 from .native import is_native
 from .notices import tell_of_writes
-from .outer_values import OuterValues
 from .schema import build_table
 from .sqlstore import SQLStore
 from .store import Store
@@ -225,8 +224,7 @@ class Assembly:
         limits = Limits(config, store, monitor.owner)
         dispatcher = Dispatcher(config, keyring, store, limits, monitor)
         keeper = Keeper(config, keyring, keeper_store, self_request, vouching, limits, dispatcher.start_looking)
-        outer = OuterValues(config.environ_key, config.forward_environ)
-        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, vouching, keeper, outer)
+        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, vouching, keeper)
 
     def _make_store(self, keyring: Keyring) -> Store:
         config = self._config

@@ -24,7 +24,6 @@ from .limits import Limits
 from .logs import about
 from .monitor import Monitor
 from .outer import explain_outer, find_outer_objects
-from .outer_values import OuterValues
 from .server_facts import threads_outlive_requests
 from .store import Store
 from .vouching import Vouching
@@ -62,7 +61,6 @@ class Backend:
     dispatcher: Dispatcher
     vouching: Vouching
     keeper: Keeper
-    outer_values: OuterValues
     warned: set[str] = field(default_factory=set, repr=False)
     """The environ keys about which a warning was logged."""
 
@@ -100,19 +98,13 @@ class Backend:
         """Return whether threads of this process can launch waiting jobs. ``monitor`` does not matter."""
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
-    def warn_of_outer(self, environ: Mapping[str, Any], *, as_user: bool) -> None:
+    def warn_of_outer(self, environ: Mapping[str, Any]) -> None:
         """Log, once for each key, what a request that starts a job has from outside of BackJob, and its job lacks."""
         outer = find_outer_objects(environ, self.config.environ_key)
-        self._warn({key: f"{explain_outer([key])} (it is a {kind})" for key, kind in outer.items()})
-        if as_user:
-            self._warn(self.outer_values.note_start(environ))
+        self.warn_once({key: f"{explain_outer([key])} (it is a {kind})" for key, kind in outer.items()})
 
-    def note_arrival(self, environ: Mapping[str, Any]) -> None:
-        """Log the keys that a self-request shows to be missing in jobs. A job that runs inline has no self-request."""
-        if not self.config.is_inline:
-            self._warn(self.outer_values.note_arrival(environ))
-
-    def _warn(self, texts: Mapping[str, str]) -> None:
+    def warn_once(self, texts: Mapping[str, str]) -> None:
+        """Log a warning about each of these environ keys, unless there was one."""
         for key, text in texts.items():
             if key not in self.warned:
                 self.warned.add(key)

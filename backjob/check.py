@@ -35,12 +35,13 @@ from .findings import (
 from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
 from .outer import find_outer_objects
+from .outer_values import digest_outer_values
 from .request import mount_request
 from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
 from .store import Store
 
-Facts = TypeVar("Facts", ServerFacts, StoreFacts)
+Facts = TypeVar("Facts", ServerFacts, StoreFacts, Reply)
 
 PATIENCE = 2.0
 """Seconds for which an answer is waited for in all. Who calls may hold the only slot of the server."""
@@ -83,8 +84,7 @@ class Deployment:
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
         warnings += find_other_app(backend.self_request.app, reply)
-        lost_values = backend.outer_values.note_start(environ) if environ is not None else {}
-        warnings += find_outer_middleware(reply, lost_values.values())
+        warnings += find_outer_middleware(reply, self._digest_outer(environ) if environ is not None else None)
         warnings += find_lost_slots(backend.limits.lost_slots, reply)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
@@ -110,7 +110,11 @@ class Deployment:
         outer = find_outer_objects(environ, self.config.environ_key)
         names = tuple(f"{key} ({kind})" for key, kind in outer.items())
         way, app = backend.dispatcher.choose_way(environ), backend.self_request.app
-        return Reply(__version__, server, way, store, app, names, backend.limits.lost_slots)
+        values = self._digest_outer(environ)
+        return Reply(__version__, server, way, store, app, names, values, backend.limits.lost_slots)
+
+    def _digest_outer(self, environ: Mapping[str, Any]) -> dict[str, str]:
+        return digest_outer_values(environ, self.config.environ_key, self.config.forward_environ)
 
     def _ask_store(self, store: Store) -> StoreFacts:
         file_system = find_network_file_system(self.file) if self.file else ""
@@ -163,8 +167,7 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
         raise explain(answer, address)
     fields = json.loads(text)
     server, store = _read(ServerFacts, fields["server"]), _read(StoreFacts, fields["store"])
-    app, outer, lost_slots = fields.get("app", ""), tuple(fields.get("outer", ())), fields.get("lost_slots", "")
-    return Reply(fields["version"], server, fields["monitor"], store, app, outer, lost_slots)
+    return _read(Reply, {**fields, "server": server, "store": store, "outer": tuple(fields.get("outer", ()))})
 
 
 def _read(kind: type[Facts], fields: Mapping[str, Any]) -> Facts:

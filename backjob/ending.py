@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .children import Children
 from .errors import JobEnded, JobEndedInPool, leaves
 
 _raised: ContextVar[object] = ContextVar("backjob_ended", default=None)
-"""The run whose JobEnded was raised in this thread, asyncio task or greenlet."""
+"""The run whose JobEnded was raised in this thread, asyncio task or greenlet, or in the one that this copies."""
 
 
 class Ending:
@@ -24,8 +25,8 @@ class Ending:
 
     JobEnded is raised once in that thread, and once in each asyncio task in it. Other threads and children of a fork
     may belong to a pool. There each call raises it, unless it is part of a clean-up, so that the pool's next piece of
-    work ends too; and it is an ordinary exception, which the pool hands over. ``find_out`` is called when a child has
-    met the end; it sets the reason.
+    work ends too; and it is an ordinary exception, which the pool hands over. A thread that the clean-up starts is
+    part of it. ``find_out`` is called when a child has met the end; it sets the reason.
     """
 
     def __init__(self, find_out: Callable[[], object]) -> None:
@@ -36,6 +37,9 @@ class Ending:
         self._run = object()
         self._outer = sys.exc_info()[1]
         self._home = os.getpid(), threading.get_ident()
+        self._is_home_told = False
+        self._threads_before: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        """The threads that were alive when JobEnded was first raised."""
 
     def is_live(self) -> bool:
         """Does the attempt go on? If it has ended, raise JobEnded, except to code that is cleaning up."""
@@ -43,19 +47,30 @@ class Ending:
             self._find_out()
         if self.reason is None:
             return True
-        is_known = self._is_at_home() and _raised.get() is self._run
-        if not is_known and not is_cleaning_up(self._outer):
+        is_known = _raised.get() is self._run
+        if not (is_known or is_cleaning_up(self._outer) or self._is_begun_by_clean_up()):
             self.tell()
         return False
 
     def tell(self) -> NoReturn:
         """Raise JobEnded."""
+        if not self._threads_before:
+            self._threads_before.update(threading.enumerate())
         if self._is_at_home():
+            self._is_home_told = True
             _raised.set(self._run)
             raise JobEnded(self.reason)
         if os.getpid() != self._home[0]:
             self.children.report_end()
         raise JobEndedInPool(self.reason)
+
+    def _is_begun_by_clean_up(self) -> bool:
+        """Was this thread started after JobEnded was raised, while the attempt's own thread handles it?"""
+        process, home = self._home
+        if process != os.getpid() or home == threading.get_ident():
+            return False
+        is_home_ended = self._is_home_told or holds_job_ended(_find_handled(home), self._outer)
+        return is_home_ended and threading.current_thread() not in self._threads_before
 
     def _is_at_home(self) -> bool:
         """Is this the thread that runs the attempt?"""
@@ -74,9 +89,19 @@ def is_cleaning_up(outer: BaseException | None) -> bool:
     return any(isinstance(each, JobEnded) or not isinstance(each, Exception) for each in handled)
 
 
-def holds_job_ended(error: BaseException) -> bool:
-    """Is this JobEnded, or a consequence of it: a group that has it, or an exception raised while it was handled?"""
-    return any(isinstance(each, JobEnded) for each in _with_causes(error))
+def _find_handled(thread: int) -> BaseException | None:
+    """Return the exception that this thread handles, None if it is a greenlet."""
+    found: Any = sys._current_exceptions().get(thread)  # noqa: SLF001 - documented, and the one way
+    error: BaseException | None = found[1] if isinstance(found, tuple) else found  # a tuple before Python 3.12
+    return error
+
+
+def holds_job_ended(error: BaseException | None, outer: BaseException | None = None) -> bool:
+    """Is this JobEnded, or a consequence of it: a group that has it, or an exception raised while it was handled?
+
+    ``outer``: see is_cleaning_up().
+    """
+    return any(isinstance(each, JobEnded) for each in _with_causes(error, outer))
 
 
 def find_stop(error: BaseException) -> BaseException | None:

@@ -6,13 +6,14 @@ Judges facts that others have gathered. Opens nothing and asks nobody.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .config import Config, __version__
 from .limits import share_slots
 from .outer import explain_outer
+from .outer_values import find_other_values
 from .server_facts import ServerFacts
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -89,6 +90,8 @@ class Reply:
     app: str = ""
     outer: tuple[str, ...] = ()
     """Environ keys of objects from a middleware outside of BackJob, with their types."""
+    outer_values: dict[str, str] | None = None
+    """Digests of the plain values of a user that such a middleware put into the environ of the self-request."""
     lost_slots: str = ""
     """A text with the number of its lost slots for jobs, if it is half of them or more."""
 
@@ -228,13 +231,16 @@ def find_other_app(app: str, reply: Reply | None) -> Iterator[Finding]:
         yield Finding("other-app", text, "Unless that is meant, set connect= to this app's own address")
 
 
-def find_outer_middleware(reply: Reply | None, lost_values: Iterable[str]) -> Iterator[Finding]:
+def find_outer_middleware(reply: Reply | None, outer_values: Mapping[str, str] | None) -> Iterator[Finding]:
     """Yield what a user's job lacks because a middleware outside of BackJob makes it.
 
-    ``lost_values`` are the explanations of plain values that jobs lack.
+    ``outer_values`` are the digests of the plain values of this request's user; None: there is no request.
     """
-    objects = [explain_outer([each]) for each in (reply.outer if reply is not None else ())]
-    for each in (*objects, *lost_values):
+    if reply is None:
+        return
+    here, there = outer_values, reply.outer_values
+    values = find_other_values(here, there) if here is not None and there is not None else {}
+    for each in (*(explain_outer([key]) for key in reply.outer), *values.values()):
         explained, _, remedy = each.partition(": ")
         yield Finding("outer-middleware", explained, f"{remedy[:1].upper()}{remedy[1:]}")
 

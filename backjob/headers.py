@@ -138,8 +138,9 @@ def list_left_out(start: Mapping[str, Any], headers: Mapping[str, str]) -> list[
     """
     names = [
         name_header(key)
-        for key in start
+        for key, value in start.items()
         if key.startswith("HTTP_")
+        and value
         and len(key) <= _LONGEST_NAME
         and not (key in headers or key in _OF_A_CONNECTION or key in _OF_THE_MESSAGE or _is_incidental(key))
     ]

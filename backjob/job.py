@@ -31,9 +31,11 @@ class JobRequest:
 
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333); a
     ``script_name`` of None is not known yet. ``headers`` and ``variables`` are environ keys with their values,
-    ``left_out`` names of headers that only the starting request had. ``user`` is who started it, as ``identify`` says:
-    "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a function by its name,
-    "module:function"; None: the option decides. The last three are its app, and its address when it was started.
+    ``left_out`` names of headers that only the starting request had, ``outer`` digests of what middleware outside of
+    BackJob knew of its user (see outer_values), None if there was no request. ``user`` is who started it, as
+    ``identify`` says: "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a
+    function by its name, "module:function"; None: the option decides. The last three are its app, and its address when
+    it was started.
     """
 
     method: str
@@ -46,6 +48,7 @@ class JobRequest:
     headers: dict[str, str] = field(repr=False, default_factory=dict)
     variables: dict[str, str] = field(repr=False, default_factory=dict)
     left_out: list[str] = field(repr=False, default_factory=list)
+    outer: dict[str, str] | None = field(repr=False, default=None)
     scheme: str = "http"
     remote_addr: str | None = field(repr=False, default=None)
     remote_user: str | None = field(repr=False, default=None)

@@ -101,7 +101,7 @@ class Jobs(NoJob):
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
         if self._came_through and self._environ is not None:
-            backend.warn_of_outer(self._environ, as_user=as_user)
+            backend.warn_of_outer(self._environ)
         return self._add(
             backend,
             request,

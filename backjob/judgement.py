@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import Config
+from .corrections import describe_correction
+from .error_pages import is_error_page
 from .errors import describe
 from .job import MOST_REASON, Job, JobRequest
 from .left_out import LeftOut
@@ -19,7 +21,6 @@ from .redirects import (
     Page,
     Redirect,
     RedirectOk,
-    describe_correction,
     is_allowed,
     is_login,
     load_redirect_ok,
@@ -27,7 +28,7 @@ from .redirects import (
     read_redirect,
 )
 from .request import is_safe_method
-from .response import Response, is_error_page
+from .response import Response
 
 log = logging.getLogger("backjob")
 
@@ -57,6 +58,8 @@ class Run:
     environ: Mapping[str, Any] = field(repr=False)
     config: Config
     left_out: LeftOut = field(repr=False)
+    mount: str
+    """The path at which BackJob is mounted: the app may change SCRIPT_NAME."""
     cause: str = field(repr=False, default="")
     """Type and message of the exception that the framework reported last. If that exception is an HTTP response, only
     the application's own text in it."""
@@ -83,7 +86,7 @@ def judge_answer(response: Response, run: Run) -> Judgement:
     if 200 <= code < 300:
         return Judgement()
     if 300 <= code < 400:
-        return _judge_redirect(code, response.headers.get("location", ""), run)
+        return _judge_redirect(code, response.headers, run)
     cause = run.cause if code == run.answer else (run.cause or response.error) if code >= 500 else ""
     if cause:
         line += f": {cause}"
@@ -149,7 +152,8 @@ def _hint_at(code: int, run: Run) -> str:
     return (f": {hint}" if hint else "") + run.left_out.explain_response(code)
 
 
-def _judge_redirect(code: int, location: str, run: Run) -> Judgement:
+def _judge_redirect(code: int, headers: Mapping[str, str], run: Run) -> Judgement:
+    location = headers.get("location", "")
     if code == 304:
         return Judgement(
             "The app answered 304 (Not Modified) to conditional headers such as If-None-Match: a job has no use for "
@@ -161,7 +165,7 @@ def _judge_redirect(code: int, location: str, run: Run) -> Judgement:
     shown = redirect.shown[:MOST_REASON]
     if run.is_denied or is_login(redirect, page):
         return Judgement(f"{where}, a login page: nothing was done{_hint_at_login(code, run)}", location=shown)
-    correction = describe_correction(redirect, page)
+    correction = describe_correction(redirect, page, headers.get("vary", ""))
     if correction:
         return Judgement(f"{where}, which {correction}", location=shown)
     try:
@@ -201,4 +205,4 @@ def _make_page(run: Run) -> Page:
     server = f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}".rstrip(":")
     hosts = [each for each in (environ.get("HTTP_HOST", ""), forwarded, server) if each]
     url = f"{request.scheme}://{hosts[0] if hosts else 'localhost'}{request.path}"
-    return Page(url, tuple(hosts), is_safe_method(request.method), run.login_url)
+    return Page(url, tuple(hosts), is_safe_method(request.method), run.login_url, run.mount)

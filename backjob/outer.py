@@ -36,7 +36,7 @@ _RESERVED = re.compile(
 _OF_SERVERS = re.compile(r"(REDIRECT_)*(SSL|REMOTE|CONTEXT)_.*|ACTUAL_SERVER_PROTOCOL")
 _PLAIN = (str, bytes, int, float, type(None))
 _NAME_OF_IDENTITY = re.compile(
-    r"(.*[^a-z])?([a-z]*user(?![-_.]?agent)(s|_?id|_?name)?|uid|login|(is)?(admin|staff)|auth(n|z|enticated)?|email"
+    r"(.*[^a-z])?([a-z]*user(?![-_.]?agent)(s|_?id|_?name)?|uid|login|(is[-_]?)?(admin|staff|internal|trusted|anonymous)|auth(n|z|enticated)?|email"
     r"|(account|member|customer|person|principal|identity|tenant)(_?id)?|claims?|roles?|groups?|permissions?)([^a-z].*)?",
     re.IGNORECASE,
 )
@@ -87,10 +87,10 @@ def find_outer_objects(environ: Mapping[str, Any], own_key: str) -> dict[str, st
 
 
 def find_outer_values(environ: Mapping[str, Any], own_key: str, names: Iterable[str]) -> dict[str, Any]:
-    """Return the plain values that a middleware outside of BackJob may have put into an environ.
+    """Return the plain values of a user that a middleware outside of BackJob may have put into an environ.
 
-    Left out are texts that go along with a job, and variables of servers, of CGI and of the process's environment. A
-    name in upper case counts only if it names an identity: PEP 3333 asks for lower-case names for all but CGI.
+    Only keys that name an identity count: other values often describe the request itself, as its path does. Left out
+    are texts that go along with a job, and variables of servers, of CGI and of the process's environment.
     """
     names, outer = tuple(names), _select_outer(environ, own_key)
     return {key: value for key, value in outer.items() if _is_plain(value) and _is_foreign(key, value, names)}
@@ -102,17 +102,12 @@ def _select_outer(environ: Mapping[str, Any], own_key: str) -> dict[str, Any]:
     return {key: environ[key] for key in outer}
 
 
-def is_name_of_identity(key: str) -> bool:
-    """Return whether a value under this key is likely to identify a user."""
-    return _NAME_OF_IDENTITY.fullmatch(key) is not None
-
-
 def _is_foreign(key: str, value: Any, names: Iterable[str]) -> bool:
     if any(known.fullmatch(key) for known in (_RESERVED, _HARMLESS, _PARSED, _OF_SERVERS)) or key in os.environ:
         return False
     if isinstance(value, str) and _is_of_user(key, value, names):
         return False
-    return key != key.upper() or is_name_of_identity(key)
+    return _NAME_OF_IDENTITY.fullmatch(key) is not None
 
 
 def _objects(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -136,10 +131,10 @@ def explain_outer(keys: Collection[str]) -> str:
     )
 
 
-def explain_outer_value(key: str, value: object) -> str:
+def explain_outer_value(key: str, *, is_text: bool) -> str:
     """Return explain_outer() for a plain value, with a second remedy: a text that forward_environ names."""
     explained = explain_outer([key])
-    if not isinstance(value, str):
+    if not is_text:
         return f"{explained}, or let it set a text under a key that forward_environ names"
     return explained if find_fault([key]) else f'{explained}, or seal its text for jobs: forward_environ=["{key}"]'
 

@@ -28,9 +28,6 @@ _LAST_OF_LOGIN = re.compile(r"auth|authori[sz]e|authenticate", re.IGNORECASE)
 """A last segment that belongs to a login page: /auth is one, /admin/auth/user/7 is not."""
 _LOGIN_HOST = re.compile(r"login|signin|sso|auth|oauth|idp", re.IGNORECASE)
 _IGNORED_BY_BROWSERS = re.compile(r"[\t\r\n]|^[\x00-\x20]+|[\x00-\x20]+$")
-_SEND_AGAIN = (307, 308)
-"""Statuses that ask the client to send the same request to the target (RFC 9110, section 15.4)."""
-_LANGUAGE = re.compile(r"/[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
 _DEFAULT_PORTS = (80, 443)
 _PATH_CHARACTERS = "/:@!$&'()*+,=~%"
 
@@ -47,6 +44,8 @@ class Page:
     """Does its method change nothing (RFC 9110, section 9.2.1)?"""
     login_url: str = field(repr=False, default="")
     """The URL of the application's login page, "" where it is not known."""
+    mount: str = ""
+    """The path at which BackJob is mounted."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,21 @@ class Redirect:
     @property
     def path(self) -> str:
         """Decoded and without dot segments, for comparisons."""
-        return _normalize(self.target.path) if self.target else ""
+        return normalize_path(self.target.path) if self.target else ""
+
+    @property
+    def shown_path(self) -> str:
+        """The path for people: encoded, and without path parameters, which may hold secrets."""
+        if self.target is None or self.target.scheme not in ("http", "https"):
+            return ""
+        return quote(re.sub(r";[^/]*", "", self.target.path) or "/", safe=_PATH_CHARACTERS)
 
     @property
     def shown(self) -> str:
         """The location for people: without query, fragment, user name and path parameters, which may hold secrets."""
         if self.target is None:
             return ""
-        path = _show_path(self.target)
-        return path if self.is_own else f"{_find_site(self.target)}{path}"
+        return self.shown_path if self.is_own else f"{_find_site(self.target)}{self.shown_path}"
 
     @property
     def url(self) -> str:
@@ -130,45 +135,9 @@ def looks_like_login(redirect: Redirect, page: Page, option: RedirectOk) -> bool
         return True
     if named:
         return False
-    own = _normalize(urlsplit(page.url).path)
+    own = normalize_path(urlsplit(page.url).path)
     back = (read_redirect(redirect.code, value, page) for _, value in parse_qsl(target.query) if "/" in value)
     return any(each.is_own and each.path == own for each in back)
-
-
-def describe_correction(redirect: Redirect, page: Page) -> str:
-    """Return what a redirect to the same page under its right URL changes, "" for any other redirect.
-
-    A 303, and a 302 after a method that is not safe, are answers after the work (Post/Redirect/Get), also if only a
-    slash differs. A 302 to https with the same path is a correction after any method.
-    """
-    base, target = urlsplit(page.url), redirect.target
-    own = _normalize(base.path)
-    if target is None or redirect.code == 303:
-        return ""
-    is_after_work = redirect.code == 302 and not page.is_safe
-    is_same_host, is_same_path = target.hostname == base.hostname, redirect.path == own
-    changes = []
-    if is_same_host and redirect.path.rstrip("/") == own.rstrip("/"):
-        if (base.scheme, target.scheme) == ("http", "https") and (is_same_path or not is_after_work):
-            changes.append(
-                "only changes http to https: start the job from an https request, or set "
-                "connect_headers={'X-Forwarded-Proto': 'https'}"
-            )
-        if not is_same_path and not is_after_work:
-            what = "adds" if redirect.path.endswith("/") else "removes"
-            changes.append(f"only {what} a slash: start the job with the target {_show_path(target)}")
-    elif is_same_host and not is_after_work and _adds_language(redirect.path, own):
-        changes.append(f"only adds a language: start the job with the target {_show_path(target)}")
-    elif not is_same_host and is_same_path and redirect.code == 301:
-        changes.append(f"only changes the host to {target.hostname}: start the job from a request to that host")
-    if not changes and redirect.code in _SEND_AGAIN:
-        hint = f": start the job with the target {_show_path(target)}" if redirect.is_own else ", which is another site"
-        changes.append(f"asks for the same request there{hint}")
-    return "; ".join(changes)
-
-
-def _adds_language(path: str, own: str) -> bool:
-    return path.endswith(own) and _LANGUAGE.fullmatch(path.removesuffix(own)) is not None
 
 
 def is_allowed(redirect: Redirect, option: RedirectOk) -> bool:
@@ -187,7 +156,7 @@ def check_redirect_ok(option: Any) -> None:
     if isinstance(option, bool):
         return
     if isinstance(option, str):
-        is_path = option.startswith("/") and _normalize(option) == unquote(option)
+        is_path = option.startswith("/") and normalize_path(option) == unquote(option)
         if not is_path or not option.isprintable() or re.search(r"//|[?#\\;]", option):
             raise ValueError(f"redirect_ok {_ALLOWED}, got {option[:80]!r}")
     elif not callable(option) or inspect.iscoroutinefunction(option) or isinstance(option, type):
@@ -233,18 +202,12 @@ def _find_site(target: SplitResult) -> str:
     return f"{target.scheme}://{target.netloc.rpartition('@')[2]}"
 
 
-def _show_path(target: SplitResult) -> str:
-    if target.scheme not in ("http", "https"):
-        return ""
-    return quote(re.sub(r";[^/]*", "", target.path) or "/", safe=_PATH_CHARACTERS)
-
-
 def _read_host(parts: SplitResult) -> tuple[str, int | None]:
     """Return host and port, None for a default port: behind a proxy the scheme says nothing about it."""
     return parts.hostname or "", None if parts.port in _DEFAULT_PORTS else parts.port
 
 
-def _normalize(path: str) -> str:
+def normalize_path(path: str) -> str:
     """Return a path as a server resolves it: percent-decoded, and without dot segments (RFC 3986, section 5.2.4)."""
     kept: list[str] = []
     *segments, last = unquote(path).replace("\\", "/").split("/")[1:] or [""]

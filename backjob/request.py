@@ -21,6 +21,7 @@ from .headers import CONDITIONAL, check_headers, list_left_out, read_given, sele
 from .job import JobRequest
 from .mounts import quote_path, split_path
 from .outer import drop_identity, drop_scope_identity, take_identity
+from .outer_values import digest_outer_values
 from .redirects import RedirectOk, seal_redirect_ok
 
 SENT = "backjob.sent"
@@ -90,6 +91,7 @@ def make_request(
         remote_addr=start.get("REMOTE_ADDR"),
         remote_user=start.get("REMOTE_USER") or None,
         variables=take_identity(start, config.forward_environ),
+        outer=None if environ is None else digest_outer_values(environ, config.environ_key, config.forward_environ),
         user=find_user(environ, config) if environ is not None and not _has_own_user(own_headers, start) else None,
         sent=given.get(SENT),
     )

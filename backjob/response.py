@@ -5,30 +5,14 @@ Knows the protocol between server and app, and the output. Knows no jobs.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .error_pages import TYPES, is_error_page, may_show_secret
 from .errors import describe
 from .output import Output
 from .redirects import has_hidden_part
-
-_PAGES = frozenset({"text/html", "application/xhtml+xml"})
-_BYTE_ORDER_MARKS = r"\xef\xbb\xbf\xff\xfe"
-_HTML = re.compile(
-    rf"(?:[\s{_BYTE_ORDER_MARKS}]|<\?[^>]*>)*<(?:!--|!doctype\s+html"
-    r"|(?:html|head|body|title|meta|link|script|style|iframe|h[1-6]|div|font|center|table|pre|a|b|br|p)[\s/>])",
-    re.IGNORECASE,
-)
-"""The beginning of an HTML page, much as browsers recognize it (WHATWG MIME Sniffing, section 7.1)."""
-_DEBUG_PAGE = re.compile(
-    r"^Request URL: .*\n\s*Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE
-)
-"""The debug pages of Django and Pyramid in plain text and JSON: They show the URL
-with its query. Those of Django also show the data, the cookies and the settings."""
-_NOISE = str.maketrans("", "", "\0\ufeff\ufffd")
-"""Traces of a byte order mark, or of UTF-16 that was read as another charset."""
 
 
 class Response:
@@ -89,12 +73,9 @@ class Response:
         self.status, self.code, self.error = status, int(status[:3]), cause
         self.headers = {name.lower(): value for name, value in headers}
         self.set_cookies = [value for name, value in headers if name.lower() == "set-cookie"]
-        self._is_output = not self.breach and not self._is_page and not self._shows_hidden_part
-        self._output.set_content_type(
-            self.headers.get("content-type", ""),
-            self.headers.get("content-encoding", ""),
-            is_error_page if self.code >= 300 else None,
-        )
+        self._is_output = not self.breach and not self._is_left_out
+        content_type, coding = self.headers.get("content-type", ""), self.headers.get("content-encoding", "")
+        self._output.set_content_type(content_type, coding, is_error_page if self.code >= 400 else None)
         return self.write
 
     def write(self, chunk: bytes) -> None:
@@ -118,17 +99,11 @@ class Response:
         return True
 
     @property
-    def _is_page(self) -> bool:
-        """Is the body an error page, or that of a redirect? It says in HTML what the status says, and may show the
-        request with all that a user typed."""
+    def _is_left_out(self) -> bool:
+        """Is the body an error page, or a redirect's that may show a secret? It says no more than the status line."""
         content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return self.code >= 300 and content_type in _PAGES
-
-    @property
-    def _shows_hidden_part(self) -> bool:
-        """May the body repeat a part of the location that may hold a token and is not shown? WebOb writes the location
-        into its plain text and JSON."""
-        return 300 <= self.code < 400 and has_hidden_part(self.headers.get("location", ""))
+        is_page = self.code >= 300 and content_type in TYPES
+        return is_page or (300 <= self.code < 400 and may_show_secret(self.headers.get("location", "")))
 
     def _note_second_status(self, status: str, cause: str) -> None:
         self._is_output = False  # what follows is an error page
@@ -148,12 +123,6 @@ class Response:
     def forget(self) -> None:
         """Drop the headers, such as Set-Cookie, because they are not needed after the run."""
         self.headers, self.set_cookies = {}, []
-
-
-def is_error_page(text: str) -> bool:
-    """Return whether a body that begins so is an HTML page, or a framework's debug page in plain text or JSON."""
-    text = text.translate(_NOISE)
-    return _HTML.match(text) is not None or _DEBUG_PAGE.search(text) is not None
 
 
 def make_server_environ() -> dict[str, Any]:

@@ -39,7 +39,7 @@ _MOMENT = 0.2
 _STOPPED = "the server was stopped while the job ran"
 _QUICK = f"{_STOPPED}, at once: gunicorn waits for --graceful-timeout when it is stopped with SIGTERM"
 _UWSGI = "raise worker-reload-mercy for reloads, and stop uWSGI with gracefully_kill_them_all"
-_OTHERS = "let it wait longer for requests, as gunicorn's --graceful-timeout does"
+_OTHERS = "let it wait longer for running requests, if it has a setting for that"
 _SPARE_CHILDREN = "let the signal reach the server alone, as systemd's KillMode=mixed does, and "
 
 

@@ -68,9 +68,9 @@ class CurrentJob(Jobs):
         )
         self._ending = Ending(self._find_end)
         self._failure: str | None = None
-        backend.note_arrival(server)
-        left_out = LeftOut(request, server, environ, backend.config.environ_key)
-        self._run = Run(job, request, environ, backend.config, left_out)
+        left_out = LeftOut(request, server, environ, backend.config)
+        backend.warn_once(left_out.other_values)
+        self._run = Run(job, request, environ, backend.config, left_out, environ.get("SCRIPT_NAME", ""))
         self._location = ""
         self._outcome: Outcome | None = None
         self._followers = Followers(backend, environ)
@@ -285,6 +285,7 @@ class CurrentJob(Jobs):
     def _settle_failure(self, reason: str | None, retry: bool = True) -> None:
         move = Move.RETRY if self._may_retry(retry) else Move.FAIL
         if self._signs.stop():
+            self._response.finish()
             shown = self._signs.text()
             told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
             self._settle(move, append_line(shown, told) if told else shown, first_line(told))

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.conf.urls.i18n import i18n_patterns
 from django.contrib.auth import get_user_model, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.contrib.sessions.backends.db import SessionStore as DatabaseSession
@@ -353,6 +354,30 @@ def test_a_refusal_that_becomes_a_redirect_is_no_success(tmp_path):
     middleware = [f"{__name__}.TurnAwayMiddleware", *MIDDLEWARE]
     with project(tmp_path, {"REDIRECT_OK": True}, MIDDLEWARE=middleware) as site:
         assert "a login page" in site.run("/refuse").error
+
+
+class PagesInLanguages:
+    urlpatterns = (path("start", begin), *i18n_patterns(path("export/", lambda request: HttpResponse("exported"))))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("mount", ["", "/shop"])
+@pytest.mark.parametrize(
+    ("target", "changes"),
+    [
+        ("/export/", "adds a language"),
+        ("/export", "adds a language and adds a slash"),
+        ("/en/export", "adds a slash"),
+    ],
+)
+def test_a_corrected_url_is_no_success(tmp_path, method, mount, target, changes):
+    middleware = [f"django.middleware.{each}Middleware" for each in ("locale.Locale", "common.Common")]
+    middleware = [MIDDLEWARE[1], *middleware, *MIDDLEWARE[2:]]
+    with project(tmp_path, {"REDIRECT_OK": True}, MIDDLEWARE=middleware, ROOT_URLCONF=PagesInLanguages) as site:
+        job_id = site.start(f"{mount}{target}", method=method, by={"SCRIPT_NAME": mount})
+        site.work(job_id, SCRIPT_NAME=mount)
+        error = site.status(job_id).error
+        assert f", which only {changes}: start the job with the target {mount}/en/export/" in error
 
 
 def test_a_job_waits_for_the_commit_and_goes_with_its_savepoint(tmp_path):

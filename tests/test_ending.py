@@ -301,6 +301,43 @@ def in_another_thread(end: Action, jobs: Any, done: list[int]) -> None:
         pool.submit(in_finally, end, jobs, done).result()
 
 
+def in_threads_of_the_clean_up(end: Action, jobs: Any, done: list[int]) -> None:
+    def remove() -> None:
+        clean_up(jobs, done)
+
+    try:
+        end(jobs)
+    finally:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(remove).result()
+
+
+def in_threads_after_a_pool_has_met_it(end: Action, jobs: Any, done: list[int]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        in_threads_of_the_clean_up(lambda jobs: pool.submit(end, jobs).result(), jobs, done)
+
+
+def in_threads_of_asyncio(end: Action, jobs: Any, done: list[int]) -> None:
+    async def main() -> None:
+        await asyncio.to_thread(clean_up, jobs, done)
+
+    try:
+        end(jobs)
+    finally:
+        asyncio.run(main())
+
+
+def in_threads_that_a_task_had_before(end: Action, jobs: Any, done: list[int]) -> None:
+    async def main() -> None:
+        await asyncio.to_thread(int)
+        try:
+            end(jobs)
+        finally:
+            await asyncio.to_thread(clean_up, jobs, done)
+
+    asyncio.run(main())
+
+
 def in_a_cancelled_task(end: Action, jobs: Any, done: list[int]) -> None:
     async def wait() -> None:
         try:
@@ -322,7 +359,8 @@ def in_a_cancelled_task(end: Action, jobs: Any, done: list[int]) -> None:
 
 PLACES = (
     *(in_finally, in_handler, behind_handler, in_several_blocks, in_context_managers, in_a_generator_that_is_closed),
-    *(after_an_error_of_its_own, in_another_thread, in_a_cancelled_task),
+    *(after_an_error_of_its_own, in_another_thread, in_a_cancelled_task, in_threads_of_the_clean_up),
+    *(in_threads_after_a_pool_has_met_it, in_threads_of_asyncio, in_threads_that_a_task_had_before),
 )
 
 
@@ -364,7 +402,7 @@ def test_clean_up_may_start_jobs_and_read_them(site: Site) -> None:
 
 
 def test_each_piece_of_work_in_a_pool_of_threads_meets_it(site: Site) -> None:
-    """The second piece runs in the thread of the first."""
+    """The second piece runs in the thread of the first, and the third in a thread that began after the end."""
 
     def work(jobs: Any, number: int) -> None:
         begun.append(number)
@@ -374,7 +412,9 @@ def test_each_piece_of_work_in_a_pool_of_threads_meets_it(site: Site) -> None:
     def action(jobs: Any) -> None:
         jobs.cancel(jobs.job_id)
         with ThreadPoolExecutor(1) as pool:
-            futures = [pool.submit(work, jobs, number) for number in range(3)]
+            futures = [pool.submit(work, jobs, number) for number in range(2)]
+        with ThreadPoolExecutor(1) as pool:
+            futures.append(pool.submit(work, jobs, 2))
         for future in futures:
             with pytest.raises(JobEnded):
                 future.result()

@@ -156,6 +156,9 @@ class Model:
     seen: list = field(default_factory=list)
     stops_server: bool = False
     is_past_call: bool = False
+    held: str = ""
+    is_holding: bool = False
+    is_judged: bool = False
 
     def run(self):
         chunks, error = [], None
@@ -212,11 +215,19 @@ class Model:
             raise Stop("AssertionError: the app wrote before it called start_response")
         if chunk:
             self.has_body = True
-            self.print("" if self.breach else chunk.decode())
+            is_left_out = self.breach or self.status.startswith("3")  # the location has a query
+            self.is_holding |= self.status.startswith(("4", "5")) and not is_left_out and not self.is_judged
+            self.print("" if is_left_out else chunk.decode())
 
     def print(self, text):
-        if text:
-            self.output += text
+        if self.is_holding:
+            self.held += text or ""
+        else:
+            self.output += text or ""
+
+    def release(self):
+        self.output += self.held
+        self.held, self.is_holding, self.is_judged = "", False, True
 
     def write(self, chunk):
         if self.can_write:
@@ -245,6 +256,8 @@ class Model:
         self.update(self.progress + n, None)
 
     def finish(self, text):
+        if text is None and not self.end:
+            self.release()
         self.settle((Status.COMPLETED, 100, self.shown() if text is None else text))
         self.look()
 
@@ -267,6 +280,7 @@ class Model:
         self.end = self.end or end
 
     def settle_failure(self, reason):
+        self.release()
         shown = self.shown()
         line_break = "\n" if shown and not shown.endswith("\n") else ""
         self.settle((Status.FAILED, self.progress, f"{shown}{line_break}{reason}" if reason else shown))

@@ -236,7 +236,7 @@ def test_a_server_is_no_middleware(
 @pytest.mark.parametrize("key", ["app.user", "user", "CURRENT_USER", "app.currentUser", "tenant_id", "AUTH_USER"])
 def test_a_text_that_names_the_user_is_warned_of(site: Site, caplog: pytest.LogCaptureFixture, key: str) -> None:
     for _ in range(2):
-        site.start("/job", by={key: CANARY})
+        site.work(site.start("/job", by={key: CANARY}))
     [warning] = warnings_of(caplog)
     assert warning == (
         f"{key} comes from a middleware outside of BackJob, which does not see the user's request when a job runs: "
@@ -246,7 +246,7 @@ def test_a_text_that_names_the_user_is_warned_of(site: Site, caplog: pytest.LogC
 
 @pytest.mark.parametrize("value", [(CANARY, "admin"), 4711, True, CANARY.encode()], ids=str)
 def test_other_plain_values_can_t_be_sealed(site: Site, caplog: pytest.LogCaptureFixture, value: Any) -> None:
-    site.start("/job", by={"app.roles": value})
+    site.work(site.start("/job", by={"app.roles": value}))
     [warning] = warnings_of(caplog)
     assert warning.startswith("app.roles comes from a middleware outside of BackJob")
     assert warning.endswith("or let it set a text under a key that forward_environ names")
@@ -254,41 +254,42 @@ def test_other_plain_values_can_t_be_sealed(site: Site, caplog: pytest.LogCaptur
 
 
 def test_nothing_is_said_of_what_a_job_does_not_lack(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    site.start("/job", by={"TENANT_NAME": "ada", "OIDC_CLAIM_role": "staff"})  # sealed
-    site.start("/job", by={"app.user": "", "app.uid": None, "app.roles": (), "app.is_admin": False})  # anonymous
-    site.start("/job", by={"app.user": "ada"}, as_user=False)
+    for by, arrived, options in [
+        ({"TENANT_NAME": "ada", "OIDC_CLAIM_role": "staff"}, {}, {}),  # sealed
+        ({"app.user": "", "app.uid": None, "app.roles": (), "app.is_admin": False}, {"app.user": None}, {}),
+        ({"app.user": "ada"}, {}, {"as_user": False}),
+        ({"app.tenant": "shop", "app.auth_backend": "ldap"}, {"app.tenant": "shop", "app.auth_backend": "ldap"}, {}),
+        ({"app.path": "/start", "app.method": "GET", "request_id": "1"}, {"app.path": "/job", "request_id": "2"}, {}),
+    ]:
+        site.work(site.start("/job", by=by, **options), **arrived)
+    site.work(site.application.jobs.start("/job"), **{"app.tenant": "shop"})  # of no request
     assert warnings_of(caplog) == []
 
 
-def test_a_key_of_any_name_is_compared_with_the_self_requests(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Self-requests have no shop.who, the same release, another id each time, and always another language."""
-    numbers = iter(range(99))
-
-    def run_job() -> list[str]:
-        caplog.clear()
-        each = {"shop.release": "7", "request_id": f"{next(numbers)}", "shop.language": "de"}
-        job_id = site.start("/job", by={**each, "shop.who": CANARY})
-        assert warnings_of(caplog) == []
-        site.work(job_id, **{**each, "request_id": f"{next(numbers)}", "shop.language": "en"})
-        return [text.partition(" ")[0] for text in warnings_of(caplog)]
-
-    assert [run_job() for _ in range(3)] == [["shop.who"], ["shop.language"], []]
+def test_what_only_the_self_request_has_is_warned_of(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """As by a middleware that trusts requests from this machine."""
+    site.work(site.start("/job", by={"app.is_internal": False}), **{"app.is_internal": True})
+    [warning] = warnings_of(caplog)
+    assert warning.startswith("app.is_internal comes from")
+    assert warning.endswith("or let it set a text under a key that forward_environ names")
 
 
 def test_a_job_that_runs_inline_is_compared_with_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The job comes through no middleware outside of BackJob."""
     with wrap(tmp_path, launcher=Inline()) as site:
-        for _ in range(2):
-            assert site.status(site.start("/job", by={"request_id": "a7"})).status is Status.COMPLETED
+        assert site.status(site.start("/job", by={"app.user": "ada"})).status is Status.COMPLETED
     assert warnings_of(caplog) == []
 
 
-def test_a_constant_is_known_from_self_requests(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    site.work(site.start("/job"), **{"app.tenant": "shop"})
-    site.start("/job", by={"app.tenant": "shop"})
-    assert warnings_of(caplog) == []
-    site.start("/job", by={"app.tenant": "another"})
-    assert [text.partition(" ")[0] for text in warnings_of(caplog)] == ["app.tenant"]
+def test_a_job_that_fails_names_the_value_that_it_lacks(site: Site) -> None:
+    def refuse(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("401 Unauthorized", [])
+        return []
+
+    site.job = refuse
+    error = site.run("/job", by={"app.user": CANARY}).error
+    assert "app.user comes from a middleware outside of BackJob" in error
+    assert CANARY not in error
 
 
 def test_the_check_and_the_log_name_a_key_that_jobs_lack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

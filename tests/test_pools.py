@@ -9,7 +9,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ def meet_end(jobs: Any) -> None:
     """In a child. There it is an ordinary exception, which the pool hands over."""
     with ProcessPoolExecutor(1, FORK, keep, (jobs,)) as pool:
         pool.submit(work).result()
+
+
+def work_after_cancel(jobs: Any) -> None:
+    jobs.update(40)
 
 
 def cancel(jobs: Any) -> None:
@@ -158,6 +162,37 @@ def test_what_a_child_meets_ends_the_job_as_what_it_was(
     site.job = job
     status = site.run("/job", retries=1)
     assert (status.status, status.progress, status.status_text) == expected
+
+
+def remove(number: int) -> int:
+    current.write("removing")
+    current.update(90)
+    return number
+
+
+@pytest.mark.parametrize("begin", [meet_end, work_after_cancel], ids=["met-by-a-child", "met-by-the-job"])
+@pytest.mark.parametrize(
+    "make_pool",
+    [lambda: ThreadPoolExecutor(1), lambda: ProcessPoolExecutor(1, FORK), lambda: FORK.Pool(1)],
+    ids=["threads", "processes", "multiprocessing"],
+)
+def test_clean_up_by_a_pool_is_not_interrupted(
+    site: Site, begin: Callable[[Any], None], make_pool: Callable[[], Any]
+) -> None:
+    def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        keep(environ["backjob"])
+        cancel(current)
+        try:
+            begin(current)
+        finally:
+            with make_pool() as pool:
+                done.extend(pool.map(remove, range(2)))
+        return []
+
+    done: list[int] = []
+    site.job = job
+    assert site.run("/job").status is Status.CANCELLED
+    assert done == [0, 1]
 
 
 def test_a_child_s_error_of_its_own_fails_the_job(site: Site) -> None:

@@ -73,7 +73,7 @@ def note(jobs: Any) -> None:
         ("gunicorn/27.0.1", "raise --graceful-timeout"),
         ("uWSGI/2.0.31", "raise worker-reload-mercy"),
         ("Apache/2.4 mod_wsgi/6.1", "raise shutdown-timeout and graceful-timeout"),
-        ("waitress", "wait longer for requests, as gunicorn's --graceful-timeout"),
+        ("waitress", "wait longer for running requests"),
     ],
 )
 @pytest.mark.parametrize(

@@ -813,10 +813,10 @@ def test_an_exception_that_was_answered_well_is_none(site):
 @pytest.mark.parametrize("status_line", ["301 Moved Permanently", "302 Found", "303 See Other"])
 def test_3xx_fails_and_names_the_location_without_its_query(site, status_line):
     headers = [*TEXT, ("LOCATION", "https://ann:canary@app.example/tickets/17?token=canary#canary")]
-    status = run(site, answer(b"out", status=status_line, headers=headers), method="POST")
+    status = run(site, answer(b"out canary", status=status_line, headers=headers), method="POST")
     reason = f"The app answered {status_line[:3]} to https://app.example/tickets/17; "
     reason += "if that is how it ends, set redirect_ok"
-    assert (status.status, status.status_text, status.error) == (Status.FAILED, f"out\n{reason}", reason)
+    assert (status.status, status.status_text, status.error) == (Status.FAILED, reason, reason)
     assert status.location == "https://app.example/tickets/17"
 
 
