@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 
+from .redirects import Page, read_redirect
+
 TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _HTML = re.compile(
-    r"(?:[\s\ufeff\ufffd]|<!--(?:(?!-->).)*-->|<\?[^>]*>)*"
-    r"<(?:!doctype html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|center)[\s>/]",
+    r"(?:[\s\ufeff\ufffd\xef\xbb\xbf\xff\xfe]|<!--(?:(?!-->).)*-->|<\?[^>]*>)*"
+    r"<(?:!doctype\s+html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|center)[\s>/]",
     re.IGNORECASE | re.DOTALL,
 )
-"""Begin of a text that is HTML (WHATWG MIME Sniffing, section 7.1)."""
+"""The beginning of a text that is HTML (WHATWG MIME Sniffing, section 7.1). A byte order mark may have been decoded as
+UTF-8 or Latin-1."""
 _DEBUG_PAGE = re.compile(
     r"^Request URL: [^\n]*\n\s*Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE
 )
@@ -28,8 +31,11 @@ def is_error_page(text: str) -> bool:
 
 
 def may_show_secret(location: str) -> bool:
-    """Return whether a location has parts that may hold a secret: query, fragment, path parameters or a user name.
+    """Return whether a location has parts that ``Redirect.shown`` leaves out because they may hold a secret.
 
-    WebOb writes the whole location into the redirect's body, also in plain text and JSON.
+    These are query, fragment, path parameters and user name. Locations that are no URLs of http or https are left out
+    altogether. WebOb writes the whole location into the redirect's body, also in plain text and JSON.
     """
-    return any(mark in location for mark in "?#;@")
+    target = read_redirect(302, location, Page("http://localhost/")).target
+    is_shown = target is not None and target.scheme in ("http", "https")
+    return location != "" and (not is_shown or any(mark in location for mark in "?#;@"))

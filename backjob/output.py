@@ -20,45 +20,11 @@ _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
 )
 
-_MOST_HELD = 65536
 _WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as browsers read them
 
 _MOST_HELD = 65536
 """Characters of a body that are held back at most. A debug page is recognized by text after the exception's message,
 which may be long."""
-
-
-class HeldText:
-    """The text since a body began, held back until it is known whether that body is kept.
-
-    ``is_refused`` is called once, with up to 64 K characters of the body or all of it.
-    """
-
-    def __init__(self, is_refused: Callable[[str], bool]) -> None:
-        self._judge = is_refused
-        self._pieces: list[tuple[bool, str]] = []
-        self._length = 0
-        self.is_holding = False
-        self.is_judged = False
-        self.is_refused = False
-
-    def hold(self, text: str, *, is_body: bool) -> None:
-        """Hold a piece of text back: of the body, or of what the job writes meanwhile."""
-        self.is_holding = True
-        self._pieces.append((is_body, text))
-        self._length += len(text) if is_body else 0
-
-    @property
-    def is_long_enough(self) -> bool:
-        """Is there enough of the body to judge it?"""
-        return self._length >= _MOST_HELD
-
-    def release(self) -> list[str]:
-        """Judge the body. Return the pieces that are kept."""
-        self.is_refused = self._judge("".join(text for is_body, text in self._pieces if is_body))
-        kept = [text for is_body, text in self._pieces if not (is_body and self.is_refused)]
-        self._pieces, self.is_holding, self.is_judged = [], False, True
-        return kept
 
 
 class Output:
@@ -70,7 +36,9 @@ class Output:
         self._parts: list[str] = []
         self._kept = 0
         self.size = 0
-        """Bytes that came in, as UTF-8 if they were text. Grows with all output that is shown."""
+        """Bytes that came in, as UTF-8 where they were text. Grows with each of them."""
+        self.shown_size = 0
+        """``size`` when the last output that is shown came in. Output that is held back or dropped is not shown."""
         self._cut = 0
         self._binary = 0
         self._type = ""
@@ -78,18 +46,23 @@ class Output:
         self._coding: Decoder | None = None
         self._coded = 0
         self._is_left = False
-        self._body: HeldText | None = None
+        self._is_unwanted: Callable[[str], bool] | None = None
+        self._held: dict[int, str] = {}
+        """The first text of a body that is not yet checked, by its index in ``_parts``."""
+        self._held_length = self._held_until = 0
+        self._is_dropped = False
         self._charset = "utf-8"
         self._decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def set_content_type(
-        self, content_type: str, content_encoding: str = "", is_refused: Callable[[str], bool] | None = None
+        self, content_type: str, content_encoding: str = "", is_unwanted: Callable[[str], bool] | None = None
     ) -> None:
-        """Say what the bytes that follow are, as the response's headers do.
+        """Set the type of the bytes that follow, as in the response's headers.
 
-        ``is_refused`` is asked with the beginning of their text whether all of it is left out.
+        With ``is_unwanted`` their first text is held back until it is long enough, or until finish(). It is passed to
+        ``is_unwanted`` then. If that returns True, the whole body is dropped.
         """
-        self._body = HeldText(is_refused) if is_refused is not None else None
+        self._is_unwanted, self._is_dropped = is_unwanted, False
         self._type = content_type.partition(";")[0].strip().lower()
         coding = content_encoding.strip().lower()
         self._is_text = not self._type or _TEXT_TYPES.fullmatch(self._type) is not None
@@ -101,7 +74,7 @@ class Output:
 
     def write_bytes(self, chunk: bytes) -> None:
         """Take a piece of the response's body."""
-        if self._body is not None and self._body.is_refused:
+        if self._is_dropped:
             return
         if self._coding is not None:
             self._write_coded(chunk, self._coding)
@@ -114,10 +87,7 @@ class Output:
 
     def _write_coded(self, chunk: bytes, coding: Decoder) -> None:
         """Decode as much as is kept. A small body may expand to any size: nothing is decoded beyond the limit."""
-        with self._lock:
-            self._coded += len(chunk)
-            if self._body is None or self._body.is_judged:
-                self.size += len(chunk)
+        self._coded += len(chunk)
         if self._is_left:
             with self._lock:
                 self._count(len(chunk))
@@ -125,51 +95,78 @@ class Output:
         try:
             for piece in coding.decode(chunk):
                 self._write_body(self._decode(piece))
-                if self._cut or (self._body is not None and self._body.is_refused):
+                if self._is_dropped:
+                    return
+                if self._cut:
                     self._is_left = True
                     return
         except ValueError:
             self._coding, self._is_text, self._type = None, False, "gzip" if coding.is_gzip else "deflate"
             with self._lock:
                 self._binary = self._coded
-                self.size += self._coded
+                self._count(self._coded)
 
-    def _write_body(self, text: str, *, final: bool = False) -> None:
+    def _write_body(self, text: str) -> None:
+        """Take text of the body. Hold it back as long as the body is not checked."""
+        if self._is_unwanted is None:
+            self.write_text(text)
+        elif text:
+            with self._lock:
+                self._held[len(self._parts)] = text
+                self._parts.append("")
+                self._held_length += len(text)
+                self.size += len(text)
+                self._held_until = self.size
+            if self._held_length >= _MOST_HELD:
+                self._check_held()
+
+    def _check_held(self) -> None:
+        """Put the text that was held back where it came, between texts of write_text(), or drop the body."""
+        if self._is_unwanted is None:
+            return
         with self._lock:
-            body = self._body
-            if body is None or body.is_judged:
-                self._keep("" if body and body.is_refused else text)
+            is_unwanted, self._is_unwanted = self._is_unwanted, None
+            held, self._held = self._held, {}
+            if not held:  # or another thread of the job was first
                 return
-            if text:
-                body.hold(text, is_body=True)
-            if final or body.is_long_enough:
-                for piece in body.release():
-                    self._keep(piece)
+            self._is_dropped = is_unwanted("".join(held.values()))
+            if not self._is_dropped:
+                self.shown_size = max(self.shown_size, self._held_until)
+                for index, text in held.items():
+                    self._parts[index] = self._fit(clean_text(text))
 
     def write_text(self, text: str) -> None:
-        """Take text of the job itself. It waits behind a body that is held back."""
-        with self._lock:
-            if self._body is not None and self._body.is_holding:
-                self._body.hold(text, is_body=False)
-            else:
-                self._keep(text)
-
-    def _keep(self, text: str) -> None:
+        """Take text."""
+        if not text:
+            return
         text = clean_text(text)
+        with self._lock:
+            self._count(len(text.encode()))
+            text = self._fit(text)
+            if text:
+                self._parts.append(text)
+
+    def _fit(self, text: str) -> str:
+        """Return as much of a text as the limit leaves room for, and count the rest."""
         encoded = text.encode()
-        self.size += len(encoded)
         room = self._limit - self._kept
         if self._cut or len(encoded) > room:
-            # Cut at a whole character; what comes after the first cut is only counted.
+            # Cut at a whole character. Text after the first cut is only counted.
             text = "" if self._cut else encoded[:room].decode(errors="ignore")
             self._cut += len(encoded) - len(text.encode())
-        if text:
-            self._parts.append(text)
-            self._kept += len(text.encode())
+        self._kept += len(text.encode())
+        return text
+
+    def _count(self, size: int) -> None:
+        self.size += size
+        self.shown_size = self.size
 
     def finish(self) -> None:
-        """No more bytes come: a character that was left half is shown as such."""
-        self._write_body(self._decode(b"", final=True), final=True)
+        """Finish the body: show half of a character as such, and check what is held back."""
+        rest = self._decode(b"", final=True)
+        if not self._is_dropped:
+            self._write_body(rest)
+        self._check_held()
 
     def _decode(self, chunk: bytes, final: bool = False) -> str:
         try:

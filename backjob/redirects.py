@@ -101,16 +101,6 @@ def read_redirect(code: int, location: str, page: Page) -> Redirect:
         return Redirect(code, None, False)
 
 
-def has_hidden_part(location: str) -> bool:
-    """Return whether a location has a part that ``Redirect.shown`` leaves out."""
-    if not location:
-        return False
-    target = read_redirect(302, location, Page("http://localhost/")).target
-    if target is None or target.scheme not in ("http", "https"):
-        return True
-    return bool(target.query or target.fragment) or "@" in target.netloc or ";" in target.path
-
-
 def is_login(redirect: Redirect, page: Page) -> bool:
     """Return whether a redirect leads to the application's own login page. False if that page is not known."""
     if redirect.target is None or not page.login_url:

@@ -12,7 +12,6 @@ from typing import Any
 from .error_pages import TYPES, is_error_page, may_show_secret
 from .errors import describe
 from .output import Output
-from .redirects import has_hidden_part
 
 
 class Response:
@@ -39,12 +38,7 @@ class Response:
     def take(self, app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any] | None) -> None:
         """Call the app and take its whole response. close() is called in any case."""
         self._outer = sys.exc_info()[1]
-        try:
-            self._take(app(environ, self.start_response))
-        finally:
-            self.finish()
-
-    def _take(self, iterable: Iterable[bytes]) -> None:
+        iterable = app(environ, self.start_response)
         try:
             for chunk in iterable:
                 if not self._put(chunk):
@@ -53,6 +47,7 @@ class Response:
             close = getattr(iterable, "close", None)
             if close is not None:
                 close()
+        self.finish()
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -75,7 +70,7 @@ class Response:
         self.set_cookies = [value for name, value in headers if name.lower() == "set-cookie"]
         self._is_output = not self.breach and not self._is_left_out
         content_type, coding = self.headers.get("content-type", ""), self.headers.get("content-encoding", "")
-        self._output.set_content_type(content_type, coding, is_error_page if self.code >= 400 else None)
+        self._output.set_content_type(content_type, coding, is_error_page if self.code >= 300 else None)
         return self.write
 
     def write(self, chunk: bytes) -> None:

@@ -159,6 +159,93 @@ def test_a_long_text_of_a_failing_answer_is_kept_in_order(tmp_path: Path) -> Non
         assert run(site, app).status_text == expected
 
 
+def test_a_redirect_s_html_of_another_type_is_not_kept(site: Site) -> None:
+    headers = [*TEXT, ("Location", "/done")]
+    found = run(site, answer(b"<!doctype", b"\nhtml>canary", status="302 Found", headers=headers))
+    assert found.status_text == found.error
+
+
+def test_a_byte_order_mark_may_be_of_another_charset(site: Site) -> None:
+    headers = [("Content-Type", "text/plain; charset=latin-1")]
+    page = answer(f"<html>{CANARY}".encode("utf-8-sig"), status="500 Oops", headers=headers)
+    assert run(site, page).status_text == "HTTP 500 Oops"
+
+
+HIDDEN = [
+    *("/done?token=canary", "/done?next=%2F%C3%A4%22canary", "/done#access_token=canary", "/done;jsessionid=canary"),
+    *("https://ada:canary@example.com/done", "com.example.app:/done/canary", "http://[canary/done"),
+]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/plain"])
+@pytest.mark.parametrize("location", HIDDEN)
+def test_a_redirect_s_body_does_not_show_what_its_location_hides(site: Site, location: str, accept: str) -> None:
+    redirect = webob.exc.HTTPFound(location=location)
+    found = run(site, lambda environ, start: redirect({**environ, "HTTP_ACCEPT": accept}, start), "/job")
+    assert found.status_text == found.error
+    assert "canary" not in f"{site.rows()}"
+
+
+@pytest.mark.parametrize("location", ["/done", "https://example.com/done", ""])
+def test_text_of_a_redirect_that_hides_nothing_is_kept(site: Site, location: str) -> None:
+    found = run(site, answer(b"sent to ", b"7", status="302 Found", headers=[*TEXT, ("Location", location)]))
+    assert found.status_text == f"sent to 7\n{found.error}"
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [("no paper", "1\nno paper\n2\n in tray\n3\n"), ("<!doctype", "1\n2\n3\n")]
+)
+def test_what_the_job_writes_meanwhile_stays_in_its_place(site: Site, first: str, expected: str) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        jobs = environ["backjob"]
+        print(1, file=jobs)
+        start_response("500 Oops", TEXT)
+        yield f"{first}\n".encode()
+        print(2, file=jobs)
+        seen.append(jobs.status(jobs.job_id).status_text)
+        yield b"html>" if first[0] == "<" else b" in tray\n"
+        print(3, file=jobs)
+
+    seen: list[str] = []
+    assert run(site, app).status_text == f"{expected}HTTP 500 Oops"
+    assert all("no paper" not in each and "doctype" not in each for each in seen)
+
+
+def test_a_text_that_is_set_after_the_body_replaces_it(site: Site) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("500 Oops", TEXT)
+        yield b"no paper"
+        environ["backjob"].update(40, "1 of 2")
+
+    assert run(site, app).status_text == "1 of 2\nHTTP 500 Oops"
+
+
+def test_the_body_before_an_exception_is_kept(site: Site) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("500 Oops", TEXT)
+        yield b"no paper"
+        raise ValueError("no ink")
+
+    assert run(site, app).status_text == "no paper\nValueError: no ink"
+
+
+def test_a_long_body_is_held_back_in_part_only(site: Site) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("500 Oops", TEXT)
+        for _ in range(200):
+            yield b"x" * 1000
+        tracemalloc.start()
+        for _ in range(200):
+            yield b"y" * 10**6
+        held.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    held: list[int] = []
+    text = run(site, app).status_text
+    assert text.startswith("x" * 200_000 + "y")
+    assert held[0] < 20 * 10**6
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/problem+json", ""])
 def test_other_text_of_a_failing_answer_is_kept(site: Site, content_type: str) -> None:
     found = run(site, answer(b"no paper left", status="500 Oops", headers=[("Content-Type", content_type)]))

@@ -276,16 +276,16 @@ MUTANTS = [
     ),
     Mutant(
         "the body of a redirect shows the fragment of its location",
-        "backjob/redirects.py",
-        "bool(target.query or target.fragment) or",
-        "bool(target.query) or",
+        "backjob/error_pages.py",
+        'for mark in "?#;@"',
+        'for mark in "?;@"',
         ("tests/test_error_pages.py",),
     ),
     Mutant(
         "a compressed body is decoded to its end",
         "backjob/output.py",
-        "                if self._cut or (",
-        "                if self._cut < 0 or (",
+        "                if self._cut:\n                    self._is_left = True",
+        "                if self._cut < 0:\n                    self._is_left = True",
         ("tests/test_error_pages.py",),
     ),
     Mutant(
