@@ -143,7 +143,7 @@ class Model:
 
     program: Program
     status: str = ""
-    output: str = ""
+    output: list = field(default_factory=list)
     text: str | None = None
     text_at: int = 0
     progress: int = 0
@@ -156,8 +156,7 @@ class Model:
     seen: list = field(default_factory=list)
     stops_server: bool = False
     is_past_call: bool = False
-    held: str = ""
-    is_holding: bool = False
+    held: set = field(default_factory=set)
     is_judged: bool = False
 
     def run(self):
@@ -216,18 +215,15 @@ class Model:
         if chunk:
             self.has_body = True
             is_left_out = self.breach or self.status.startswith("3")  # the location has a query
-            self.is_holding |= self.status.startswith(("4", "5")) and not is_left_out and not self.is_judged
+            if self.status.startswith(("4", "5")) and not self.is_judged:
+                self.held.add(len(self.output))
             self.print("" if is_left_out else chunk.decode())
 
     def print(self, text):
-        if self.is_holding:
-            self.held += text or ""
-        else:
-            self.output += text or ""
+        self.output.append(text or "")
 
     def release(self):
-        self.output += self.held
-        self.held, self.is_holding, self.is_judged = "", False, True
+        self.held, self.is_judged = set(), True
 
     def write(self, chunk):
         if self.can_write:
@@ -274,7 +270,9 @@ class Model:
         self.seen.append(self.end or (Status.INPROGRESS, self.progress, self.shown()))
 
     def shown(self):
-        return self.output if self.text is None or len(self.output) != self.text_at else self.text
+        shown = ["" if at in self.held else text for at, text in enumerate(self.output)]
+        is_replaced = self.text is None or any(shown[self.text_at :])
+        return "".join(shown) if is_replaced else self.text
 
     def settle(self, end):
         self.end = self.end or end
