@@ -19,6 +19,8 @@ from support.second_chance import pytest_runtest_logreport  # noqa: F401 - a hoo
 DESCRIPTORS = Path("/proc/self/fd")
 _DATABASES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".db")
 
+settings.register_profile("untimed", deadline=None)  # a machine may be busy
+settings.load_profile("untimed")
 settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.reuse, Phase.generate])
 """For the mutants: it is enough that a test fails, whatever the shortest way there is."""
 

@@ -160,7 +160,9 @@ class _Trial:
         what = f"job {job} ({kind.name}, attempt {shown['attempt']})"
         if status is Status.COMPLETED:
             self.verdict.completed += is_accepted
-            if kind.never_completes or not runs.get(shown["attempt"], _Run()).is_ended:
+            # Without an answer nothing waited for the job, and the database may refuse its texts no more.
+            is_wrong = kind.never_completes and is_accepted
+            if is_wrong or not runs.get(shown["attempt"], _Run()).is_ended:
                 wrongs.append(f"{what} is COMPLETED and did not come to its end")
         elif status is Status.CANCELLED:
             self.verdict.cancelled += is_accepted
