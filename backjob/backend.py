@@ -35,6 +35,9 @@ UNDONE = "What started this job was undone: its transaction was rolled back"
 _MOST_TIME = 0.5
 """Seconds in which a response launches the jobs that waited for it. The response holds a slot meanwhile."""
 
+_VERSION_PATIENCE = 10.0
+"""Seconds in which a job waits for a process of its app_version without a reason in its status text."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -80,6 +83,12 @@ class Backend:
         if not job.is_readable or job.key_id not in self.keyring.key_ids:
             return False
         return job.app_version in ("", self.config.app_version) or not self.store.is_version_alive(job.app_version)
+
+    def name_refusal(self, job: Job) -> str:
+        """Return the outcome of the launch of a job that can't run here: "full" for the first seconds, in which a
+        process of its version may be found, and then "version"."""
+        is_other = job.is_readable and job.app_version not in ("", self.config.app_version)
+        return "version" if is_other and job.overdue_for > _VERSION_PATIENCE else "full"
 
     def accept(self, job: Job, nonce: str, environ: Mapping[str, Any]) -> Callable[[], None] | None:
         """Take over a job from start(), as Dispatcher.accept() does. A job that can't run here is released: a process

@@ -28,6 +28,7 @@ from .findings import (
     Trial,
     find_lost_slots,
     find_other_app,
+    find_other_version,
     find_outer_middleware,
     find_problems,
     find_warnings,
@@ -84,6 +85,7 @@ class Deployment:
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
         warnings += find_other_app(backend.self_request.app, reply)
+        warnings += find_other_version(self.config.app_version or "", reply)
         warnings += find_outer_middleware(reply, self._digest_outer(environ) if environ is not None else None)
         warnings += find_lost_slots(backend.limits.lost_slots, reply)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
@@ -110,8 +112,8 @@ class Deployment:
         outer = find_outer_objects(environ, self.config.environ_key)
         names = tuple(f"{key} ({kind})" for key, kind in outer.items())
         way, app = backend.dispatcher.choose_way(environ), backend.self_request.app
-        values = self._digest_outer(environ)
-        return Reply(__version__, server, way, store, app, names, values, backend.limits.lost_slots)
+        values, version = self._digest_outer(environ), self.config.app_version or ""
+        return Reply(__version__, server, way, store, app, names, values, version, backend.limits.lost_slots)
 
     def _digest_outer(self, environ: Mapping[str, Any]) -> dict[str, str]:
         return digest_outer_values(environ, self.config.environ_key, self.config.forward_environ)

@@ -92,6 +92,8 @@ class Reply:
     """Environ keys of objects from a middleware outside of BackJob, with their types."""
     outer_values: dict[str, str] | None = None
     """Digests of the plain values of a user that such a middleware put into the environ of the self-request."""
+    app_version: str | None = None
+    """Its option ``app_version``, "" without one; None if it is not known."""
     lost_slots: str = ""
     """A text with the number of its lost slots for jobs, if it is half of them or more."""
 
@@ -229,6 +231,13 @@ def find_other_app(app: str, reply: Reply | None) -> Iterator[Finding]:
     if reply is not None and reply.app and reply.app != app:
         text = f"The app that answers is another one ({reply.app}) than this ({app}), and jobs run there"
         yield Finding("other-app", text, "Unless that is meant, set connect= to this app's own address")
+
+
+def find_other_version(app_version: str, reply: Reply | None) -> Iterator[Finding]:
+    """Yield a finding if the process that answers runs another version of the app."""
+    if reply is not None and app_version and reply.app_version not in (None, app_version):
+        text = f"The process that answers has app_version {reply.app_version!r}, and this one {app_version!r}"
+        yield Finding("app-version", text, "Deploy the same version there: until then, jobs of this one wait")
 
 
 def find_outer_middleware(reply: Reply | None, outer_values: Mapping[str, str] | None) -> Iterator[Finding]:

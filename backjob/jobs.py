@@ -128,7 +128,8 @@ class Jobs(NoJob):
         try:
             request = backend.keyring.unseal(job.id, job.uid, job.sealed)
         except SealError:
-            raise BackJobError(f"Job {job.id} can't be started again: its request does not open") from None
+            why = "its request does not open: its key is missing here, or the record was changed"
+            raise BackJobError(f"Job {job.id} can't be started again: {why}") from None
         if not request.anonymous:  # whatever the row says
             raise BackJobError(f"Job {job.id} can't be started again: {_OF_A_USER}")
         if backend.config.address is None and not may_run_in(backend.self_request.app, request):

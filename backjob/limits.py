@@ -59,6 +59,8 @@ class Limits:
         self._lock = threading.Lock()
         self._running = 0
         self._is_server = False
+        self._is_uncounted = False
+        """The last renewal for a request failed, which was logged."""
         self._keeps_version = False
         self._slots: int | None = None
         self._strays: tuple[int, ...] = ()
@@ -136,8 +138,11 @@ class Limits:
             return
         try:
             self.renew()
+            self._is_uncounted = False
         except StoreError as error:
-            log.warning("This process is not counted for max_running yet: %s", error)
+            if not self._is_uncounted:
+                log.warning("This process is not counted for max_running yet: %s", error)
+            self._is_uncounted = True
 
     def renew(self, store: Store | None = None) -> None:
         """Tell the others that this process is there, and look who else is. To be called each third of a lease.

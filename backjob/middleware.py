@@ -222,6 +222,8 @@ class BackJob:
                 backend.monitor.refuse_target(job, error)
                 return respond("409 Conflict", token.prove("refused"))
             outcome = self._run_if_room(backend, job, token, current)
+        else:
+            outcome = backend.name_refusal(job)
         if way != "thread" and outcome == "full" and job.held_by:
             # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
             backend.store.note_full(job.id, job.attempt, job.held_by)

@@ -285,6 +285,9 @@ class Monitor:
             self._note_success()
             self._store.note_full(job.id, job.attempt, self.owner)
             return Verdict.FULL
+        if is_proof(answer, token, "version"):
+            self._launcher.has_worked = True
+            raise LaunchError(f"{connection.address} has another app_version than this job's, {job.app_version!r}")
         glance = self._store.glance(job.id)
         if _is_at(glance, job, Status.STARTED) and not is_proof(answer, token, "refused"):
             raise self._launcher.doubt(connection, token, request)

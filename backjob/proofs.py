@@ -14,6 +14,7 @@ OUTCOMES = {
     "ended": {200},
     "full": {409},
     "refused": {409},
+    "version": {409},
     "unknown": {410},
     "away": {503},
 }

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from dogpile.cache import make_region
 from support.records import KEY_IDS, Clock, Databases, add, open_store
-from support.served import Site, wrap
+from support.served import Site, serve, wrap
 
 from backjob import Status
 from backjob.cache_store import CacheStore
 from backjob.cells import open_cells
 from backjob.keyring import MONITOR, WORKER
+from backjob.monitor import Verdict
 from backjob.store import VERSION_GRACE, Store
 
 Pair = tuple[Site, Site]
@@ -111,6 +112,32 @@ def test_a_launch_that_comes_to_another_version_leaves_the_job_waiting(pair: Pai
         assert old.send(token.text, "/job").code == 409, "a replay changes nothing"
     assert new.send(new.token(job_id), "/job").code == 200
     assert new.status(job_id).status is Status.COMPLETED
+
+
+def test_a_job_whose_version_does_not_answer_at_connect_says_so(tmp_path: Path) -> None:
+    """A pool that was not deployed, and web processes that were."""
+    with (
+        wrap(tmp_path, app_version="old") as pool,
+        serve(pool.application) as server,
+        wrap(tmp_path, app_version="new", connect=server.url) as web,
+    ):
+        job_id = web.start("/job")
+        backend = web.backend
+        web.sql("UPDATE background_job SET held_by = NULL, held_until = NULL")
+
+        def launch() -> Verdict:
+            job = backend.store.take_due(backend.keyring.key_ids, backend.monitor.owner, 30, app_version="new")
+            assert job is not None
+            return backend.monitor.run(job, lambda: None)
+
+        assert (launch(), web.status(job_id).status_text) == (Verdict.FULL, "")
+        web.sql("UPDATE background_job SET due_at = datetime(due_at, '-11 seconds') || '.000000'")
+        assert launch() is Verdict.REFUSED
+        status = web.status(job_id)
+        assert status.status is Status.STARTED
+        assert status.status_text.endswith(f"{server.port} has another app_version than this job's, 'new'")
+        [warning] = [each for each in web.application.check().warnings if each.name == "app-version"]
+        assert "'old', and this one 'new'" in warning.text
 
 
 def test_a_script_speaks_for_its_version(tmp_path: Path) -> None:
