@@ -9,10 +9,13 @@ import contextlib
 import mmap
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
 _watched: set[Children] = set()
+_thread = threading.local()
+"""``mask``: the signals that this thread blocked before the fork that it is making."""
 
 
 class Children:
@@ -56,8 +59,11 @@ def refuse_to_send() -> NoReturn:
 
 
 def _before_fork() -> None:
+    """Block SIGTERM until the child handles it: a pool may end a child right after the fork, and waits for it."""
     for children in tuple(_watched):
         children.share()
+    if _watched and _is_handled_in_python():
+        _thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _begin_child() -> None:
@@ -66,10 +72,21 @@ def _begin_child() -> None:
     gunicorn's workers handle SIGTERM by a method that ends a loop. Children inherit the method, but not the loop: they
     would survive ``multiprocessing.Pool.terminate()``, which waits for them without a limit.
     """
-    # Only Python's handlers are callable: a server's own in C, the default and an ignored signal stay as they are.
-    if _watched and callable(signal.getsignal(signal.SIGTERM)):
+    if _watched and _is_handled_in_python():
         with contextlib.suppress(ValueError):  # in a sub-interpreter no signal can be set
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _restore_mask()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_begin_child)
+def _is_handled_in_python() -> bool:
+    """Only Python's handlers are callable: a server's own in C, the default and an ignored signal stay as they are."""
+    return callable(signal.getsignal(signal.SIGTERM))
+
+
+def _restore_mask() -> None:
+    mask = _thread.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_restore_mask, after_in_child=_begin_child)

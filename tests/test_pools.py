@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -253,3 +254,30 @@ def test_a_job_s_children_and_no_others_end_on_sigterm_whatever_the_server_does_
     finally:
         signal.signal(signal.SIGTERM, before)
     assert codes == [1, 0]
+
+
+def test_a_child_that_is_ended_right_after_the_fork_ends(site: Site) -> None:
+    """As a pool ends one: ``with Pool(4): pass``."""
+
+    def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        children = [FORK.Process(target=time.sleep, args=(60,)) for _ in range(20)]
+        for child in children:
+            child.start()
+            child.terminate()
+        for child in children:
+            child.join(10)
+            codes.append(child.exitcode)
+            child.kill()
+            child.join()
+        start_response("200 OK", TEXT)
+        return []
+
+    codes: list[Any] = []
+    site.job = job
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        site.run("/job")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert codes == [-signal.SIGTERM] * 20
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

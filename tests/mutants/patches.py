@@ -368,8 +368,8 @@ MUTANTS = [
     Mutant(
         "the children of a job survive SIGTERM",
         "backjob/children.py",
-        "if _watched and callable(signal.getsignal(signal.SIGTERM)):",
-        "if not _watched and callable(signal.getsignal(signal.SIGTERM)):",
+        "    if _watched and _is_handled_in_python():\n        with",
+        "    if not _watched and _is_handled_in_python():\n        with",
         ("tests/test_pools.py",),
     ),
     Mutant(
