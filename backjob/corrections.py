@@ -12,7 +12,8 @@ from .redirects import Page, Redirect, normalize_path
 
 _SEND_AGAIN = (307, 308)
 """Statuses that ask the client to send the same request to the target (RFC 9110, section 15.4)."""
-_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
+_LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][a-z0-9]{2,8})*", re.IGNORECASE)
+_CHOSEN_LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][a-z0-9]{2,8})*", re.IGNORECASE)
 
 
 def describe_correction(redirect: Redirect, page: Page, vary: str = "") -> str:
@@ -61,8 +62,9 @@ class _Correction:
         first = self._page.mount.count("/") + 1
         for index, segment in enumerate(segments):
             path = "/".join(segments[:index] + segments[index + 1 :])
-            is_place = index == first or self._is_by_language
-            if is_place and _LANGUAGE.fullmatch(segment) and path.rstrip("/") == own.rstrip("/"):
+            is_guess = index == first and _LANGUAGE.fullmatch(segment)
+            is_language = is_guess or (self._is_by_language and _CHOSEN_LANGUAGE.fullmatch(segment))
+            if is_language and path.rstrip("/") == own.rstrip("/"):
                 return path
         return self._redirect.path
 

@@ -98,7 +98,15 @@ def judge_exception(error: BaseException, run: Run) -> Judgement:
     code = find_status(error)
     if code is None:
         return Judgement(describe(error) + run.left_out.explain_exception(), may_retry=True)
+    if code < 400:
+        return _judge_redirect(code, {"location": _read_location(error)}, run)
     return Judgement(describe(error) + _hint_at(code, run), may_retry_after(code))
+
+
+def _read_location(error: BaseException) -> str:
+    """Return the location of an exception that is a redirect, as of WebOb, Werkzeug or Bottle."""
+    headers: Any = getattr(getattr(error, "response", None) or error, "headers", None) or {}
+    return str(headers.get("Location") or getattr(error, "new_url", ""))
 
 
 def find_status(error: BaseException) -> int | None:
@@ -109,6 +117,8 @@ def find_status(error: BaseException) -> int | None:
     """
     is_response = hasattr(error, "status_line") and hasattr(error, "status_code")  # as in Bottle
     code = getattr(error, "status_code" if is_response else "code", None)
+    if code is None:
+        code = getattr(getattr(error, "response", None), "status_code", None)  # of Werkzeug's abort(response)
     is_answer = is_response or callable(error)
     return code if is_answer and isinstance(code, int) and 300 <= code < 600 else None
 
@@ -137,6 +147,12 @@ def explain_refusal(run: Run) -> str:
     if waited >= _LONG_WAIT:
         return f"the job waited {write_duration(waited)}; the credentials may have expired"
     return ""
+
+
+def explain_user(user: str, run: Run) -> str:
+    """Return why the job can't run as the user who started it; ``user``: the one of its own session, or ""."""
+    hint = "" if user else explain_refusal(run)
+    return run.left_out.explain_user(user) + (f"; {hint}" if hint else "")
 
 
 def write_duration(seconds: float) -> str:
@@ -177,7 +193,8 @@ def _judge_redirect(code: int, headers: Mapping[str, str], run: Run) -> Judgemen
             return Judgement(location=shown)
     except Exception as error:  # the application's function, or its import
         log.exception("Job %d: redirect_ok raised an exception", run.job.id)
-        return Judgement(f"{where}; redirect_ok raised {describe(error)}", location=shown)
+        # Its message may quote the location.
+        return Judgement(f"{where}; redirect_ok raised {type(error).__name__}: see the log", location=shown)
     if isinstance(option, str):
         return Judgement(f"{where}; redirect_ok allows {option}", location=shown)
     return Judgement(f"{where}; if that is how it ends, set redirect_ok", location=shown)

@@ -26,7 +26,9 @@ _LOGIN = re.compile(
 """A segment of a path that belongs to a login page."""
 _LAST_OF_LOGIN = re.compile(r"auth|authori[sz]e|authenticate", re.IGNORECASE)
 """A last segment that belongs to a login page: /auth is one, /admin/auth/user/7 is not."""
-_LOGIN_HOST = re.compile(r"login|signin|sso|auth|oauth|idp", re.IGNORECASE)
+_LOGIN_HOST = re.compile(r"(?:.*-)?(?:login|signin|sso|auth|oauth|idp)(?:-.*)?", re.IGNORECASE)
+_LOGIN_QUERIES = ({"SAMLRequest"}, {"wa", "wtrealm"}, {"response_type", "client_id"})
+"""Names in queries of requests for a login: SAML 2.0, WS-Federation and OAuth 2.0 (RFC 6749, section 4.1.1)."""
 _IGNORED_BY_BROWSERS = re.compile(r"[\t\r\n]|^[\x00-\x20]+|[\x00-\x20]+$")
 _DEFAULT_PORTS = (80, 443)
 _PATH_CHARACTERS = "/:@!$&'()*+,=~%"
@@ -118,16 +120,21 @@ def looks_like_login(redirect: Redirect, page: Page, option: RedirectOk) -> bool
     if target is None:
         return False
     named = unquote(option).rstrip("/") if isinstance(option, str) and is_allowed(redirect, option) else ""
-    segments = [each for each in f"{redirect.path[len(named):]}/{unquote(target.fragment)}".split("/") if each]
+    places = f"{redirect.path[len(named):]}/{unquote(target.fragment)}".split("/")
+    segments = [segment for each in places if (segment := each.partition(";")[0].strip())]
     if any(_LOGIN.fullmatch(each) for each in segments) or (segments and _LAST_OF_LOGIN.fullmatch(segments[-1])):
         return True
     if not redirect.is_own and any(_LOGIN_HOST.fullmatch(each) for each in (target.hostname or "").split(".")):
         return True
     if named:
         return False
+    query = parse_qsl(target.query)
+    if any(names <= {name for name, _ in query} for names in _LOGIN_QUERIES):
+        return True
     own = normalize_path(urlsplit(page.url).path)
-    back = (read_redirect(redirect.code, value, page) for _, value in parse_qsl(target.query) if "/" in value)
-    return any(each.is_own and each.path == own for each in back)
+    own_paths = {own.rstrip("/"), own.removeprefix(page.mount).rstrip("/")} - {""} or {""}
+    back = (read_redirect(redirect.code, value, page) for _, value in query if "/" in value)
+    return any(each.is_own and each.path.rstrip("/") in own_paths for each in back)
 
 
 def is_allowed(redirect: Redirect, option: RedirectOk) -> bool:
@@ -135,7 +142,10 @@ def is_allowed(redirect: Redirect, option: RedirectOk) -> bool:
     if isinstance(option, bool):
         return option
     if not isinstance(option, str):
-        return bool(option(redirect.code, redirect.url))
+        found = option(redirect.code, redirect.url)
+        if inspect.isawaitable(found) or inspect.isgenerator(found):
+            raise TypeError(f"redirect_ok {_ALLOWED}, it returned {type(found).__name__}")
+        return bool(found)
     prefix = unquote(option)
     is_below = redirect.path.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
     return redirect.is_own and (is_below or redirect.path == prefix)

@@ -140,6 +140,10 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
             "HTTP_CACHE_CONTROL": _forbid_caches(request.headers.get("HTTP_CACHE_CONTROL", "")),
             "wsgi.url_scheme": request.scheme,
             "wsgi.input": io.BytesIO(request.body),
+            # Error middleware that knows these keys (Paste, WebError) lets exceptions pass. Else it may answer a page
+            # after the first output, which does not look like a failure.
+            "paste.throw_errors": True,
+            "x-wsgiorg.throw_errors": True,
         }
     )
     for key in ("RAW_URI", "REQUEST_URI"):

@@ -19,7 +19,7 @@ from .errors import JobEnded, Refused, StoreError, leaves
 from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
 from .jobs import Jobs
-from .judgement import Judgement, Run, judge_answer, judge_exception
+from .judgement import Judgement, Run, explain_user, judge_answer, judge_exception
 from .left_out import LeftOut
 from .logs import about, running
 from .no_job import Row
@@ -117,7 +117,7 @@ class CurrentJob(Jobs):
             return
         user = find_user(self._environ or {}, self._backend.config)
         if user is not None and user != self._run.request.user:
-            self.fail(self._run.left_out.explain_user(user), retry=False)
+            self.fail(explain_user(user, self._run), retry=False)
 
     def note_exception(self, error: BaseException) -> None:
         self._run.note_exception(check_exception(error))
@@ -173,6 +173,7 @@ class CurrentJob(Jobs):
         try:
             with running(self), self._ending.children.watching():
                 self._response.take(app, self._environ)
+                judgement = judge_answer(self._response, self._run)
         except BaseException as error:  # noqa: BLE001 - the edge around the app
             stop = self._settle_exception(error)
             if stop is not None:
@@ -182,7 +183,7 @@ class CurrentJob(Jobs):
             if self._ending.reason:
                 self._settle_failure(self._failure)
             else:
-                self._settle_judgement(judge_answer(self._response, self._run))
+                self._settle_judgement(judgement)
         finally:
             self._signs.stop()
             cookie = self._run.request.headers.get("HTTP_COOKIE", "")

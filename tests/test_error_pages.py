@@ -336,6 +336,25 @@ def catch_all_without_exc_info(app: App) -> App:
     return middleware
 
 
+def catch_all_without_a_second_answer(app: App) -> App:
+    """As Paste's ErrorMiddleware does it after the first output, unless it is asked to let exceptions pass."""
+
+    def middleware(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        try:
+            yield from app(environ, start_response)
+        except Exception:
+            if environ.get("paste.throw_errors"):
+                raise
+            yield b"<h1>Server Error</h1>"
+
+    return middleware
+
+
+def test_middleware_that_can_lets_exceptions_pass(site: Site) -> None:
+    status = run(site, catch_all_without_a_second_answer(stream))
+    assert (status.status, status.status_text) == (Status.FAILED, "one\nValueError: no figures")
+
+
 DEBUGGERS = {
     "werkzeug's debugger": DebuggedApplication,
     "with exc_info": catch_all_with_exc_info,
@@ -463,7 +482,6 @@ class ApiError(Exception):
         (webob.exc.HTTPUnauthorized(), Status.FAILED),
         (webob.exc.HTTPForbidden(), Status.FAILED),
         (webob.exc.HTTPNotFound(), Status.FAILED),
-        (webob.exc.HTTPSeeOther(location="/x"), Status.FAILED),
         (webob.exc.HTTPServiceUnavailable(), Status.STARTED),
         (webob.exc.HTTPTooManyRequests(), Status.STARTED),
         (werkzeug.exceptions.Unauthorized(), Status.FAILED),
@@ -502,6 +520,19 @@ def test_a_refusal_says_how_long_the_job_waited(site: Site, name: str, waited: f
     hint = f"the job waited {text}; the credentials may have expired"
     assert (status.status, status.attempt) == (Status.FAILED, 1)
     assert status.error.endswith(hint) if text else "waited" not in status.error
+
+
+def test_an_expired_session_says_how_long_the_job_waited(tmp_path: Path) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["backjob"].check_user()
+        return answer(b"done")(environ, start_response)
+
+    with wrap(tmp_path, app, identify=lambda environ: environ.get("HTTP_X_USER", "")) as site:
+        job_id = site.start("/job", by={"HTTP_X_USER": "ann"})
+        created_at = site.row(job_id).created_at - timedelta(hours=3)
+        site.sql("UPDATE background_job SET created_at = ?", f"{created_at:%Y-%m-%d %H:%M:%S.%f}")
+        site.work(job_id)
+        assert site.status(job_id).error.endswith("password); the job waited 3 h; the credentials may have expired")
 
 
 def test_a_job_of_nobody_is_said_to_be_one(site: Site) -> None:

@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bottle
 import pytest
 import webob.exc
+import werkzeug.exceptions
+import werkzeug.routing
+import werkzeug.utils
 from support.served import Site, wrap
 
 from backjob import BackJob, ConfigError, JobStatus, Status
@@ -79,6 +83,8 @@ def redirect(site: Site, location: str | None, status: str = "303 See Other", **
         ("http://[/ticket/17", "/", False),
         (None, "/", False),
         (None, True, True),
+        # A path that only looks like a language.
+        ("/tmp/ticket", True, True),
     ],
 )
 def test_which_redirects_complete_a_job(site: Site, location: str, option: Any, is_completed: bool) -> None:
@@ -122,7 +128,7 @@ def test_the_reason_says_what_is_known(site: Site, code: str) -> None:
         ("/other", "/ticket/", "The app answered 303 to /other; redirect_ok allows /ticket/"),
         (None, False, f"The app answered 303 without a Location; {OPTION}"),
         ("http://[", False, f"The app answered 303 with a Location that can't be read; {OPTION}"),
-        ("/a", is_broken, "The app answered 303 to /a; redirect_ok raised LookupError: no such rule"),
+        ("/a", is_broken, "The app answered 303 to /a; redirect_ok raised LookupError: see the log"),
     ],
 )
 def test_other_reasons(site: Site, location: str | None, option: Any, reason: str) -> None:
@@ -186,6 +192,72 @@ def test_a_path_that_redirect_ok_names_is_no_login_page(
 )
 def test_what_is_no_login_page(site: Site, location: str) -> None:
     assert redirect(site, location, "302 Found", redirect_ok=True).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("/login;jsessionid=1", "/login%20", "https://login-eu.id.test/start", "https://my-sso.id.test/start"),
+        *("https://id.test/adfs/ls/?SAMLRequest=a", "https://id.test/a?response_type=code&client_id=b"),
+        "/in?to=/ticket/",
+        "https://id.test/ls/?wa=wsignin1.0&wtrealm=urn:a",
+    ],
+)
+def test_what_is_a_login_page(site: Site, location: str) -> None:
+    assert "looks like a login page" in redirect(site, location, "302 Found", redirect_ok=True).error
+
+
+def test_a_way_back_may_leave_out_the_mount(site: Site) -> None:
+    site.job = webob.exc.HTTPFound(location="/app/in?next=/ticket")
+    job_id = site.start("/app/ticket", redirect_ok=True, by={"SCRIPT_NAME": "/app"})
+    site.work(job_id, SCRIPT_NAME="/app")
+    assert "looks like a login page" in site.status(job_id).error
+
+
+class Interrupted(BaseException):
+    """Such as gevent.Timeout."""
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda status, location: iter_rules(), "redirect_ok raised TypeError: see the log"),
+        (lambda status, location: {}[location], "redirect_ok raised KeyError: see the log"),
+        (lambda status, location: interrupt(), "Interrupted: too long"),
+    ],
+)
+def test_a_function_that_answers_nothing_fails_the_job(tmp_path: Path, function: Any, told: str) -> None:
+    with wrap(tmp_path, redirect_ok=function) as site:
+        found = redirect(site, "/ticket/17?token=canary")
+    assert found.status is Status.FAILED
+    assert found.error.endswith(told)
+    assert "canary" not in f"{found.as_dict()}"
+
+
+def iter_rules() -> Iterator[bool]:
+    yield False
+
+
+def interrupt() -> bool:
+    raise Interrupted("too long")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: webob.exc.HTTPSeeOther(location="/ticket/17"),
+        lambda: werkzeug.routing.RequestRedirect("/ticket/17"),
+        lambda: bottle.HTTPResponse(status=303, headers={"Location": "/ticket/17"}),
+        lambda: werkzeug.exceptions.HTTPException(response=werkzeug.utils.redirect("/ticket/17", 303)),
+    ],
+)
+def test_a_redirect_that_leaves_the_app_as_an_exception_is_one(site: Site, make: Callable[[], Exception]) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise make()
+
+    site.job = app
+    found = site.run("/ticket", method="POST", redirect_ok=True)
+    assert (found.status is Status.COMPLETED or " 308 to " in found.error, found.location) == (True, "/ticket/17")
 
 
 def test_the_login_page_that_the_app_names(site: Site) -> None:
