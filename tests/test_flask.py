@@ -106,6 +106,8 @@ def test_a_redirect_to_the_login_view_is_no_success(make_app, view):
     assert "a login page" in run(app, "/mine").error
     manager.login_view = None
     assert run(app, "/mine").error == "HTTP 401 UNAUTHORIZED"
+    manager.unauthorized_handler(lambda: redirect("/confirm"))
+    assert "a login page: nothing was done" in run(app, "/mine").error
 
 
 def test_a_refusal_that_becomes_a_redirect_is_no_success(make_app):

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from flask import Flask, current_app, g, got_request_exception, has_request_context, request, request_started, session
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
+from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
 from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
@@ -126,6 +127,10 @@ def _prepare_job(app: Flask, **_: Any) -> None:
         _bypass_page_cache()
         current_jobs.check_user()
         _note_login_url(app)
+        login = sys.modules.get("flask_login")
+        if login is not None:  # a receiver that is connected twice is called once
+            login.user_unauthorized.connect(_note_denial, app)
+            login.user_needs_refresh.connect(_note_denial, app)
         csrf = sys.modules.get("flask_wtf.csrf")
         if csrf is not None and app.config.get("WTF_CSRF_SECRET_KEY", app.secret_key):
             _supply_csrf_token(app, csrf)
@@ -163,6 +168,12 @@ def _note_login_url(app: Flask) -> None:
     view = manager and manager.blueprint_login_views.get(request.blueprint, manager.login_view)
     if view:
         current_jobs.note_login_url(sys.modules["flask_login"].login_url(view))
+
+
+def _note_denial(app: Flask, **_: Any) -> None:
+    """Flask-Login denies access, by a redirect to a page of the app's own handler."""
+    if current_jobs.is_worker:
+        current_jobs.note_exception(Unauthorized())
 
 
 def _supply_csrf_token(app: Flask, csrf: Any) -> None:
