@@ -36,8 +36,10 @@ _RESERVED = re.compile(
 _OF_SERVERS = re.compile(r"(REDIRECT_)*(SSL|REMOTE|CONTEXT)_.*|ACTUAL_SERVER_PROTOCOL")
 _PLAIN = (str, bytes, int, float, type(None))
 _NAME_OF_IDENTITY = re.compile(
+    r"(?!.*(request[-_]?id|url|path)$)"
     r"(.*[^a-z])?([a-z]*user(?![-_.]?agent)(s|_?id|_?name)?|uid|login|(is[-_]?)?(admin|staff|internal|trusted|anonymous)|auth(n|z|enticated)?|email"
-    r"|(account|member|customer|person|principal|identity|tenant)(_?id)?|claims?|roles?|groups?|permissions?)([^a-z].*)?",
+    r"|(account|member|customer|person|principal|identity|tenant|org(anization)?|company|workspace|owner|actor)(_?id)?"
+    r"|claims?|roles?|groups?|permissions?|jwt|sub(ject)?|logged_?in|impersonat(ed|or))([^a-z].*)?",
     re.IGNORECASE,
 )
 """Names by which middleware identifies a user, such as app.user, CURRENT_USER or shop.is_admin."""

@@ -233,7 +233,7 @@ def test_a_server_is_no_middleware(
 # Plain values
 
 
-@pytest.mark.parametrize("key", ["app.user", "user", "CURRENT_USER", "app.currentUser", "tenant_id", "AUTH_USER"])
+@pytest.mark.parametrize("key", ["app.user", "user", "CURRENT_USER", "app.currentUser", "tenant_id", "jwt.sub"])
 def test_a_text_that_names_the_user_is_warned_of(site: Site, caplog: pytest.LogCaptureFixture, key: str) -> None:
     for _ in range(2):
         site.work(site.start("/job", by={key: CANARY}))
@@ -259,7 +259,8 @@ def test_nothing_is_said_of_what_a_job_does_not_lack(site: Site, caplog: pytest.
         ({"app.user": "", "app.uid": None, "app.roles": (), "app.is_admin": False}, {"app.user": None}, {}),
         ({"app.user": "ada"}, {}, {"as_user": False}),
         ({"app.tenant": "shop", "app.auth_backend": "ldap"}, {"app.tenant": "shop", "app.auth_backend": "ldap"}, {}),
-        ({"app.path": "/start", "app.method": "GET", "request_id": "1"}, {"app.path": "/job", "request_id": "2"}, {}),
+        ({"app.path": "/start", "app.method": "GET", "auth.request_id": "1"}, {"auth.request_id": "2"}, {}),
+        ({"app.login_url": "/in?next=/start", "app.subscription": "x"}, {"app.login_url": "/in?next=/job"}, {}),
     ]:
         site.work(site.start("/job", by=by, **options), **arrived)
     site.work(site.application.jobs.start("/job"), **{"app.tenant": "shop"})  # of no request
