@@ -19,7 +19,7 @@ def start_load(server: Server) -> dict[int, int]:
     """Jobs that run, wait for a slot, wait for their time and retry; the attempts that each takes."""
     ids = server.start_all("/echo?seconds=0.2", count=4)["ids"]
     ids += server.start_all("/echo", count=2, delay=2)["ids"]
-    ids += server.start_all("/echo?seconds=2", count=1)["ids"]
+    ids += server.start_all("/echo?seconds=1", count=1)["ids"]  # less than the server waits when it stops
     return {**dict.fromkeys(ids, 1), server.start("/stumble", retries=1): 2}
 
 
