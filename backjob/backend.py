@@ -82,12 +82,15 @@ class Backend:
         """Return whether this process may run or launch a waiting job. If not, others may. Raises StoreError."""
         if not job.is_readable or job.key_id not in self.keyring.key_ids:
             return False
-        return job.app_version in ("", self.config.app_version) or not self.store.is_version_alive(job.app_version)
+        return not self._is_of_other_version(job) or not self.store.is_version_alive(job.app_version)
+
+    def _is_of_other_version(self, job: Job) -> bool:
+        return job.app_version not in ("", self.config.app_version)
 
     def name_refusal(self, job: Job) -> str:
         """Return the outcome of the launch of a job that can't run here: "full" for the first seconds, in which a
         process of its version may be found, and then "version"."""
-        is_other = job.is_readable and job.app_version not in ("", self.config.app_version)
+        is_other = job.is_readable and self._is_of_other_version(job)
         return "version" if is_other and job.overdue_for > _VERSION_PATIENCE else "full"
 
     def accept(self, job: Job, nonce: str, environ: Mapping[str, Any]) -> Callable[[], None] | None:

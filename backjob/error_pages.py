@@ -20,8 +20,8 @@ UTF-8 or Latin-1."""
 _DEBUG_PAGE = re.compile(
     r"^Request URL: [^\n]*\n\s*Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE
 )
-"""The debug pages of Django and Pyramid in plain text and JSON: They show the URL
-with its query. Those of Django also show the data, the cookies and the settings."""
+"""The debug pages of Django and Pyramid in plain text and JSON. They show the URL with its query, and Django's also the
+data, the cookies and the settings."""
 
 
 def is_error_page(text: str) -> bool:

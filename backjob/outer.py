@@ -37,7 +37,8 @@ _OF_SERVERS = re.compile(r"(REDIRECT_)*(SSL|REMOTE|CONTEXT)_.*|ACTUAL_SERVER_PRO
 _PLAIN = (str, bytes, int, float, type(None))
 _NAME_OF_IDENTITY = re.compile(
     r"(?!.*(request[-_]?id|url|path)$)"
-    r"(.*[^a-z])?([a-z]*user(?![-_.]?agent)(s|_?id|_?name)?|uid|login|(is[-_]?)?(admin|staff|internal|trusted|anonymous)|auth(n|z|enticated)?|email"
+    r"(.*[^a-z])?([a-z]*user(?![-_.]?agent)(s|_?id|_?name)?|uid|login"
+    r"|(is[-_]?)?(admin|staff|internal|trusted|anonymous)|auth(n|z|enticated)?|email"
     r"|(account|member|customer|person|principal|identity|tenant|org(anization)?|company|workspace|owner|actor)(_?id)?"
     r"|claims?|roles?|groups?|permissions?|jwt|sub(ject)?|logged_?in|impersonat(ed|or))([^a-z].*)?",
     re.IGNORECASE,
@@ -105,11 +106,11 @@ def _select_outer(environ: Mapping[str, Any], own_key: str) -> dict[str, Any]:
 
 
 def _is_foreign(key: str, value: Any, names: Iterable[str]) -> bool:
+    if not _NAME_OF_IDENTITY.fullmatch(key):
+        return False
     if any(known.fullmatch(key) for known in (_RESERVED, _HARMLESS, _PARSED, _OF_SERVERS)) or key in os.environ:
         return False
-    if isinstance(value, str) and _is_of_user(key, value, names):
-        return False
-    return _NAME_OF_IDENTITY.fullmatch(key) is not None
+    return not (isinstance(value, str) and _is_of_user(key, value, names))
 
 
 def _objects(key: str, value: Any) -> Iterator[tuple[str, Any]]:

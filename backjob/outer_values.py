@@ -26,10 +26,7 @@ def digest_outer_values(environ: Mapping[str, Any], own_key: str, names: Iterabl
 def find_other_values(started: Mapping[str, str], arrived: Mapping[str, str]) -> dict[str, str]:
     """Return the keys whose values differ between both requests, and the explanation of each."""
     keys = [key for key in {**started, **arrived} if started.get(key) != arrived.get(key)]
-    return {
-        key: explain_outer_value(key, is_text=(started.get(key) or arrived[key])[0] == _TEXT)
-        for key in keys
-    }
+    return {key: explain_outer_value(key, is_text=(started.get(key) or arrived[key])[0] == _TEXT) for key in keys}
 
 
 def _digest(value: Any) -> str:

@@ -233,7 +233,9 @@ def test_a_server_is_no_middleware(
 # Plain values
 
 
-@pytest.mark.parametrize("key", ["app.user", "user", "CURRENT_USER", "app.currentUser", "tenant_id", "jwt.sub"])
+@pytest.mark.parametrize(
+    "key", ["app.user", "user", "CURRENT_USER", "app.currentUser", "tenant_id", "AUTH_USER", "jwt.sub"]
+)
 def test_a_text_that_names_the_user_is_warned_of(site: Site, caplog: pytest.LogCaptureFixture, key: str) -> None:
     for _ in range(2):
         site.work(site.start("/job", by={key: CANARY}))

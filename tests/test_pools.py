@@ -236,6 +236,15 @@ def test_a_job_that_is_sent_to_a_process_is_refused(site: Site) -> None:
     assert site.run("/job").status_text == "refused"
 
 
+@pytest.fixture
+def sigterm_of_server() -> Iterator[None]:
+    """The server handles SIGTERM in Python, as gunicorn does."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm_of_server")
 def test_a_job_s_children_and_no_others_end_on_sigterm_whatever_the_server_does_on_it(site: Site) -> None:
     def fork(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         child = FORK.Process(target=lambda: os._exit(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL))
@@ -247,15 +256,12 @@ def test_a_job_s_children_and_no_others_end_on_sigterm_whatever_the_server_does_
 
     codes: list[Any] = []
     site.job = fork
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        site.run("/job")
-        fork({}, lambda *_: None)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    site.run("/job")
+    fork({}, lambda *_: None)
     assert codes == [1, 0]
 
 
+@pytest.mark.usefixtures("sigterm_of_server")
 def test_a_child_that_is_ended_right_after_the_fork_ends(site: Site) -> None:
     """As a pool ends one: ``with Pool(4): pass``."""
 
@@ -274,10 +280,6 @@ def test_a_child_that_is_ended_right_after_the_fork_ends(site: Site) -> None:
 
     codes: list[Any] = []
     site.job = job
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        site.run("/job")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    site.run("/job")
     assert codes == [-signal.SIGTERM] * 20
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
