@@ -20,7 +20,7 @@ ORDER = (
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers"),
     *("redirects", "corrections"),
     *("outer", "outer_values"),
-    *("config", "settings", "backlog"),
+    *("option_checks", "config", "settings", "backlog"),
     *("schema", "faults", "lost_answers", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions"),
     *("engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
