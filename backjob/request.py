@@ -26,7 +26,9 @@ from .redirects import RedirectOk, seal_redirect_ok
 
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
-that JSON takes. In the job its environ has it again."""
+that JSON takes, with the browser's ``headers`` by their keys. In the job its environ has it again."""
+_ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_SEC_FETCH_SITE")
+"""The headers that tell which site's page has sent a request, and nothing of its user."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
@@ -84,8 +86,7 @@ def make_request(
     )
     request = replace(request, left_out=list_left_out(start, request.headers))
     if not as_user:
-        # The credentials that a browser sent are its user's, but the job has to know that there was a check of them.
-        return replace(request, anonymous=True, sent={} if SENT in given else None)
+        return replace(request, anonymous=True, sent=_keep_origin(given[SENT]) if SENT in given else None)
     return replace(
         request,
         remote_addr=start.get("REMOTE_ADDR"),
@@ -95,6 +96,18 @@ def make_request(
         user=find_user(environ, config) if environ is not None and not _has_own_user(own_headers, start) else None,
         sent=given.get(SENT),
     )
+
+
+def _keep_origin(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an anonymous job keeps of what a browser sent: the site whose page it was, and no token.
+
+    A check within the job then refuses a request of another site's page, as it would in the foreground.
+    """
+    headers = sent.get("headers", {})
+    kept = {key: headers[key] for key in _ORIGIN_KEYS if key in headers}
+    if "HTTP_REFERER" in headers:  # its path may tell of the user
+        kept["HTTP_REFERER"] = "/".join([*headers["HTTP_REFERER"].split("/")[:3], ""])
+    return {"headers": kept}
 
 
 def _take_headers(
