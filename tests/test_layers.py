@@ -31,7 +31,7 @@ ORDER = (
     *("grace_period", "pruning", "keeper"),
     "backend",
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
+    *("assembly", "arguments", "no_job", "retrying", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
