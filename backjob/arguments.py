@@ -56,6 +56,7 @@ def check_options(options: Mapping[str, Any], names: Collection[str]) -> None:
     check_numbers(**numbers, error_timeout=options.get("error_timeout"))
     flags = {name: options[name] for name in ("as_user", "unique", "after_response") if name in options}
     check_flags(**{name: value for name, value in flags.items() if (name, value) != ("after_response", None)})
+    check_scope(options.get("scope", ""))
     check_headers(options.get("headers"), as_user=options.get("as_user", True))
     if options.get("params") is not None:
         encode_form(options["params"], "params")

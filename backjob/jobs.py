@@ -6,13 +6,14 @@ the foreground and the background.
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from webob.request import BaseRequest
 
-from .arguments import check_flags, check_numbers, check_scope, parse_id
+from .arguments import check_flags, check_numbers, check_options, check_scope, parse_id
 from .backend import Backend, Launch
 from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
@@ -112,6 +113,14 @@ class Jobs(NoJob):
             priority=priority,
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
         )
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Check options of start() when a module is loaded, as the ``background`` decorators do.
+
+        Raises TypeError or ValueError for an option that start() does not have, or with a value that it refuses.
+        """
+        check_options(options, inspect.signature(cls.start).parameters)
 
     def retry(self, job_id: int | str) -> int:
         """Start an ended job again, and return the new job's id. For one that ran as nobody and did not complete.

@@ -36,12 +36,12 @@ _OF_A_CACHE = frozenset({"HTTP_IF_NONE_MATCH"})
 """The same with a safe method. With others it is a precondition, such as ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
 
 
-def check_background(methods: Iterable[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+def check_background(methods: Iterable[str], scope: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the methods that start a job, in upper case. Raises TypeError or ValueError for wrong options.
 
     Called when the decorator is written down, so that a misspelt option does not wait for the first visitor.
     """
-    Jobs.check_options(**options)
+    Jobs.check_options(**options, scope="" if callable(scope) else scope)
     names = [*methods] if isinstance(methods, (list, tuple, set, frozenset)) else []
     if not names or not all(isinstance(each, str) and each.isalpha() for each in names):
         raise ValueError(f'methods must be a list of HTTP methods, such as ["GET", "POST"], got {methods!r}')

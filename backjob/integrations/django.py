@@ -125,7 +125,7 @@ def background(
     files is refused with 415, and one with another method than ``methods`` with 405. Raises TypeError or ValueError for
     a wrong option.
     """
-    methods = check_background(methods, options)
+    methods = check_background(methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 

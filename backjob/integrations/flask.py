@@ -101,7 +101,7 @@ def background(
     called in the request. The job is the very same request. One with uploaded files is refused with 415, and one with
     another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
-    methods = check_background(methods, options)
+    methods = check_background(methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
