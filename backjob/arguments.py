@@ -13,10 +13,13 @@ from typing import Any
 from .config import MOST_SCOPE
 from .forms import encode_form
 from .headers import check_headers
+from .output import clean_text
 from .ranges import TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 from .redirects import check_redirect_ok
 from .store import LONGEST
 
+AnyId = int | str | None
+"""The id of a job, also as the text of a URL; None: the job that runs here."""
 _MAX_ID = 2**63 - 1
 _MOST_PRIORITY = 1000
 _OF_A_REQUEST = frozenset({"self", "target", "method", "data", "json", "body", "content_type"})
@@ -87,8 +90,25 @@ def check_flags(**flags: bool) -> None:
 
 def check_scope(scope: str) -> None:
     """Raises ValueError for what is no scope."""
-    if not isinstance(scope, str) or len(scope) > MOST_SCOPE:
-        raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters")
+    if not is_scope(scope):
+        raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters, without NUL and lone surrogates")
+
+
+def is_scope(scope: object) -> bool:
+    """Can a job have this scope? Databases can't keep a NUL, and a lone surrogate is no text."""
+    return isinstance(scope, str) and len(scope) <= MOST_SCOPE and clean_text(scope) == scope
+
+
+def check_find(limit: int, text: int | None, before: int | str | None) -> int | None:
+    """Return the id before which find() looks, None for none. Raises ValueError for wrong numbers."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 1000:
+        raise ValueError("limit must be a whole number from 1 to 1000")
+    if text is not None and not is_whole(text):
+        raise ValueError(f"text must be {WHOLE}, or None for whole texts")
+    cursor = parse_id(before) if before is not None else None
+    if before is not None and cursor is None:
+        raise ValueError("before must be the id of a job")
+    return cursor
 
 
 def check_total(total: float | None) -> float | None:

@@ -195,7 +195,8 @@ def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
 
 def _explain_redirect(location: str, address: Address) -> str:
     """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
-    place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location).partition("?")[0][:200]
+    place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location)
+    place = re.split(r"[?#]", place)[0][:200]
     around = _lead_around(address)
     hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:

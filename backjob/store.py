@@ -34,8 +34,15 @@ class Store(Protocol):
     def glance(self, job_id: int) -> Glance | None:
         """The moving part of one record."""
 
-    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
-        """Records, the newest first."""
+    def find(
+        self,
+        statuses: Iterable[Status] | None,
+        scope: str | None,
+        limit: int,
+        before: int | None,
+        text: int | None = None,
+    ) -> list[Job]:
+        """Records, the newest first, each with the last ``text`` characters of its status text. None: the whole."""
 
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         """Pass the hold on a job that waits, from one (None: from nobody alive) to the next (None: to nobody)."""

@@ -30,8 +30,6 @@ DECORATORS = [bottle.background, django.background, flask.background, pyramid.ba
     ],
     ids=str,
 )
-def test_a_wrong_option_is_refused_at_once(
-    background: Callable[..., Any], options: dict[str, Any], words: str
-) -> None:
+def test_a_wrong_option_is_refused_at_once(background: Callable[..., Any], options: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         background(**options)

@@ -246,14 +246,55 @@ def test_find(site):
             found(**wrong)
 
 
-@pytest.mark.parametrize("scope", ["a\0b", "a\ud800", "ä 😀"])
-def test_a_scope_is_the_same_wherever_it_is_given(site, scope):
-    """What no database can keep is replaced in all places alike: it may come from a URL."""
+def test_a_scope_is_the_same_wherever_it_is_given(site):
+    scope = "ä 😀"
     job_id, jobs = site.start("/job", scope=scope), site.application.jobs
     assert [status.id for status in jobs.find(scope=scope)] == [job_id]
     assert jobs.status(job_id, scope=scope).id == job_id
     assert jobs.exists(job_id, scope=scope)
     assert jobs.cancel(job_id, scope=scope)
+
+
+@pytest.mark.parametrize("scope", ["a\0b", "a\ud800", "a" * 256])
+def test_a_scope_that_no_job_can_have_is_no_job_s(site, scope):
+    """It may come from a URL. The job has the text that databases keep in place of such a scope."""
+    job_id, jobs = site.start("/job", scope="a\ufffdb"), site.application.jobs
+    with pytest.raises(ValueError, match="scope must be a str of at most 255 characters, without NUL"):
+        site.start("/job", scope=scope)
+    assert (jobs.find(scope=scope), jobs.exists(job_id, scope=scope)) == ([], False)
+
+
+def test_acts_by_id_are_limited_by_the_scope(tmp_path):
+    ended = []
+
+    def act(environ, start_response):
+        job = environ["backjob"]
+        for client in (job, site.application.jobs):
+            for end in (client.finish, client.fail):
+                with pytest.raises(JobNotFound):
+                    end("not mine", job.job_id, scope="of bob")
+        ended.append(job.finish("done", job.job_id, scope="of ada"))
+        return echo(environ, start_response)
+
+    with wrap(tmp_path, act) as site:
+        jobs, end = site.application.jobs, site.run("/job", scope="of ada")
+        assert (end.status, end.status_text, ended) == (Status.COMPLETED, "done", [None])
+        waiting = site.start("/job", scope="of ada", as_user=False)
+        jobs.fail("no", waiting, scope="of ada")
+        with pytest.raises(JobNotFound):
+            jobs.retry(waiting, scope="of bob")
+        assert jobs.retry(waiting, scope="of ada") > waiting
+
+
+def test_find_has_the_last_500_characters_of_a_text(site):
+    jobs, text = site.application.jobs, "a line\n" * 100
+    job_id = site.start("/job")
+    jobs.fail(text, job_id)
+    assert [each.status_text for each in (*jobs.find(), *jobs.find(text=None))] == [text[-500:], text]
+    assert jobs.status(job_id).status_text == text
+    for wrong in (-1, True, "5"):
+        with pytest.raises(ValueError, match="text must be"):
+            jobs.find(text=wrong)
 
 
 def test_cancel_tells_whether_it_was_live(site):

@@ -31,7 +31,8 @@ ORDER = (
     *("grace_period", "pruning", "keeper"),
     "backend",
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "retrying", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
+    *("assembly", "security_log", "arguments", "no_job", "existing_jobs", "retrying", "jobs", "session"),
+    *("signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""

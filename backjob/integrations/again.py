@@ -1,7 +1,7 @@
 """What the ``background`` decorators share: their options, and the browser's request once more as start() takes it.
 
-Also what protects that request against forgery. A check within the decorated view is made in the job alone. It must find
-there what the browser sent, not the token and the origin that let the job itself pass.
+Also what protects that request against forgery. A check within the decorated view is made in the job alone. It must
+find there what the browser sent, not the token and the origin that let the job itself pass.
 
 Knows WSGI environs; no framework. Without cookies and credentials, which a job gets from the request that starts it.
 """
