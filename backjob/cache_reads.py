@@ -66,6 +66,9 @@ class CacheReads:
     def time(self) -> datetime:
         return self._now()
 
+    def time_at_hand(self) -> datetime:
+        return self._now()
+
     def try_new_connection(self) -> None:
         """Do nothing: calls to a cache are short and share its connections."""
 

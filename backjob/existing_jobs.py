@@ -118,7 +118,7 @@ class ExistingJobs(NoJob):
         text = cut_text(text, backend.config.max_output) if text is not None else None
         error = first_line(text or "") if move is Move.FAIL else ""
         if backend.store.move(move, job.id, text=text, error=error, progress=progress):
-            self._log_act("failed" if move is Move.FAIL else "completed", job.id)
+            self._log_act(f"marked as {'failed' if move is Move.FAIL else 'completed'}", job.id)
 
     def _log_act(self, act: str, job_id: int) -> None:
         log_act(act, job_id, self._environ, self._get_backend().config)

@@ -25,11 +25,10 @@ _LONGEST = 100
 
 def log_act(act: str, job_id: int, environ: Mapping[str, Any] | None, config: Config) -> None:
     """Log that a job was ended or started again by its id: by whom, and from where."""
-    if environ is None:
-        who, where = "a program", "outside of a request"
-    else:
-        who, where = _name_actor(environ, config), name_peer(environ)
-    log.info("Job %d was %s by %s from %s", job_id, act, who, where, extra=about(job_id))
+    by = "outside of a request"
+    if environ is not None:
+        by = f"by {_name_actor(environ, config)} from {name_peer(environ)}"
+    log.info("Job %d was %s %s", job_id, act, by, extra=about(job_id))
 
 
 def name_peer(environ: Mapping[str, Any]) -> str:
@@ -58,9 +57,9 @@ class RefusedTokens:
         self._peers: dict[str, int] = {}
         self._next = float("-inf")
 
-    def note(self, environ: Mapping[str, Any]) -> None:
+    def note(self, environ: Mapping[str, Any], *, is_stale: bool = False) -> None:
         """Count a request. The first one after a quiet minute is logged at once."""
-        peer = name_peer(environ)
+        peer = name_peer(environ) + (" (too old, or used before)" if is_stale else "")
         with self._lock:
             key = peer if peer in self._peers or len(self._peers) < _MOST_PEERS else "other addresses"
             self._peers[key] = self._peers.get(key, 0) + 1

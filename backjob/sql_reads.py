@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, func
 
+from .clock import ServerClock
 from .decisions import Vouched
 from .engine import Database
 from .errors import Refused, StoreError
@@ -80,6 +81,9 @@ class SQLReads:
 
     def time(self) -> datetime:
         return self._now()
+
+    def time_at_hand(self) -> datetime:
+        return self._now.read_last() if isinstance(self._now, ServerClock) else self._now()
 
     def try_new_connection(self) -> None:
         self._database.try_new_connection()

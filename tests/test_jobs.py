@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 import webob
-from support.served import say_done, serve, serve_site, wrap
+from support.served import call, make_environ, say_done, serve, serve_site, wrap
 from webob.multidict import MultiDict
 from werkzeug.datastructures import MultiDict as WerkzeugMultiDict
 
@@ -284,6 +284,39 @@ def test_acts_by_id_are_limited_by_the_scope(tmp_path):
         with pytest.raises(JobNotFound):
             jobs.retry(waiting, scope="of bob")
         assert jobs.retry(waiting, scope="of ada") > waiting
+
+
+def test_acts_by_id_are_logged_with_the_user(tmp_path, caplog):
+    caplog.set_level("INFO", "backjob.security")
+
+    def act(environ, start_response):
+        job = environ["backjob"]
+        job.cancel(environ["QUERY_STRING"])
+        job.cancel(environ["QUERY_STRING"])  # it is over: nothing is done
+        return echo(environ, start_response)
+
+    def identify(environ):
+        return environ.get("HTTP_X_USER")
+
+    with wrap(tmp_path, act, identify=identify) as site:
+        ids = [site.start("/job", as_user=False) for _ in range(6)]
+        by = {"REMOTE_ADDR": "192.0.2.7", "HTTP_COOKIE": "canary"}
+        for job_id, more in zip(ids, ({"HTTP_X_USER": "ada\n"}, {"REMOTE_USER": "bob"}, {}), strict=False):
+            call(site.application, make_environ(f"/act?{job_id}", **by, **more))
+        site.application.jobs.fail("no", ids[3])
+        again = site.application.jobs.retry(ids[3])
+        assert site.backend.store.claim(ids[4], 1, "owner", 30, 0)
+        site.application.jobs.finish("done", ids[4])
+    told = [each.getMessage() for each in caplog.records if each.name == "backjob.security"]
+    assert told == [
+        f"Job {ids[0]} was cancelled by ada\\n from 192.0.2.7",
+        f"Job {ids[1]} was cancelled by bob from 192.0.2.7",
+        f"Job {ids[2]} was cancelled by anonymous from 192.0.2.7",
+        f"Job {ids[3]} was marked as failed outside of a request",
+        f"Job {ids[3]} was started again as job {again} outside of a request",
+        f"Job {ids[4]} was marked as completed outside of a request",
+    ]
+    assert "canary" not in caplog.text
 
 
 def test_find_has_the_last_500_characters_of_a_text(site):
