@@ -16,6 +16,7 @@ from typing import TypeGuard
 from ._socket import Connection, is_done
 from .config import Config
 from .decisions import ABSENCE
+from .diagnosis import hide_places
 from .errors import Busy, LaunchError, NotHome, OutsideMount, StoreError
 from .jitter import backoff, outage_backoff
 from .job import FINAL, Glance, Job, JobRequest, Move, Status
@@ -103,13 +104,13 @@ class Monitor:
         is_outage = not error.is_of_job and self._has_worked()
         if failed_for >= ABSENCE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
             # A launch that came twice finds its job ended: that is nobody's failure.
-            reason = f"The job can't be launched: {error}"
+            reason = f"The job can't be launched: {hide_places(str(error))}"
             if self._store.move(Move.FAIL, job_id, attempt=attempt, text=reason, error=first_line(reason)):
                 log.error("Job %d can't be launched: %s", job_id, error, extra=about(job_id, attempt))
             return 0.0
         wait = outage_backoff(failed_for) if is_outage else backoff(failed_for)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error, extra=about(job_id, attempt))
-        text = f"Not launched yet, next try in {wait:.0f} s: {error}"
+        text = f"Not launched yet, next try in {wait:.0f} s: {hide_places(str(error))}"
         self._store.note_launch_failure(job_id, attempt, holder, text, wait, failed_for)
         if is_outage and len(self._put_off) < _MOST_PUT_OFF:
             self._put_off[job_id] = attempt, holder

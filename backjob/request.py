@@ -17,16 +17,18 @@ from ._socket import check_method, check_target, is_header_value
 from .config import Config
 from .errors import IdentityUnknown
 from .forms import FORM, encode_form
-from .headers import CONDITIONAL, check_headers, list_left_out, read_given, select_distinct
+from .headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
 from .job import JobRequest
-from .mounts import quote_path, split_path
+from .mounts import check_segments, quote_path, split_path
 from .outer import drop_identity, drop_scope_identity, take_identity
 from .outer_values import digest_outer_values
 from .redirects import RedirectOk, seal_redirect_ok
 
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
-that JSON takes. In the job its environ has it again."""
+that JSON takes, with the browser's ``headers`` by their keys. In the job its environ has it again."""
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+"""The methods of RFC 9110, section 9.3, without CONNECT, and of RFC 5789."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
@@ -69,9 +71,10 @@ def make_request(
     target = _add_params(check_target(target), params)
     if mount is None and environ is not None:
         mount = environ.get("SCRIPT_NAME", "")
+    check_segments(target)
     script_name, path_info = split_path(target, mount)
     request = JobRequest(
-        method=check_method(method),
+        method=_read_method(method),
         target=target,
         script_name=script_name,
         path_info=path_info,
@@ -84,8 +87,8 @@ def make_request(
     )
     request = replace(request, left_out=list_left_out(start, request.headers))
     if not as_user:
-        # The credentials that a browser sent are its user's, but the job has to know that there was a check of them.
-        return replace(request, anonymous=True, sent={} if SENT in given else None)
+        sent = {"headers": keep_origin(given[SENT].get("headers", {}))} if SENT in given else None
+        return replace(request, anonymous=True, sent=sent)
     return replace(
         request,
         remote_addr=start.get("REMOTE_ADDR"),
@@ -95,6 +98,15 @@ def make_request(
         user=find_user(environ, config) if environ is not None and not _has_own_user(own_headers, start) else None,
         sent=given.get(SENT),
     )
+
+
+def _read_method(method: str) -> str:
+    """Return a method as servers take it. RFC 9110's own are upper-cased; they are case-sensitive (section 9.1)."""
+    if isinstance(method, str) and method.upper() in _METHODS:
+        return method.upper()
+    if check_method(method) != method.upper():
+        raise ValueError(f"method must be in upper case, because some servers refuse others: write {method.upper()!r}")
+    return method
 
 
 def _take_headers(
@@ -222,7 +234,8 @@ def name_user(request: JobRequest) -> str:
 
 def name_job(request: JobRequest, scope: str, config: Config, headers: Mapping[str, str] | None) -> str:
     """Return a text that is equal for equal jobs of one user; no more than a digest of it is kept."""
-    site = (request.scheme, request.headers.get("HTTP_HOST"))
+    forwarded = {key: value for key, value in request.headers.items() if key.startswith("HTTP_X_FORWARDED_")}
+    site = (request.scheme, request.headers.get("HTTP_HOST"), sorted(forwarded.items()))
     what = (request.method, request.target, request.content_type, request.body)
     user = "" if request.anonymous else name_user(request)
     distinct = {**select_distinct(request.headers, config.forward_keys), **check_headers(headers, as_user=True)}

@@ -26,13 +26,14 @@ ORDER = (
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("content_coding", "output", "error_pages"),
-    *("mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
+    *("mounts", "request", "response", "wire", "short_tokens", "path_proofs", "launcher", "monitor"),
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
     *("grace_period", "pruning", "keeper"),
     "backend",
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "retrying", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
-    *("followers", "worker", "middleware", "__init__"),
+    *("assembly", "security_log", "arguments", "no_job", "existing_jobs", "retrying", "jobs", "session"),
+    *("signs", "cookies", "left_out", "judgement"),
+    *("followers", "worker", "endpoint", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
 

@@ -97,7 +97,7 @@ MUTANTS = [
     ),
     Mutant(
         "a claim that was lost is taken as won",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "if not backend.store.claim(",
         "if backend.store.claim(",
         ("tests/test_tokens.py", "tests/test_worker.py"),
@@ -964,7 +964,7 @@ MUTANTS = [
     ),
     Mutant(
         "what a job is cancelled by is a second old",
-        "backjob/jobs.py",
+        "backjob/existing_jobs.py",
         "self._find_one(store.get, job_id, scope)).status.is_final",
         "self._find_one(store.status, job_id, scope)).status.is_final",
         ("tests/test_cache.py::test_nothing_is_decided_by_what_the_cache_says",),
@@ -999,7 +999,7 @@ MUTANTS = [
     ),
     Mutant(
         "a job of another app is run here",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "if not may_run_in(backend.self_request.app, request):",
         "if False:",
         ("tests/test_tokens.py",),
@@ -1285,8 +1285,29 @@ MUTANTS = [
         ("tests/test_shutdown.py",),
     ),
     Mutant(
+        "a probe works twice",
+        "backjob/short_tokens.py",
+        "is_new = token.nonce not in self._taken",
+        "is_new = True",
+        ("tests/test_tokens.py",),
+    ),
+    Mutant(
+        "a probe lives for ever",
+        "backjob/short_tokens.py",
+        "if not -_AHEAD <= self._now().timestamp() - int(made_at) <= LIFETIME:",
+        "if False:",
+        ("tests/test_tokens.py",),
+    ),
+    Mutant(
+        "background starts jobs by any method",
+        "backjob/integrations/again.py",
+        "    if method.upper() in methods:",
+        "    if True:",
+        ("tests/test_bottle.py",),
+    ),
+    Mutant(
         "a target outside of the mount breaks its worker's request",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "        except OutsideMount as error:",
         "        except ZeroDivisionError as error:",
         ("tests/test_targets_outside.py",),
