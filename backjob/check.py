@@ -147,8 +147,9 @@ def _try_addresses(
         try:
             reply = _ask(backend, address, request, max(end - time.monotonic(), _LEAST_PATIENCE))
         except LaunchError as error:
-            failures.append(error)
-            trials.append(Trial(str(address), address.found, error=str(error), is_final=error.is_final))
+            if str(address) not in [trial.address for trial in trials]:  # or it was tried with another Host
+                failures.append(error)
+                trials.append(Trial(str(address), address.found, error=str(error), is_final=error.is_final))
         else:
             trials.append(Trial(str(address), address.found, time.perf_counter() - begin))
             return tuple(trials), reply, None

@@ -167,7 +167,7 @@ def _add_sentence(text: str, sentence: str) -> str:
 
 def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
     """What was met at each of the addresses that were tried."""
-    tried = "; ".join(str(failure) for failure in failures).replace("?; ", "? ")
+    tried = "; ".join(dict.fromkeys(str(failure) for failure in failures)).replace("?; ", "? ")
     is_of_job = any(failure.is_of_job for failure in failures)
     return LaunchError(tried, is_final=all(failure.is_final for failure in failures), is_of_job=is_of_job)
 

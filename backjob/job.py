@@ -34,8 +34,8 @@ class JobRequest:
     ``left_out`` names of headers that only the starting request had, ``outer`` digests of what middleware outside of
     BackJob knew of its user (see outer_values), None if there was no request. ``user`` is who started it, as
     ``identify`` says: "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a
-    function by its name, "module:function"; None: the option decides. The last three are its app, and its address when
-    it was started.
+    function by its name, "module:function"; None: the option decides. The last four are its app, and when it was
+    started, its address, whether ``connect=`` gave it, and the Host header for a server that routes by it.
     """
 
     method: str
@@ -59,6 +59,7 @@ class JobRequest:
     app: str = ""
     address: str = ""
     by_connect: bool = False
+    site: str = ""
 
     @property
     def path(self) -> str:

@@ -208,8 +208,8 @@ class Monitor:
         self._store.hold(job.id, job.attempt, self.owner, None, 0)
         return Verdict.AWAY
 
-    def _note_success(self) -> None:
-        self._launcher.has_worked = True
+    def _note_success(self, connection: Connection) -> None:
+        self._launcher.note_proof(connection.address)
         self.end_outage()
 
     def _wait(
@@ -278,19 +278,20 @@ class Monitor:
 
     def _judge(self, job: Job, token: Token, request: JobRequest, connection: Connection) -> Verdict:
         answer = connection.answer
-        if is_proof(answer, token, "ended"):
-            self._note_success()
-            return Verdict.ENDED
-        if is_proof(answer, token, "full"):
-            self._note_success()
-            self._store.note_full(job.id, job.attempt, self.owner)
-            return Verdict.FULL
+        is_full = is_proof(answer, token, "full")
+        if is_full or is_proof(answer, token, "ended"):
+            self._note_success(connection)
+            if is_full:
+                self._store.note_full(job.id, job.attempt, self.owner)
+            return Verdict.FULL if is_full else Verdict.ENDED
         if is_proof(answer, token, "version"):
             self._launcher.has_worked = True
             raise LaunchError(f"{connection.address} has another app_version than this job's, {job.app_version!r}")
         glance = self._store.glance(job.id)
-        if _is_at(glance, job, Status.STARTED) and not is_proof(answer, token, "refused"):
-            raise self._launcher.doubt(connection, token, request)
+        if not is_proof(answer, token, "refused"):
+            self._launcher.forget_proofs()
+            if _is_at(glance, job, Status.STARTED):
+                raise self._launcher.doubt(connection, token, request)
         return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
 
 

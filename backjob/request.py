@@ -267,9 +267,3 @@ def _find_origin(environ: Mapping[str, Any]) -> str:
         for name, otherwise in (("PROTO", environ["wsgi.url_scheme"]), ("HOST", environ["HTTP_HOST"]))
     )
     return f"{scheme}://{host}"
-
-
-def wire_host(request: JobRequest, otherwise: str) -> str:
-    """The Host header of a self-request: the user's, as a value only, if it can stand in a line of the head."""
-    host = request.headers.get("HTTP_HOST", "")
-    return host if is_header_value(host) and 0 < len(host) <= 255 else otherwise
