@@ -66,6 +66,11 @@ class JobRequest:
         """The target without its query, which may hold what a user typed."""
         return self.target.partition("?")[0]
 
+    @property
+    def lacks_site(self) -> bool:
+        """Was it started outside of a request, without ``site_url``?"""
+        return self.script_name is None and "SERVER_NAME" not in self.variables
+
     def __repr__(self) -> str:
         return f"JobRequest({self.method} {self.path})"
 

@@ -56,7 +56,8 @@ class OwnAddress:
 
     def _discover(self, environ: Mapping[str, Any]) -> list[Address]:
         """The places of the server of this request. Its Host comes last, except on a server known to route by it."""
-        site, order = find_site(environ), -1 if routes_by_host(environ) else 1
+        site = self._config.site.authority if self._config.site else find_site(environ)
+        order = -1 if routes_by_host(environ) else 1
         pairs = [add_site(address, site)[::order] for address in discover(environ)]
         sure = [address for pair in pairs if any(each.is_sure for each in pair) for address in pair]
         guesses = [pair for pair in pairs if not any(each.is_sure for each in pair)]

@@ -20,7 +20,7 @@ ORDER = (
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers"),
     *("redirects", "corrections"),
     *("outer", "outer_values"),
-    *("option_checks", "config", "settings", "backlog"),
+    *("option_checks", "site_url", "config", "settings", "backlog"),
     *("schema", "faults", "lost_answers", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions"),
     *("engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
@@ -30,8 +30,9 @@ ORDER = (
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
     *("grace_period", "pruning", "keeper"),
     "backend",
-    *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "retrying", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
+    *("arguments", "no_job"),
+    *("findings", "second_visit", "site_check", "check", "notices"),
+    *("assembly", "retrying", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""
