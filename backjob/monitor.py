@@ -100,7 +100,7 @@ class Monitor:
 
     def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, failed_for: float = 0) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
-        is_outage = not error.is_of_job and self._has_worked()
+        is_outage = not error.is_of_job and self._has_worked(error)
         if failed_for >= ABSENCE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
             # A launch that came twice finds its job ended: that is nobody's failure.
             reason = f"The job can't be launched: {error}"
@@ -127,9 +127,9 @@ class Monitor:
             with contextlib.suppress(StoreError):  # then each of them waits for its own next try
                 self._store.hold(job_id, attempt, holder, None, 0)
 
-    def _has_worked(self) -> bool:
+    def _has_worked(self, error: LaunchError) -> bool:
         """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
-        if not self._launcher.has_worked:
+        if not self._launcher.has_worked and not error.is_denied:
             ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None)
             home = self._launcher.home
             self._launcher.has_worked = any(job.started_at is not None and job.app_id == home for job in ran)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -225,6 +226,18 @@ class TestUnreachable:
             launch(launcher)
         assert str(peer.address) in str(caught.value)
         assert not caught.value.is_final
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+    def test_a_socket_that_may_not_be_written_to(self) -> None:
+        with Peer(ACK, family=socket.AF_UNIX) as peer:
+            launcher = self_request(peer.address)
+            os.seteuid(65534)
+            try:
+                with pytest.raises(LaunchError, match=r"SocketGroup= and SocketMode=.*umask") as caught:
+                    launch(launcher)
+            finally:
+                os.seteuid(0)
+        assert (caught.value.is_final, caught.value.is_denied) == (True, True)
 
     def test_backlog_is_full(self) -> None:
         with full_backlog() as address:

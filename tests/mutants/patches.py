@@ -739,7 +739,7 @@ MUTANTS = [
     Mutant(
         "an outage counts as a wrong setting",
         "backjob/monitor.py",
-        "is_outage = not error.is_of_job and self._has_worked()",
+        "is_outage = not error.is_of_job and self._has_worked(error)",
         "is_outage = False",
         ("tests/test_outage.py",),
     ),
