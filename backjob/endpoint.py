@@ -109,7 +109,7 @@ class Endpoint:
     def _monitor(
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
-        backend.self_request.note_arrival(token.nonce)
+        backend.self_request.note_arrival(job, token)
         if is_ahead(token.nonce):
             backend.self_request.note_path(job.path, token.nonce)
         backend.monitor.end_outage()

@@ -634,8 +634,8 @@ MUTANTS = [
     Mutant(
         "a proxy's time-out ends a job that runs",
         "backjob/monitor.py",
-        "if _is_at(glance, job, Status.STARTED) and not is_proof(",
-        "if glance and not is_proof(",
+        "            if _is_at(glance, job, Status.STARTED):\n",
+        "            if glance:\n",
         ("tests/test_monitor.py",),
     ),
     Mutant(
@@ -739,7 +739,7 @@ MUTANTS = [
     Mutant(
         "an outage counts as a wrong setting",
         "backjob/monitor.py",
-        "is_outage = not error.is_of_job and self._has_worked()",
+        "is_outage = not error.is_of_job and self._has_worked(error)",
         "is_outage = False",
         ("tests/test_outage.py",),
     ),
@@ -759,10 +759,31 @@ MUTANTS = [
     ),
     Mutant(
         "a launch that arrives proves nothing",
-        "backjob/launcher.py",
+        "backjob/own_address.py",
         "address = self._sent.pop(nonce, None)",
         "address = self._sent.pop(nonce, None) and None",
         ("tests/test_launcher.py",),
+    ),
+    Mutant(
+        "an address of connect= that has failed gets the next job unproven",
+        "backjob/own_address.py",
+        "        if address.found == CONNECT:\n",
+        "        if False:\n",
+        ("tests/test_taken_over_port.py",),
+    ),
+    Mutant(
+        "a visitor's Host is on the wire to connect=",
+        "backjob/wire.py",
+        "            host=address.wire_host,",
+        '            host="internal.test",',
+        ("tests/test_wire_host.py",),
+    ),
+    Mutant(
+        "a Host that a proxy's header brought is taken for the one that the server has seen",
+        "backjob/discovery.py",
+        "    if not original and any(name",
+        "    if False and any(name",
+        ("tests/test_wire_host.py",),
     ),
     Mutant(
         "a client's scheme decides",
