@@ -213,7 +213,7 @@ class Assembly:
 
     def _make_backend(self) -> Backend:
         config = self._config
-        keyring = Keyring(self._keys.read())
+        keyring = Keyring(self._keys.read(), lambda: bare_store.place)
         bare_store = self._make_store(keyring)
         store = tell_of_writes(bare_store, config)
         keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else bare_store

@@ -63,8 +63,8 @@ class Database:
         self.largest_value: int | None = None
         """The longest value that the server accepts, in bytes; None: no limit. Known after the first use."""
         self._least_number = 0
-        self.told_place: str | None = None
-        """The location of this table as the database names it. Known after the first use."""
+        self.names = tables.Names()
+        """The names of this table that the database gives. Known after the first use, of this Database or its twin."""
         self._inherited: Pool | None = None
         self._lender: Database | None = None
         # No connection may be open during a fork: SQLite's locks belong to the process, and a child would inherit the
@@ -83,7 +83,7 @@ class Database:
         twin._has_limits = twin._needs_transaction = twin.kind == "postgresql"
         if twin.file is not None:
             twin._sqlite_file = SQLiteFile(twin.file, self._sqlite_file)
-        twin._lender = self
+        twin._lender, twin.names = self, self.names
         return twin
 
     def lend(self) -> Connection | None:
@@ -276,7 +276,7 @@ class Database:
                     self._prepare_tables(connection)
                 if self._is_mysql:
                     self.largest_value = max(connection.scalar(text("SELECT @@max_allowed_packet")) - _ROOM, 0)
-                self.told_place = tables.ask_place(connection, self.kind, self.table)
+                self.names.learn(connection, self.kind, self.table)
             if self._sqlite_file is not None:
                 self._sqlite_file.note_opened()
             self._is_ready = True

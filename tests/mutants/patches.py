@@ -55,8 +55,8 @@ MUTANTS = [
     Mutant(
         "a newer release's sealed record is run",
         "backjob/keyring.py",
-        "if more and more[0] > RECORD_VERSION:",
-        "if more and more[0] > RECORD_VERSION + 99:",
+        "if version > RECORD_VERSION:",
+        "if version > RECORD_VERSION + 99:",
         ("tests/test_record_version.py",),
     ),
     Mutant(
@@ -131,10 +131,17 @@ MUTANTS = [
         ("tests/test_keyring.py",),
     ),
     Mutant(
+        "sealed requests are not bound to their table",
+        "backjob/keyring.py",
+        "elif places != [self._name_place()]:",
+        "elif not places:",
+        ("tests/test_deployment.py",),
+    ),
+    Mutant(
         "the seal is skipped",
         "backjob/keyring.py",
-        "return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields, RECORD_VERSION]).encode())",
-        "return json.dumps([job_id, uid, fields, RECORD_VERSION]).encode()",
+        'return base64.urlsafe_b64decode(self._newest.fernet.encrypt(head + b"\\n" + request.body))',
+        'return head + b"\\n" + request.body',
         ("tests/test_keyring.py", "tests/test_secrets.py"),
     ),
     Mutant(
