@@ -7,7 +7,7 @@ the foreground and the background.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 from webob.request import BaseRequest
@@ -24,6 +24,7 @@ from .output import clean_text, cut_text, first_line
 from .process import name_response
 from .redirects import RedirectOk
 from .request import make_request, name_job
+from .request_size import limit_body
 from .retrying import open_again
 
 Found = TypeVar("Found", Job, JobStatus)
@@ -78,8 +79,9 @@ class Jobs(NoJob):
         answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options. A function must be at the
         top level of a module, so that the process that runs the job can import it.
 
-        Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
-        known, StoreError when the record can't be written, and what ``identify`` raises. Then there is no job.
+        Raises ValueError or TypeError for what can't be started (RequestTooLarge for more bytes than ``max_request``),
+        AddressError where the app's own address is not known, StoreError when the record can't be written, and what
+        ``identify`` raises. Then there is no job.
         """
         backend = self._get_backend()
         check_numbers(delay, retries, priority, error_timeout)
@@ -184,6 +186,13 @@ class Jobs(NoJob):
             raise ValueError("before must be the id of a job")
         scope, store = clean_text(scope) if scope is not None else None, self._get_backend().store
         return [job.as_status() for job in store.find(wanted, scope, limit, cursor)]
+
+    def limit_body(self, environ: MutableMapping[str, Any]) -> None:
+        """Raise RequestTooLarge if the body of this request is too large for a job, before it is in memory.
+
+        For integrations, before they read it. A body that is sent in chunks has a CONTENT_LENGTH afterwards.
+        """
+        limit_body(environ, self._get_backend().config.max_request)
 
     def cancel_waiting(self, job_id: int) -> None:
         """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.

@@ -23,6 +23,7 @@ from .mounts import quote_path, split_path
 from .outer import drop_identity, drop_scope_identity, take_identity
 from .outer_values import digest_outer_values
 from .redirects import RedirectOk, seal_redirect_ok
+from .request_size import check_size, limit_body
 
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
@@ -49,7 +50,8 @@ def make_request(
     redirect_ok: RedirectOk | None = None,
     mount: str | None = None,
 ) -> JobRequest:
-    """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
+    """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app,
+    and RequestTooLarge for one larger than ``max_request``.
 
     ``environ`` is that of the request that starts the job, None outside of one. ``mount``: the path at which this app
     is mounted; None: as the environ says, or outside of a request not known yet.
@@ -60,6 +62,7 @@ def make_request(
         if method != "GET" or data is not None:
             raise ValueError("method and data come from the webob.Request: set them there")
         method, given = target.method, target.environ
+        limit_body(given, config.max_request)
         own_headers = {**read_given(given, start, as_user=as_user), **own_headers}
         body, content_type = target.body, given.get("CONTENT_TYPE", "")
         if body and content_type.lower().startswith("multipart/"):
@@ -85,7 +88,22 @@ def make_request(
     request = replace(request, left_out=list_left_out(start, request.headers))
     if not as_user:
         # The credentials that a browser sent are its user's, but the job has to know that there was a check of them.
-        return replace(request, anonymous=True, sent={} if SENT in given else None)
+        request = replace(request, anonymous=True, sent={} if SENT in given else None)
+    else:
+        request = _add_user(request, environ, given, own_headers, config)
+    check_size(request, config.max_request)
+    return request
+
+
+def _add_user(
+    request: JobRequest,
+    environ: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+    own_headers: Mapping[str, str],
+    config: Config,
+) -> JobRequest:
+    """Return the request of a job with what identifies the user of the starting request."""
+    start = environ or {}
     return replace(
         request,
         remote_addr=start.get("REMOTE_ADDR"),

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import bottle
 
-from backjob import BackJob, Jobs
+from backjob import BackJob, Jobs, RequestTooLarge
 
 from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
 
@@ -159,7 +159,8 @@ def background(callback: Callback | None = None, *, scope: str | Callable[[Any],
 
     ``@background`` between ``@app.post(…)`` and the function, or ``@background(retries=2, unique=True)`` with options
     of :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may
-    be a function of the request. One with uploaded files is refused with 415.
+    be a function of the request. One with uploaded files is refused with 415, and one larger than
+    ``max_request`` with 413.
     """
     if callback is None:
         return functools.partial(background, scope=scope, **options)
@@ -175,8 +176,12 @@ def background(callback: Callback | None = None, *, scope: str | Callable[[Any],
             if SENT in request.environ:  # for the callback's own checks; until now Origin was the site's own
                 put_back(request.environ, _GUARDS)
             return callback(*args, **kwargs)
-        again = _do_again(request, plugin.csrf_field)
-        job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
+        try:
+            request.backjob.limit_body(request.environ)
+            again = _do_again(request, plugin.csrf_field)
+            job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
+        except RequestTooLarge as error:
+            bottle.abort(413, str(error))
         return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, {"Content-Type": "application/json"})
 
     return start_or_run

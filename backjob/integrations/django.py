@@ -25,7 +25,7 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown
+from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown, RequestTooLarge
 
 from .again import NO_FILES
 from .django_cache import bypass_page_cache
@@ -116,7 +116,7 @@ def background(view: View | None = None, *, scope: str | Callable[[HttpRequest],
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function of the
     request. A class has it by method_decorator on ``dispatch``. The job is the very same request. One with uploaded
-    files is refused with 415.
+    files is refused with 415, and one larger than ``max_request`` with 413.
     """
     if view is None:
         return functools.partial(background, scope=scope, **options)
@@ -126,11 +126,15 @@ def background(view: View | None = None, *, scope: str | Callable[[HttpRequest],
         if request.backjob.is_worker:
             put_back_sent(request)
             return view(request, *args, **kwargs)
-        again = ask_again(request)
-        if again is None:
-            return JsonResponse({"error": NO_FILES}, status=415)
-        name = scope(request) if callable(scope) else scope
-        return JsonResponse({"id": request.backjob.start(again, scope=name, **options)}, status=202)
+        try:
+            request.backjob.limit_body(request.META)
+            again = ask_again(request)
+            if again is None:
+                return JsonResponse({"error": NO_FILES}, status=415)
+            name = scope(request) if callable(scope) else scope
+            return JsonResponse({"id": request.backjob.start(again, scope=name, **options)}, status=202)
+        except RequestTooLarge as error:
+            return JsonResponse({"error": str(error)}, status=413)
 
     return start_or_run
 

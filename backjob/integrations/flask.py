@@ -18,7 +18,7 @@ from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestTooLarge
 
 from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, header_key, keep_sent, make_again, put_back
 
@@ -82,7 +82,8 @@ def background(
     """Decorate a view, below ``@app.route``, to run it as a job: it answers 202 with the job's id, its body runs later.
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function, which is
-    called in the request. The job is the very same request. One with uploaded files is refused with 415.
+    called in the request. The job is the very same request. One with uploaded files is refused with 415,
+    and one larger than ``max_request`` with 413.
     """
     if view is None:
         return functools.partial(background, scope=scope, **options)
@@ -92,19 +93,30 @@ def background(
         if current_jobs.is_worker:
             _put_back()
             return current_app.ensure_sync(view)(*args, **kwargs)
-        is_form = request.mimetype in (FORM, "multipart/form-data")
-        has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
-        if has_files or (request.mimetype.startswith("multipart/") and not is_form):
-            return {"error": NO_FILES}, 415
-        # The form may be read already, and then it is gone from the body.
-        fields, tokens = _split_form()
-        body = urlencode(fields).encode() if is_form else request.get_data()
-        sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
-        again = make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
-        name = scope() if callable(scope) else scope
-        return {"id": current_jobs.start(again, scope=name, **options)}, 202
+        try:
+            again = _ask_again()
+            if again is None:
+                return {"error": NO_FILES}, 415
+            name = scope() if callable(scope) else scope
+            return {"id": current_jobs.start(again, scope=name, **options)}, 202
+        except RequestTooLarge as error:
+            return {"error": str(error)}, 413
 
     return start_or_run
+
+
+def _ask_again() -> Any:
+    """What start() takes to do this request once more, as a job; None for one with files."""
+    current_jobs.limit_body(request.environ)
+    is_form = request.mimetype in (FORM, "multipart/form-data")
+    has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
+    if has_files or (request.mimetype.startswith("multipart/") and not is_form):
+        return None
+    # The form may be read already, and then it is gone from the body.
+    fields, tokens = _split_form()
+    body = urlencode(fields).encode() if is_form else request.get_data()
+    sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
+    return make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:

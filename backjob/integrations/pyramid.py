@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPUnsupportedMediaType
+from pyramid.httpexceptions import HTTPRequestEntityTooLarge, HTTPUnsupportedMediaType
 from pyramid.interfaces import IDefaultCSRFOptions, IExecutionPolicy, ISessionFactory
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -26,7 +26,7 @@ from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from backjob import BackJob, Jobs
+from backjob import BackJob, Jobs, RequestTooLarge
 
 from .again import (
     FORM,
@@ -261,7 +261,8 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
 
     ``@view_config(…, decorator=background)``, or ``decorator=background(retries=2, unique=True)`` with options of
     :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may be
-    a function of the request. One with uploaded files is refused with 415.
+    a function of the request. One with uploaded files is refused with 415, and one larger than
+    ``max_request`` with 413.
     """
     if view is None:
         return functools.partial(background, scope=scope, **options)
@@ -274,7 +275,11 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
                 _put_back_sent(request)
             return view(context, request)
         name = scope(request) if callable(scope) else scope
-        job_id = request.backjob.start(_do_again(request), scope=name, **options)
+        try:
+            request.backjob.limit_body(request.environ)
+            job_id = request.backjob.start(_do_again(request), scope=name, **options)
+        except RequestTooLarge as error:
+            raise HTTPRequestEntityTooLarge(str(error)) from None
         return Response(status=202, json_body={"id": job_id})
 
     return start_or_run
