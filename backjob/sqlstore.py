@@ -265,7 +265,10 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
             statement = statement.where(func.coalesce(columns.lease_until, columns.held_until) == vouched_until)
         if move is Move.RETRY and attempt is None:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
-        return self._write(statement, values, marks)
+        is_made = self._write(statement, values, marks)
+        if is_made and move.target.is_final and self._database.sqlite_file is not None:
+            self._database.sqlite_file.known.has_deleted = True
+        return is_made
 
     def _write(
         self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False

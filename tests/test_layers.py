@@ -22,7 +22,7 @@ ORDER = (
     *("outer", "outer_values"),
     *("option_checks", "config", "settings", "backlog"),
     *("schema", "faults", "lost_answers", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions"),
-    *("engine", "clock", "statements", "store", "vouching"),
+    *("engine", "wal", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
     *("content_coding", "output", "error_pages"),

@@ -138,6 +138,13 @@ MUTANTS = [
         ("tests/test_deployment.py",),
     ),
     Mutant(
+        "the WAL keeps what was wiped",
+        "backjob/sqlstore.py",
+        "self._database.sqlite_file.known.has_deleted = True",
+        "self._database.sqlite_file.known.has_deleted = False",
+        ("tests/test_wal.py",),
+    ),
+    Mutant(
         "the seal is skipped",
         "backjob/keyring.py",
         'return base64.urlsafe_b64decode(self._newest.fernet.encrypt(head + b"\\n" + request.body))',
