@@ -11,6 +11,7 @@ from .errors import (
     JobNotFound,
     KeyringError,
     LaunchError,
+    RequestTooLarge,
     StoreError,
 )
 from .findings import Check, Finding
@@ -37,6 +38,7 @@ __all__ = [
     "Jobs",
     "KeyringError",
     "LaunchError",
+    "RequestTooLarge",
     "Status",
     "StoreError",
     "__version__",

@@ -55,9 +55,7 @@ class Outcome:
     ``error``: the reason of a failure in one line. ``location``: where the redirect leads with which it ended.
     """
 
-    def __init__(
-        self, job: Job, move: Move, text: str, progress: int, *, error: str = "", location: str = ""
-    ) -> None:
+    def __init__(self, job: Job, move: Move, text: str, progress: int, *, error: str = "", location: str = "") -> None:
         self._job = job
         self._told = about(job.id, job.attempt)
         self._move = move

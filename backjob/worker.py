@@ -18,6 +18,7 @@ from .ending import Ending, find_stop, holds_job_ended
 from .errors import JobEnded, Refused, StoreError, leaves
 from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
+from .job_environ import restore_environ
 from .jobs import Jobs
 from .judgement import Judgement, Run, explain_user, judge_answer, judge_exception
 from .left_out import LeftOut
@@ -25,7 +26,7 @@ from .logs import about, running
 from .no_job import Row
 from .outcome import Outcome, describe_refusal
 from .output import Output, append_line, cut_text, first_line
-from .request import find_user, restore_environ
+from .request import find_user
 from .response import Response
 from .shutdown import explain_reason, explain_stop
 from .signs import Signs
@@ -147,8 +148,7 @@ class CurrentJob(Jobs):
     ) -> None:
         """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
 
-        With ``retry=True`` it runs again while it has ``retries`` left. In a child of a fork it raises JobFailed
-        without an id, as outside of a job.
+        With ``retry=True`` it runs again while it has ``retries`` left. In a child of a fork it raises JobFailed.
         """
         if self._is_other(job_id, scope):
             super().fail(text, job_id, scope=scope)
