@@ -15,6 +15,7 @@ from webob.request import BaseRequest
 from .arguments import check_flags, check_numbers, check_scope, parse_id
 from .backend import Backend, Launch
 from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
+from .events import log_ended, log_started
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
 from .keyring import SealError, new_nonce
 from .lost_answers import one_call
@@ -173,6 +174,7 @@ class Jobs(NoJob):
             if job.status is Status.INPROGRESS and store.request_cancel(job.id):
                 return True
             if job.status is Status.STARTED and store.move(Move.CANCEL, job.id, attempt=job.attempt):
+                log_ended(Move.CANCEL, job.id, job.attempt, job)
                 return True
         return False
 
@@ -260,6 +262,7 @@ class Jobs(NoJob):
             backend.limits.note_recorder(self._environ, self._start_response)
             job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:  # from here on nothing raises: the record is committed
+            log_started(job_id, request)
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(new.delay)
@@ -275,7 +278,8 @@ class Jobs(NoJob):
         job = self._find_one(backend.store.get, job_id, None)
         text = cut_text(text, backend.config.max_output) if text is not None else None
         error = first_line(text or "") if move is Move.FAIL else ""
-        backend.store.move(move, job.id, text=text, error=error, progress=progress)
+        if backend.store.move(move, job.id, text=text, error=error, progress=progress):
+            log_ended(move, job.id, job.attempt, job, seconds=job.ran_for, reason=error)
 
     def _check_after_response(self) -> None:
         raise BackJobError("after_response needs a request: start the job from one, or leave the option away")
