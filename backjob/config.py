@@ -7,33 +7,40 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn
+from typing import Any
 
-from ._socket import check_ca_file, check_header, is_header_value
+from ._socket import check_ca_file, is_header_value
 from .address import Address, parse_connect
 from .cells import check_region
-from .errors import ConfigError
 from .headers import FORWARD_HEADERS
 from .job import JobStatus
 from .keyring import check_keys
+from .option_checks import (
+    check_function,
+    check_header_names,
+    check_methods,
+    check_number,
+    check_own_headers,
+    check_pattern,
+    check_redirects,
+    check_scope_limits,
+    check_whole,
+    check_with,
+    refuse,
+)
 from .outer import find_fault
-from .ranges import MOST, TIMEOUT, WHOLE, check_version, is_number, is_timeout, is_whole
-from .redirects import RedirectOk, check_redirect_ok
+from .ranges import MOST, TIMEOUT, check_version, is_timeout
+from .redirects import RedirectOk
 
 try:
     __version__ = version("backjob")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0"
 
-_OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
-_OWN_HEADERS |= {"transfer-encoding", "user-agent"}
-_LAUNCHER = ("check", "launch")
 MOST_SCOPE = 255
 """Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
@@ -158,6 +165,36 @@ class Config:
     """The key in the environ under which the app finds its jobs."""
 
     def __post_init__(self) -> None:
+        self._check_storage()
+        check_pattern("cache_prefix", self.cache_prefix, r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
+        check_pattern("environ_key", self.environ_key, r"[\x21-\x7e]+", "a name of printable ASCII characters")
+        check_with("app_version", self.app_version, check_version)
+        for name in ("create_table", "keeper"):
+            if not isinstance(getattr(self, name), bool):
+                refuse(name, "must be True or False")
+        check_redirects(self.redirect_ok)
+        if not is_timeout(self.error_timeout):
+            refuse("error_timeout", f"must be {TIMEOUT}")
+        for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
+            check_number(name, getattr(self, name), 0, MOST)
+        check_number("close_delay", self.close_delay, 0.01, 60)
+        check_number("lease", self.lease, 1, 86400)
+        check_whole("max_output", self.max_output)
+        if self.max_running != "auto":
+            check_whole("max_running", self.max_running, ', or "auto"')
+        check_whole("max_running_per_process", self.max_running_per_process)
+        check_scope_limits("max_running_per_scope", self.max_running_per_scope, MOST_SCOPE)
+        if self.monitor not in MONITORS:
+            refuse("monitor", f"must be one of {', '.join(MONITORS)}")
+        check_function("identify", self.identify, "an environ")
+        for name in HOOKS:
+            check_function(name, getattr(self, name), "a JobStatus")
+        check_methods("launcher", self.launcher, ("check", "launch"))
+        self._check_wire()
+        if fault := find_fault(self.forward_environ):
+            refuse("forward_environ", fault)
+
+    def _check_storage(self) -> None:
         if self.cache is not None:
             check_region(self.cache, is_alone=self.database is None)
         is_url = isinstance(self.database, str) or hasattr(self.database, "get_backend_name")
@@ -166,101 +203,17 @@ class Config:
             refuse("database", "must be an SQLAlchemy URL or Engine, or None with cache= set")
         if self.key is not None:
             check_keys(self.key, "key")
-        self._check_text("table_name", r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
-        self._check_text("cache_prefix", r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
-        self._check_text("environ_key", r"[\x21-\x7e]+", "a name of printable ASCII characters")
-        self._check_with("app_version", check_version)
-        for name in ("create_table", "keeper"):
-            if not isinstance(getattr(self, name), bool):
-                refuse(name, "must be True or False")
-        self._check_redirect_ok()
-        if not is_timeout(self.error_timeout):
-            refuse("error_timeout", f"must be {TIMEOUT}")
-        for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
-            self._check_number(name, 0, MOST)
-        self._check_number("close_delay", 0.01, 60)
-        self._check_number("lease", 1, 86400)
-        self._check_integer("max_output")
-        if self.max_running != "auto":
-            self._check_integer("max_running", ', or "auto"')
-        self._check_integer("max_running_per_process")
-        self._check_scopes()
-        if self.monitor not in MONITORS:
-            refuse("monitor", f"must be one of {', '.join(MONITORS)}")
-        self._check_functions()
-        if self.launcher is not None and not all(callable(getattr(self.launcher, name, None)) for name in _LAUNCHER):
-            refuse("launcher", f"must have the methods {' and '.join(_LAUNCHER)}")
-        self._check_wire()
-        if fault := find_fault(self.forward_environ):
-            refuse("forward_environ", fault)
-
-    def _check_redirect_ok(self) -> None:
-        try:
-            check_redirect_ok(self.redirect_ok)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(str(error)) from None
-
-    def _check_functions(self) -> None:
-        of = {"identify": "an environ", **dict.fromkeys(HOOKS, "a JobStatus")}
-        for name, what in of.items():
-            function = getattr(self, name)
-            if function is not None and (not callable(function) or inspect.iscoroutinefunction(function)):
-                refuse(name, f"must be a plain function of {what}")
-
-    def _check_scopes(self) -> None:
-        if not isinstance(self.max_running_per_scope, Mapping):
-            self._check_integer("max_running_per_scope", ", or a mapping of scopes to such numbers")
-            return
-        for scope, limit in self.max_running_per_scope.items():
-            if not isinstance(scope, str) or not 0 < len(scope) <= MOST_SCOPE:
-                refuse("max_running_per_scope", f"must name scopes of 1-{MOST_SCOPE} characters")
-            if not is_whole(limit):
-                refuse("max_running_per_scope", f"must have {WHOLE} for {scope[:40]!r}")
+        pattern, allowed = r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _"
+        check_pattern("table_name", self.table_name, pattern, allowed)
 
     def _check_wire(self) -> None:
-        """Whatever goes into a self-request's head: it stays one line each, and the whole well under 2 kB."""
+        """Check what goes into the head of a self-request: one line each, and well under 2 kB together."""
         if not is_header_value(self.user_agent) or not 0 < len(self.user_agent) <= 200:
             refuse("user_agent", "must be 1-200 printable ASCII characters")
-        self._check_with("ca_file", check_ca_file)
-        self._check_with("connect", parse_connect)
-        if not isinstance(self.forward_headers, (list, tuple)):
-            refuse("forward_headers", "must be a list of header names")
-        if not isinstance(self.connect_headers, Mapping):
-            refuse("connect_headers", "must be a mapping of header names to values")
-        try:
-            lines = [check_header(name, value) for name, value in self.connect_headers.items()]
-            for name in self.forward_headers:
-                check_header(name, "")
-        except ValueError as error:
-            refuse("connect_headers or forward_headers", f"is wrong: {error}")
-        own = [name for name, _ in lines if name.lower() in _OWN_HEADERS]
-        if own:
-            refuse("connect_headers", f"can't have {own[0]}: backjob writes that header itself")
-        if sum(len(name) + len(value) + 4 for name, value in lines) > 1024:
-            refuse("connect_headers", "must be at most 1024 bytes: some servers drop a head over 4096")
-
-    def _check_with(self, name: str, check: Callable[[str], object]) -> None:
-        value = getattr(self, name)
-        if value is not None and not isinstance(value, str):
-            refuse(name, "must be a str")
-        try:
-            if value is not None:
-                check(value)
-        except (OSError, ValueError) as error:
-            refuse(name, f"is wrong: {error}")
-
-    def _check_text(self, name: str, pattern: str, allowed: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            refuse(name, f"must be {allowed}")
-
-    def _check_number(self, name: str, least: float, most: float) -> None:
-        if not is_number(getattr(self, name), least, most):
-            refuse(name, f"must be a number from {least:g} to {most:.0f}")
-
-    def _check_integer(self, name: str, otherwise: str = "") -> None:
-        if not is_whole(getattr(self, name)):
-            refuse(name, f"must be {WHOLE}{otherwise}")
+        check_with("ca_file", self.ca_file, check_ca_file)
+        check_with("connect", self.connect, parse_connect)
+        check_header_names("forward_headers", self.forward_headers)
+        check_own_headers("connect_headers", self.connect_headers)
 
     @property
     def is_inline(self) -> bool:
@@ -293,8 +246,3 @@ def make_config(options: Mapping[str, Any]) -> Config:
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
             refuse(name, f"is no option of BackJob: {hint}")
     return Config(**options)
-
-
-def refuse(option: str, reason: str) -> NoReturn:
-    """Raise the ConfigError of an option."""
-    raise ConfigError(f"{option} {reason}")

@@ -17,18 +17,17 @@ from .backend import Backend, Launch
 from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
 from .events import log_ended, log_started
 from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
-from .keyring import SealError, new_nonce
+from .keyring import new_nonce
 from .lost_answers import one_call
 from .mounts import find_mount
 from .no_job import NoJob
 from .output import clean_text, cut_text, first_line
 from .process import name_response
 from .redirects import RedirectOk
-from .request import make_request, may_run_in, name_job
+from .request import make_request, name_job
+from .retrying import open_again
 
 Found = TypeVar("Found", Job, JobStatus)
-
-_OF_A_USER = "only one that was started with as_user=False can, for of others nothing is kept"
 
 
 class Jobs(NoJob):
@@ -124,17 +123,7 @@ class Jobs(NoJob):
         """
         backend = self._get_backend()
         job = self._find_one(backend.store.get, job_id, None)
-        if refusal := _refuse_retry(job):
-            raise BackJobError(f"Job {job.id} can't be started again: {refusal}")
-        try:
-            request = backend.keyring.unseal(job.id, job.uid, job.sealed)
-        except SealError:
-            why = "its request does not open: its key is missing here, or the record was changed"
-            raise BackJobError(f"Job {job.id} can't be started again: {why}") from None
-        if not request.anonymous:  # whatever the row says
-            raise BackJobError(f"Job {job.id} can't be started again: {_OF_A_USER}")
-        if backend.config.address is None and not may_run_in(backend.self_request.app, request):
-            raise BackJobError(f"Job {job.id} can't be started again here: it is another app's")
+        request = open_again(backend, job)
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
         return self._add(
@@ -289,16 +278,3 @@ class Jobs(NoJob):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
-
-
-def _refuse_retry(job: Job) -> str:
-    """Why it can't be started again by a person, or ""."""
-    if not job.is_readable:
-        return NEWER_RECORD
-    if not job.anonymous:
-        return _OF_A_USER
-    if not job.status.is_final:
-        return f"it has not ended, it is {job.status.name}"
-    if job.status is Status.COMPLETED:
-        return "it has completed"
-    return ""

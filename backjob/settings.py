@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .config import refuse
+from .option_checks import refuse
 from .redirects import load_redirect_ok
 
 

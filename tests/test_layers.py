@@ -20,7 +20,7 @@ ORDER = (
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers"),
     *("redirects", "corrections"),
     *("outer", "outer_values"),
-    *("config", "settings", "backlog"),
+    *("option_checks", "config", "settings", "backlog"),
     *("schema", "faults", "lost_answers", "sqlite_file", "postgresql", "engines", "dialects", "tables", "transactions"),
     *("engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
@@ -31,7 +31,7 @@ ORDER = (
     *("grace_period", "pruning", "keeper"),
     "backend",
     *("findings", "second_visit", "check", "notices"),
-    *("assembly", "arguments", "no_job", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
+    *("assembly", "arguments", "no_job", "retrying", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "middleware", "__init__"),
 )
 """A module imports only those before it. A new module gets its place here."""

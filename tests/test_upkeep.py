@@ -132,10 +132,10 @@ def test_what_can_not_be_started_again_says_why(site: Site) -> None:
 
     of_user = site.start("/job")
     waits = site.start("/job", as_user=False)
-    assert reason(of_user).startswith("only one that was started with as_user=False can")
+    assert reason(of_user).startswith("only a job that was started with as_user=False can")
     assert reason(waits) == "it has not ended, it is STARTED"
     site.application.jobs.cancel(of_user), site.application.jobs.cancel(waits)
-    assert reason(of_user).startswith("only one that was started with as_user=False can")
+    assert reason(of_user).startswith("only a job that was started with as_user=False can")
     site.sql("UPDATE background_job SET sealed = x'00' WHERE id = ?", waits)
     assert reason(waits) == "its request does not open: its key is missing here, or the record was changed"
     with pytest.raises(JobNotFound):

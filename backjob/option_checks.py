@@ -1,0 +1,113 @@
+"""Checks of single options. Each raises ConfigError, naming the option and what is allowed.
+
+Knows no option's default: see config.py, which says which check applies to which option.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from ._socket import check_header
+from .errors import ConfigError
+from .ranges import WHOLE, is_number, is_whole
+from .redirects import check_redirect_ok
+
+_OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
+_OWN_HEADERS |= {"transfer-encoding", "user-agent"}
+_MOST_HEADER_BYTES = 1024
+
+
+def refuse(option: str, reason: str) -> NoReturn:
+    """Raise the ConfigError of an option."""
+    raise ConfigError(f"{option} {reason}")
+
+
+def check_pattern(option: str, value: object, pattern: str, allowed: str) -> None:
+    """Refuse all but a str that matches the pattern as a whole."""
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        refuse(option, f"must be {allowed}")
+
+
+def check_number(option: str, value: object, least: float, most: float) -> None:
+    """Refuse all but a number in this range."""
+    if not is_number(value, least, most):
+        refuse(option, f"must be a number from {least:g} to {most:.0f}")
+
+
+def check_whole(option: str, value: object, otherwise: str = "") -> None:
+    """Refuse all but a whole number. ``otherwise`` says what else is allowed."""
+    if not is_whole(value):
+        refuse(option, f"must be {WHOLE}{otherwise}")
+
+
+def check_with(option: str, value: object, check: Callable[[str], object]) -> None:
+    """Refuse all but None and a str for which ``check`` raises neither OSError nor ValueError."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        refuse(option, "must be a str")
+    try:
+        check(value)
+    except (OSError, ValueError) as error:
+        refuse(option, f"is wrong: {error}")
+
+
+def check_function(option: str, value: object, argument: str) -> None:
+    """Refuse all but None and a plain function. ``argument`` says what it is called with."""
+    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
+        refuse(option, f"must be a plain function of {argument}")
+
+
+def check_methods(option: str, value: object, names: tuple[str, ...]) -> None:
+    """Refuse all but None and an object with these methods."""
+    if value is not None and not all(callable(getattr(value, name, None)) for name in names):
+        refuse(option, f"must have the methods {' and '.join(names)}")
+
+
+def check_redirects(value: Any) -> None:
+    """Refuse what ``redirect_ok`` can't be."""
+    try:
+        check_redirect_ok(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_scope_limits(option: str, value: object, most_scope: int) -> None:
+    """Refuse all but a whole number and a mapping of scopes, of up to ``most_scope`` characters, to such numbers."""
+    if not isinstance(value, Mapping):
+        check_whole(option, value, ", or a mapping of scopes to such numbers")
+        return
+    for scope, limit in value.items():
+        if not isinstance(scope, str) or not 0 < len(scope) <= most_scope:
+            refuse(option, f"must name scopes of 1-{most_scope} characters")
+        if not is_whole(limit):
+            refuse(option, f"must have {WHOLE} for {scope[:40]!r}")
+
+
+def check_header_names(option: str, value: object) -> None:
+    """Refuse all but a list of names of headers."""
+    if not isinstance(value, (list, tuple)):
+        refuse(option, "must be a list of header names")
+    try:
+        for name in value:
+            check_header(name, "")
+    except ValueError as error:
+        refuse(option, f"is wrong: {error}")
+
+
+def check_own_headers(option: str, value: object) -> None:
+    """Refuse all but a mapping of header names to values that can be added to the head of a self-request."""
+    if not isinstance(value, Mapping):
+        refuse(option, "must be a mapping of header names to values")
+    try:
+        lines = [check_header(name, text) for name, text in value.items()]
+    except ValueError as error:
+        refuse(option, f"is wrong: {error}")
+    own = [name for name, _ in lines if name.lower() in _OWN_HEADERS]
+    if own:
+        refuse(option, f"can't have {own[0]}: backjob writes that header itself")
+    if sum(len(name) + len(text) + 4 for name, text in lines) > _MOST_HEADER_BYTES:
+        refuse(option, f"must be at most {_MOST_HEADER_BYTES} bytes: some servers drop a head over 4096")
