@@ -17,8 +17,8 @@ from .config import Config
 from .decisions import Policy, Settlement, Vouched, decide
 from .duties import Duties
 from .errors import AddressError, Refused, StoreError, TimedOut, describe
-from .grace_period import GracePeriod, PossiblyLost
 from .events import log_ended
+from .grace_period import GracePeriod, PossiblyLost
 from .jitter import between, retry_delay
 from .job import Job, Move
 from .keyring import PROBE, Keyring, SealError

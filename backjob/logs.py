@@ -40,6 +40,16 @@ def about(job_id: int, attempt: int | None = None) -> dict[str, int | None]:
     return {"job": job_id, "attempt": attempt}
 
 
+class _OwnFilter(logging.Filter):
+    """Gives each of backjob's own records all attributes that some have, so that a formatter can name them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name in ("method", "path", "outcome", "seconds"):
+            if not hasattr(record, name):
+                setattr(record, name, None)
+        return True
+
+
 class JobFilter(logging.Filter):
     """Gives each record the attributes ``job`` and ``attempt``: those of the job in which it was made, or None.
 
@@ -75,7 +85,7 @@ class JobLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show the record, if a job made it. Waits for no database."""
         job = _current.get()
-        if job is None or record.name == "backjob":
+        if job is None or record.name.partition(".")[0] == "backjob":
             return
         try:
             text = self.format(record)
@@ -86,4 +96,5 @@ class JobLogHandler(logging.Handler):
                 job.show(text + "\n")
 
 
-logging.getLogger("backjob").addFilter(JobFilter())
+for _each in (JobFilter(), _OwnFilter()):
+    logging.getLogger("backjob").addFilter(_each)

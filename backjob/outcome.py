@@ -63,11 +63,11 @@ class Outcome:
         move: Move,
         text: str,
         progress: int,
+        seconds: float | None = None,
+        cause: BaseException | None = None,
         *,
         error: str = "",
         location: str = "",
-        seconds: float | None = None,
-        cause: BaseException | None = None,
     ) -> None:
         self._job = job
         self._told = about(job.id, job.attempt)

@@ -56,12 +56,11 @@ class Response:
     ) -> Callable[[bytes], None]:
         """Take status and headers from the app (PEP 3333). With ``exc_info`` they may replace earlier ones."""
         error = exc_info[1] if exc_info else sys.exc_info()[1]
-        error = error if error is not self._outer else None
+        self.exception = error = error if error is not self._outer else None
         cause = describe(error) if error is not None else ""
         try:
             if self.code and (self._has_body or not exc_info):
                 self._note_second_status(status, cause)
-                self.exception = error
                 if exc_info:
                     raise exc_info[1].with_traceback(exc_info[2])
                 raise AssertionError("start_response was called twice without exc_info")
@@ -69,7 +68,7 @@ class Response:
             exc_info = error = None  # no cycle through the traceback
         if not (status[:3].isascii() and status[:3].isdigit() and status[3:4] in ("", " ")):
             raise self._break(ValueError("start_response takes a status such as '200 OK'"))
-        self.status, self.code, self.error, self.exception = status, int(status[:3]), cause, error
+        self.status, self.code, self.error = status, int(status[:3]), cause
         self.headers = {name.lower(): value for name, value in headers}
         self.set_cookies = [value for name, value in headers if name.lower() == "set-cookie"]
         self._is_output = not self.breach and not self._is_left_out

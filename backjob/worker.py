@@ -295,6 +295,6 @@ class CurrentJob(Jobs):
         return retry and not self._signs.is_over and self._job.attempt <= self._job.retries
 
     def _settle(self, move: Move, text: str, error: str = "", cause: BaseException | None = None) -> None:
-        told = {"error": error, "location": self._location, "seconds": self._run.seconds, "cause": cause}
-        self._outcome = Outcome(self._job, move, text, self._signs.progress, **told)
+        told = {"error": error, "location": self._location}
+        self._outcome = Outcome(self._job, move, text, self._signs.progress, self._run.seconds, cause, **told)
         self._outcome.write_patiently(self._backend.store, self._backend.vouching)
