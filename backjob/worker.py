@@ -246,7 +246,7 @@ class CurrentJob(Jobs):
 
     def _give_sign(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""
-        self._signs.give()
+        self._signs.give_output()
         self._ending.is_live()
 
     def _find_out(self) -> Glance | None:

@@ -25,7 +25,7 @@ ORDER = (
     *("engine", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
-    *("content_coding", "output", "error_pages"),
+    *("content_coding", "tail", "output", "error_pages"),
     *("mounts", "request", "response", "wire", "path_proofs", "launcher", "monitor"),
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
     *("grace_period", "pruning", "keeper"),
