@@ -140,7 +140,7 @@ class Config:
     only corrects the job's own URL, nor a 307 or 308. Also per start()."""
 
     max_output: int = 1048576
-    """Bytes of UTF-8 that are kept of a job's output."""
+    """Bytes of UTF-8 that are kept of a job's output: the last ones, or up to an eighth less, on whole lines."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
     """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
