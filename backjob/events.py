@@ -5,6 +5,7 @@ One record for each of these events in the whole deployment. Knows the logger an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from typing import Any, Protocol
@@ -36,13 +37,15 @@ class Requested(Protocol):
 def log_started(job_id: int, request: Requested) -> None:
     """Log that a job was recorded."""
     fields = _describe(request)
-    log.info("Job %d started: %s", job_id, _name(fields), extra=about(job_id, 1) | fields)
+    with _unharmed():
+        log.info("Job %d started: %s", job_id, _name(fields), extra=about(job_id, 1) | fields)
 
 
 def log_begun(job_id: int, attempt: int, request: Requested) -> None:
     """Log that an attempt was claimed and begins to run."""
     fields = _describe(request)
-    log.info("Job %d begins, attempt %d: %s", job_id, attempt, _name(fields), extra=about(job_id, attempt) | fields)
+    with _unharmed():
+        log.info("Job %d begins, attempt %d: %s", job_id, attempt, _name(fields), extra=about(job_id, attempt) | fields)
 
 
 def log_ended(
@@ -62,18 +65,19 @@ def log_ended(
     """
     outcome = move.target.name.lower() if move is not Move.RETRY else "retried"
     fields = _describe(request) | {"outcome": outcome, "seconds": None if seconds is None else round(seconds, 3)}
-    log.log(
-        _LEVELS.get(move, logging.INFO),
-        "Job %d %s%s, attempt %d: %s%s",
-        job_id,
-        _WORDS.get(move, outcome),
-        "" if seconds is None else f" after {seconds:.1f} s",
-        attempt,
-        _name(fields),
-        f": {escape(reason)}" if reason else "",
-        exc_info=error,
-        extra=about(job_id, attempt) | fields,
-    )
+    with _unharmed():
+        log.log(
+            _LEVELS.get(move, logging.INFO),
+            "Job %d %s%s, attempt %d: %s%s",
+            job_id,
+            _WORDS.get(move, outcome),
+            "" if seconds is None else f" after {seconds:.1f} s",
+            attempt,
+            _name(fields),
+            f": {escape(reason)}" if reason else "",
+            exc_info=error,
+            extra=about(job_id, attempt) | fields,
+        )
 
 
 def log_late(job: Job, error: BaseException | None, *, is_child: bool = False) -> None:
@@ -82,6 +86,11 @@ def log_late(job: Job, error: BaseException | None, *, is_child: bool = False) -
         where = "in a process that it has forked" if is_child else "after its end"
         told = about(job.id, job.attempt)
         log.error("Job %d, attempt %d: exception %s", *told.values(), where, exc_info=error, extra=told)
+
+
+def _unharmed() -> contextlib.AbstractContextManager[None]:
+    """The write was made: no handler of the application's that raises changes that."""
+    return contextlib.suppress(Exception)
 
 
 def _describe(request: Requested) -> dict[str, Any]:

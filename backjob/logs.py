@@ -22,6 +22,8 @@ class Shown(Protocol):
         """Put this out. Raises nothing, and waits for no database."""
 
 
+_OWN = ("backjob", "backjob.security")
+"""The loggers of this package."""
 _current: ContextVar[Shown | None] = ContextVar("backjob", default=None)
 
 
@@ -85,7 +87,7 @@ class JobLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show the record, if a job made it. Waits for no database."""
         job = _current.get()
-        if job is None or record.name.partition(".")[0] == "backjob":
+        if job is None or record.name in _OWN:
             return
         try:
             text = self.format(record)
@@ -96,5 +98,6 @@ class JobLogHandler(logging.Handler):
                 job.show(text + "\n")
 
 
-for _each in (JobFilter(), _OwnFilter()):
-    logging.getLogger("backjob").addFilter(_each)
+for _name in _OWN:
+    logging.getLogger(_name).addFilter(JobFilter())
+logging.getLogger("backjob").addFilter(_OwnFilter())

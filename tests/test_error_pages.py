@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import sys
 import re
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable, Iterator
