@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
     *("keeper_thread", "bounded_calls", "cells", "idle_connections"),
-    *("process", "attempts", "transitions", "job", "decisions", "rows", "keyring", "app_id"),
+    *("process", "attempts", "transitions", "job", "events", "decisions", "rows", "keyring", "app_id"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers"),
     *("redirects", "corrections"),
     *("outer", "outer_values"),
@@ -25,7 +25,7 @@ ORDER = (
     *("engine", "wal", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
-    *("content_coding", "output", "error_pages"),
+    *("content_coding", "tail", "output", "error_pages"),
     *("mounts", "request_size", "request", "job_environ", "response", "wire"),
     *("short_tokens", "path_proofs", "own_address", "launcher", "monitor"),
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
