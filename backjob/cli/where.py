@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from backjob import BackJob, ConfigError
+from backjob.interrupts import resume
 
 FORMS = "a database URL (sqlite:///jobs.sqlite3), an ini file, or module:application"
 _INSIDE = ("wsgi_app", "wsgi", "registry", "backjob", "application", "app", "__wrapped__")
@@ -118,6 +119,8 @@ def _import(name: str) -> Any:
             return found() if path != name else found
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+    finally:
+        resume()
 
 
 def _read_module(where: str) -> dict[str, Any]:
