@@ -106,7 +106,8 @@ def _handle(handler: Callable[..., object]) -> None:
 
 def _is_command() -> bool:
     """Is this process ``backjob``, or ``python -m backjob``?"""
-    name, *_ = getattr(sys, "argv", None) or [""]
+    arguments: list[str] = getattr(sys, "argv", None) or [""]
+    name = arguments[0]
     if name == "-m":  # while Python looks for the module that is to run
         return ("-m", "backjob") in itertools.pairwise(sys.orig_argv)
     return os.path.basename(name) == "backjob"
