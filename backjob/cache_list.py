@@ -34,11 +34,12 @@ class JobList:
 
     def get(self, job_id: int) -> Job | None:
         """One record."""
-        return decode_job(self._cells.read(self._key(job_id)), self._now())
+        return self._decode(job_id, self._cells.read(self._key(job_id)))
 
     def get_many(self, job_ids: Iterable[int]) -> list[Job | None]:
         """Each of these records."""
-        return [decode_job(value, self._now()) for value in self._cells.read_many(map(self._key, job_ids))]
+        ids = list(job_ids)
+        return [self._decode(*each) for each in zip(ids, self._cells.read_many(map(self._key, ids)), strict=True)]
 
     def get_live(self, job_ids: Sequence[int]) -> list[Job]:
         """Those of these jobs, listed as live, that are. The others are struck off."""
@@ -70,7 +71,7 @@ class JobList:
 
         def put(value: bytes | None) -> bytes | None:
             nonlocal made
-            job = decode_job(value, self._now())
+            job = self._decode(job_id, value)
             made = change(job) if job is not None and job.is_readable else None
             return encode_job(made) if made is not None else None
 
@@ -174,6 +175,11 @@ class JobList:
             return new if new != value else None
 
         self._cells.change(self._index_key, change)
+
+    def _decode(self, job_id: int, value: bytes | None) -> Job | None:
+        """Return the record, or None: also for another job's record that was copied to the place of this one."""
+        job = decode_job(value, self._now())
+        return job if job is not None and job.id == job_id else None
 
     def _key(self, job_id: int) -> str:
         return f"{self._prefix}job-{job_id}"
