@@ -11,7 +11,7 @@ SECONDS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs servers chaos soak fuzz bench mutants audit clean
+.PHONY: demo test lint types docs servers chaos soak fuzz bench mutants audit constraints clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -47,6 +47,15 @@ soak: $(VENV)/dev.stamp
 # it: ARGS="records --seed 1 --round 2".
 fuzz: $(VENV)/dev.stamp
 	BACKJOB_CI=1 PYTHONPATH=tests $(BIN)/python -m fuzz $(or $(SECONDS),60) $(ARGS)
+
+# Known vulnerabilities of the versions in tests/constraints.txt. Needs the network.
+audit: $(VENV)/dev.stamp
+	tests/machine/audit $(ARGS)
+
+# After a CI run: keeps the versions that it ran with.
+constraints: $(VENV)/dev.stamp
+	{ grep '^#' tests/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > $(VENV)/constraints
+	mv $(VENV)/constraints tests/constraints.txt
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python tests/bench/bench.py $(ARGS)
