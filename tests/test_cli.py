@@ -588,15 +588,18 @@ from backjob.integrations.flask import FlaskBackJob
 print("This is noise.")
 database = "sqlite:///{path}"
 inner = BackJob(print, database=database)
+jobs = inner.jobs
 flask = Flask("found")
-FlaskBackJob(flask, database=database)
+extension = FlaskBackJob(flask, database=database)
 flask.wsgi_app = ProxyFix(flask.wsgi_app)
 bottle = Bottle()
-bottle.install(BackJobPlugin(database=database))
+plugin = bottle.install(BackJobPlugin(database=database))
+
+config = Configurator(settings={{"backjob.database": database}})
+config.include("backjob.integrations.pyramid")
+config.commit()
 
 def make_pyramid():
-    with Configurator(settings={{"backjob.database": database}}) as config:
-        config.include("backjob.integrations.pyramid")
     return config.make_wsgi_app()
 """
 
@@ -606,10 +609,11 @@ def test_an_app_is_found_in_a_module(site: Site, tmp_path: Path) -> None:
     finish(site)
     listed = run("-A", "found_app:inner", "list", "--json").stdout
     assert len(json.loads(listed)) == 1
-    names = ("inner", "flask", "bottle", "make_pyramid()")
+    names = ("inner", "jobs", "inner.jobs", "flask", "extension", "bottle", "plugin")
+    names += ("config", "config.registry", "make_pyramid()")
     found = [call("-A", f"found_app:{name}", "list", "--json").stdout for name in names]
     sys.modules.pop("found_app")
-    assert found == [listed] * 4
+    assert found == [listed] * len(names)
 
 
 INI = """
@@ -732,6 +736,7 @@ def test_no_application_is_named() -> None:
         ("broken_app:application", r"can't be imported: ValueError: no \\x1b\[31mfigures"),
         ("leaving_app:application", "can't be imported: SystemExit: 3"),
         ("json:nothing", "can't be imported: AttributeError: module 'json' has no attribute 'nothing'"),
+        ("backjob.integrations.flask:current_jobs", "is no BackJob, and none is inside of it"),
         ("json:dumps", r"json:dumps is no BackJob, and none is inside of it \(as its wsgi_app, wsgi, registry"),
         ("http://127.0.0.1:8000", "WHERE names no server: the address of one is for --connect"),
         ("missing.ini", "missing.ini can't be read: No such file or directory"),
