@@ -150,7 +150,7 @@ class Backend:
             self.dispatcher.look_after(wait)
 
     def _note_silence(self, launch: Launch) -> None:
-        """Say in the job's status text that nothing has answered. This process, a command for example, does not retry."""
+        """Say in the status text that nothing has answered. A process like this one, a command, does not retry."""
         if self.launcher is self.self_request and self.config.address is not None:
             silence = explain_silence(self.config.address, self.config.close_delay)
             text = f"Not launched yet: {silence}"
