@@ -20,6 +20,9 @@ KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
 """The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
 _NO_URL = "database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3"
 _SQLITE_WAIT = 0.02
+_MISSPELT = {"mysql2": "mysql", "pgsql": "postgresql", "postgres": "postgresql", "psql": "postgresql"}
+_MISSPELT |= {"sqlite3": "sqlite"}
+"""Names that other libraries and hosting services give to databases in URLs, and SQLAlchemy's own."""
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """Which one is meant where the URL names none: those that the package's extras bring."""
 # In seconds, but for tcp_user_timeout. A server that takes the connection and never answers is noticed as well.
@@ -119,6 +122,8 @@ def bare_engine(engine: Engine) -> Engine:
 
 def _check_kind(name: str) -> None:
     if name not in KINDS:
+        if meant := _MISSPELT.get(name.lower()):
+            raise ConfigError(f"database must begin with {meant}:// or {meant}+driver://, not {name}: write {meant}://")
         make_url(f"{name}://").get_dialect()  # raises where the name is nobody's
         raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .config import Config
@@ -36,6 +36,9 @@ _PASSING = frozenset({408, 425, 429})
 """The 4xx that ask to try again later (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)."""
 _SERVER_ERRORS = range(500, 600)
 _REFUSALS = frozenset({401, 403})
+_OF_HOST = frozenset({400, 421})
+"""Answers to a Host that the app does not allow."""
+_LACKS_SITE = 'the job was started outside of a request: set site_url="https://…" to the URL that people use'
 _LONG_WAIT = 60.0
 """Seconds of waiting after which credentials may have expired."""
 
@@ -165,10 +168,23 @@ def write_duration(seconds: float) -> str:
 
 def _hint_at(code: int, run: Run) -> str:
     hint = explain_refusal(run) if code in _REFUSALS else ""
+    if code in _OF_HOST and run.request.lacks_site:
+        hint = _LACKS_SITE
     return (f": {hint}" if hint else "") + run.left_out.explain_response(code)
 
 
 def _judge_redirect(code: int, headers: Mapping[str, str], run: Run) -> Judgement:
+    judgement = _judge_location(code, headers, run)
+    if judgement.reason and run.request.lacks_site and _leads_to_https(headers.get("location", ""), run):
+        return replace(judgement, reason=f"{judgement.reason}; {_LACKS_SITE}")
+    return judgement
+
+
+def _leads_to_https(location: str, run: Run) -> bool:
+    return run.request.scheme == "http" and location[:6].lower() == "https:"
+
+
+def _judge_location(code: int, headers: Mapping[str, str], run: Run) -> Judgement:
     location = headers.get("location", "")
     if code == 304:
         return Judgement(

@@ -22,6 +22,8 @@ class Shown(Protocol):
         """Put this out. Raises nothing, and waits for no database."""
 
 
+_OWN = ("backjob", "backjob.security")
+"""The loggers of this package."""
 _current: ContextVar[Shown | None] = ContextVar("backjob", default=None)
 
 
@@ -75,7 +77,7 @@ class JobLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show the record, if a job made it. Waits for no database."""
         job = _current.get()
-        if job is None or record.name == "backjob":
+        if job is None or record.name in _OWN:
             return
         try:
             text = self.format(record)
@@ -86,4 +88,5 @@ class JobLogHandler(logging.Handler):
                 job.show(text + "\n")
 
 
-logging.getLogger("backjob").addFilter(JobFilter())
+for _name in _OWN:
+    logging.getLogger(_name).addFilter(JobFilter())

@@ -16,6 +16,7 @@ from typing import TypeGuard
 from ._socket import Connection, is_done
 from .config import Config
 from .decisions import ABSENCE
+from .diagnosis import hide_places
 from .errors import Busy, LaunchError, NotHome, OutsideMount, StoreError
 from .jitter import backoff, outage_backoff
 from .job import FINAL, Glance, Job, JobRequest, Move, Status
@@ -100,16 +101,16 @@ class Monitor:
 
     def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, failed_for: float = 0) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
-        is_outage = not error.is_of_job and self._has_worked()
+        is_outage = not error.is_of_job and self._has_worked(error)
         if failed_for >= ABSENCE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
             # A launch that came twice finds its job ended: that is nobody's failure.
-            reason = f"The job can't be launched: {error}"
+            reason = f"The job can't be launched: {hide_places(str(error))}"
             if self._store.move(Move.FAIL, job_id, attempt=attempt, text=reason, error=first_line(reason)):
                 log.error("Job %d can't be launched: %s", job_id, error, extra=about(job_id, attempt))
             return 0.0
         wait = outage_backoff(failed_for) if is_outage else backoff(failed_for)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error, extra=about(job_id, attempt))
-        text = f"Not launched yet, next try in {wait:.0f} s: {error}"
+        text = f"Not launched yet, next try in {wait:.0f} s: {hide_places(str(error))}"
         self._store.note_launch_failure(job_id, attempt, holder, text, wait, failed_for)
         if is_outage and len(self._put_off) < _MOST_PUT_OFF:
             self._put_off[job_id] = attempt, holder
@@ -127,9 +128,9 @@ class Monitor:
             with contextlib.suppress(StoreError):  # then each of them waits for its own next try
                 self._store.hold(job_id, attempt, holder, None, 0)
 
-    def _has_worked(self) -> bool:
+    def _has_worked(self, error: LaunchError) -> bool:
         """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
-        if not self._launcher.has_worked:
+        if not self._launcher.has_worked and not error.is_denied:
             ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None)
             home = self._launcher.home
             self._launcher.has_worked = any(job.started_at is not None and job.app_id == home for job in ran)
@@ -208,8 +209,8 @@ class Monitor:
         self._store.hold(job.id, job.attempt, self.owner, None, 0)
         return Verdict.AWAY
 
-    def _note_success(self) -> None:
-        self._launcher.has_worked = True
+    def _note_success(self, connection: Connection) -> None:
+        self._launcher.note_proof(connection.address)
         self.end_outage()
 
     def _wait(
@@ -278,19 +279,20 @@ class Monitor:
 
     def _judge(self, job: Job, token: Token, request: JobRequest, connection: Connection) -> Verdict:
         answer = connection.answer
-        if is_proof(answer, token, "ended"):
-            self._note_success()
-            return Verdict.ENDED
-        if is_proof(answer, token, "full"):
-            self._note_success()
-            self._store.note_full(job.id, job.attempt, self.owner)
-            return Verdict.FULL
+        is_full = is_proof(answer, token, "full")
+        if is_full or is_proof(answer, token, "ended"):
+            self._note_success(connection)
+            if is_full:
+                self._store.note_full(job.id, job.attempt, self.owner)
+            return Verdict.FULL if is_full else Verdict.ENDED
         if is_proof(answer, token, "version"):
             self._launcher.has_worked = True
             raise LaunchError(f"{connection.address} has another app_version than this job's, {job.app_version!r}")
         glance = self._store.glance(job.id)
-        if _is_at(glance, job, Status.STARTED) and not is_proof(answer, token, "refused"):
-            raise self._launcher.doubt(connection, token, request)
+        if not is_proof(answer, token, "refused"):
+            self._launcher.forget_proofs()
+            if _is_at(glance, job, Status.STARTED):
+                raise self._launcher.doubt(connection, token, request)
         return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
 
 

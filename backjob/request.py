@@ -17,16 +17,18 @@ from ._socket import check_method, check_target, is_header_value
 from .config import Config
 from .errors import IdentityUnknown
 from .forms import FORM, encode_form
-from .headers import CONDITIONAL, check_headers, list_left_out, read_given, select_distinct
+from .headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
 from .job import JobRequest
-from .mounts import quote_path, split_path
+from .mounts import check_segments, quote_path, split_path
 from .outer import drop_identity, drop_scope_identity, take_identity
 from .outer_values import digest_outer_values
 from .redirects import RedirectOk, seal_redirect_ok
 
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
-that JSON takes. In the job its environ has it again."""
+that JSON takes, with the browser's ``headers`` by their keys. In the job its environ has it again."""
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+"""The methods of RFC 9110, section 9.3, without CONNECT, and of RFC 5789."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
@@ -52,7 +54,7 @@ def make_request(
     """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
 
     ``environ`` is that of the request that starts the job, None outside of one. ``mount``: the path at which this app
-    is mounted; None: as the environ says, or outside of a request not known yet.
+    is mounted; None: as the environ says, or outside of a request as ``site_url`` says, or else not known yet.
     """
     start, given, own_headers = environ or {}, {}, check_headers(headers, as_user=as_user)
     body, content_type = (encode_form(data, "data").encode("ascii"), FORM) if data is not None else (b"", "")
@@ -67,11 +69,15 @@ def make_request(
         path = quote_path(given.get("SCRIPT_NAME", "") + given.get("PATH_INFO", ""))
         target = path + (target.query_string and "?" + target.query_string)
     target = _add_params(check_target(target), params)
+    check_segments(target)
     if mount is None and environ is not None:
         mount = environ.get("SCRIPT_NAME", "")
+    site = config.site if environ is None else None
+    if mount is None and site is not None:
+        mount = site.mount or None
     script_name, path_info = split_path(target, mount)
     request = JobRequest(
-        method=check_method(method),
+        method=_read_method(method),
         target=target,
         script_name=script_name,
         path_info=path_info,
@@ -79,22 +85,32 @@ def make_request(
         body=body,
         content_type=content_type if is_header_value(content_type) else "",
         headers=_take_headers(start, config, own_headers, as_user=as_user),
-        scheme=environ["wsgi.url_scheme"] if environ else "https" if config.address and config.address.tls else "http",
+        variables=site.variables if site else {},
+        scheme=environ["wsgi.url_scheme"] if environ else _find_scheme(config),
         redirect_ok=seal_redirect_ok(redirect_ok),
     )
     request = replace(request, left_out=list_left_out(start, request.headers))
     if not as_user:
-        # The credentials that a browser sent are its user's, but the job has to know that there was a check of them.
-        return replace(request, anonymous=True, sent={} if SENT in given else None)
+        sent = {"headers": keep_origin(given[SENT].get("headers", {}))} if SENT in given else None
+        return replace(request, anonymous=True, sent=sent)
     return replace(
         request,
         remote_addr=start.get("REMOTE_ADDR"),
         remote_user=start.get("REMOTE_USER") or None,
-        variables=take_identity(start, config.forward_environ),
+        variables={**request.variables, **take_identity(start, config.forward_environ)},
         outer=None if environ is None else digest_outer_values(environ, config.environ_key, config.forward_environ),
         user=find_user(environ, config) if environ is not None and not _has_own_user(own_headers, start) else None,
         sent=given.get(SENT),
     )
+
+
+def _read_method(method: str) -> str:
+    """Return a method as servers take it. RFC 9110's own are upper-cased; they are case-sensitive (section 9.1)."""
+    if isinstance(method, str) and method.upper() in _METHODS:
+        return method.upper()
+    if check_method(method) != method.upper():
+        raise ValueError(f"method must be in upper case, because some servers refuse others: write {method.upper()!r}")
+    return method
 
 
 def _take_headers(
@@ -105,6 +121,13 @@ def _take_headers(
     taken = {key: start[key] for key in keys if start.get(key)}
     taken |= _take_site(start, config)
     return {**taken, **{key: value for key, value in own_headers.items() if value or key not in taken}}
+
+
+def _find_scheme(config: Config) -> str:
+    """Return the scheme of a job that was started outside of a request."""
+    if config.site:
+        return config.site.scheme
+    return "https" if config.address and config.address.tls else "http"
 
 
 def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> bool:
@@ -222,7 +245,8 @@ def name_user(request: JobRequest) -> str:
 
 def name_job(request: JobRequest, scope: str, config: Config, headers: Mapping[str, str] | None) -> str:
     """Return a text that is equal for equal jobs of one user; no more than a digest of it is kept."""
-    site = (request.scheme, request.headers.get("HTTP_HOST"))
+    forwarded = {key: value for key, value in request.headers.items() if key.startswith("HTTP_X_FORWARDED_")}
+    site = (request.scheme, request.headers.get("HTTP_HOST"), sorted(forwarded.items()))
     what = (request.method, request.target, request.content_type, request.body)
     user = "" if request.anonymous else name_user(request)
     distinct = {**select_distinct(request.headers, config.forward_keys), **check_headers(headers, as_user=True)}
@@ -248,14 +272,16 @@ def _add_params(target: str, params: Any) -> str:
 
 def mount_request(environ: Mapping[str, Any] | None, config: Config) -> JobRequest:
     """A request to where the app is mounted, with nothing of a user in it; outside of a request to the root."""
-    script_name = environ.get("SCRIPT_NAME", "") if environ else ""
+    mount = config.site.mount if config.site else ""
+    script_name = environ.get("SCRIPT_NAME", "") if environ else mount
     return JobRequest("POST", "/", script_name=script_name, path_info="/", headers=_take_site(environ, config))
 
 
 def _take_site(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
     """Where the site is, for people: an anonymous job needs to know that too."""
     environ = environ or {}
-    host = environ.get("HTTP_HOST") or (config.address.authority if config.address else "")
+    default = config.site or config.address
+    host = environ.get("HTTP_HOST") or (default.authority if default else "")
     keys = {f"HTTP_X_FORWARDED_{name.upper()}" for name in _OF_THE_SITE}.intersection(config.forward_keys)
     return {key: value for key, value in (("HTTP_HOST", host), *((key, environ.get(key)) for key in keys)) if value}
 
@@ -267,9 +293,3 @@ def _find_origin(environ: Mapping[str, Any]) -> str:
         for name, otherwise in (("PROTO", environ["wsgi.url_scheme"]), ("HOST", environ["HTTP_HOST"]))
     )
     return f"{scheme}://{host}"
-
-
-def wire_host(request: JobRequest, otherwise: str) -> str:
-    """The Host header of a self-request: the user's, as a value only, if it can stand in a line of the head."""
-    host = request.headers.get("HTTP_HOST", "")
-    return host if is_header_value(host) and 0 < len(host) <= 255 else otherwise

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from .arguments import check_exception, check_text, parse_id
+from .arguments import AnyId, check_exception, check_text, parse_id
 from .backend import Backend, Launch
 from .children import refuse_to_send
 from .cookies import warn_of_changed
@@ -132,26 +132,26 @@ class CurrentJob(Jobs):
             self._signs.hasten()
         return was_live
 
-    def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
+    def finish(self, text: str | None = None, job_id: AnyId = None, *, scope: str | None = None) -> None:
         """Complete this job now (or, by id, another that runs). What it writes later is dropped.
 
-        In a child of a fork it does what it does outside of a job: nothing, without an id.
+        In a child of a fork it does nothing without an id, as outside of a job.
         """
-        if self._is_other(job_id):
-            super().finish(text, job_id)
-            return
-        if self._ending.is_live():
+        if self._is_other(job_id, scope):
+            super().finish(text, job_id, scope=scope)
+        elif self._ending.is_live():
             self._complete(cut_text(text, self._backend.config.max_output) if text is not None else None)
 
-    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = False) -> None:
+    def fail(
+        self, text: str | None = None, job_id: AnyId = None, retry: bool = False, *, scope: str | None = None
+    ) -> None:
         """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
 
-        With ``retry=True`` it runs again while it has ``retries`` left.
-
-        In a child of a fork it does what it does outside of a job: without an id it raises JobFailed.
+        With ``retry=True`` it runs again while it has ``retries`` left. In a child of a fork it raises JobFailed
+        without an id, as outside of a job.
         """
-        if self._is_other(job_id):
-            super().fail(text, job_id)
+        if self._is_other(job_id, scope):
+            super().fail(text, job_id, scope=scope)
             return
         if not self._ending.is_live():
             return
@@ -220,9 +220,10 @@ class CurrentJob(Jobs):
                 if self._find_out() is None:
                     self._signs.stop()
 
-    def _is_other(self, job_id: int | str | None) -> bool:
-        """Is this not about the job that this very process runs?"""
-        return not self._signs.is_at_home or (job_id is not None and parse_id(job_id) != self.job_id)
+    def _is_other(self, job_id: AnyId, scope: str | None) -> bool:
+        """Is this not about the job that this very process runs, or with another scope, which is then refused?"""
+        is_own = job_id is None or (parse_id(job_id) == self.job_id and scope in (None, self._job.scope))
+        return not self._signs.is_at_home or not is_own
 
     def _check_after_response(self) -> None:
         """A job's response is its outcome: what is to follow it waits for that."""

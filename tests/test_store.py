@@ -1068,6 +1068,14 @@ def test_a_glance_shows_what_moves(store: Store, status: Status) -> None:
     assert glance.status is status  # type: ignore[union-attr]
 
 
+def test_find_has_the_end_of_each_text(store: Store) -> None:
+    text = "".join(f"line {number} é 😀\n" for number in range(100))
+    job_id = run_by(store, "run")
+    assert store.touch(job_id, 1, 5, text, 30)
+    for most, end in ((500, text[-500:]), (7, text[-7:]), (0, ""), (5000, text), (None, text)):
+        assert [job.status_text for job in store.find(None, None, 9, None, most)] == [end]
+
+
 def test_find(store: Store) -> None:
     by_status = {status: [bring_to(store, status, scope=scope) for scope in ("a", "b", "A")] for status in Status}
     all_ids = sorted(itertools.chain(*by_status.values()), reverse=True)

@@ -97,7 +97,7 @@ MUTANTS = [
     ),
     Mutant(
         "a claim that was lost is taken as won",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "if not backend.store.claim(",
         "if backend.store.claim(",
         ("tests/test_tokens.py", "tests/test_worker.py"),
@@ -634,8 +634,8 @@ MUTANTS = [
     Mutant(
         "a proxy's time-out ends a job that runs",
         "backjob/monitor.py",
-        "if _is_at(glance, job, Status.STARTED) and not is_proof(",
-        "if glance and not is_proof(",
+        "            if _is_at(glance, job, Status.STARTED):\n",
+        "            if glance:\n",
         ("tests/test_monitor.py",),
     ),
     Mutant(
@@ -739,7 +739,7 @@ MUTANTS = [
     Mutant(
         "an outage counts as a wrong setting",
         "backjob/monitor.py",
-        "is_outage = not error.is_of_job and self._has_worked()",
+        "is_outage = not error.is_of_job and self._has_worked(error)",
         "is_outage = False",
         ("tests/test_outage.py",),
     ),
@@ -759,10 +759,31 @@ MUTANTS = [
     ),
     Mutant(
         "a launch that arrives proves nothing",
-        "backjob/launcher.py",
+        "backjob/own_address.py",
         "address = self._sent.pop(nonce, None)",
         "address = self._sent.pop(nonce, None) and None",
         ("tests/test_launcher.py",),
+    ),
+    Mutant(
+        "an address of connect= that has failed gets the next job unproven",
+        "backjob/own_address.py",
+        "        if address.found == CONNECT:\n",
+        "        if False:\n",
+        ("tests/test_taken_over_port.py",),
+    ),
+    Mutant(
+        "a visitor's Host is on the wire to connect=",
+        "backjob/wire.py",
+        "            host=address.wire_host,",
+        '            host="internal.test",',
+        ("tests/test_wire_host.py",),
+    ),
+    Mutant(
+        "a Host that a proxy's header brought is taken for the one that the server has seen",
+        "backjob/discovery.py",
+        "    if not original and any(name",
+        "    if False and any(name",
+        ("tests/test_wire_host.py",),
     ),
     Mutant(
         "a client's scheme decides",
@@ -964,7 +985,7 @@ MUTANTS = [
     ),
     Mutant(
         "what a job is cancelled by is a second old",
-        "backjob/jobs.py",
+        "backjob/existing_jobs.py",
         "self._find_one(store.get, job_id, scope)).status.is_final",
         "self._find_one(store.status, job_id, scope)).status.is_final",
         ("tests/test_cache.py::test_nothing_is_decided_by_what_the_cache_says",),
@@ -999,7 +1020,7 @@ MUTANTS = [
     ),
     Mutant(
         "a job of another app is run here",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "if not may_run_in(backend.self_request.app, request):",
         "if False:",
         ("tests/test_tokens.py",),
@@ -1285,8 +1306,29 @@ MUTANTS = [
         ("tests/test_shutdown.py",),
     ),
     Mutant(
+        "a probe works twice",
+        "backjob/short_tokens.py",
+        "is_new = token.nonce not in self._taken",
+        "is_new = True",
+        ("tests/test_tokens.py",),
+    ),
+    Mutant(
+        "a probe lives for ever",
+        "backjob/short_tokens.py",
+        "if not -_AHEAD <= self._now().timestamp() - int(made_at) <= LIFETIME:",
+        "if False:",
+        ("tests/test_tokens.py",),
+    ),
+    Mutant(
+        "background starts jobs by any method",
+        "backjob/integrations/again.py",
+        "    if method.upper() in methods:",
+        "    if True:",
+        ("tests/test_bottle.py",),
+    ),
+    Mutant(
         "a target outside of the mount breaks its worker's request",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "        except OutsideMount as error:",
         "        except ZeroDivisionError as error:",
         ("tests/test_targets_outside.py",),
