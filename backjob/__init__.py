@@ -1,5 +1,6 @@
 """backjob: run any URL of a WSGI app in the background, in the web server that is already there."""
 
+from . import interrupts as interrupts  # before all others: Ctrl-C may come while they are imported
 from .config import Config, __version__
 from .errors import (
     AddressError,

@@ -44,11 +44,12 @@ class JobList:
         """One record."""
         value, deployment = self._cells.read_many([self._key(job_id), self._deployment_key])
         self._deployment = deployment or self._deployment
-        return decode_job(value, self._now())
+        return self._decode(job_id, value)
 
     def get_many(self, job_ids: Iterable[int]) -> list[Job | None]:
         """Each of these records."""
-        return [decode_job(value, self._now()) for value in self._cells.read_many(map(self._key, job_ids))]
+        ids = list(job_ids)
+        return [self._decode(*each) for each in zip(ids, self._cells.read_many(map(self._key, ids)), strict=True)]
 
     def get_live(self, job_ids: Sequence[int]) -> list[Job]:
         """Those of these jobs, listed as live, that are. The others are struck off."""
@@ -80,7 +81,7 @@ class JobList:
 
         def put(value: bytes | None) -> bytes | None:
             nonlocal made
-            job = decode_job(value, self._now())
+            job = self._decode(job_id, value)
             made = change(job) if job is not None and job.is_readable else None
             return encode_job(made) if made is not None else None
 
@@ -197,6 +198,11 @@ class JobList:
             return new if new != value else None
 
         self._cells.change(self._index_key, change)
+
+    def _decode(self, job_id: int, value: bytes | None) -> Job | None:
+        """Return the record, or None: also for another job's record that was copied to the place of this one."""
+        job = decode_job(value, self._now())
+        return job if job is not None and job.id == job_id else None
 
     @property
     def _deployment_key(self) -> str:

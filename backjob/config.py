@@ -145,7 +145,7 @@ class Config:
     only corrects the job's own URL, nor a 307 or 308. Also per start()."""
 
     max_output: int = 1048576
-    """Bytes of UTF-8 that are kept of a job's output."""
+    """Bytes of UTF-8 that are kept of a job's output: the last ones, or up to an eighth less, on whole lines."""
 
     max_request: int = 1048576
     """Bytes that a job's request may have: body, URL, headers and what else is sealed in its record. A larger one is

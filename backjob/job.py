@@ -181,6 +181,11 @@ class Job:
         return max(0.0, (self.read_at - self.due_at).total_seconds())
 
     @property
+    def ran_for(self) -> float | None:
+        """Seconds for which its attempt ran until it was read; None for one that has not begun."""
+        return (self.read_at - self.started_at).total_seconds() if self.started_at is not None else None
+
+    @property
     def launch_failed_for(self) -> float:
         """Seconds for which its launches do not get through, without its waits for a place or a slot; 0: none failed.
 

@@ -16,6 +16,7 @@ from webob.request import BaseRequest
 from .arguments import check_flags, check_numbers, check_options, check_scope
 from .backend import Backend, Launch
 from .errors import BackJobError
+from .events import log_started
 from .existing_jobs import ExistingJobs
 from .job import JobRequest, NewJob
 from .keyring import new_nonce
@@ -193,6 +194,7 @@ class Jobs(ExistingJobs):
             backend.limits.note_recorder(self._environ, self._start_response)
             job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:  # from here on nothing raises: the record is committed
+            log_started(job_id, request)
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(new.delay)

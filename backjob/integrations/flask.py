@@ -49,6 +49,8 @@ class FlaskBackJob:
 
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
         self._options = options
+        self.application: BackJob | None = None
+        """The BackJob of the app that was initialized last. The command finds it here."""
         if app is not None:
             self.init_app(app)
 
@@ -62,7 +64,7 @@ class FlaskBackJob:
             # Flask-Login binds a session to the browser, which it knows by this header.
             forwarded = (*forwarded, "User-Agent")
         options = {"identify": identify, **options, "forward_headers": forwarded}
-        app.extensions[_NAME] = application = BackJob(app.wsgi_app, **options)
+        app.extensions[_NAME] = self.application = application = BackJob(app.wsgi_app, **options)
         app.wsgi_app = application  # type: ignore[method-assign]
         app.handle_user_exception = _noting(app.handle_user_exception)  # type: ignore[assignment, method-assign]
         app.context_processor(lambda: {"current_jobs": current_jobs})

@@ -1564,4 +1564,40 @@ MUTANTS = [
         "with contextlib.nullcontext():",
         ("tests/test_logs.py",),
     ),
+    # One for each fuzzer: see tests/fuzz.
+    Mutant(
+        "a few characters of a token's signature are enough",
+        "backjob/keyring.py",
+        "if hmac.compare_digest(mac, _mac(subkeys.token, head)):",
+        "if mac[:1] == _mac(subkeys.token, head)[:1]:",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[tokens]",),
+    ),
+    Mutant(
+        "a proof may be cut",
+        "backjob/proofs.py",
+        "token.prove(outcome).encode() in answer.raw",
+        "token.prove(outcome)[:-1].encode() in answer.raw",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[answers]",),
+    ),
+    Mutant(
+        "a sealed request runs in another row with its uid",
+        "backjob/keyring.py",
+        "if (sealed_id, sealed_uid) != (job_id, uid):",
+        "if sealed_uid != uid:",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[records]",),
+    ),
+    Mutant(
+        "a cache's record of another job is taken for this one",
+        "backjob/cache_list.py",
+        "return job if job is not None and job.id == job_id else None",
+        "return job",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[index]",),
+    ),
+    Mutant(
+        "a status in the cache need not be signed",
+        "backjob/cache.py",
+        "if not text or not self._keyring.is_digest(mac, self._key(job_id) + text):",
+        "if not text:",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[index]",),
+    ),
 ]
