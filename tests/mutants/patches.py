@@ -1320,6 +1320,13 @@ MUTANTS = [
         ("tests/test_shutdown.py",),
     ),
     Mutant(
+        "people see addresses",
+        "backjob/diagnosis.py",
+        "        text = pattern.sub(neutral, text)",
+        "        pass",
+        ("tests/test_monitor.py",),
+    ),
+    Mutant(
         "a probe works twice",
         "backjob/short_tokens.py",
         "is_new = token.nonce not in self._taken",
