@@ -37,6 +37,7 @@ from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
 from .outer import find_outer_objects
 from .outer_values import digest_outer_values
+from .proofs import is_proof
 from .request import mount_request
 from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
@@ -166,8 +167,13 @@ def _try_addresses(
 
 def _ask(backend: Backend, address: Address, request: JobRequest, patience: float) -> Reply:
     """What our own middleware tells at this address. Raises LaunchError when it does not, or is not ours."""
-    token = backend.keyring.sign(CHECK, _NO_JOB, 1, b"")
+    token = backend.self_request.paths.tokens.sign(CHECK, _NO_JOB, 1)
     answer = backend.self_request.ask(address, token, request, patience)
+    if is_proof(answer, token, "stale"):
+        raise LaunchError(
+            f"{address} takes the request for an old one: something in front of it sends requests twice or holds them "
+            "back, or the clocks of two hosts differ by a minute and the job database can't be asked for the time"
+        )
     text = answer.body.decode("latin-1")
     if answer.status != 200 or prove_facts(token, text).encode() not in answer.raw:
         raise explain(answer, address)

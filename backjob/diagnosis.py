@@ -76,6 +76,19 @@ _CERTIFICATE_REMEDIES = {
 """By OpenSSL's X509_V_ERR numbers. Any other is an authority that nobody here knows."""
 
 
+_PLACES = (
+    (re.compile(r" \(Server: .*?\)(?=: |\. |; |$)"), ""),
+    (re.compile(r"redirects to \S+?(?=: )"), "redirects elsewhere"),
+    (re.compile(r", it says (?:'[^']*'|\"[^\"]*\")"), ""),
+    (re.compile(r"can't be verified \(.*?\)(?=: )"), "can't be verified"),
+    (re.compile(r"the name \S+ does not resolve"), "its name does not resolve"),
+    # With a quotation mark before it, it is an example in a remedy.
+    (re.compile(r"(?<![\"'\w])(?:https?|uwsgi)(?:\+unix)?:[^\s,;]*[^\s,;:.?)]"), "the app's own address"),
+    (re.compile(r"(?<![\"'\w])unix:[^\s,;]*[^\s,;:.?)]"), "the app's own address"),
+)
+"""The parts of an explanation that show how a site is built, and what people see instead."""
+
+
 class Silence(LaunchError):
     """An address takes a request and does not answer."""
 
@@ -190,6 +203,13 @@ def explain_loss(address: Address, seconds: float) -> Silence:
     )
 
 
+def hide_places(text: str) -> str:
+    """Return an explanation for people: without addresses, host names and the names of servers, which the log has."""
+    for pattern, neutral in _PLACES:
+        text = pattern.sub(neutral, text)
+    return text
+
+
 def _add_sentence(text: str, sentence: str) -> str:
     """Add a sentence to a text that ends without a full stop, or with a question mark."""
     return f"{text} {sentence}" if text.endswith("?") else f"{text}. {sentence}"
@@ -228,7 +248,8 @@ def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
 
 def _explain_redirect(location: str, address: Address) -> str:
     """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
-    place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location).partition("?")[0][:200]
+    place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location)
+    place = re.split(r"[?#]", place)[0][:200]
     around = _lead_around(address)
     hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:

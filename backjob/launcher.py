@@ -23,6 +23,7 @@ from .keyring import Keyring, Token
 from .own_address import LONGEST_PROOF, OwnAddress
 from .path_proofs import PathProofs
 from .proofs import is_proof
+from .short_tokens import Clock, ShortTokens, host_time
 from .wire import CONNECT_TIMEOUT, PROBE_PATIENCE, Wire
 
 SEND_TIMEOUT = 30.0
@@ -45,7 +46,7 @@ class Launcher(Protocol):
 class SelfRequest:
     """The Launcher that writes requests to the app's own address. ``app`` tells apps apart that share their jobs."""
 
-    def __init__(self, config: Config, keyring: Keyring, app: str = "") -> None:
+    def __init__(self, config: Config, keyring: Keyring, app: str = "", now: Clock = host_time) -> None:
         self._config = config
         self._keyring = keyring
         self.app = app
@@ -57,12 +58,11 @@ class SelfRequest:
         self._elsewhere: dict[tuple[str, str], tuple[Address, float]] = {}
         self.wire = Wire(config)
         self._connect, self._build, self.ask = self.wire.connect, self.wire.build, self.wire.ask
-        self.paths = PathProofs(keyring, self.wire, app)
+        self.paths = PathProofs(ShortTokens(keyring, now), self.wire, app)
         self.has_worked = False
         """Has a request of this process reached this app? If so, a failure is an outage, not a wrong setting."""
         self._patience = config.close_delay
-        self._unanswered = 0
-        self._last_unanswered = 0.0
+        self._unanswered, self._last_unanswered = 0, 0.0
 
     def learn(self, environ: Mapping[str, Any]) -> None:
         """Remember where a self-request has come in, for the times when no request is at hand."""
