@@ -620,8 +620,8 @@ MUTANTS = [
     Mutant(
         "who asks by a client certificate stays behind",
         "backjob/request.py",
-        "        variables={**request.variables, **take_identity(start, config.forward_environ)},\n",
-        "",
+        "**request.variables, **take_identity(start, config.forward_environ)",
+        "**request.variables",
         ("tests/test_outer_middleware.py",),
     ),
     Mutant(
