@@ -30,7 +30,7 @@ ORDER = (
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),
     *("grace_period", "pruning", "keeper"),
     "backend",
-    *("findings", "second_visit", "check", "notices"),
+    *("findings", "exposure", "second_visit", "check", "notices"),
     *("assembly", "arguments", "no_job", "retrying", "jobs", "session", "signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "middleware", "__init__"),
 )
