@@ -229,7 +229,7 @@ class Assembly:
         store = tell_of_writes(bare_store, config)
         keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else bare_store
         keeper_store = tell_of_writes(keeper_store, config, apart=True)  # leases are not to wait for a hook
-        self_request = SelfRequest(config, keyring, self._name)
+        self_request = SelfRequest(config, keyring, self._name, bare_store.time_at_hand)
         vouching = Vouching()
         monitor = Monitor(config, keyring, store, self_request, vouching)
         limits = Limits(config, store, monitor.owner)

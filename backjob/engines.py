@@ -30,6 +30,9 @@ KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
 """The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
 _NO_URL = "database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3"
 _SQLITE_WAIT = 0.02
+_MISSPELT = {"mysql2": "mysql", "pgsql": "postgresql", "postgres": "postgresql", "psql": "postgresql"}
+_MISSPELT |= {"sqlite3": "sqlite"}
+"""Names that other libraries and hosting services give to databases in URLs, and SQLAlchemy's own."""
 _SECURE_DELETE = "PRAGMA secure_delete = ON"
 """SQLite overwrites what is deleted with zeros, instead of only marking it as free."""
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
@@ -141,6 +144,8 @@ def _delete_securely(connection: Connection) -> None:
 
 def _check_kind(name: str) -> None:
     if name not in KINDS:
+        if meant := _MISSPELT.get(name.lower()):
+            raise ConfigError(f"database must begin with {meant}:// or {meant}+driver://, not {name}: write {meant}://")
         make_url(f"{name}://").get_dialect()  # raises where the name is nobody's
         raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")
 

@@ -58,6 +58,18 @@ class ProcessTable:
         with contextlib.suppress(Refused):  # no right to DELETE: rows of processes that are gone count no more
             self._write_surely(self._forget, {"now": now, "since": now - _GRACE})
 
+    def use_once(self, name: str, seconds: float) -> bool:
+        """Return whether this is the first use of a name. Its row has no slots, and is pruned as a process's is."""
+        now = self._now()
+        row = {"name": name, "slots": 0, "app_version": "", "alive_until": now + timedelta(seconds=seconds)}
+        try:
+            self._database.write(self._add, row)
+        except (Duplicate, AnswerLost):  # after a lost answer nothing is certain: a new token is cheap
+            return False
+        with contextlib.suppress(Refused):
+            self._write_surely(self._forget, {"now": now, "since": now - _GRACE})
+        return True
+
     def read_slots(self) -> dict[str, int | None]:
         found = self._database.read(self._alive, {"now": self._now()})
         return {name: slots if isinstance(slots, int) and slots >= 0 else None for name, slots in found}

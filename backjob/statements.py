@@ -69,8 +69,10 @@ class Statements:
             .limit(bindparam("most"))
             .offset(bindparam("passed"))
         )
-        self.still_there = select(func.count()).select_from(table).where(
-            columns.id.in_(bindparam("job_ids", expanding=True)), columns.status == bindparam("in_status")
+        self.still_there = (
+            select(func.count())
+            .select_from(table)
+            .where(columns.id.in_(bindparam("job_ids", expanding=True)), columns.status == bindparam("in_status"))
         )
         self.prune = delete(table).where(
             columns.id.in_(bindparam("job_ids", expanding=True)),

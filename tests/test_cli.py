@@ -462,7 +462,8 @@ def test_jobs_will_work_here(site: Site) -> None:
     found = call("check", "--connect", site.server.url)
     assert found.exit_code == 0
     assert f"address  {site.server.url} (found by connect=) answers in" in found.stdout
-    assert "warning" not in found.stdout
+    assert found.stdout.count("warning") == 1
+    assert "warning  Links that are written by jobs started outside of a request" in found.stdout
     assert json.loads(call("check", "--connect", site.server.url, "--json").stdout)["is_ok"] is True
 
 
@@ -630,6 +631,7 @@ def test_no_application_is_named() -> None:
         ("postgresql+none://ada:sesame@127.0.0.1/jobs", "database needs a driver that is not installed"),
         ("sqlite:///nowhere.sqlite3", r"there is no SQLite file /\S+/nowhere.sqlite3: is WHERE right\?"),
         ("sqlite:///there.sqlite3", r"there is no key file /\S+/there.sqlite3.key: .*, or set \$BACKJOB_KEY"),
+        ("postgres+psycopg://ada:sesame@db/jobs", "database must begin with postgresql://.*: write postgresql://"),
         ("oracle://ada:sesame@db/jobs", "database must be SQLite, PostgreSQL, MariaDB or MySQL, not oracle"),
         ("postgresql://ada:sesame@127.0.0.1:1/jobs", r"key must be set \(or \$BACKJOB_KEY\)"),
         ("no_such_module:application", "can't be imported: ModuleNotFoundError: No module named 'no_such_module'"),

@@ -28,7 +28,6 @@ TIMEOUT = "0 (never) or a number of seconds from 0.5 to 1000000000"
 NO_BOOLS = [None, 0, 1, "true", ""]
 
 
-
 async def wait_for_it(job: Any) -> None:
     """Nobody would await it."""
 
@@ -45,6 +44,7 @@ WRONG: dict[str, list[Any]] = {
     "backlog_days": NO_NUMBERS,
     "all_backlog_days": NO_NUMBERS,
     "connect": ["", "localhost:80", "ftp://a", f"http://u:{CANARY}@a", "http://a..b", 7, b"http://a"],
+    "site_url": ["shop.example", "https://user:word@shop.example", 5],
     "ca_file": ["", "/nonexistent.pem", "/", "/dev/null", 7, []],
     "connect_headers": [
         None,
@@ -99,6 +99,7 @@ DEFAULTS: dict[str, Any] = {
     "backlog_days": 30,
     "all_backlog_days": 60,
     "connect": None,
+    "site_url": None,
     "ca_file": None,
     "connect_headers": {},
     "close_delay": 0.2,

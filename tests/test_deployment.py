@@ -33,9 +33,7 @@ def read_id(url: str, table: str = TABLE) -> str:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_row_that_was_copied_to_another_table_does_not_open(
-    databases: Databases, name: str, tmp_path: Path
-) -> None:
+def test_a_row_that_was_copied_to_another_table_does_not_open(databases: Databases, name: str, tmp_path: Path) -> None:
     """Not even with the id of its deployment beside it."""
     url = databases.url(name, tmp_path)
     with wrap(tmp_path, database=url) as site, wrap(tmp_path, database=url, table_name="sibling") as sibling:

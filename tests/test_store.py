@@ -241,9 +241,7 @@ def _unfenced(write: Write, move: Move, **values: Any) -> Write:
 # By whoever knows the job's id.
 UNFENCED = {
     "complete by id": _unfenced(FENCED["complete"], Move.COMPLETE, text="done", location="/ticket/17", progress=100),
-    "fail by id": _unfenced(
-        FENCED["fail"], Move.FAIL, text="so far\nbroken", error="broken", location="/login"
-    ),
+    "fail by id": _unfenced(FENCED["fail"], Move.FAIL, text="so far\nbroken", error="broken", location="/login"),
     "cancel by id": _unfenced(FENCED["cancel"], Move.CANCEL),
     "retry by id": _unfenced(
         FENCED["retry"], Move.RETRY, text="again", error="broken", progress=0, delay=7, past="[2]"
@@ -1066,6 +1064,14 @@ def test_a_glance_shows_what_moves(store: Store, status: Status) -> None:
     expected = {"status": status, "attempt": 2, "progress": progress, "cancel_requested": False, "signs": signs}
     assert dataclasses.asdict(glance) == expected  # type: ignore[call-overload]
     assert glance.status is status  # type: ignore[union-attr]
+
+
+def test_find_has_the_end_of_each_text(store: Store) -> None:
+    text = "".join(f"line {number} é 😀\n" for number in range(100))
+    job_id = run_by(store, "run")
+    assert store.touch(job_id, 1, 5, text, 30)
+    for most, end in ((500, text[-500:]), (7, text[-7:]), (0, ""), (5000, text), (None, text)):
+        assert [job.status_text for job in store.find(None, None, 9, None, most)] == [end]
 
 
 def test_find(store: Store) -> None:

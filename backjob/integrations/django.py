@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import django
@@ -27,7 +27,7 @@ from django.views.debug import ExceptionReporter
 
 from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown, RequestTooLarge
 
-from .again import NO_FILES
+from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 from .django_session import watch_session
@@ -111,21 +111,31 @@ class BackJobMiddleware:
         request.backjob.note_exception(exception)
 
 
-def background(view: View | None = None, *, scope: str | Callable[[HttpRequest], str] = "", **options: Any) -> Any:
+def background(
+    view: View | None = None,
+    *,
+    scope: str | Callable[[HttpRequest], str] = "",
+    methods: Iterable[str] = CHANGING_METHODS,
+    **options: Any,
+) -> Any:
     """Decorate a view, to run it as a job: it answers 202 with the job's id, and its body runs in the background.
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function of the
     request. A class has it by method_decorator on ``dispatch``. The job is the very same request. One with uploaded
-    files is refused with 415, and one larger than ``max_request`` with 413.
+    files is refused with 415, one larger than ``max_request`` with 413, and one with another method than ``methods``
+    with 405. Raises TypeError or ValueError for a wrong option.
     """
+    methods = check_background(methods, scope, options)
     if view is None:
-        return functools.partial(background, scope=scope, **options)
+        return functools.partial(background, scope=scope, methods=methods, **options)
 
     @functools.wraps(view)
     def start_or_run(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.backjob.is_worker:
             put_back_sent(request)
             return view(request, *args, **kwargs)
+        if refusal := explain_method(request.method, methods):
+            return JsonResponse({"error": refusal}, status=405, headers={"Allow": ", ".join(methods)})
         try:
             request.backjob.limit_body(request.META)
             again = ask_again(request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,7 +20,19 @@ from werkzeug.local import LocalProxy
 
 from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestTooLarge
 
-from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, header_key, keep_sent, make_again, put_back
+from .again import (
+    CHANGING_METHODS,
+    FORM,
+    NO_FILES,
+    ORIGIN_KEYS,
+    SENT,
+    check_background,
+    explain_method,
+    header_key,
+    keep_sent,
+    make_again,
+    put_back,
+)
 
 _NAME = "backjob"
 _PASSED = "csrf_valid"
@@ -77,22 +89,30 @@ current_jobs: Any = LocalProxy(_find_jobs)
 
 
 def background(
-    view: Callable[..., Any] | None = None, *, scope: str | Callable[[], str] = "", **options: Any
+    view: Callable[..., Any] | None = None,
+    *,
+    scope: str | Callable[[], str] = "",
+    methods: Iterable[str] = CHANGING_METHODS,
+    **options: Any,
 ) -> Any:
     """Decorate a view, below ``@app.route``, to run it as a job: it answers 202 with the job's id, its body runs later.
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function, which is
-    called in the request. The job is the very same request. One with uploaded files is refused with 415,
-    and one larger than ``max_request`` with 413.
+    called in the request. The job is the very same request. One with uploaded files is refused with 415, one larger
+    than ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError
+    for a wrong option.
     """
+    methods = check_background(methods, scope, options)
     if view is None:
-        return functools.partial(background, scope=scope, **options)
+        return functools.partial(background, scope=scope, methods=methods, **options)
 
     @functools.wraps(view)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
         if current_jobs.is_worker:
             _put_back()
             return current_app.ensure_sync(view)(*args, **kwargs)
+        if refusal := explain_method(request.method, methods):
+            return {"error": refusal}, 405, {"Allow": ", ".join(methods)}
         try:
             again = _ask_again()
             if again is None:

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPRequestEntityTooLarge, HTTPUnsupportedMediaType
+from pyramid.httpexceptions import HTTPUnsupportedMediaType
 from pyramid.interfaces import IDefaultCSRFOptions, IExecutionPolicy, ISessionFactory
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -29,12 +29,15 @@ from pyramid.tweens import EXCVIEW, INGRESS
 from backjob import BackJob, Jobs, RequestTooLarge
 
 from .again import (
+    CHANGING_METHODS,
     FORM,
     NO_FILES,
     ORIGIN_KEYS,
     SAFE_METHODS,
     SENT,
     add_fields,
+    check_background,
+    explain_method,
     header_key,
     keep_sent,
     make_again,
@@ -256,16 +259,23 @@ def _is_form(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() in ("", FORM)
 
 
-def background(view: View | None = None, *, scope: str | Callable[[Any], str] = "", **options: Any) -> Any:
+def background(
+    view: View | None = None,
+    *,
+    scope: str | Callable[[Any], str] = "",
+    methods: Iterable[str] = CHANGING_METHODS,
+    **options: Any,
+) -> Any:
     """A view's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the view runs in that job.
 
     ``@view_config(…, decorator=background)``, or ``decorator=background(retries=2, unique=True)`` with options of
     :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may be
-    a function of the request. One with uploaded files is refused with 415, and one larger than
-    ``max_request`` with 413.
+    be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
+    and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
+    methods = check_background(methods, scope, options)
     if view is None:
-        return functools.partial(background, scope=scope, **options)
+        return functools.partial(background, scope=scope, methods=methods, **options)
 
     def start_or_run(context: Any, request: Request) -> Any:
         if not hasattr(request.registry, "backjob"):
@@ -274,12 +284,14 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
             if SENT in request.environ:
                 _put_back_sent(request)
             return view(context, request)
+        if refusal := explain_method(request.method, methods):
+            return Response(status=405, json_body={"error": refusal}, allow=methods)
         name = scope(request) if callable(scope) else scope
         try:
             request.backjob.limit_body(request.environ)
             job_id = request.backjob.start(_do_again(request), scope=name, **options)
         except RequestTooLarge as error:
-            raise HTTPRequestEntityTooLarge(str(error)) from None
+            return Response(status=413, json_body={"error": str(error)})
         return Response(status=202, json_body={"id": job_id})
 
     return start_or_run
