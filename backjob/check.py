@@ -19,6 +19,7 @@ from .cells import Cells
 from .config import Config, __version__
 from .diagnosis import Silence, explain, sum_up
 from .errors import AddressError, KeyringError, LaunchError, StoreError
+from .exposure import find_exposures
 from .findings import (
     CacheFacts,
     Check,
@@ -87,6 +88,7 @@ class Deployment:
         problems = [*([problem] if problem else []), *site, *find_problems(self.config, here, cache, reply)]
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
+        warnings += find_exposures(self.file, self.keys.file)
         warnings += find_other_app(backend.self_request.app, reply)
         warnings += find_other_version(self.config.app_version or "", reply)
         warnings += find_outer_middleware(reply, self._digest_outer(environ) if environ is not None else None)

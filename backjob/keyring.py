@@ -20,7 +20,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from .errors import ConfigError, KeyringError
-from .files import make_file
+from .files import make_file, read_private_file
 from .job import RECORD_VERSION, JobRequest
 
 log = logging.getLogger("backjob")
@@ -31,6 +31,20 @@ PROBE = "probe"
 CHECK = "check"
 KINDS = frozenset({MONITOR, WORKER, PROBE, CHECK})
 MIN_KEY_LENGTH = 32
+_LEAST_DIFFERENT = 8
+"""Characters that a key must have, each counted once. A random one of 32 hexadecimal digits has about 14."""
+_SAMPLES = frozenset(
+    {
+        "asecretofatleast32charactersfromyourconfiguration",
+        "thenewsecretof32ormorecharacters",
+        "theoldsecretof32ormorecharacters",
+        "onesecretof32ormorecharactersthesameforboth",
+        "32ormorerandomcharacterswithoutblanks",
+    }
+)
+"""Keys in examples of this documentation, now or before, in lower case and without punctuation."""
+_GUESSABLE = f"that is a sample of the documentation, or has fewer than {_LEAST_DIFFERENT} different characters"
+_MAKE_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(48))"'
 _MAX_ID = 2**63 - 1
 _FIRST_VERSION = 1
 """The version of records that are bound to no table, and whose body is Latin-1 in JSON."""
@@ -212,17 +226,19 @@ class KeyFile:
 
 
 def read_or_make_key_file(path: Path) -> str:
-    """The key kept in this file; made now when there is none (mode 0600; of racing processes one wins).
+    """Return the key kept in this file. It is made if it is missing (mode 0600; of racing processes one wins).
 
-    Raises KeyringError when the file can be neither read nor made, or holds no key.
+    Raises KeyringError if the file can be neither read nor made, if others can use it, or if it holds no key.
     """
     try:
         make_file(path, secrets.token_urlsafe(48) + "\n")
-        key = path.read_text().strip()
+        key = read_private_file(path).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise KeyringError(f"The key file {path} can't be read or made ({error}). Set key= or $BACKJOB_KEY.") from error
+        raise KeyringError(f"The key file {path} can't be used: {error}. Set key= or $BACKJOB_KEY.") from error
     if len(key) < MIN_KEY_LENGTH:
         raise KeyringError(f"The key file {path} holds no key of {MIN_KEY_LENGTH} or more characters. Delete it.")
+    if _is_guessable(key):
+        raise KeyringError(f"The key file {path} holds a key {_GUESSABLE}. Delete it: a new one is made then.")
     return key
 
 
@@ -233,12 +249,18 @@ def check_keys(keys: object, source: str) -> list[str]:
         raise ConfigError(
             f"{source} must be a str of {MIN_KEY_LENGTH} or more characters, or a list of such, newest first"
         )
+    if any(map(_is_guessable, listed)):
+        raise ConfigError(f"{source} must be a random key, and has one {_GUESSABLE}. Make one with: {_MAKE_KEY}")
     return listed
 
 
 def _is_key(key: object) -> bool:
     # A lone surrogate is no text that could be encoded.
     return isinstance(key, str) and len(key) >= MIN_KEY_LENGTH and not any("\ud800" <= each <= "\udfff" for each in key)
+
+
+def _is_guessable(key: str) -> bool:
+    return len(set(key)) < _LEAST_DIFFERENT or "".join(filter(str.isalnum, key)).lower() in _SAMPLES
 
 
 def _mac(key: bytes, message: str) -> str:

@@ -27,7 +27,7 @@ from backjob.errors import StoreError
 
 SHARED = ("redis", "memcached")
 KINDS = ("memory", *SHARED)
-KEY = "k" * 32
+KEY = "the key of a test, and of no user"
 
 
 @pytest.fixture(params=KINDS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import grp
 import json
 import logging
 import os
+import pwd
 import re
 import socket
 import ssl
@@ -42,6 +44,7 @@ from backjob import BackJob, Check, Status
 from backjob.check import PATIENCE, find_network_file_system, prove_facts
 from backjob.config import Config, __version__, make_config
 from backjob.errors import LaunchError
+from backjob.exposure import find_exposures
 from backjob.findings import CacheFacts, Finding, Reply, StoreFacts, Trial, find_problems, find_warnings
 from backjob.job import JobRequest
 from backjob.keyring import MONITOR, Keyring
@@ -179,6 +182,7 @@ def another_key(ground: Ground) -> str:
 def no_key_there(ground: Ground) -> str:
     site = ground.site(key=None)
     (ground.folder / "site" / "jobs.sqlite3.key").write_text("short")
+    (ground.folder / "site" / "jobs.sqlite3.key").chmod(0o600)
     return site.server.url
 
 
@@ -429,6 +433,7 @@ class TestStore:
 class TestKey:
     def test_it_can_not_be_read(self, tmp_path: Path) -> None:
         (tmp_path / "script.sqlite3.key").write_text("short")
+        (tmp_path / "script.sqlite3.key").chmod(0o600)
         with script(tmp_path, "http://127.0.0.1:1", key=None) as application:
             found = application.check()
         assert found.problem == Finding("key", found.problem.text if found.problem else "")
@@ -844,6 +849,53 @@ def test_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_the_docs_name_all_that_is_found() -> None:
     root = Path(__file__).parent.parent
-    code = "".join((root / "backjob" / name).read_text() for name in ("check.py", "findings.py"))
+    code = "".join((root / "backjob" / name).read_text() for name in ("check.py", "findings.py", "exposure.py"))
     named = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs" / "check.md").read_text(), re.MULTILINE)
     assert set(re.findall(r'\bFinding\(\s*"([a-z-]+)"', code)) == set(named)
+
+
+class TestExposure:
+    """What other users of the host could do to the files."""
+
+    def test_own_folder_and_file_are_fine(self, tmp_path: Path) -> None:
+        with script(tmp_path, "http://127.0.0.1:1", key=None) as application:
+            names = [warning.name for warning in application.check().warnings]
+        assert {"file-mode", "shared-folder"}.isdisjoint(names)
+
+    @pytest.mark.parametrize(
+        ("folder_mode", "file_mode", "names"),
+        [
+            (0o755, 0o600, []),
+            (0o777, 0o600, ["shared-folder"]),
+            (0o1777, 0o600, ["shared-folder"]),
+            (0o700, 0o644, ["file-mode"]),
+            (0o700, 0o660, ["file-mode"]),
+        ],
+    )
+    def test_others_who_can_write_are_named(
+        self, tmp_path: Path, folder_mode: int, file_mode: int, names: list[str]
+    ) -> None:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        with script(folder, "http://127.0.0.1:1", key=None) as application:
+            application.check()
+            folder.chmod(folder_mode)
+            (folder / "script.sqlite3").chmod(file_mode)
+            found = application.check().warnings
+        found = tuple(each for each in found if each.name in ("file-mode", "shared-folder"))
+        assert [each.name for each in found] == names
+        assert all(str(folder) in each.text for each in found)
+
+    def test_a_group_that_others_are_in_counts(self, tmp_path: Path) -> None:
+        file = tmp_path / "jobs.sqlite3"
+        tmp_path.chmod(0o770)
+        own = pwd.getpwuid(os.geteuid()).pw_name == grp.getgrgid(tmp_path.stat().st_gid).gr_name
+        assert [each.name for each in find_exposures(file, None)] == ([] if own else ["shared-folder"])
+        if os.geteuid() == 0:
+            os.chown(tmp_path, -1, grp.getgrnam("www-data").gr_gid)
+            assert [each.name for each in find_exposures(file, None)] == ["shared-folder"]
+            os.chown(tmp_path, 4711, 0)
+            tmp_path.chmod(0o700)
+            [found] = find_exposures(None, file)
+            assert "belongs to user 4711" in found.text
+            os.chown(tmp_path, 0, 0)

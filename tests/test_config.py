@@ -20,7 +20,7 @@ from backjob.middleware import make_filter
 from backjob.settings import read_settings
 
 CANARY = "canary-4711"
-KEY = "k" * 32
+KEY = "the-key-of-a-test-and-of-no-user"
 NO_NUMBERS = [None, "5", "", True, [], math.nan, math.inf, -1, -0.001, 1j]
 NO_INTEGERS = [None, "5", True, [], -1, 2**31, 1.5]
 WHOLE = "a whole number from 0 to 2147483647"
@@ -180,7 +180,7 @@ def test_auto_can_be_written_as_any_word_of_settings(text: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("key", [KEY, "n" * 32]),
+        ("key", [KEY, KEY[::-1]]),
         ("key", (KEY,)),
         ("table_name", "_a1"),
         ("error_timeout", 0),
@@ -351,7 +351,7 @@ def read_ini(text: str) -> Mapping[str, str]:
 
 
 def test_text_settings_read_as_the_options_that_they_mean() -> None:
-    new, old = "n" * 32, "o" * 32
+    new, old = "a-new-key-for-tests-and-nothing-else", "an-old-key-for-tests-and-nothing-else"
     assert read_settings(read_ini(INI.format(new=new, old=old))) == {
         "database": "sqlite:////var/lib/app/jobs.sqlite3",
         "key": (new, old),

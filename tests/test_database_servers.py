@@ -306,7 +306,7 @@ def test_a_keeper_gives_up_before_it_is_to_renew_again(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = url.set(port=listener.getsockname()[1])
         told = silent.render_as_string(hide_password=False)
-        with wrap(tmp_path, database=told, key="k" * 32, lease=6) as application:
+        with wrap(tmp_path, database=told, key="key12345" * 4, lease=6) as application:
             begin = time.monotonic()
             application.backend.keeper.step()
             assert time.monotonic() - begin < 4

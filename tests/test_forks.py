@@ -27,7 +27,7 @@ witness, gone = Witness(), Witness()
 call_in_child(witness.note)
 call_in_child(gone.note)
 del gone
-application = BackJob(lambda environ, start_response: [], database="sqlite:///jobs.sqlite3", key="k" * 32)
+application = BackJob(lambda environ, start_response: [], database="sqlite:///jobs.sqlite3", key="key1234-" * 4)
 application.jobs.find()
 parents = application._get_backend()
 notice_fork()
@@ -65,7 +65,7 @@ from backjob import BackJob
 def app(environ, start_response):
     return []
 
-application = BackJob(app, database="sqlite:///jobs.sqlite3", key="k" * 32, keeper={keeper})
+application = BackJob(app, database="sqlite:///jobs.sqlite3", key="key1234-" * 4, keeper={keeper})
 thread = application._assembly._keeper_thread
 before = thread.is_running
 {use}
@@ -110,7 +110,7 @@ FORKS_UNDER_STEPS = """
 import os, time
 from backjob import BackJob
 
-application = BackJob(lambda environ, start_response: [], database="sqlite:///jobs.sqlite3", key="k" * 32, lease=1)
+application = BackJob(lambda environ, start: [], database="sqlite:///jobs.sqlite3", key="key1234-" * 4, lease=1)
 backend = application._assembly.get_backend()
 application._assembly.note_request()
 application._assembly.note_job_request()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import re
 import stat
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
@@ -31,8 +32,9 @@ from backjob.keyring import (
     read_or_make_key_file,
 )
 
-OLD, NEW = "old-key-" + "o" * 32, "new-key-" + "n" * 32
+OLD, NEW = "the old key, for tests and nothing else", "the new key, for tests and nothing else"
 KEYRING = Keyring([OLD])
+ROOT = Path(__file__).parent.parent
 SEALED = b"a sealed request"
 CANARY = "canary-4711"
 REQUEST = JobRequest(
@@ -324,12 +326,14 @@ class TestKeyFile:
     def test_one_that_is_there_is_taken(self, tmp_path: Path) -> None:
         path = tmp_path / "app.key"
         path.write_text(f"\n  {OLD}  \n\n")
+        path.chmod(0o600)
         assert read_or_make_key_file(path) == OLD
 
-    @pytest.mark.parametrize("content", [b"", b"\n", b"canary", b"canary" + b" " * 40, b"\xff" * 40])
+    @pytest.mark.parametrize("content", [b"", b"\n", b"canary", b"canary" + b" " * 40, b"\xff" * 40, b"canary1" * 6])
     def test_one_without_a_key_is_refused(self, content: bytes, tmp_path: Path) -> None:
         path = tmp_path / "app.key"
         path.write_bytes(content)
+        path.chmod(0o600)
         with pytest.raises(KeyringError, match=r"app\.key") as caught:
             read_or_make_key_file(path)
         assert "canary" not in str(caught.value)
@@ -340,6 +344,44 @@ class TestKeyFile:
             with pytest.raises(KeyringError, match="Set key="):
                 read_or_make_key_file(path)
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o777])
+    def test_one_that_others_can_use_is_refused(self, mode: int, tmp_path: Path) -> None:
+        path = tmp_path / "app.key"
+        key = read_or_make_key_file(path)
+        path.chmod(mode)
+        with pytest.raises(KeyringError, match=f"mode is 0{mode:o}.*chmod 600 {path}") as caught:
+            read_or_make_key_file(path)
+        assert key not in str(caught.value)
+        path.chmod(0o400)
+        assert read_or_make_key_file(path) == key
+
+    def test_a_link_is_refused_wherever_it_leads(self, tmp_path: Path) -> None:
+        """Somebody who can write to the folder has put it there."""
+        own, path = tmp_path / "own.key", tmp_path / "app.key"
+        read_or_make_key_file(own)
+        for target in (own, tmp_path / "missing"):
+            path.symlink_to(target)
+            with pytest.raises(KeyringError, match="symbolic link"):
+                read_or_make_key_file(path)
+            path.unlink()
+        assert sorted(tmp_path.iterdir()) == [own]
+
+    def test_what_is_no_file_is_refused_at_once(self, tmp_path: Path) -> None:
+        path = tmp_path / "app.key"
+        os.mkfifo(path, 0o600)
+        with pytest.raises(KeyringError, match="no regular file"):
+            read_or_make_key_file(path)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    def test_one_of_another_user_is_refused_and_that_of_root_is_not(self, tmp_path: Path) -> None:
+        path = tmp_path / "app.key"
+        key = read_or_make_key_file(path)
+        os.chown(path, 4711, -1)
+        with pytest.raises(KeyringError, match=f"belongs to user 4711.*chown 0 {path}"):
+            read_or_make_key_file(path)
+        os.chown(path, 0, -1)
+        assert read_or_make_key_file(path) == key
 
     def test_a_deleted_file_is_created_again(self, tmp_path: Path) -> None:
         """Without it, a new process would create another key, and the processes would refuse each other's requests."""
@@ -362,8 +404,17 @@ class TestKeyFile:
             read_or_make_key_file(path)
 
 
+SAMPLES = [
+    "a secret of at least 32 characters, from your configuration",
+    "the new secret, of 32 or more characters",
+    "The-Old-Secret,-of-32-or-more-characters",
+    "one secret of 32 or more characters, the same for both",
+    "32-or-more-random-characters-without-blanks",
+]
+
+
 class TestKeys:
-    @pytest.mark.parametrize("keys", [OLD, [OLD], (NEW, OLD), "x" * 32])
+    @pytest.mark.parametrize("keys", [OLD, [OLD], (NEW, OLD), "01234567" * 4])
     def test_are_listed(self, keys: Any) -> None:
         assert check_keys(keys, "key") == ([keys] if isinstance(keys, str) else list(keys))
 
@@ -375,3 +426,16 @@ class TestKeys:
             check_keys(keys, "$BACKJOB_KEY")
         assert "canary" not in str(caught.value)
         assert OLD not in str(caught.value)
+
+    @pytest.mark.parametrize("key", [*SAMPLES, "canary!" * 6, "k" * 64])
+    def test_samples_and_monotonous_keys_are_refused(self, key: str) -> None:
+        for keys in (key, [OLD, key]):
+            with pytest.raises(ConfigError, match=r"\$BACKJOB_KEY must be a random key.*token_urlsafe\(48\)") as caught:
+                check_keys(keys, "$BACKJOB_KEY")
+            assert key not in str(caught.value)
+
+    def test_the_documentation_has_no_key_that_works(self) -> None:
+        """Somebody would use it."""
+        pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+        key = re.compile(r"""\bkey ?= ?(\[?["'][^"'\n]{32,}|[-\w,.]{32,})""")
+        assert [found for page in pages for found in key.findall(page.read_text())] == []

@@ -33,7 +33,7 @@ ORDER = (
     *("grace_period", "pruning", "keeper"),
     "backend",
     *("arguments", "no_job"),
-    *("findings", "second_visit", "site_check", "check", "notices"),
+    *("findings", "exposure", "second_visit", "site_check", "check", "notices"),
     *("assembly", "security_log", "existing_jobs", "retrying", "jobs", "session"),
     *("signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "endpoint", "middleware", "__init__"),

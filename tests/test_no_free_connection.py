@@ -26,7 +26,7 @@ from backjob.sqlstore import SQLStore
 from backjob.vouching import Vouching
 
 LIMIT = 3
-CONFIG = Config(key="k" * 32, lease=1)
+CONFIG = Config(key="key12345" * 4, lease=1)
 KEYRING = Keyring(["k" * 32])
 
 

@@ -88,7 +88,7 @@ def app(environ, start_response):
         return [b"done"]
     return [str(environ["backjob"].start("/job")).encode()]
 
-application = BackJob(app, key="k" * 32)
+application = BackJob(app, key="key12345" * 4)
 server = make_server("127.0.0.1", 0, application)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 job_id = int(urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/start").read())

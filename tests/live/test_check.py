@@ -195,7 +195,7 @@ def test_the_facts_are_those_of_who_answers(run_server: Serve) -> None:
 
 
 def test_another_database_behind_connect(run_server: Serve, tmp_path: Path) -> None:
-    key = "k" * 40
+    key = "the-key-of-a-test-and-of-no-user"
     server = run_server(MANY_THREADS, key=key)
     server.ask("GET", "/live")  # it is up: who asks too early is told that it is busy
     (tmp_path / "other").mkdir()

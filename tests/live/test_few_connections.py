@@ -54,7 +54,7 @@ def test_jobs_that_end_while_all_connections_are_taken(run_server: Serve) -> Non
     """Their outcomes are written although requests take each connection as soon as it is free."""
     with new_database("postgresql") as url, limited_role(url, LIMIT) as few:
         shown = few.render_as_string(hide_password=False)
-        server = run_server(FOUR_PROCESSES, database=shown, key="k" * 32, lease=LEASE, is_trouble_expected=True)
+        server = run_server(FOUR_PROCESSES, database=shown, key="key12345" * 4, lease=LEASE, is_trouble_expected=True)
         job_ids = server.start_all("/hang", count=8)["ids"]
         wait_until(lambda: server.runs().total() >= 4)
         with take_all_connections(url, few, LIMIT):

@@ -158,7 +158,8 @@ def test_7_another_key_leaves_the_rows_alone(run_server, tmp_path):
 
 
 def test_9_ordinary_requests_pass_when_the_database_is_gone(run_server):
-    server = run_server(GTHREAD, is_trouble_expected=True, database="sqlite:////nowhere/at/all.sqlite3", key="k" * 32)
+    nowhere = "sqlite:////nowhere/at/all.sqlite3"
+    server = run_server(GTHREAD, is_trouble_expected=True, database=nowhere, key="key1234-" * 4)
     assert server.ask("GET", "/").body == b"A page."
     answer = server.ask("POST", "/start", {"target": "/work"})
     assert answer.status == 500

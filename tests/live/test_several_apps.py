@@ -104,7 +104,7 @@ def test_connect_that_leads_to_an_app_with_another_table(run_app: RunApp) -> Non
 
 
 def test_rows_of_another_key_are_left_alone(run_app: RunApp) -> None:
-    first, second = run_app("first", key="1" * 32), run_app("second", key="2" * 32)
+    first, second = run_app("first", key="key-1234" * 4), run_app("second", key="key-5678" * 4)
     for server, job_ids in [(server, start_load(server)) for server in (first, second)]:
         assert_own(server, job_ids)
     waiting = first.start("/echo", delay=1)
@@ -116,7 +116,7 @@ def test_rows_of_another_key_are_left_alone(run_app: RunApp) -> None:
         assert rows.execute(look, (waiting,)).fetchone() == (Status.STARTED, 1, "")
     assert not second.runs()[waiting, "begin"]
     # Its own app takes it up as soon as it is there again, and looks.
-    again = run_app("first", key="1" * 32)
+    again = run_app("first", key="key-1234" * 4)
     again.end_of(again.start("/echo"))
     assert_own(again, [waiting])
 

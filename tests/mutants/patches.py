@@ -669,8 +669,8 @@ MUTANTS = [
     Mutant(
         "everybody may read the key file",
         "backjob/files.py",
-        "os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)",
-        "os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)",
+        "_MODE = 0o600",
+        "_MODE = 0o644",
         ("tests/test_keyring.py",),
     ),
     Mutant(

@@ -20,7 +20,7 @@ from backjob.vouching import Vouching
 
 from .records import Clock
 
-CONFIG = Config(key="k" * 32, lease=30, backlog_days=0, all_backlog_days=0)
+CONFIG = Config(key="key12345" * 4, lease=30, backlog_days=0, all_backlog_days=0)
 LEASE = CONFIG.lease
 KEYRING = Keyring(["k" * 32])
 KEY, OTHER_KEY = KEYRING.key_id, "another key"

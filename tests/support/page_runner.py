@@ -60,6 +60,7 @@ class Page:
         app.wsgi_app = app  # type: ignore[attr-defined]  # as Flask's has
         self._names = make_module("page").__dict__
         self._names |= {"app": app, "secret": SECRET, "BackJob": BackJob}
+        self._names |= {"new_secret": SECRET, "old_secret": SECRET[::-1]}
         self._names["application"] = self._own(BackJob(app, database=f"sqlite:///{folder / 'own.sqlite3'}"))
 
     def run(self) -> None:

@@ -1,0 +1,56 @@
+"""What other users of this host can do to the files of an application: what a check says of modes and owners.
+
+Looks at files, and changes nothing. A key file that others can read or change is not used at all: see keyring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .findings import Finding
+
+
+def find_exposures(database: Path | None, key: Path | None) -> Iterator[Finding]:
+    """Yield what is wrong with the mode of the SQLite file and with the folders of both files."""
+    if database is not None:
+        with contextlib.suppress(OSError):
+            yield from _of_database(database, stat.S_IMODE(database.stat().st_mode))
+    for folder in _list_folders(file for file in (database, key) if file is not None):
+        with contextlib.suppress(OSError):
+            yield from _of_folder(folder, folder.stat())
+
+
+def _list_folders(files: Iterable[Path]) -> list[Path]:
+    return list(dict.fromkeys(file.absolute().parent for file in files))
+
+
+def _of_database(file: Path, mode: int) -> Iterator[Finding]:
+    if mode & 0o077:
+        text = f"The SQLite file {file} has mode {mode:04o}: others than its owner can read or change what it holds"
+        yield Finding("file-mode", text, f"chmod 600 {file}*, unless that is meant")
+
+
+def _of_folder(folder: Path, found: os.stat_result) -> Iterator[Finding]:
+    of_whom = f"belongs to user {found.st_uid}" if found.st_uid not in (0, os.geteuid()) else ""
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_own_group(found)):
+        of_whom = f"has mode {mode:04o}"
+    if of_whom:
+        text = f"The folder {folder} {of_whom}: other users can put files of their own in the place of yours"
+        remedy = "Give the SQLite file and the key file a folder that only the server's user can write to"
+        yield Finding("shared-folder", text, remedy)
+
+
+def _is_own_group(found: os.stat_result) -> bool:
+    """Has the owner a group of its own name and without others, as most Linux systems give each user one?"""
+    try:
+        user, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
