@@ -14,7 +14,7 @@ from .transitions import FINAL, LIVE, Move, Status
 __all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
 It is raised by a change after which an older process would do something wrong with the record: a new status, a new

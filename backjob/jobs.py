@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from webob.request import BaseRequest
@@ -25,6 +25,7 @@ from .mounts import find_mount
 from .process import name_response
 from .redirects import RedirectOk
 from .request import make_request, name_job
+from .request_size import limit_body
 from .retrying import open_again
 
 
@@ -77,8 +78,9 @@ class Jobs(ExistingJobs):
         answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options. A function must be at the
         top level of a module, so that the process that runs the job can import it.
 
-        Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
-        known, StoreError when the record can't be written, and what ``identify`` raises. Then there is no job.
+        Raises ValueError or TypeError for what can't be started (RequestTooLarge for more bytes than ``max_request``),
+        AddressError where the app's own address is not known, StoreError when the record can't be written, and what
+        ``identify`` raises. Then there is no job.
         """
         backend = self._get_backend()
         check_numbers(delay, retries, priority, error_timeout)
@@ -142,6 +144,13 @@ class Jobs(ExistingJobs):
         )
         self._log_act(f"started again as job {new_id}", job.id)
         return new_id
+
+    def limit_body(self, environ: MutableMapping[str, Any]) -> None:
+        """Raise RequestTooLarge if the body of this request is too large for a job, before it is in memory.
+
+        For integrations, before they read it. A body that is sent in chunks has a CONTENT_LENGTH afterwards.
+        """
+        limit_body(environ, self._get_backend().config.max_request)
 
     def cancel_waiting(self, job_id: int) -> None:
         """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.

@@ -18,6 +18,7 @@ from .errors import JobEnded, Refused, StoreError, leaves
 from .events import log_begun, log_ended, log_late
 from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
+from .job_environ import restore_environ
 from .jobs import Jobs
 from .judgement import Judgement, Run, explain_user, judge_answer, judge_exception
 from .left_out import LeftOut
@@ -25,7 +26,7 @@ from .logs import running
 from .no_job import Row
 from .outcome import Outcome, describe_refusal
 from .output import Output, append_line, cut_text, first_line
-from .request import find_user, restore_environ
+from .request import find_user
 from .response import Response
 from .shutdown import explain_reason, explain_stop
 from .signs import Signs

@@ -546,7 +546,6 @@ def test_a_clock_that_is_set_back_keeps_nobody_waiting(ours: Process, alive: str
     assert record(ours.store, job_id).status is FAILED
 
 
-
 def test_but_of_deaths_it_is_certain(ours: Process, open_store: Callable[[], Store], dead: str, clock: Clock) -> None:
     """A new start after a crash: nobody has to wait."""
     job_ids = [ours.run(dead), ours.add(held_by=name_response(dead), hold=LEASE)]

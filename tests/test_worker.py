@@ -374,9 +374,7 @@ def test_progress_is_clamped_and_rounded(site, progress, stored):
     assert seen == [stored]
 
 
-@pytest.mark.parametrize(
-    "wrong", [math.nan, math.inf, -math.inf, "20", True, 1j, Decimal(50), Fraction(50)], ids=repr
-)
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, "20", True, 1j, Decimal(50), Fraction(50)], ids=repr)
 @pytest.mark.parametrize("method", ["update", "increment_progress"])
 def test_what_is_no_progress_is_refused(site, method, wrong):
     """In a job, in the foreground, and outside of any request."""
