@@ -98,13 +98,17 @@ class JobStatus:
     past: tuple[AttemptEnd, ...]
     """How the attempts before this one ended, the oldest first."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same, ready for JSON: the status as a number, times as ISO 8601 strings or None."""
+    def as_dict(self, text: int | None = None) -> dict[str, Any]:
+        """The same, ready for JSON: the status as a number, times as ISO 8601 strings or None.
+
+        ``text``: only so many characters from the end of the status text, for pages that poll.
+        """
+        shown = self.status_text if text is None else self.status_text[max(0, len(self.status_text) - text) :]
         return {
             "id": self.id,
             "progress": self.progress,
             "status": int(self.status),
-            "status_text": self.status_text,
+            "status_text": shown,
             "error": self.error,
             "location": self.location,
             "scope": self.scope,

@@ -19,7 +19,7 @@ from .config import Config
 from .diagnosis import explain_failure, sum_up
 from .errors import AddressError, Busy, LaunchError, NotHome
 from .job import Job, JobRequest
-from .keyring import Keyring, Token
+from .keyring import Keyring, SealError, Token
 from .own_address import LONGEST_PROOF, OwnAddress
 from .path_proofs import PathProofs
 from .proofs import is_proof
@@ -84,7 +84,8 @@ class SelfRequest:
         if self.own.note_arrival(token.nonce):
             self.has_worked = True
         elif self._config.address and not self.own.is_proven(self._config.address):
-            self.own.note_arrival_of(self._keyring.unseal(job.id, job.uid, job.sealed))
+            with contextlib.suppress(SealError):  # what becomes of such a record is decided elsewhere
+                self.own.note_arrival_of(self._keyring.unseal(job.id, job.uid, job.sealed))
 
     def note_path(self, path: str, nonce: str) -> None:
         """A request that was sent to this path of a job has come in."""

@@ -133,8 +133,7 @@ class Monitor:
     def _has_worked(self, error: LaunchError) -> bool:
         """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
         if not self._launcher.has_worked and not error.is_denied:
-            ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None)
-            home = self._launcher.home
+            ran, home = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None, 0), self._launcher.home
             self._launcher.has_worked = any(job.started_at is not None and job.app_id == home for job in ran)
         return self._launcher.has_worked
 

@@ -146,8 +146,7 @@ class CurrentJob(Jobs):
     ) -> None:
         """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
 
-        With ``retry=True`` it runs again while it has ``retries`` left. In a child of a fork it raises JobFailed
-        without an id, as outside of a job.
+        With ``retry=True`` it runs again while it has ``retries`` left. In a child of a fork it raises JobFailed.
         """
         if self._is_other(job_id, scope):
             super().fail(text, job_id, scope=scope)

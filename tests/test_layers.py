@@ -66,6 +66,7 @@ SHELLS: dict[str, set[str]] = {
     "integrations/django": {"django"},
     "integrations/django_csrf": {"django"},
     "integrations/django_cache": {"django"},
+    "integrations/django_inline": {"django"},
     "integrations/django_session": {"django"},
     "__main__": set(),
     "cli/__init__": set(),

@@ -149,14 +149,18 @@ def test_through_a_proxy_that_does_its_work(tmp_path):
     ],
     ids=lambda value: value[:16].decode("latin-1") if isinstance(value, bytes) else "",
 )
-def test_an_answer_before_the_claim_that_would_be_the_same_again(tmp_path, raw, words):
-    """The job fails, and its text says what was met, where, and what mends it."""
+def test_an_answer_before_the_claim_that_would_be_the_same_again(tmp_path, caplog, raw, words):
+    """The job fails, and its text says what was met, and what mends it. Where, and which server, says the log alone."""
     with behind(answer(raw), tmp_path, never) as site:
         end = site.wait_for_end(site.start("/job"))
         assert (end.status, site.proxy.workers) == (Status.FAILED, 1)
         assert end.status_text.startswith("The job can't be launched: ")
-        assert [word for word in [*words, site.proxy.url] if word not in end.status_text] == []
-    assert "canary" not in end.status_text
+        assert [word for word in [*words, site.proxy.url] if word not in caplog.text] == []
+        places = [site.proxy.url, "gate/1.0", "sso.example", "app.example", "OpenSSH"]
+        assert [word for word in places if word in end.status_text + end.error] == []
+        shown = [word for word in words if not any(place in word for place in places)]
+        assert [word for word in shown if word not in end.status_text] == []
+    assert "canary" not in end.status_text + caplog.text
     assert "no such page" not in end.status_text
 
 
@@ -272,7 +276,7 @@ def test_requests_lost_in_a_silent_proxy_are_sent_again(tmp_path, caplog, more):
         job_ids = [site.start("/job", delay=0.3, **more) for _ in range(4)]
         site.proxy.is_silent = True
         text = wait_until(lambda: "".join(site.status(job_id).status_text for job_id in job_ids))
-        assert f"Waiting for {site.proxy.url}, which has not answered for 0 s" in text
+        assert "Waiting for the app's own address, which has not answered for 0 s" in text
         site.proxy.is_silent = False
         assert {site.wait_for_end(job_id).status for job_id in job_ids} == {Status.COMPLETED}
     assert sorted(runs) == job_ids
@@ -319,12 +323,12 @@ def test_a_launch_that_finds_no_place_is_no_failure(tmp_path, way):
         site.backend.limits.leave()
 
 
-def test_nobody_there_at_all(tmp_path, free_port):
+def test_nobody_there_at_all(tmp_path, caplog, free_port):
     with wrap(tmp_path, never, launcher=None, connect=f"http://127.0.0.1:{free_port}", launch_timeout=0.6) as site:
         end = site.wait_for_end(site.application.jobs.start("/job"))
     assert end.status is Status.FAILED
-    assert "can't be reached" in end.status_text
-    assert f"127.0.0.1:{free_port}" in end.status_text
+    assert "the app's own address can't be reached" in end.status_text
+    assert f"127.0.0.1:{free_port} can't be reached" in caplog.text
 
 
 def test_a_password_for_the_gate_opens_it_and_stays_there(tmp_path):
@@ -563,7 +567,7 @@ def test_a_running_job_is_cancelled_from_another_request(tmp_path):
 
 
 @pytest.mark.parametrize(("overdue", "status"), [(3600, Status.STARTED), (86401, Status.FAILED)])
-def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, free_port, overdue, status):
+def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, caplog, free_port, overdue, status):
     """A day after it was due nobody waits for it any more, and it says where its app was asked for."""
     with serve_site(tmp_path, never) as site:
         request = JobRequest("GET", "/job", "", "/job", app="another", address=f"http://127.0.0.1:{free_port}")
@@ -575,7 +579,8 @@ def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, free_port, ove
         site.backend.self_request.learn({"SERVER_PORT": str(site.server.port)})
         site.backend.dispatcher.look_after(0)
         if status is Status.FAILED:
-            assert f"127.0.0.1:{free_port}" in site.wait_for_end(job_id).status_text
+            assert "the app that started this job does not answer" in site.wait_for_end(job_id).status_text
+            assert f"127.0.0.1:{free_port}" in caplog.text
         else:
             wait_until(lambda: site.backend.dispatcher._rows._absent)
             # It is held again and again, for as long as it takes to ask for its app.

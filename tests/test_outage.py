@@ -18,7 +18,7 @@ from backjob.decisions import ABSENCE
 from backjob.errors import LaunchError
 from backjob.jitter import outage_backoff
 
-FINAL = LaunchError("http://127.0.0.1:1 answered 302", is_final=True)
+FINAL = LaunchError("it answered 302", is_final=True)
 DAY = 86400.0
 
 

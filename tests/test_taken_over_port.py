@@ -81,7 +81,8 @@ def test_a_process_asks_once_and_not_for_each_job(tmp_path: Path) -> None:
         return counting
 
     with serve_site(tmp_path, front=count) as pool:
-        with wrap(tmp_path, launcher=None, connect=f"http://127.0.0.1:{pool.server.port}") as site:
+        # A launch that is not answered in time, on a busy machine, would cost a probe.
+        with wrap(tmp_path, launcher=None, connect=f"http://127.0.0.1:{pool.server.port}", close_delay=10) as site:
             for _ in range(3):
                 assert site.wait_for_end(site.start("/job")).status is Status.COMPLETED
         assert seen.count("worker") == seen.count("monitor") == 3

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import django
@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core import signals
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
-from django.db import close_old_connections, connections, transaction
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch
@@ -30,6 +30,7 @@ from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown,
 from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
+from .django_inline import keep_connections
 from .django_session import watch_session
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
@@ -58,7 +59,7 @@ def get_wsgi_application() -> BackJob:
     options, handler = _read_options(), _Handler()
     is_inline = getattr(options.get("launcher"), "is_inline", False)
     try:
-        return BackJob(_keep_connections(handler) if is_inline else handler, **options)
+        return BackJob(keep_connections(handler) if is_inline else handler, **options)
     except ConfigError as error:
         raise ImproperlyConfigured(f"settings.BACKJOB: {error}") from error
 
@@ -180,31 +181,6 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
             raise
         finally:
             jobs.end_transactions()
-
-
-@contextlib.contextmanager
-def _connections_kept() -> Iterator[None]:
-    """In it no signal of a request closes the connections: as in Django's test client, they are those of a test."""
-    of_requests = (signals.request_started, signals.request_finished)
-    for signal in of_requests:
-        signal.disconnect(close_old_connections)
-    try:
-        yield
-    finally:
-        for signal in of_requests:
-            signal.connect(close_old_connections)
-
-
-def _keep_connections(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """For jobs that run inline, in a test: the handler in _connections_kept(), with the response's close()."""
-
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        with _connections_kept():
-            response = handler(environ, start_response)
-        response.close = _connections_kept()(response.close)
-        return response
-
-    return answer
 
 
 class _JobsInTransaction:

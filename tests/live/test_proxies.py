@@ -247,7 +247,7 @@ def test_a_password_in_front_that_nobody_gave(
     run_nginx(guarded, front)
     end = server.end_of(server.start("/echo"))
     assert end["status"] == Status.FAILED
-    assert end["status_text"].startswith(f"The job can't be launched: {front.connect} answered 401 (Server: nginx")
+    assert end["status_text"].startswith("The job can't be launched: the app's own address answered 401: ")
     assert "connect_headers" in end["status_text"]
     assert not server.runs()
 

@@ -634,8 +634,8 @@ MUTANTS = [
     Mutant(
         "who asks by a client certificate stays behind",
         "backjob/request.py",
-        "        variables={**request.variables, **take_identity(start, config.forward_environ)},\n",
-        "",
+        "**request.variables, **take_identity(start, config.forward_environ)",
+        "**request.variables",
         ("tests/test_outer_middleware.py",),
     ),
     Mutant(
@@ -1332,6 +1332,13 @@ MUTANTS = [
         "(_CLOSED_POOL.search(reason) and is_python_stopping())",
         "_CLOSED_POOL.search(reason)",
         ("tests/test_shutdown.py",),
+    ),
+    Mutant(
+        "people see addresses",
+        "backjob/diagnosis.py",
+        "        text = pattern.sub(neutral, text)",
+        "        pass",
+        ("tests/test_monitor.py",),
     ),
     Mutant(
         "a probe works twice",
