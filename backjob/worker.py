@@ -245,7 +245,6 @@ class CurrentJob(Jobs):
             self._complete()
 
     def _give_sign(self) -> None:
-        """Output is a sign of life, and shown a moment later at most."""
         self._signs.give_output()
         self._ending.is_live()
 

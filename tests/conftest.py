@@ -38,13 +38,14 @@ def open_connections() -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def closes_its_connections() -> Iterator[None]:
+def closes_its_connections(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail a test after which a socket or a database is open that was not before."""
     if not DESCRIPTORS.is_dir():
         yield  # this system does not show them
         return
     before = open_connections().items()
     yield
+    caplog.get_records("call").clear()  # a record has the frames of its traceback, and what is open in them
 
     def has_closed_all() -> bool:
         if open_connections().items() <= before:

@@ -46,8 +46,8 @@ pytestmark = pytest.mark.live
 
 PAGE = Path(__file__).parent.parent / "docs" / "command.md"
 KEY = "a-key-of-one-word-as-a-variable-has-it"
-HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe\r back"
-HARMLESS = r"\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe\x0d back"
+HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe back"
+HARMLESS = r"\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe back"
 
 
 class Action:

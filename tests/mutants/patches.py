@@ -298,8 +298,8 @@ MUTANTS = [
     Mutant(
         "a compressed body is decoded to its end",
         "backjob/output.py",
-        "                if self._cut:\n                    self._is_left = True",
-        "                if self._cut < 0:\n                    self._is_left = True",
+        "                if len(piece) > room:\n                    self._is_left = True",
+        "                if len(piece) < 0:\n                    self._is_left = True",
         ("tests/test_error_pages.py",),
     ),
     Mutant(
@@ -577,10 +577,24 @@ MUTANTS = [
     ),
     Mutant(
         "max_output has no effect",
-        "backjob/output.py",
-        "if self._cut or len(encoded) > room:",
-        "if self._cut:",
+        "backjob/tail.py",
+        "if self._dropped + len(raw) - self._begin > self._limit:",
+        "if self._dropped < 0:",
         ("tests/test_output.py",),
+    ),
+    Mutant(
+        "half of a line is shown at once",
+        "backjob/output.py",
+        "with_open_line=is_whole or self._line_since is None",
+        "with_open_line=True",
+        ("tests/test_printing.py",),
+    ),
+    Mutant(
+        "a path in the log has control characters",
+        "backjob/events.py",
+        "    return _CONTROLS.sub(",
+        "    return re.compile(r'(?!)').sub(",
+        ("tests/test_logs.py",),
     ),
     Mutant(
         "an anonymous job keeps its user",
