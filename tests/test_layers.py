@@ -53,6 +53,7 @@ SHELLS: dict[str, set[str]] = {
     "integrations/__init__": set(),
     # start() takes a webob.Request, which is the one way to hand a body on as it came, such as JSON.
     "integrations/again": {"webob"},
+    "integrations/alembic": set(),
     "integrations/pyramid": {"pyramid"},
     "integrations/bottle": {"bottle"},
     "integrations/flask": {"flask", "werkzeug"},
@@ -60,6 +61,7 @@ SHELLS: dict[str, set[str]] = {
     "integrations/django_csrf": {"django"},
     "integrations/django_cache": {"django"},
     "integrations/django_session": {"django"},
+    "integrations/django_transactions": {"django"},
     "__main__": set(),
     "cli/__init__": set(),
     "cli/group": {"click"},
