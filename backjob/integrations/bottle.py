@@ -177,6 +177,7 @@ def background(callback: Callback | None = None, *, scope: str | Callable[[Any],
             return callback(*args, **kwargs)
         again = _do_again(request, plugin.csrf_field)
         job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
-        return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, headers)
 
     return start_or_run

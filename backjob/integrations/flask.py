@@ -102,7 +102,7 @@ def background(
         sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
         again = make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
         name = scope() if callable(scope) else scope
-        return {"id": current_jobs.start(again, scope=name, **options)}, 202
+        return {"id": current_jobs.start(again, scope=name, **options)}, 202, {"Cache-Control": "no-store"}
 
     return start_or_run
 

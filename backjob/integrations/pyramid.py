@@ -275,6 +275,6 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
             return view(context, request)
         name = scope(request) if callable(scope) else scope
         job_id = request.backjob.start(_do_again(request), scope=name, **options)
-        return Response(status=202, json_body={"id": job_id})
+        return Response(status=202, json_body={"id": job_id}, cache_control="no-store")
 
     return start_or_run
