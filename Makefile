@@ -5,13 +5,13 @@ PYTHON ?= python3
 ARGS ?=
 # Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other.
 WORKERS ?= 3
-# How long a soak is.
-SECONDS ?= 600
+# How long a soak (600) or a fuzz (60) is.
+SECONDS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs servers chaos soak bench mutants clean
+.PHONY: demo test lint types docs servers chaos soak fuzz bench mutants audit constraints clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -41,7 +41,21 @@ chaos: $(VENV)/dev.stamp
 
 # Random faults for as long as asked: SECONDS=3600 make soak ARGS=gevent-mariadb
 soak: $(VENV)/dev.stamp
-	BACKJOB_CI=1 PYTHONPATH=tests $(BIN)/python -m chaos soak $(SECONDS) $(ARGS)
+	BACKJOB_CI=1 PYTHONPATH=tests $(BIN)/python -m chaos soak $(or $(SECONDS),600) $(ARGS)
+
+# Random input for all that strangers can write: tokens, answers, rows, cache entries. A fault is printed with what repeats
+# it: ARGS="records --seed 1 --round 2".
+fuzz: $(VENV)/dev.stamp
+	BACKJOB_CI=1 PYTHONPATH=tests $(BIN)/python -m fuzz $(or $(SECONDS),60) $(ARGS)
+
+# Known vulnerabilities of the versions in tests/constraints.txt. Needs the network.
+audit: $(VENV)/dev.stamp
+	tests/machine/audit $(ARGS)
+
+# After a CI run: keeps the versions that it ran with.
+constraints: $(VENV)/dev.stamp
+	{ grep '^#' tests/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > $(VENV)/constraints
+	mv $(VENV)/constraints tests/constraints.txt
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python tests/bench/bench.py $(ARGS)

@@ -1,5 +1,6 @@
 """backjob: run any URL of a WSGI app in the background, in the web server that is already there."""
 
+from . import interrupts as interrupts  # before all others: Ctrl-C may come while they are imported
 from .config import Config, __version__
 from .errors import (
     AddressError,
@@ -11,6 +12,7 @@ from .errors import (
     JobNotFound,
     KeyringError,
     LaunchError,
+    RequestTooLarge,
     StoreError,
 )
 from .findings import Check, Finding
@@ -37,6 +39,7 @@ __all__ = [
     "Jobs",
     "KeyringError",
     "LaunchError",
+    "RequestTooLarge",
     "Status",
     "StoreError",
     "__version__",

@@ -103,6 +103,7 @@ class Answer:
         self.raw = bytearray()
         self.is_complete = False
         self.status: int | None = None
+        self.error: OSError | None = None  # what ended the connection too early
         self._is_head = method == "HEAD"
         self._end: int | None = None
 
@@ -185,7 +186,12 @@ class Connection:
         """Send the whole request, or raise. ``request`` is HTTP, also where the peer speaks uwsgi."""
         self.answer = Answer(request.partition(b" ")[0].decode("ascii"))
         self._socket.settimeout(max(timeout, 0.001))
-        self._socket.sendall(build_packet(request) if self.address.uwsgi else request)
+        try:
+            self._socket.sendall(build_packet(request) if self.address.uwsgi else request)
+        except ConnectionError:
+            # With TLS 1.3 a server that refuses the client says so after the handshake, and closes.
+            if not self.address.tls or not (self.receive(timeout) and self.answer.error):
+                raise
 
     def receive(self, timeout: float) -> bool:
         """Wait at most this many seconds for the next bytes. True when the answer is complete."""
@@ -195,7 +201,8 @@ class Connection:
                 self.answer.feed(self._socket.recv(16384))
             except TimeoutError:
                 return False
-            except OSError:  # reset, a broken TLS record, no route any more: nothing more comes
+            except OSError as error:  # reset, a broken TLS record, no route any more: nothing more comes
+                self.answer.error = error
                 self.answer.feed(b"")
         return self.answer.is_complete
 

@@ -13,6 +13,7 @@ _HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
 _LONGEST_PATH = 107  # of the 108 that Linux has, one is for the end
 _UNVERIFIED = " unverified"
 _RECORD = "the job's record"
+CONNECT = "connect="
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Address:
 
     ``unix`` begins with a NUL where the name is an abstract one. ``uwsgi``: it speaks the uwsgi protocol, not HTTP.
     ``is_verified`` asks for a certificate that fits the host; otherwise the proof alone stands for the peer.
-    ``is_sure``: it was set, or a request came in by it; anything else is a guess until it has proved itself.
+    ``is_sure``: it was set, or a request came in by it; anything else is a guess until it has proved itself. ``site``:
+    the Host header of self-requests, for a server that routes by it; "": the authority. A proof of an address holds
+    for one site only.
     """
 
     host: str = ""
@@ -30,6 +33,7 @@ class Address:
     tls: bool = False
     uwsgi: bool = False
     is_verified: bool = False
+    site: str = ""
     found: str = field(default="", compare=False)
     is_sure: bool = field(default=True, compare=False)
 
@@ -46,6 +50,11 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         is_default = not self.uwsgi and self.port == (443 if self.tls else 80)
         return host if is_default else f"{host}:{self.port}"
+
+    @property
+    def wire_host(self) -> str:
+        """The Host header of a self-request. It never comes from a job, whose user may have chosen it."""
+        return self.site or self.authority
 
     def __str__(self) -> str:
         scheme = "uwsgi" if self.uwsgi else "https" if self.tls else "http"
@@ -69,7 +78,7 @@ def parse_connect(text: str) -> Address:
             raise ValueError(f"a unix socket's path is at most {_LONGEST_PATH} bytes long")
         # "@" for the NUL before an abstract name, as everybody writes it.
         path = path if path.startswith("/") else "\0" + path[1:]
-        return Address(unix=path, uwsgi=scheme == "uwsgi", found="connect=")
+        return Address(unix=path, uwsgi=scheme == "uwsgi", found=CONNECT)
     if "@" in text:
         raise ValueError("a user or password does not belong into connect=: put it into connect_headers=")
     try:
@@ -86,7 +95,7 @@ def parse_connect(text: str) -> Address:
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{allowed}: the path comes from each request's own SCRIPT_NAME")
     port = port or (443 if tls else 80)
-    return Address(host=host, port=port, tls=tls, uwsgi=uwsgi, is_verified=tls, found="connect=")
+    return Address(host=host, port=port, tls=tls, uwsgi=uwsgi, is_verified=tls, found=CONNECT)
 
 
 def write_origin(address: Address) -> str:
@@ -99,3 +108,13 @@ def read_origin(text: str) -> Address:
     address = parse_connect(text.removesuffix(_UNVERIFIED))
     is_verified = address.is_verified and not text.endswith(_UNVERIFIED)
     return replace(address, is_verified=is_verified, found=_RECORD, is_sure=False)
+
+
+def add_site(address: Address, site: str) -> list[Address]:
+    """Return the address, and the same with this Host header, which is tried where the address's own one leads astray.
+
+    The first one is no longer sure: what answers there may be another site of the same server.
+    """
+    if not site or site == address.authority:
+        return [address]
+    return [replace(address, is_sure=False), replace(address, site=site)]

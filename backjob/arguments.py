@@ -5,14 +5,25 @@ Knows nothing of jobs but what their ids, numbers and texts may be.
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from .config import MOST_SCOPE
+from .forms import encode_form
+from .headers import check_headers
+from .output import clean_text
 from .ranges import TIMEOUT, WHOLE, is_number, is_timeout, is_whole
+from .redirects import check_redirect_ok
 from .store import LONGEST
 
+AnyId = int | str | None
+"""The id of a job, also as the text of a URL; None: the job that runs here."""
 _MAX_ID = 2**63 - 1
 _MOST_PRIORITY = 1000
+_OF_A_REQUEST = frozenset({"self", "target", "method", "data", "json", "body", "content_type"})
+"""The arguments of start() that a ``webob.Request`` has in itself."""
 
 
 def parse_id(job_id: int | str) -> int | None:
@@ -34,6 +45,26 @@ def check_numbers(delay: float, retries: int, priority: int, error_timeout: floa
         raise ValueError(f"priority must be a whole number from -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
     if error_timeout is not None and not is_timeout(error_timeout):
         raise ValueError(f"error_timeout must be {TIMEOUT}")
+
+
+def check_options(options: Mapping[str, Any], names: Collection[str]) -> None:
+    """Check options of start() that are given before there is a request to start. ``names`` are its arguments."""
+    known = [name for name in names if name not in _OF_A_REQUEST]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
+            raise TypeError(f"{name!r} is no option of a job that is made of a request: {hint}")
+    numbers = {name: options.get(name, 0) for name in ("delay", "retries", "priority")}
+    check_numbers(**numbers, error_timeout=options.get("error_timeout"))
+    flags = {name: options[name] for name in ("as_user", "unique", "after_response") if name in options}
+    check_flags(**{name: value for name, value in flags.items() if (name, value) != ("after_response", None)})
+    check_scope(options.get("scope", ""))
+    check_headers(options.get("headers"), as_user=options.get("as_user", True))
+    if options.get("params") is not None:
+        encode_form(options["params"], "params")
+    if options.get("redirect_ok") is not None:
+        check_redirect_ok(options["redirect_ok"])
 
 
 def check_progress(progress: float) -> float:
@@ -59,8 +90,25 @@ def check_flags(**flags: bool) -> None:
 
 def check_scope(scope: str) -> None:
     """Raises ValueError for what is no scope."""
-    if not isinstance(scope, str) or len(scope) > MOST_SCOPE:
-        raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters")
+    if not is_scope(scope):
+        raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters, without NUL and lone surrogates")
+
+
+def is_scope(scope: object) -> bool:
+    """Can a job have this scope? Databases can't keep a NUL, and a lone surrogate is no text."""
+    return isinstance(scope, str) and len(scope) <= MOST_SCOPE and clean_text(scope) == scope
+
+
+def check_find(limit: int, text: int | None, before: int | str | None) -> int | None:
+    """Return the id before which find() looks, None for none. Raises ValueError for wrong numbers."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 1000:
+        raise ValueError("limit must be a whole number from 1 to 1000")
+    if text is not None and not is_whole(text):
+        raise ValueError(f"text must be {WHOLE}, or None for whole texts")
+    cursor = parse_id(before) if before is not None else None
+    if before is not None and cursor is None:
+        raise ValueError("before must be the id of a job")
+    return cursor
 
 
 def check_total(total: float | None) -> float | None:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .config import Config
+from .diagnosis import explain_silence
 from .dispatcher import Dispatcher
 from .errors import AddressError, Busy, LaunchError, StoreError
+from .events import log_ended
 from .job import Job, JobRequest, Move
 from .keeper import Keeper
 from .keyring import MONITOR, Keyring, new_nonce
@@ -139,12 +141,21 @@ class Backend:
             if self.launcher.launch(token, launch.request, environ):
                 return
             wait = self.config.lease  # should nobody have taken the job over by then, this process does
+            if environ is None and not self.config.keeper:
+                self._note_silence(launch)
         except AddressError as error:
             wait = self._give_up(launch, LaunchError(str(error)), is_for_thread=False)
         except LaunchError as error:
             wait = self._give_up(launch, error, isinstance(error, Busy) and self.has_dispatcher(environ))
         if self.has_dispatcher(environ):
             self.dispatcher.look_after(wait)
+
+    def _note_silence(self, launch: Launch) -> None:
+        """Say in the status text that nothing has answered. A process like this one, a command, does not retry."""
+        if self.launcher is self.self_request and self.config.address is not None:
+            silence = explain_silence(self.config.address, self.config.close_delay)
+            text = f"Not launched yet: {silence}"
+            self.store.note_launch_failure(launch.job_id, 1, launch.held_by, text, self.config.lease)
 
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:
         """Launch jobs after the request or job that they waited for, or cancel them with the text ``failure``.
@@ -189,7 +200,7 @@ class Backend:
         """
         try:
             if not is_for_thread:
-                return self.monitor.refuse(launch.job_id, 1, launch.held_by, error)
+                return self.monitor.refuse(launch.job_id, 1, launch.held_by, error, launch.request)
             self.store.hold(launch.job_id, 1, launch.held_by, None, 0)
             return 0.0
         except StoreError as store_error:
@@ -202,4 +213,5 @@ def _do_nothing() -> None:
 
 
 def _cancel_follower(launch: Launch, store: Store, failure: str) -> None:
-    store.move(Move.CANCEL, launch.job_id, attempt=1, text=failure)
+    if store.move(Move.CANCEL, launch.job_id, attempt=1, text=failure):
+        log_ended(Move.CANCEL, launch.job_id, 1, launch.request, reason=failure)

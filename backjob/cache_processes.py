@@ -29,6 +29,17 @@ class ProcessCell:
         until = self._now().timestamp() + seconds
         self._change_processes(lambda processes: processes | {name: [slots, until, app_version]})
 
+    def use_once(self, name: str, seconds: float) -> bool:
+        is_new = True
+
+        def add(processes: _Processes) -> _Processes:
+            nonlocal is_new
+            is_new = name not in processes
+            return processes | ({name: [0, self._now().timestamp() + seconds, ""]} if is_new else {})
+
+        self._change_processes(add)
+        return is_new
+
     def read_slots(self) -> dict[str, int | None]:
         processes, now = self._decode(self._cells.read(self._process_key)), self._now().timestamp()
         return {name: slots for name, (slots, until, _) in processes.items() if until > now}

@@ -30,6 +30,10 @@ class CacheReads:
         self._jobs = jobs
         self._now = now
 
+    @property
+    def place(self) -> str:
+        return self._jobs.place
+
     def get(self, job_id: int) -> Job | None:
         return self._jobs.get(job_id)
 
@@ -41,7 +45,14 @@ class CacheReads:
         job = self.get(job_id)
         return Glance(*(getattr(job, each.name) for each in dataclasses.fields(Glance))) if job is not None else None
 
-    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
+    def find(
+        self,
+        statuses: Iterable[Status] | None,
+        scope: str | None,
+        limit: int,
+        before: int | None,
+        text: int | None = None,
+    ) -> list[Job]:
         wanted = frozenset(statuses) if statuses is not None else frozenset(Status)
         index = self._jobs.read()
         ids = sorted({*index.live, *(index.ended if wanted & FINAL else ())}, reverse=True)
@@ -51,9 +62,15 @@ class CacheReads:
             found += [job for job in jobs if job and job.status in wanted and scope in (None, job.scope)]
             if len(found) >= limit:
                 break
-        return found[:limit]
+        if text is None:
+            return found[:limit]
+        ends = (job.status_text[max(0, len(job.status_text) - text) :] for job in found)
+        return [dataclasses.replace(job, status_text=end) for job, end in zip(found[:limit], ends, strict=False)]
 
     def time(self) -> datetime:
+        return self._now()
+
+    def time_at_hand(self) -> datetime:
         return self._now()
 
     def try_new_connection(self) -> None:

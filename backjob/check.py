@@ -37,9 +37,11 @@ from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
 from .outer import find_outer_objects
 from .outer_values import digest_outer_values
+from .proofs import is_proof
 from .request import mount_request
 from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
+from .site_check import find_local_site, find_site_problem
 from .store import Store
 
 Facts = TypeVar("Facts", ServerFacts, StoreFacts, Reply)
@@ -78,15 +80,17 @@ class Deployment:
             return Check((Finding("key", str(error)),), (), (), None, "", self.keys.name, 0, here, cache)
         here = self._ask_store(backend.store)
         trials, reply, problem = _try_addresses(backend, environ)
+        site = (*find_site_problem(self.app, self.config),) if environ is None and reply is not None else ()
         if reply is None and environ is not None and self.config.address is None:
             # Nobody answered, but this request came from the very server that was asked.
             reply = self._reply(backend, here, environ)
-        problems = [*([problem] if problem else []), *find_problems(self.config, here, cache, reply)]
+        problems = [*([problem] if problem else []), *site, *find_problems(self.config, here, cache, reply)]
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
         warnings += find_other_app(backend.self_request.app, reply)
         warnings += find_other_version(self.config.app_version or "", reply)
         warnings += find_outer_middleware(reply, self._digest_outer(environ) if environ is not None else None)
+        warnings += find_local_site(self.config) if environ is None and reply is not None and not site else ()
         warnings += find_lost_slots(backend.limits.lost_slots, reply)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
@@ -147,8 +151,9 @@ def _try_addresses(
         try:
             reply = _ask(backend, address, request, max(end - time.monotonic(), _LEAST_PATIENCE))
         except LaunchError as error:
-            failures.append(error)
-            trials.append(Trial(str(address), address.found, error=str(error), is_final=error.is_final))
+            if str(address) not in [trial.address for trial in trials]:  # or it was tried with another Host
+                failures.append(error)
+                trials.append(Trial(str(address), address.found, error=str(error), is_final=error.is_final))
         else:
             trials.append(Trial(str(address), address.found, time.perf_counter() - begin))
             return tuple(trials), reply, None
@@ -162,8 +167,13 @@ def _try_addresses(
 
 def _ask(backend: Backend, address: Address, request: JobRequest, patience: float) -> Reply:
     """What our own middleware tells at this address. Raises LaunchError when it does not, or is not ours."""
-    token = backend.keyring.sign(CHECK, _NO_JOB, 1, b"")
+    token = backend.self_request.paths.tokens.sign(CHECK, _NO_JOB, 1)
     answer = backend.self_request.ask(address, token, request, patience)
+    if is_proof(answer, token, "stale"):
+        raise LaunchError(
+            f"{address} takes the request for an old one: something in front of it sends requests twice or holds them "
+            "back, or the clocks of two hosts differ by a minute and the job database can't be asked for the time"
+        )
     text = answer.body.decode("latin-1")
     if answer.status != 200 or prove_facts(token, text).encode() not in answer.raw:
         raise explain(answer, address)

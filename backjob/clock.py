@@ -49,6 +49,13 @@ class ServerClock:
             then, told = self._read_server()
         return told + timedelta(seconds=time.monotonic() - then)
 
+    def read_last(self) -> datetime:
+        """Return the time by the last reading, or the host's if there was none. Asks no server."""
+        if self._read is None:
+            return host_time()
+        then, told = self._read
+        return told + timedelta(seconds=time.monotonic() - then)
+
     def _read_server(self) -> tuple[float, datetime]:
         # The other threads go on by what is known, while one of them reads.
         before, self._next = self._next, time.monotonic() + READ_EVERY

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -35,6 +35,7 @@ from .option_checks import (
 from .outer import find_fault
 from .ranges import MOST, TIMEOUT, check_version, is_timeout
 from .redirects import RedirectOk
+from .site_url import SiteUrl, parse_site_url
 
 try:
     __version__ = version("backjob")
@@ -86,6 +87,10 @@ class Config:
     connect: str | None = None
     """The app's own address: ``"http://127.0.0.1:8000"``, ``"https://…"`` (its certificate is verified) or
     ``"unix:/run/app.sock"``. None: found from the server of each request."""
+
+    site_url: str | None = None
+    """URL at which people reach the app, such as ``"https://shop.example"`` or ``"https://shop.example/mount"``: Host,
+    scheme, port and SCRIPT_NAME of jobs that are started outside of a request. None: those of ``connect``."""
 
     ca_file: str | None = None
     """PEM file of the authority that signed the certificate at ``connect="https://…"``. None: the system's."""
@@ -140,7 +145,11 @@ class Config:
     only corrects the job's own URL, nor a 307 or 308. Also per start()."""
 
     max_output: int = 1048576
-    """Bytes of UTF-8 that are kept of a job's output."""
+    """Bytes of UTF-8 that are kept of a job's output: the last ones, or up to an eighth less, on whole lines."""
+
+    max_request: int = 1048576
+    """Bytes that a job's request may have: body, URL, headers and what else is sealed in its record. A larger one is
+    refused by start() with :class:`backjob.RequestTooLarge`, and by ``background`` views with 413. 0: no limit."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
     """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
@@ -179,7 +188,8 @@ class Config:
             check_number(name, getattr(self, name), 0, MOST)
         check_number("close_delay", self.close_delay, 0.01, 60)
         check_number("lease", self.lease, 1, 86400)
-        check_whole("max_output", self.max_output)
+        for name in ("max_output", "max_request"):
+            check_whole(name, getattr(self, name))
         if self.max_running != "auto":
             check_whole("max_running", self.max_running, ', or "auto"')
         check_whole("max_running_per_process", self.max_running_per_process)
@@ -212,6 +222,7 @@ class Config:
             refuse("user_agent", "must be 1-200 printable ASCII characters")
         check_with("ca_file", self.ca_file, check_ca_file)
         check_with("connect", self.connect, parse_connect)
+        check_with("site_url", self.site_url, parse_site_url)
         check_header_names("forward_headers", self.forward_headers)
         check_own_headers("connect_headers", self.connect_headers)
 
@@ -227,8 +238,14 @@ class Config:
 
     @cached_property
     def address(self) -> Address | None:
-        """What ``connect=`` says, parsed."""
-        return parse_connect(self.connect) if self.connect is not None else None
+        """What ``connect=`` says, parsed. A unix socket has no name of its own for the Host header."""
+        address = parse_connect(self.connect) if self.connect is not None else None
+        return replace(address, site=self.site.authority) if address and address.unix and self.site else address
+
+    @cached_property
+    def site(self) -> SiteUrl | None:
+        """What ``site_url=`` says, parsed."""
+        return parse_site_url(self.site_url) if self.site_url is not None else None
 
     @cached_property
     def forward_keys(self) -> tuple[str, ...]:

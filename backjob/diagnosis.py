@@ -52,6 +52,21 @@ _PLAIN_TO_TLS = (b"HTTPS port", b"SSL-enabled server port")
 _TLS_TO_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 _SPEAKS_TLS = 'it speaks TLS: set connect="https://…"'
 _BRING_HTTPS = "wrap what does that in BackJob, or set connect_headers={'X-Forwarded-Proto': 'https'}"
+_CERTIFICATE_DEMANDS = frozenset(
+    {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE", "SSLV3_ALERT_BAD_CERTIFICATE"}
+    | {"SSLV3_ALERT_NO_CERTIFICATE", "TLSV1_ALERT_ACCESS_DENIED", "SSLV3_ALERT_CERTIFICATE_UNKNOWN"}
+)
+"""Alerts of servers that want the client's certificate: OpenSSL's of TLS 1.3 and of TLS 1.2, and those of others."""
+_NO_CERTIFICATE = b"No required SSL certificate was sent"
+"""What nginx says of it, in an answer of status 400."""
+_LET_WRITE = (
+    "the user of this process must be able to write to the socket and to enter its folder. With systemd set "
+    "SocketGroup= and SocketMode=0660 in the socket's unit, else the server's umask (gunicorn: --umask 007) and group"
+)
+_SECOND_ADDRESS = (
+    "asks for a client certificate, and self-requests have none. Serve the app on a second, plain address of the "
+    'loopback too, and set connect="http://127.0.0.1:…" to it'
+)
 _CERTIFICATE_REMEDIES = {
     9: "is this host's clock right?",
     10: "it has expired, renew it",
@@ -61,12 +76,27 @@ _CERTIFICATE_REMEDIES = {
 """By OpenSSL's X509_V_ERR numbers. Any other is an authority that nobody here knows."""
 
 
+_PLACES = (
+    (re.compile(r" \(Server: .*?\)(?=: |\. |; |$)"), ""),
+    (re.compile(r"redirects to \S+?(?=: )"), "redirects elsewhere"),
+    (re.compile(r", it says (?:'[^']*'|\"[^\"]*\")"), ""),
+    (re.compile(r"can't be verified \(.*?\)(?=: )"), "can't be verified"),
+    (re.compile(r"the name \S+ does not resolve"), "its name does not resolve"),
+    # With a quotation mark before it, it is an example in a remedy.
+    (re.compile(r"(?<![\"'\w])(?:https?|uwsgi)(?:\+unix)?:[^\s,;]*[^\s,;:.?)]"), "the app's own address"),
+    (re.compile(r"(?<![\"'\w])unix:[^\s,;]*[^\s,;:.?)]"), "the app's own address"),
+)
+"""The parts of an explanation that show how a site is built, and what people see instead."""
+
+
 class Silence(LaunchError):
     """An address takes a request and does not answer."""
 
 
 def explain(answer: Answer, address: Address) -> LaunchError:
     """What an answer that is not ours means, and what setting mends it."""
+    if answer.status is None and answer.error and _demands_certificate(answer.error):
+        return explain_failure(answer.error, address)
     if answer.status is None:
         return _explain_no_http(bytes(answer.raw), address)
     server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
@@ -84,6 +114,8 @@ def explain(answer: Answer, address: Address) -> LaunchError:
         )
     elif status == 400 and any(words in answer.raw for words in _PLAIN_TO_TLS):
         remedy = _SPEAKS_TLS
+    elif status == 400 and _NO_CERTIFICATE in answer.raw:
+        remedy = f"it {_SECOND_ADDRESS}"
     return LaunchError(
         f"{address} answered {status} (Server: {server}): {remedy}",
         is_final=status not in _PASSING,
@@ -135,8 +167,19 @@ def explain_failure(error: OSError, address: Address) -> LaunchError:
     if getattr(error, "reason", None) in _TLS_TO_PLAIN:
         remedy = f'{_correct(address)} to "http://…"'
         return LaunchError(f"{address} does not speak TLS ({error.reason}): {remedy}", is_final=True)  # type: ignore[attr-defined]
+    if _demands_certificate(error):
+        reason = getattr(error, "reason", what)
+        probably = "" if "CERTIFICATE_REQUIRED" in reason else "probably "  # TLS 1.2 has no alert of its own for it
+        text = f"{address} refuses the TLS connection ({reason}): it {probably}{_SECOND_ADDRESS}"
+        return LaunchError(text, is_final=True, is_denied=True)
     remedy = _explain_no_connection(error, address)
-    return LaunchError(f"{address} can't be reached ({name}: {what}): {remedy}")
+    is_denied = isinstance(error, PermissionError) and bool(address.unix)
+    text = f"{address} can't be reached ({name}: {what}): {remedy}"
+    return LaunchError(text, is_final=is_denied, is_denied=is_denied)
+
+
+def _demands_certificate(error: OSError) -> bool:
+    return getattr(error, "reason", None) in _CERTIFICATE_DEMANDS
 
 
 def explain_silence(address: Address, seconds: float) -> Silence:
@@ -160,6 +203,13 @@ def explain_loss(address: Address, seconds: float) -> Silence:
     )
 
 
+def hide_places(text: str) -> str:
+    """Return an explanation for people: without addresses, host names and the names of servers, which the log has."""
+    for pattern, neutral in _PLACES:
+        text = pattern.sub(neutral, text)
+    return text
+
+
 def _add_sentence(text: str, sentence: str) -> str:
     """Add a sentence to a text that ends without a full stop, or with a question mark."""
     return f"{text} {sentence}" if text.endswith("?") else f"{text}. {sentence}"
@@ -167,9 +217,12 @@ def _add_sentence(text: str, sentence: str) -> str:
 
 def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
     """What was met at each of the addresses that were tried."""
-    tried = "; ".join(str(failure) for failure in failures).replace("?; ", "? ")
+    # The server is there, and refuses this process: what failed at the other guesses would only distract.
+    failures = [failure for failure in failures if failure.is_denied] or failures
+    tried = "; ".join(dict.fromkeys(str(failure) for failure in failures)).replace("?; ", "? ")
     is_of_job = any(failure.is_of_job for failure in failures)
-    return LaunchError(tried, is_final=all(failure.is_final for failure in failures), is_of_job=is_of_job)
+    is_final, is_denied = all(each.is_final for each in failures), all(each.is_denied for each in failures)
+    return LaunchError(tried, is_final=is_final, is_of_job=is_of_job, is_denied=is_denied)
 
 
 def _correct(address: Address) -> str:
@@ -195,7 +248,8 @@ def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
 
 def _explain_redirect(location: str, address: Address) -> str:
     """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
-    place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location).partition("?")[0][:200]
+    place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location)
+    place = re.split(r"[?#]", place)[0][:200]
     around = _lead_around(address)
     hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:
@@ -219,8 +273,7 @@ def _explain_no_connection(error: OSError, address: Address) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"nobody listens there. Is the server up? {otherwise}"
     if isinstance(error, PermissionError):
-        who = "let this process's user write to the socket" if address.unix else "a firewall of this host forbids it"
-        return f"{who}. {otherwise}"
+        return f"{_LET_WRITE if address.unix else 'a firewall of this host forbids it'}. {otherwise}"
     if type(error).__name__ == "gaierror":
         return f"the name {address.host} does not resolve here: {_correct(address)}"
     if isinstance(error, TimeoutError):

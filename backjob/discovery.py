@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import stat
 import sys
@@ -22,6 +23,9 @@ _SCHEME_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED
 _UWSGI_HTTP = ("http-socket", "http11-socket", "https-socket", "http", "https")
 """uWSGI's options for addresses that speak HTTP: those of its workers come before those of its router."""
 
+
+_NOT_OF_PROXIES = frozenset({"HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_COOKIE"})
+_SITE = re.compile(r"(?:[A-Za-z0-9._~%-]{1,200}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 _MOST_DESCRIPTORS = 1024
 """A server opens its listening sockets early: they have low numbers."""
@@ -40,6 +44,33 @@ def discover_unasked() -> list[Address]:
         return []
     listeners = list(_listeners())
     return list(dict.fromkeys([*listeners, *(replace(address, tls=True) for address in listeners)]))
+
+
+def routes_by_host(environ: Mapping[str, Any]) -> bool:
+    """Is this a server of several sites, where a Host other than the site's own leads to another one?"""
+    return "mod_wsgi.version" in environ
+
+
+def find_site(environ: Mapping[str, Any]) -> str:
+    """Return the Host header by which the server has routed this request to the app, or "" if that is not known.
+
+    A middleware may have put another header in its place, such as X-Forwarded-Host, which a visitor may have written.
+    So a Host that some other header contains too is only believed where the original is known.
+    """
+    original = environ.get("werkzeug.proxy_fix.orig")
+    original = original if isinstance(original, Mapping) else {}
+    if routes_by_host(environ):  # Apache's name of the site that it has chosen
+        return _check_site(str(original.get("SERVER_NAME") or environ.get("SERVER_NAME", "")))
+    host = original.get("HTTP_HOST") or environ.get("HTTP_HOST", "")
+    name = str(host).rpartition("]")[0] or str(host).partition(":")[0]
+    others = (value for key, value in environ.items() if key.startswith("HTTP_") and key not in _NOT_OF_PROXIES)
+    if not original and any(name.lower() in str(value).lower() for value in others):
+        return ""
+    return _check_site(str(host))
+
+
+def _check_site(host: str) -> str:
+    return host if _SITE.fullmatch(host) else ""
 
 
 def _candidates(environ: Mapping[str, Any]) -> Iterator[Address]:

@@ -32,13 +32,16 @@ class LaunchError(BackJobError):
 
     ``is_final`` tells whether the same request would meet the same answer again: a redirect or a demand for a
     password is final, a refused connection is not. ``is_of_job``: the address works, and only the request of this job
-    fails there.
+    fails there. ``is_denied``: this process's user may not connect, however well the address works for others.
     """
 
-    def __init__(self, message: str | None = None, *, is_final: bool = False, is_of_job: bool = False) -> None:
+    def __init__(
+        self, message: str | None = None, *, is_final: bool = False, is_of_job: bool = False, is_denied: bool = False
+    ) -> None:
         super().__init__(message)
         self.is_final = is_final
         self.is_of_job = is_of_job
+        self.is_denied = is_denied
 
 
 class Busy(LaunchError):
@@ -51,6 +54,10 @@ class NotHome(LaunchError):
 
 class OutsideMount(BackJobError, ValueError):
     """A job's target is outside of the path at which the app is mounted."""
+
+
+class RequestTooLarge(BackJobError, ValueError):
+    """The request of a job is larger than max_request allows."""
 
 
 class StoreError(BackJobError):

@@ -155,6 +155,17 @@ def explain_left_out(code: int, names: Collection[str], *, is_anonymous: bool) -
     return f". {', '.join(names)} {verb} not taken along from the request that started this job: {why}"
 
 
+def keep_origin(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return which site's page has sent a request, without what a Referer's path may tell of the user.
+
+    A check within an anonymous job then refuses a request of another site's page, as it would in the foreground.
+    """
+    kept = {key: headers[key] for key in ("HTTP_ORIGIN", "HTTP_SEC_FETCH_SITE") if key in headers}
+    if "HTTP_REFERER" in headers:
+        kept["HTTP_REFERER"] = "/".join([*headers["HTTP_REFERER"].split("/")[:3], ""])
+    return kept
+
+
 def name_header(key: str) -> str:
     """Return a header's name for people: ``X-Api-Key`` for ``HTTP_X_API_KEY``."""
     name = re.sub(r"[^A-Za-z0-9-]", "?", key[5:].replace("_", "-").title())

@@ -14,7 +14,7 @@ from .transitions import FINAL, LIVE, Move, Status
 __all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
 It is raised by a change after which an older process would do something wrong with the record: a new status, a new
@@ -34,8 +34,8 @@ class JobRequest:
     ``left_out`` names of headers that only the starting request had, ``outer`` digests of what middleware outside of
     BackJob knew of its user (see outer_values), None if there was no request. ``user`` is who started it, as
     ``identify`` says: "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a
-    function by its name, "module:function"; None: the option decides. The last three are its app, and its address when
-    it was started.
+    function by its name, "module:function"; None: the option decides. The last four are its app, and when it was
+    started, its address, whether ``connect=`` gave it, and the Host header for a server that routes by it.
     """
 
     method: str
@@ -59,11 +59,17 @@ class JobRequest:
     app: str = ""
     address: str = ""
     by_connect: bool = False
+    site: str = ""
 
     @property
     def path(self) -> str:
         """The target without its query, which may hold what a user typed."""
         return self.target.partition("?")[0]
+
+    @property
+    def lacks_site(self) -> bool:
+        """Was it started outside of a request, without ``site_url``?"""
+        return self.script_name is None and "SERVER_NAME" not in self.variables
 
     def __repr__(self) -> str:
         return f"JobRequest({self.method} {self.path})"
@@ -169,6 +175,11 @@ class Job:
     def overdue_for(self) -> float:
         """Seconds since it was due, seen from when it was read; 0 until it is."""
         return max(0.0, (self.read_at - self.due_at).total_seconds())
+
+    @property
+    def ran_for(self) -> float | None:
+        """Seconds for which its attempt ran until it was read; None for one that has not begun."""
+        return (self.read_at - self.started_at).total_seconds() if self.started_at is not None else None
 
     @property
     def launch_failed_for(self) -> float:

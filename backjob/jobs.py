@@ -1,39 +1,38 @@
-"""The client session: start jobs, ask for them, end them. ``application.jobs``, and the base of ``environ["backjob"]``.
+"""The client session, ``application.jobs`` and the base of ``environ["backjob"]``: start jobs, ask for them, end them.
 
-Every call answers from the store. What belongs to a running job does nothing here, so that one action of the app serves
-the foreground and the background.
+Every call answers from the store. What belongs to a running job does nothing here, so that one view of the app serves
+the foreground and the background. What needs no start of a job is in existing_jobs.
 """
 
 from __future__ import annotations
 
+import inspect
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
 
 from webob.request import BaseRequest
 
-from .arguments import check_flags, check_numbers, check_scope, parse_id
+from .arguments import check_flags, check_numbers, check_options, check_scope
 from .backend import Backend, Launch
-from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
-from .job import Job, JobRequest, JobStatus, Move, NewJob, Status
-from .keyring import SealError, new_nonce
+from .errors import BackJobError
+from .events import log_started
+from .existing_jobs import ExistingJobs
+from .job import JobRequest, NewJob
+from .keyring import new_nonce
 from .lost_answers import one_call
 from .mounts import find_mount
-from .no_job import NoJob
-from .output import clean_text, cut_text, first_line
 from .process import name_response
 from .redirects import RedirectOk
-from .request import make_request, may_run_in, name_job
-
-Found = TypeVar("Found", Job, JobStatus)
-
-_OF_A_USER = "only one that was started with as_user=False can, for of others nothing is kept"
+from .request import make_request, name_job
+from .request_size import limit_body
+from .retrying import open_again
 
 
-class Jobs(NoJob):
+class Jobs(ExistingJobs):
     """The jobs of an application, seen from one request (``environ``) or from outside of any (None)."""
 
-    __slots__ = ("_environ", "_get_backend", "_path_info")
+    __slots__ = ("_path_info",)
 
     _start_response: Callable[..., Any] | None = None
     """The server's own, which tells of the server."""
@@ -79,8 +78,9 @@ class Jobs(NoJob):
         answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options. A function must be at the
         top level of a module, so that the process that runs the job can import it.
 
-        Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
-        known, StoreError when the record can't be written, and what ``identify`` raises. Then there is no job.
+        Raises ValueError or TypeError for what can't be started (RequestTooLarge for more bytes than ``max_request``),
+        AddressError where the app's own address is not known, StoreError when the record can't be written, and what
+        ``identify`` raises. Then there is no job.
         """
         backend = self._get_backend()
         check_numbers(delay, retries, priority, error_timeout)
@@ -107,14 +107,22 @@ class Jobs(NoJob):
             request,
             after_response=after_response,
             unique_keys=backend.keyring.digest(name_job(request, scope, backend.config, headers)) if unique else [],
-            scope=clean_text(scope),
+            scope=scope,
             retries=retries,
             delay=delay,
             priority=priority,
             error_timeout=backend.config.error_timeout if error_timeout is None else error_timeout,
         )
 
-    def retry(self, job_id: int | str) -> int:
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Check options of start() when a module is loaded, as the ``background`` decorators do.
+
+        Raises TypeError or ValueError for an option that start() does not have, or with a value that it refuses.
+        """
+        check_options(options, inspect.signature(cls.start).parameters)
+
+    def retry(self, job_id: int | str, *, scope: str | None = None) -> int:
         """Start an ended job again, and return the new job's id. For one that ran as nobody and did not complete.
 
         Of a user's job nothing is kept that it could run with. The new one is due at once; what else start() was given,
@@ -122,21 +130,11 @@ class Jobs(NoJob):
         what start() raises.
         """
         backend = self._get_backend()
-        job = self._find_one(backend.store.get, job_id, None)
-        if refusal := _refuse_retry(job):
-            raise BackJobError(f"Job {job.id} can't be started again: {refusal}")
-        try:
-            request = backend.keyring.unseal(job.id, job.uid, job.sealed)
-        except SealError:
-            why = "its request does not open: its key is missing here, or the record was changed"
-            raise BackJobError(f"Job {job.id} can't be started again: {why}") from None
-        if not request.anonymous:  # whatever the row says
-            raise BackJobError(f"Job {job.id} can't be started again: {_OF_A_USER}")
-        if backend.config.address is None and not may_run_in(backend.self_request.app, request):
-            raise BackJobError(f"Job {job.id} can't be started again here: it is another app's")
+        job = self._find_one(backend.store.get, job_id, scope)
+        request = open_again(backend, job)
         backend.launcher.check(self._environ)
         request = backend.self_request.note_origin(request, self._environ)
-        return self._add(
+        new_id = self._add(
             backend,
             request,
             scope=job.scope,
@@ -144,85 +142,21 @@ class Jobs(NoJob):
             priority=job.priority,
             error_timeout=job.error_timeout,
         )
+        self._log_act(f"started again as job {new_id}", job.id)
+        return new_id
 
-    def status(self, job_id: int | str, *, scope: str | None = None) -> JobStatus:
-        """How a job stands, or stood up to a second ago where a cache is used. Never writes.
+    def limit_body(self, environ: MutableMapping[str, Any]) -> None:
+        """Raise RequestTooLarge if the body of this request is too large for a job, before it is in memory.
 
-        Raises JobNotFound, also for a job of another scope when one is given.
+        For integrations, before they read it. A body that is sent in chunks has a CONTENT_LENGTH afterwards.
         """
-        return self._find_one(self._get_backend().store.status, job_id, scope)
-
-    def exists(self, job_id: int | str, *, scope: str | None = None) -> bool:
-        """Is there such a job (in this scope)?"""
-        try:
-            self.status(job_id, scope=scope)
-        except JobNotFound:
-            return False
-        return True
-
-    def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
-        """End a job: one that waits at once, a running one at its next sign. True if it was live.
-
-        Raises JobNotFound, and BackJobError for a job that a newer release of backjob recorded.
-        """
-        store = self._get_backend().store
-        while not (job := self._find_one(store.get, job_id, scope)).status.is_final:
-            if not job.is_readable:
-                raise BackJobError(f"Job {job.id} can't be cancelled here: {NEWER_RECORD}")
-            # Between the look and the write the job may have gone on: then look again.
-            if job.status is Status.INPROGRESS and store.request_cancel(job.id):
-                return True
-            if job.status is Status.STARTED and store.move(Move.CANCEL, job.id, attempt=job.attempt):
-                return True
-        return False
-
-    def find(
-        self,
-        status: Status | int | Iterable[Status | int] | None = None,
-        scope: str | None = None,
-        limit: int = 100,
-        before: int | None = None,
-    ) -> list[JobStatus]:
-        """Jobs in one of these statuses and of this scope, the newest first; ``before`` an id, to page on."""
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 1000:
-            raise ValueError("limit must be a whole number from 1 to 1000")
-        if isinstance(status, str):
-            raise ValueError("status must be a Status, its number, or a list of such")  # noqa: TRY004 - as a wrong number
-        statuses = [status] if isinstance(status, int) else status
-        wanted = [Status(each) for each in statuses] if statuses is not None else None
-        cursor = parse_id(before) if before is not None else None
-        if before is not None and cursor is None:
-            raise ValueError("before must be the id of a job")
-        scope, store = clean_text(scope) if scope is not None else None, self._get_backend().store
-        return [job.as_status() for job in store.find(wanted, scope, limit, cursor)]
+        limit_body(environ, self._get_backend().config.max_request)
 
     def cancel_waiting(self, job_id: int) -> None:
         """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.
 
         For integrations, after a rollback. It does nothing for other jobs, such as one that ``unique`` has found.
         """
-
-    def finish(self, text: str | None = None, job_id: int | str | None = None) -> None:
-        """Complete the running job with this id now. Without an id, and outside of a job, it does nothing."""
-        if job_id is not None:
-            self._end(Move.COMPLETE, job_id, text, progress=100)
-
-    def fail(self, text: str | None = None, job_id: int | str | None = None, retry: bool = False) -> None:
-        """Fail the live job with this id, for good. Without an id, and outside of a job, it raises JobFailed."""
-        if job_id is None:
-            raise JobFailed(text)
-        self._end(Move.FAIL, job_id, text)
-
-    def _find_one(self, read: Callable[[int], Found | None], job_id: int | str, scope: str | None) -> Found:
-        parsed = parse_id(job_id)
-        scope = clean_text(scope) if scope is not None else None
-        found = read(parsed) if parsed is not None else None
-        if found is None or (scope is not None and found.scope != scope):
-            name = repr(job_id[:20]) if isinstance(job_id, str) else parsed
-            raise JobNotFound(
-                f"There is no job {name or ''}".rstrip() + (" in this scope" if scope is not None else "")
-            )
-        return found
 
     def _add(
         self,
@@ -260,6 +194,7 @@ class Jobs(NoJob):
             backend.limits.note_recorder(self._environ, self._start_response)
             job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:  # from here on nothing raises: the record is committed
+            log_started(job_id, request)
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(new.delay)
@@ -270,13 +205,6 @@ class Jobs(NoJob):
                 backend.launch(launch, self._environ)
         return job_id
 
-    def _end(self, move: Move, job_id: int | str, text: str | None, progress: int | None = None) -> None:
-        backend = self._get_backend()
-        job = self._find_one(backend.store.get, job_id, None)
-        text = cut_text(text, backend.config.max_output) if text is not None else None
-        error = first_line(text or "") if move is Move.FAIL else ""
-        backend.store.move(move, job.id, text=text, error=error, progress=progress)
-
     def _check_after_response(self) -> None:
         raise BackJobError("after_response needs a request: start the job from one, or leave the option away")
 
@@ -285,16 +213,3 @@ class Jobs(NoJob):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
-
-
-def _refuse_retry(job: Job) -> str:
-    """Why it can't be started again by a person, or ""."""
-    if not job.is_readable:
-        return NEWER_RECORD
-    if not job.anonymous:
-        return _OF_A_USER
-    if not job.status.is_final:
-        return f"it has not ended, it is {job.status.name}"
-    if job.status is Status.COMPLETED:
-        return "it has completed"
-    return ""

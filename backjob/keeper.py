@@ -15,8 +15,10 @@ from datetime import datetime, timezone
 from .attempts import AttemptEnd, add_end
 from .config import Config
 from .decisions import Policy, Settlement, Vouched, decide
+from .diagnosis import hide_places
 from .duties import Duties
 from .errors import AddressError, Refused, StoreError, TimedOut, describe
+from .events import log_ended
 from .grace_period import GracePeriod, PossiblyLost
 from .jitter import between, retry_delay
 from .job import Job, Move
@@ -182,7 +184,8 @@ class Keeper:
 
     def _explain_waits(self) -> None:
         """Show in waiting jobs that slots are lost here or that the address does not answer, as long as that is so."""
-        before, self._explained = self._explained, self._limits.lost_slots or self._self_request.wire.queue
+        before, queue = self._explained, hide_places(self._self_request.wire.queue)
+        self._explained = self._limits.lost_slots or queue
         for text in ({"", before} if self._explained else {before}) - {self._explained}:
             self._store.note_wait(self._self_request.home, self._explained, text)
 
@@ -256,8 +259,8 @@ class Keeper:
             is_made = self._make_move(job, record, settlement, settlement.reason)
         if is_made:
             self._settled += 1
-            what, told = "Job %d, attempt %d: %s", about(job.id, job.attempt)
-            log.error(what, job.id, job.attempt, settlement.reason, extra=told)
+            reason, seconds = first_line(settlement.reason), record.ran_for
+            log_ended(settlement.move, job.id, job.attempt, record, seconds=seconds, reason=reason)
 
     def _make_move(self, job: Vouched, record: Job, settlement: Settlement, text: str) -> bool:
         again = settlement.move is Move.RETRY

@@ -12,24 +12,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ._socket import Connection, Step, is_done
-from .address import Address, read_origin, write_origin
+from ._socket import Connection, Step, check_method, check_target, is_done
+from .address import Address, add_site, read_origin, write_origin
 from .app_id import OwnIds, name_app, name_place
 from .config import Config
 from .diagnosis import explain_failure, sum_up
-from .discovery import discover, discover_unasked
 from .errors import AddressError, Busy, LaunchError, NotHome
-from .job import JobRequest
+from .job import Job, JobRequest
 from .keyring import Keyring, Token
+from .own_address import LONGEST_PROOF, OwnAddress
 from .path_proofs import PathProofs
 from .proofs import is_proof
+from .short_tokens import Clock, ShortTokens, host_time
 from .wire import CONNECT_TIMEOUT, PROBE_PATIENCE, Wire
 
 SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
-_MOST_SENT = 64
+_MOST_ELSEWHERE = 64
 
 
 class Launcher(Protocol):
@@ -45,7 +46,7 @@ class Launcher(Protocol):
 class SelfRequest:
     """The Launcher that writes requests to the app's own address. ``app`` tells apps apart that share their jobs."""
 
-    def __init__(self, config: Config, keyring: Keyring, app: str = "") -> None:
+    def __init__(self, config: Config, keyring: Keyring, app: str = "", now: Clock = host_time) -> None:
         self._config = config
         self._keyring = keyring
         self.app = app
@@ -53,48 +54,37 @@ class SelfRequest:
         place = config.address
         self.home = name_place(write_origin(place)) if place else name_app(app)
         """The app_id of jobs that are started here."""
-        self._known: list[Address] = []
-        self._proven: Address | None = None
-        self._elsewhere: set[tuple[Address, str]] = set()
+        self.own = OwnAddress(config)
+        self._elsewhere: dict[tuple[str, str], tuple[Address, float]] = {}
         self.wire = Wire(config)
         self._connect, self._build, self.ask = self.wire.connect, self.wire.build, self.wire.ask
-        self.paths = PathProofs(keyring, self.wire, app)
+        self.paths = PathProofs(ShortTokens(keyring, now), self.wire, app)
         self.has_worked = False
         """Has a request of this process reached this app? If so, a failure is an outage, not a wrong setting."""
-        self._sent: dict[str, Address] = {}
         self._patience = config.close_delay
-        self._unanswered = 0
-        self._last_unanswered = 0.0
+        self._unanswered, self._last_unanswered = 0, 0.0
 
     def learn(self, environ: Mapping[str, Any]) -> None:
-        """Remember where this process is reached, for the times when no request is at hand."""
+        """Remember where a self-request has come in, for the times when no request is at hand."""
         self.paths.note_arrival(environ.get("REQUEST_METHOD", ""), environ.get("SCRIPT_NAME", ""))
-        if not (self._config.address or self._proven or self._known):
-            self._known = discover(environ)
+        self.own.learn_from_own(environ)
 
     def check(self, environ: Mapping[str, Any] | None) -> None:
         """Raise AddressError when the own address is not known."""
         self.candidates(environ)
         if environ is not None:
-            self.learn(environ)
+            self.own.learn(environ)
 
     def candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
         """The addresses that a launch from here would try. Raises AddressError when none is known."""
-        if self._config.address:
-            return [self._config.address]
-        if self._proven:
-            return [self._proven]
-        candidates = discover(environ) if environ is not None else self._known
-        if not candidates:
-            raise AddressError
-        return candidates
+        return self.own.candidates(environ)
 
-    def note_arrival(self, nonce: str) -> None:
-        """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
-        address = self._sent.pop(nonce, None)
-        if address is not None:
-            self._proven = address
+    def note_arrival(self, job: Job, token: Token) -> None:
+        """This launch has come in here: a proof of the address that it was sent to (see docs/decisions, 11)."""
+        if self.own.note_arrival(token.nonce):
             self.has_worked = True
+        elif self._config.address and not self.own.is_proven(self._config.address):
+            self.own.note_arrival_of(self._keyring.unseal(job.id, job.uid, job.sealed))
 
     def note_path(self, path: str, nonce: str) -> None:
         """A request that was sent to this path of a job has come in."""
@@ -103,10 +93,7 @@ class SelfRequest:
 
     def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
         """The request with what is to be known should another process launch it: whose job it is, and where from."""
-        address = ""
-        with contextlib.suppress(AddressError):
-            address = write_origin(self.candidates(environ)[0])
-        return replace(request, app=self.app, address=address, by_connect=self._config.address is not None)
+        return replace(self.own.note_origin(request, environ), app=self.app)
 
     def is_home_of(self, app_id: str) -> bool:
         """Is a job with this app_id no other app's, as far as its record tells in clear?"""
@@ -123,20 +110,20 @@ class SelfRequest:
         end = time.monotonic() + _PAGE_CONNECT_TIMEOUT
         for address in self.candidates(environ):
             try:
-                with self._connect(address, end - time.monotonic(), request) as connection:
-                    self._keep_sent(token.nonce, address)
+                with self._connect(address, end - time.monotonic()) as connection:
+                    self.own.keep_sent(token.nonce, address)
                     self._send_monitor(connection, token, request, address)
                     if not is_done(connection.receive, self._patience):
                         # Its only slot may be busy with this very request: what was sent is in its backlog.
                         self._patience = min(self._patience, _SHORT_PATIENCE)
                         self._unanswered += 1
+                        self.own.doubt()
                         self._last_unanswered = time.monotonic()
                         return False
                     # Refused by ourselves means that this launch was taken over before: a proxy sends things twice.
                     if is_proof(connection.answer, token, "monitor") or is_proof(connection.answer, token, "refused"):
-                        self._proven = address
+                        self.note_proof(address)
                         self._unanswered = 0
-                        self.has_worked = True
                         return True
                     connection.close()  # some servers serve no other request before that
                     failures.append(self.paths.explain_monitor(connection.answer, address, token, request))
@@ -144,7 +131,7 @@ class SelfRequest:
                         break  # what answers there is what is to be told: guesses would only add to it
             except OSError as error:
                 failures.append(explain_failure(error, address))
-        self._proven = None
+        self.own.forget()
         raise sum_up(failures)
 
     def open(self, token: Token, request: JobRequest, *, from_slot: bool = False) -> Connection:
@@ -153,15 +140,16 @@ class SelfRequest:
         ``from_slot``: the caller holds a slot of the server, maybe its only one, and can't wait for an answer of it.
         It raises Busy if the server makes the TLS handshake in a slot and none is free.
         """
+        check_method(request.method), check_target(request.target)
         try:
             home = self._home_elsewhere(token, request, from_slot)
             address = home or self._proven_address(token, request, from_slot)
             target = request.target
-            wire = self._build(token, request, address, request.method, target, request.body, request.content_type)
+            wire = self._build(token, address, request.method, target, request.body, request.content_type)
             if not self.paths.covers(address, request, from_slot=from_slot):
                 self.paths.prove(address, token, request, PROBE_PATIENCE if from_slot else float("inf"))
                 self.has_worked = self.has_worked or home is None
-            connection = self._connect(address, CONNECT_TIMEOUT, request)
+            connection = self._connect(address, CONNECT_TIMEOUT)
             try:
                 self._shake_hands(connection, token, request, from_slot)
                 connection.send(wire, SEND_TIMEOUT)
@@ -172,7 +160,7 @@ class SelfRequest:
         except AddressError as error:
             raise LaunchError(str(error)) from error
         except OSError as error:
-            self._forget_proofs()
+            self.forget_proofs()
             raise explain_failure(error, address) from error
 
     def _shake_hands(self, connection: Connection, token: Token, request: JobRequest, from_slot: bool) -> None:
@@ -185,12 +173,16 @@ class SelfRequest:
     def wait_in_queue(self, step: Step, connection: Connection, token: Token, request: JobRequest) -> None:
         """Take a step of the worker's connection, as long as it takes. Raises LaunchError if its request is lost."""
         answers_later = functools.partial(self.paths.answers, connection.address, token, request, request.path)
-        self.wire.wait_in_queue(step, connection.address, answers_later)
+        try:
+            self.wire.wait_in_queue(step, connection.address, answers_later)
+        except LaunchError:
+            self.forget_proofs()
+            raise
 
     def doubt(self, connection: Connection, token: Token, request: JobRequest) -> LaunchError:
         """Explain an answer to the worker's request that is not our worker's. The address has to prove itself anew."""
         connection.close()  # gunicorn's gthread worker waits for that, up to 2 s, and answers no probe meanwhile
-        self._forget_proofs()
+        self.forget_proofs()
         return self.paths.explain_worker(connection.answer, connection.address, token, request)
 
     def covers(self, request: JobRequest) -> bool:
@@ -200,9 +192,11 @@ class SelfRequest:
         """
         try:
             is_ours = request.by_connect or request.app == self.app
-            return not is_ours or self.paths.covers(self.candidates(None)[0], request, from_slot=True)
+            address = self.candidates(None)[0]
         except AddressError:
             return True
+        is_proven = self._config.address is None or self.own.is_proven(address)
+        return not is_ours or (is_proven and self.paths.covers(address, request, from_slot=True))
 
     def post_ahead(self, token: Token, request: JobRequest, *, is_again: bool) -> bool:
         """Call ``PathProofs.post_ahead()``. ``is_again``: the job was launched before. Raises LaunchError."""
@@ -213,15 +207,18 @@ class SelfRequest:
 
     def send_ahead(self, token: Token, request: JobRequest) -> None:
         """Send the monitor's request to the job's own path. Raises LaunchError if something else answers at once."""
-        self.paths.send_ahead(self.candidates(None)[0], token, request, self._config.close_delay)
+        address = self.candidates(None)[0]
+        self.own.keep_sent(token.nonce, address)
+        self.paths.send_ahead(address, token, request, self._config.close_delay)
 
-    def _keep_sent(self, nonce: str, address: Address) -> None:
-        while len(self._sent) >= _MOST_SENT:
-            self._sent.pop(next(iter(self._sent), ""), None)
-        self._sent[nonce] = address
+    def note_proof(self, address: Address) -> None:
+        """The app has just answered at this address, or at its home if it is another app."""
+        self.own.note_proof(address)
+        self.has_worked = True
 
-    def _forget_proofs(self) -> None:
-        self._proven = None
+    def forget_proofs(self) -> None:
+        """Something failed, or another program answered: each address has to prove itself again."""
+        self.own.forget()
         self._elsewhere.clear()
         self.paths.clear()
 
@@ -230,65 +227,58 @@ class SelfRequest:
         if request.app == self.app or not request.address:
             return None
         address = read_origin(request.address)
-        if request.by_connect and address in (self._config.address, self._proven, *self._known):
+        if request.by_connect and self.own.is_known(address):
             return None
-        if (address, request.app) in self._elsewhere:
-            return address
+        key = request.address, request.app
+        home, proven_at = self._elsewhere.get(key, (address, float("-inf")))
+        if time.monotonic() - proven_at < LONGEST_PROOF:
+            return home
+        app, patience = "" if request.by_connect else request.app, self._config.launch_timeout
         try:
-            patience = PROBE_PATIENCE if from_slot else self._config.launch_timeout
-            self.paths.prove_mount(address, token, request, patience, "" if request.by_connect else request.app)
-        except (LaunchError, OSError) as error:
-            failure = error if isinstance(error, LaunchError) else explain_failure(error, address)
-            raise NotHome(f"the app that started this job does not answer: {failure}") from None
-        self._elsewhere.add((address, request.app))
-        return address
+            patience = PROBE_PATIENCE if from_slot else patience
+            home = self._prove_one(add_site(address, request.site), token, request, patience, app)
+        except LaunchError as error:
+            raise NotHome(f"the app that started this job does not answer: {error}") from None
+        while len(self._elsewhere) >= _MOST_ELSEWHERE:
+            self._elsewhere.pop(next(iter(self._elsewhere), key), None)
+        self._elsewhere[key] = home, time.monotonic()
+        return home
 
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
-        candidates = self._guess(request)
-        if from_slot and len(candidates) == 1:
+        candidates = self.own.guess(request, self.app)
+        if self.own.is_proven(candidates[0]) or (from_slot and len(candidates) == 1 and not self._config.address):
             return candidates[0]
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
-        patience = PROBE_PATIENCE if len(candidates) > 1 else float("inf")
+        is_one = len({replace(address, site="") for address in candidates}) == 1
+        patience = float("inf") if is_one and not from_slot else PROBE_PATIENCE
         try:
-            return self._prove_one(candidates, token, request, patience)
+            # connect= may lead to another app on purpose.
+            app = "" if self._config.address and request.by_connect else self.app
+            address = self._prove_one(candidates, token, request, patience, app)
         except LaunchError as error:
-            if not error.is_final or self._known or self._proven or self._config.address:
+            if not error.is_final or self.own.is_known(candidates[0]):
                 raise
             # No request has come here. What listens is something else, and this may be no server of the app at all.
             raise NotHome(f"what listens in this process is not this app: {error}") from None
+        self.note_proof(address)
+        return address
 
-    def _prove_one(self, candidates: list[Address], token: Token, request: JobRequest, patience: float) -> Address:
+    def _prove_one(
+        self, candidates: list[Address], token: Token, request: JobRequest, patience: float, app: str
+    ) -> Address:
         failures: list[LaunchError] = []
         for address in candidates:
-            if address.is_sure or address == self._proven:
-                return address
             try:
-                self.paths.prove_mount(address, token, request, patience, self.app)
+                self.paths.prove_mount(address, token, request, patience, app)
+                return address
             except LaunchError as error:
                 failures.append(error)
-            else:
-                self._proven = address
-                self.has_worked = True
-                return address
         raise sum_up(failures)
-
-    def _guess(self, request: JobRequest) -> list[Address]:
-        """Where this app may be reached, the likeliest first, also by a process that no request has come to yet."""
-        try:
-            return self.candidates(None)
-        except AddressError:
-            found = discover_unasked()
-        if request.app == self.app and request.address:
-            recorded = read_origin(request.address)
-            found = [recorded] * (recorded in found) + [each for each in found if each != recorded] or [recorded]
-        if not found:
-            raise AddressError
-        return found
 
     def knock(self, token: Token, request: JobRequest, patience: float) -> None:
         """Have a request come to this app, in whichever process. Raises AddressError where no address is known."""
-        for address in self._guess(request):
+        for address in self.own.guess(request, self.app):
             with contextlib.suppress(LaunchError):
                 self.paths.prove_mount(address, token, request, patience, self.app)
                 break

@@ -22,6 +22,8 @@ class Shown(Protocol):
         """Put this out. Raises nothing, and waits for no database."""
 
 
+_OWN = ("backjob", "backjob.security")
+"""The loggers of this package."""
 _current: ContextVar[Shown | None] = ContextVar("backjob", default=None)
 
 
@@ -38,6 +40,16 @@ def running(job: Shown | None) -> Iterator[None]:
 def about(job_id: int, attempt: int | None = None) -> dict[str, int | None]:
     """The ``extra`` of a record that is about this job."""
     return {"job": job_id, "attempt": attempt}
+
+
+class _OwnFilter(logging.Filter):
+    """Gives each of backjob's own records all attributes that some have, so that a formatter can name them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name in ("method", "path", "outcome", "seconds"):
+            if not hasattr(record, name):
+                setattr(record, name, None)
+        return True
 
 
 class JobFilter(logging.Filter):
@@ -75,7 +87,7 @@ class JobLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show the record, if a job made it. Waits for no database."""
         job = _current.get()
-        if job is None or record.name == "backjob":
+        if job is None or record.name in _OWN:
             return
         try:
             text = self.format(record)
@@ -86,4 +98,6 @@ class JobLogHandler(logging.Handler):
                 job.show(text + "\n")
 
 
-logging.getLogger("backjob").addFilter(JobFilter())
+for _name in _OWN:
+    logging.getLogger(_name).addFilter(JobFilter())
+logging.getLogger("backjob").addFilter(_OwnFilter())

@@ -1,46 +1,34 @@
-"""BackJob, the WSGI middleware: tells the three kinds of requests apart and lets ordinary ones through.
+"""BackJob, the WSGI middleware: the public class, and the path of ordinary requests.
 
-A request with a token is ours and never reaches the app, but for the worker's, which the app sees as the sealed record
-has it. Everything else costs one look-up and one small object.
+A request with a token goes to the endpoint. Everything else costs one look-up and one small object.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .assembly import Assembly
-from .backend import Backend
-from .check import prove_facts
 from .config import make_config
-from .diagnosis import SIGNATURE
-from .errors import ConfigError, JobNotFound, KeyringError, OutsideMount, StoreError
+from .endpoint import TOKEN_KEY, Endpoint
+from .errors import ConfigError, JobNotFound
 from .findings import Check
-from .job import Job, Status
+from .job import Status
 from .jobs import Jobs
-from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError, new_nonce
-from .path_proofs import is_ahead
+from .keyring import SealError, new_nonce
 from .process import RESPONSE
-from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .request import may_run_in
 from .response import make_server_environ
-from .session import AfterFirstChunk, AfterResponse, RequestJobs
+from .session import AfterResponse, RequestJobs
 from .settings import read_settings
 from .worker import CurrentJob
 
-log = logging.getLogger("backjob")
-
-TOKEN_KEY = "HTTP_" + TOKEN_HEADER.upper().replace("-", "_")
-_DRAIN_CHUNK = 65536
 _ON_THE_WAY = {__package__, "bottle", "pyramid"}
 """Whose calls stand between an app and its BackJob: an integration is called by its framework."""
 
 WSGIApp = Callable[..., Iterable[bytes]]
-Responder = Callable[..., list[bytes]]
 
 
 class BackJob:
@@ -60,6 +48,7 @@ class BackJob:
         self._get_backend = self._assembly.get_backend
         bind = getattr(self.config.launcher, "bind", None)
         self._app = bind(self, app) if bind is not None else app
+        self._endpoint = Endpoint(self._assembly, self._app)
         self.jobs = Jobs(self._get_backend)
         """The client side for code outside of a request. Starting jobs there needs ``connect=``."""
 
@@ -72,7 +61,7 @@ class BackJob:
         if not self._assembly.serves:
             self._assembly.note_request()
         if TOKEN_KEY in environ:
-            return self._answer_internal(environ, start_response)
+            return self._endpoint.answer(environ, start_response)
         # This path is counted in fractions of a microsecond: make bench shows them.
         if self._key in environ and isinstance(environ[self._key], Jobs):
             return self._app(environ, start_response)  # within another BackJob, to which the self-requests come
@@ -159,94 +148,6 @@ class BackJob:
         """Stop looking for jobs that wait, and close the connections that are not in use. A later call begins anew."""
         self._assembly.close()
 
-    # Requests with a token.
-
-    def _answer_internal(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        respond: Responder = functools.partial(_respond, environ, start_response)
-        token = None
-        try:
-            backend = self._get_backend()
-            token = backend.keyring.verify(environ[TOKEN_KEY])
-            backend.self_request.learn(environ)
-            self._assembly.note_job_request()
-            if token.kind == PROBE:
-                if backend.has_dispatcher(environ):
-                    backend.dispatcher.start_looking()
-                return respond("200 OK", f"{token.prove('here')} {token.prove(prove_app(backend.self_request.app))}")
-            if token.kind == CHECK:
-                facts = self._assembly.deployment.answer(environ, start_response)
-                return respond("200 OK", prove_facts(token, facts), facts)
-            job = backend.store.get(token.job_id)
-            if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
-                return respond("410 Gone", token.prove("unknown"))
-            backend.limits.note_process(environ, start_response)
-            if token.kind == MONITOR:
-                return self._monitor(backend, job, token, environ, respond)
-            return self._work(backend, job, token, environ, respond)
-        except (TokenError, SealError):
-            return respond("403 Forbidden")
-        except (StoreError, KeyringError) as error:
-            log.error("A request of backjob's own can't be served: %s", error)
-            return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
-
-    def _monitor(
-        self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
-    ) -> Iterable[bytes]:
-        backend.self_request.note_arrival(token.nonce)
-        if is_ahead(token.nonce):
-            backend.self_request.note_path(job.path, token.nonce)
-        backend.monitor.end_outage()
-        if job.status is not Status.STARTED:
-            return respond("409 Conflict", token.prove("refused"))
-        if not backend.self_request.is_home_of(job.app_id):
-            return respond("421 Misdirected Request", token.prove("elsewhere"))
-        go_on = backend.accept(job, token.nonce, environ)
-        if go_on is None:
-            return respond("409 Conflict", token.prove("refused"))
-        return AfterFirstChunk(respond("202 Accepted", token.prove("monitor")), go_on)
-
-    def _work(
-        self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
-    ) -> Iterable[bytes]:
-        if job.status is not Status.STARTED:
-            return respond("409 Conflict", token.prove("refused"))
-        outcome, way = "full", backend.dispatcher.choose_way(environ)
-        _drain(environ)
-        if backend.can_run(job):
-            request = backend.keyring.unseal(job.id, job.uid, job.sealed)
-            if not may_run_in(backend.self_request.app, request):
-                return respond("421 Misdirected Request", token.prove("elsewhere"))
-            try:
-                current = CurrentJob(backend, job, request, environ)
-            except OutsideMount as error:  # started outside of a request, where the mount is not known
-                backend.monitor.refuse_target(job, error)
-                return respond("409 Conflict", token.prove("refused"))
-            outcome = self._run_if_room(backend, job, token, current)
-        else:
-            outcome = backend.name_refusal(job)
-        if way != "thread" and outcome == "full" and job.held_by:
-            # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
-            backend.store.note_full(job.id, job.attempt, job.held_by)
-        if way != "thread" and (outcome == "ended" or (outcome == "full" and backend.limits.has_room_here)):
-            backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
-        return respond("200 OK" if outcome == "ended" else "409 Conflict", token.prove(outcome))
-
-    def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> str:
-        """Claim the job and run it, unless as many run as may. How that went, in the words of the proof."""
-        limits, owner = backend.limits, backend.monitor.name_claim(token)
-        if not limits.enter():
-            return "full"
-        try:
-            most = limits.max_running, limits.of_scope(job.scope)
-            if not backend.store.claim(job.id, job.attempt, owner, backend.config.lease, *most):
-                glance = backend.store.glance(job.id)
-                is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
-                return "full" if is_full else "refused"
-            backend.dispatcher.note_claim(job.id)
-            return "ended" if current.run(self._app, owner) else "forked"
-        finally:
-            limits.leave()
-
 
 def _name_caller(app: WSGIApp) -> str:
     """What tells this app from others, in every process and after every restart: who wrapped it, and what it is."""
@@ -261,36 +162,6 @@ def _name_caller(app: WSGIApp) -> str:
     owner = getattr(app, "__self__", app)
     variable = next((name for name, value in where.items() if value is app or value is owner), "")
     return f"{module} {what.__module__}.{what.__qualname__} {variable}".rstrip()
-
-
-def _respond(
-    environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = "", text: str = ""
-) -> list[bytes]:
-    """One of our own answers: of known length, never kept or held back by a proxy. The text is ASCII."""
-    body = (text or f"{SIGNATURE}{status.partition(' ')[2].lower()}\n").encode("ascii")
-    headers = [
-        ("Content-Type", "text/plain; charset=utf-8"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-        ("X-Accel-Buffering", "no"),
-    ]
-    if proof:
-        headers.append((PROOF_HEADER, proof))
-    start_response(status, headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
-
-
-def _drain(environ: Mapping[str, Any]) -> None:
-    """Read the body that travelled: a server that closes with unread input cuts our answer off."""
-    try:
-        left = int(environ.get("CONTENT_LENGTH") or 0)
-        while left > 0:
-            chunk = environ["wsgi.input"].read(min(left, _DRAIN_CHUNK))
-            if not chunk:
-                break
-            left -= len(chunk)
-    except (ValueError, OSError):
-        pass  # the record has the body all the same
 
 
 def make_filter(app: WSGIApp, global_conf: Mapping[str, str], **settings: str) -> BackJob:

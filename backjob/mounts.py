@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -11,6 +12,7 @@ from .job import JobRequest
 
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
 _SHORT_PATH = 200
+_DOT_SEGMENTS = frozenset({b".", b".."})
 
 
 def find_mount(environ: Mapping[str, Any], path_info: str) -> str:
@@ -44,6 +46,18 @@ def check_mount(request: JobRequest, mount: str) -> None:
     """Raise OutsideMount if the job was started outside of a request, and its target is not under this mount."""
     if request.script_name is None:
         split_path(request.target, mount)
+
+
+def check_segments(target: str) -> None:
+    """Raise ValueError for a target with a segment "." or "..", percent-encoded or not (RFC 3986, section 5.2.4).
+
+    Some servers and proxies resolve them, and some of those read %2F and a backslash as a slash: the job would run at
+    another path than the one that the application has checked.
+    """
+    path = unquote_to_bytes(target.partition("?")[0])
+    if _DOT_SEGMENTS.intersection(re.split(rb"[/\\]", path)):
+        shown = target.partition("?")[0][:_SHORT_PATH]
+        raise ValueError(f"target {shown!r} has a segment '.' or '..': write the path without it")
 
 
 def quote_path(path: str) -> str:

@@ -16,10 +16,11 @@ from .address import Address
 from .diagnosis import Silence, explain, explain_path, explain_post, hint_at_mount
 from .errors import LaunchError, OutsideMount
 from .job import JobRequest
-from .keyring import PROBE, Keyring, Token
+from .keyring import PROBE, Token
 from .mounts import check_mount
 from .proofs import is_proof, prove_app
 from .request import is_safe
+from .short_tokens import ShortTokens
 from .wire import PROBE_PATIENCE, Wire
 
 _END_OF_OUTAGE = 60.0
@@ -52,8 +53,8 @@ def is_ahead(nonce: str) -> bool:
 class PathProofs:
     """The paths that have been proven, for one process of the app of this name."""
 
-    def __init__(self, keyring: Keyring, wire: Wire, app: str) -> None:
-        self._keyring = keyring
+    def __init__(self, tokens: ShortTokens, wire: Wire, app: str) -> None:
+        self.tokens = tokens
         self._wire = wire
         self._app = app
         self._mount = ""
@@ -229,7 +230,7 @@ class PathProofs:
         """Probe this path with a GET. If it is None, probe the mount, with a POST if the mount is known.
 
         Return the answer if it is not this app's, or else None."""
-        probe = self._keyring.sign(PROBE, token.job_id, token.attempt, b"")
+        probe = self.tokens.sign(PROBE, token.job_id, token.attempt)
         answer = self._wire.ask(address, probe, request, patience, path)
         if not is_proof(answer, probe, prove_app(app)):
             return answer

@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from .engine import Database
 from .errors import Refused
 from .faults import AnswerLost, Duplicate
-from .schema import find_process_table
+from .schema import DEPLOYMENT, find_process_table
 from .store import VERSION_GRACE
 
 _GRACE = timedelta(seconds=VERSION_GRACE)
@@ -42,7 +42,7 @@ class ProcessTable:
             table.c.app_version == bindparam("version"), table.c.alive_until > since
         )
         self._of_version = self._of_version.limit(1)
-        self._alive = select(table.c.name, table.c.slots).where(~is_gone)
+        self._alive = select(table.c.name, table.c.slots).where(~is_gone, table.c.name != DEPLOYMENT)
 
     def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
         now = self._now()
@@ -57,6 +57,18 @@ class ProcessTable:
             return
         with contextlib.suppress(Refused):  # no right to DELETE: rows of processes that are gone count no more
             self._write_surely(self._forget, {"now": now, "since": now - _GRACE})
+
+    def use_once(self, name: str, seconds: float) -> bool:
+        """Return whether this is the first use of a name. Its row has no slots, and is pruned as a process's is."""
+        now = self._now()
+        row = {"name": name, "slots": 0, "app_version": "", "alive_until": now + timedelta(seconds=seconds)}
+        try:
+            self._database.write(self._add, row)
+        except (Duplicate, AnswerLost):  # after a lost answer nothing is certain: a new token is cheap
+            return False
+        with contextlib.suppress(Refused):
+            self._write_surely(self._forget, {"now": now, "since": now - _GRACE})
+        return True
 
     def read_slots(self) -> dict[str, int | None]:
         found = self._database.read(self._alive, {"now": self._now()})

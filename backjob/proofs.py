@@ -10,13 +10,14 @@ PROOF_HEADER = "Backjob-Proof"
 
 OUTCOMES = {
     "monitor": {202},
-    "here": {200},
+    "here": {200, 403},
     "ended": {200},
     "full": {409},
     "refused": {409},
     "version": {409},
     "unknown": {410},
     "away": {503},
+    "stale": {403},
 }
 """What it may answer, and with which status."""
 

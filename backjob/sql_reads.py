@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, Select
+from sqlalchemy import Row, Select, func
 
+from .clock import ServerClock
 from .decisions import Vouched
 from .engine import Database
 from .errors import Refused, StoreError
@@ -38,21 +39,39 @@ class SQLReads:
         self._reported: dict[object, None] = {}
         """The jobs that were left out of a list."""
 
+    @property
+    def place(self) -> str:
+        return self._database.names.place
+
     def get(self, job_id: int) -> Job | None:
         rows = self._read_one(self._statements.get, job_id)
         return make_record(Job, (*rows[0], self._now()), job_id) if rows else None
 
     def status(self, job_id: int) -> JobStatus | None:
-        job = self.get(job_id)
+        job = self._look_at(job_id)
         return job.as_status() if job is not None else None
+
+    def _look_at(self, job_id: int) -> Job | None:
+        """Return the record without the sealed request, which may be large."""
+        rows = self._read_one(self._statements.look_at, job_id)
+        return make_record(Job, (*rows[0], self._now()), job_id) if rows else None
 
     def glance(self, job_id: int) -> Glance | None:
         rows = self._read_one(self._statements.glance, job_id)
         return make_record(Glance, tuple(rows[0]), job_id) if rows else None
 
-    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
+    def find(
+        self,
+        statuses: Iterable[Status] | None,
+        scope: str | None,
+        limit: int,
+        before: int | None,
+        text: int | None = None,
+    ) -> list[Job]:
         columns = self._database.table.c
         query = self._statements.find.limit(limit)
+        if text is not None:
+            query = self._cut_texts(query, text)
         if statuses is not None:
             query = query.where(columns.status.in_([int(status) for status in statuses]))
         if scope is not None:
@@ -61,8 +80,19 @@ class SQLReads:
             query = query.where(columns.id < before)
         return self._read_many(Job, query, {}, lambda: (self._now(),))
 
+    def _cut_texts(self, query: Select[Any], most: int) -> Select[Any]:
+        """Return the query with the last ``most`` characters of each status text, which the database cuts."""
+        whole = self._database.table.c.status_text
+        end = func.right(whole, most, type_=whole.type)
+        if self._database.kind == "sqlite":  # it has no right(), and substr(…, -0) is the whole
+            end = func.substr(whole, -most, most, type_=whole.type)
+        return query.with_only_columns(*(end if each is whole else each for each in query.selected_columns))
+
     def time(self) -> datetime:
         return self._now()
+
+    def time_at_hand(self) -> datetime:
+        return self._now.read_last() if isinstance(self._now, ServerClock) else self._now()
 
     def try_new_connection(self) -> None:
         self._database.try_new_connection()

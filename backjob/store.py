@@ -22,6 +22,12 @@ VERSION_GRACE = 60.0
 class Store(Protocol):
     """What the other rooms ask of a store. Every method raises StoreError when it can't be reached."""
 
+    @property
+    def place(self) -> str:
+        """Which records these are, of all in the world: what is sealed to them opens in no other table.
+
+        Known after the first other call; costs nothing."""
+
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
         """Record a job; with unique keys, unless a live job has one of them. Its id, and whether it is new."""
 
@@ -34,8 +40,17 @@ class Store(Protocol):
     def glance(self, job_id: int) -> Glance | None:
         """The moving part of one record."""
 
-    def find(self, statuses: Iterable[Status] | None, scope: str | None, limit: int, before: int | None) -> list[Job]:
-        """Records, the newest first."""
+    def find(
+        self,
+        statuses: Iterable[Status] | None,
+        scope: str | None,
+        limit: int,
+        before: int | None,
+        text: int | None = None,
+    ) -> list[Job]:
+        """Return records, the newest first, each with the last ``text`` characters of its status text. None: the whole.
+
+        Without what is sealed, where that is kept apart."""
 
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         """Pass the hold on a job that waits, from one (None: from nobody alive) to the next (None: to nobody)."""
@@ -135,6 +150,9 @@ class Store(Protocol):
     def time(self) -> datetime:
         """The time of this store."""
 
+    def time_at_hand(self) -> datetime:
+        """The time of this store as last read, or that of this host if it never was. Asks nothing, raises nothing."""
+
     def try_new_connection(self) -> None:
         """Open a new connection, use it and close it. Raises StoreError, for example if the server has none left."""
 
@@ -175,6 +193,9 @@ class Store(Protocol):
         Return the number deleted. If it equals ``most``, call again. A job that can't be deleted does not keep the
         others: it is noted in ``passed``, and later calls that get the same ``passed`` do not try it again.
         """
+
+    def use_once(self, name: str, seconds: float) -> bool:
+        """Return whether this is the first use of a name in the deployment. It is kept for so many seconds."""
 
     def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
         """A process is there for so many seconds, and has so many slots (None: not known)."""

@@ -17,7 +17,6 @@ from .job import JobRequest
 from .keyring import Token
 from .mounts import mount_target
 from .proofs import TOKEN_HEADER
-from .request import wire_host
 
 CONNECT_TIMEOUT = 1.0
 PROBE_PATIENCE = 2.0
@@ -36,27 +35,26 @@ class Wire:
         self.queue = ""
         """Why requests wait for an answer: a text for people. Empty while none waits for long."""
 
-    def connect(self, address: Address, timeout: float, request: JobRequest) -> Connection:
+    def connect(self, address: Address, timeout: float) -> Connection:
         """Open a connection. Raises OSError."""
         # A server of several sites over TLS wants to know by the handshake which one is meant.
-        site = wire_host(request, "") if address.tls and not address.is_verified else ""
+        site = "" if address.is_verified else address.site
         return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file, site=site)
 
     def build(
         self,
         token: Token,
-        request: JobRequest,
         address: Address,
         method: str,
         target: str,
         body: bytes = b"",
         content_type: str = "",
     ) -> bytes:
-        """Return the bytes of one self-request for this job."""
+        """Return the bytes of one self-request."""
         return build_request(
             method,
             target,
-            host=wire_host(request, address.authority),
+            host=address.wire_host,
             user_agent=self._config.user_agent,
             # The headers that open the app's own address are not sent to that of another app.
             headers={**({} if address.is_recorded else self._config.connect_headers), TOKEN_HEADER: token.text},
@@ -66,7 +64,7 @@ class Wire:
 
     def build_for_mount(self, token: Token, request: JobRequest, address: Address) -> bytes:
         """Return the bytes of a request to the mount, without a body."""
-        return self.build(token, request, address, _choose_mount_method(request), mount_target(request))
+        return self.build(token, address, _choose_mount_method(request), mount_target(request))
 
     def ask(
         self, address: Address, token: Token, request: JobRequest, patience: float, path: str | None = None
@@ -83,10 +81,10 @@ class Wire:
             self.wait_in_queue(step, address, lambda: self._is_answered(address, token, request, path))
             return True
 
-        at_path = self.build(token, request, address, "GET", path) if path is not None else b""
+        at_path = self.build(token, address, "GET", path) if path is not None else b""
         end = time.monotonic() + patience
         try:
-            with self.connect(address, min(patience, CONNECT_TIMEOUT), request) as connection:
+            with self.connect(address, min(patience, CONNECT_TIMEOUT)) as connection:
                 if not take(connection.shake_hands):
                     raise Busy(str(explain_silence(address, patience)))
                 connection.send(at_path or self.build_for_mount(token, request, address), CONNECT_TIMEOUT)

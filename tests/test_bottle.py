@@ -343,6 +343,49 @@ def test_a_check_within_background_is_of_what_the_browser_sent(login_shop, decor
     assert bought == ([{"book": "Emma", "csrf_token": "good"}, {"book": "Emma"}] if decorate is background else [])
 
 
+@pytest.mark.parametrize("headers", [{}, *SENT_BY_OTHERS], ids=str)
+def test_a_check_of_the_origin_within_background_holds_for_a_job_of_nobody(login_shop, headers):
+    """Browsers of the past send none of these headers, so the check lets a request without them pass."""
+
+    def give():
+        sent = bottle.request.headers
+        pages.append(sent.get("Referer"))
+        if sent.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+            bottle.abort(403)
+        if (sent.get("Origin") or sent.get("Referer") or own).rstrip("/") != own:
+            bottle.abort(403)
+        return "given"
+
+    visitor, pages, own = login_shop.visitor, [], login_shop.visitor.url
+    login_shop.app.post("/give")(background(as_user=False)(give))
+    page = visitor.ask("/give", b"", {"Referer": f"{own}/of/ada?secret", **headers})
+    end = login_shop.wait_for_end(page.json()["id"])
+    assert end.status is (Status.FAILED if headers else Status.COMPLETED)
+    assert pages == [headers.get("Referer", f"{own}/")]
+
+
+def test_background_starts_no_job_by_a_safe_method(login_shop):
+    ran: list[str] = []
+
+    def work():
+        ran.append(bottle.request.method)
+
+    login_shop.app.route("/work", ["GET", "HEAD", "OPTIONS", "TRACE", "POST", "PROPFIND"])(background(work))
+    login_shop.app.route("/poll", ["GET", "HEAD", "POST"])(background(methods=("get",))(work))
+    for target, method in [
+        *(("/work", each) for each in ("GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND")),
+        *(("/poll", each) for each in ("HEAD", "POST")),
+    ]:
+        assert login_shop.visitor.ask(target, method=method).status == 405
+    ids = [login_shop.visitor.ask(target, body).json()["id"] for target, body in (("/work", b""), ("/poll", None))]
+    assert ids == [1, 2]  # there is no other job
+    assert [login_shop.wait_for_end(job_id).status for job_id in ids] == [Status.COMPLETED] * 2
+    # In a job that the app itself starts, the view runs whatever the method is.
+    login_shop.work = work
+    login_shop.run()
+    assert sorted(ran) == ["GET", "GET", "POST"]
+
+
 def test_a_check_around_background_is_passed_with_the_forms_token(login_shop):
     @login_shop.app.hook("before_request")
     def check():

@@ -511,7 +511,7 @@ class TestProof:
             found = application.check()
         assert found.is_ok
         assert found.server == ServerFacts("x/1")
-        assert [warning.name for warning in found.warnings] == ["version", "other-store"]
+        assert [warning.name for warning in found.warnings] == ["version", "other-store", "site-url"]
 
     @pytest.mark.parametrize("kind", ["monitor", "worker", "probe"])
     def test_facts_are_for_a_check_alone(self, tmp_path: Path, kind: str) -> None:

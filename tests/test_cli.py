@@ -11,10 +11,13 @@ import itertools
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -202,6 +205,38 @@ def test_wrong_headers_are_refused(site: Site, headers: list[str], error: str) -
     assert "canary" not in told
 
 
+def test_secrets_are_read_from_files_and_standard_input(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "query").write_bytes(b"\xef\xbb\xbfpage=a=b&c\r\n\r\nuser=@ada\n")
+    (tmp_path / "headers").write_text("X-Api-Key: canary-4711\n")
+    options = ("--param", "@query", "--data", "year=2026", "--data", "@-", "--header", "@headers")
+    command = [needs.script("backjob"), "start", "/job", *options, "--delay", "3600", "--connect", site.server.url]
+    ended = subprocess.run(command, env=environ(), input="name=Ada L\u2028\n", capture_output=True, encoding="utf-8")
+    assert (ended.stdout, ended.stderr) == ("1\n", "")
+    request = site.backend.keyring.unseal(1, site.row(1).uid, site.row(1).sealed)
+    assert request.target == "/job?page=a%3Db%26c&user=%40ada"
+    assert request.body == b"year=2026&name=Ada+L%E2%80%A8"
+    assert request.headers["HTTP_X_API_KEY"] == "canary-4711"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--data", "@missing"], "the file 'missing' can't be read: No such file or directory"),
+        (["--data", "@"], "the file '' can't be read: Is a directory"),
+        (["--data", "@latin"], "the file 'latin' can't be read: it is no UTF-8"),
+        (["--param", "@lines"], "must be NAME=VALUE"),
+        (["--header", "@lines"], "must be 'NAME: VALUE', each name once"),
+        (["--data", "@-", "--param", "@-"], "standard input is read once"),
+    ],
+)
+def test_a_file_of_arguments_is_wrong(site: Site, tmp_path: Path, options: list[str], told: str) -> None:
+    (tmp_path / "latin").write_bytes(b"name=sesam\xe9")
+    (tmp_path / "lines").write_text("sesame\n")
+    line = tell(call("start", "/job", *options, "--connect", site.server.url))
+    assert told in line
+    assert "sesam" not in line
+
+
 def test_jobs_are_listed(site: Site) -> None:
     finish(site, "/job", scope="reports")
     finish(site, "/broken")
@@ -322,10 +357,71 @@ def test_control_c_leaves_the_job_alone(site: Site, action: Action) -> None:
     terminal.sendintr()
     shown, code = read_to_end(terminal)
     assert code == 130
+    assert shown.endswith("\r\nbackjob: interrupted\r\n")
     assert "Traceback" not in shown
     assert site.status(job_id).status is Status.INPROGRESS
     action.may_go_on.set()
     assert site.wait_for_end(job_id).status is Status.COMPLETED
+
+
+INTERRUPTED = {
+    "as any": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+    "a swallowed one": "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException: pass",
+    "a handler of the app": "import os, signal\nsignal.signal(signal.SIGINT, lambda *_: None)",
+}
+
+
+@pytest.mark.parametrize("app", INTERRUPTED)
+def test_control_c_while_the_app_is_imported(app: str, site: Site, tmp_path: Path) -> None:
+    """The last app has its handler set when its job is waited for."""
+    more = f"\nfrom backjob import BackJob\napplication = BackJob(print, database='sqlite:///{site.path}')\n"
+    (tmp_path / "stopped_app.py").write_text(INTERRUPTED[app] + more)
+    job_id = site.start("/steps")
+    command = [needs.script("backjob"), "-A", "stopped_app:application", "watch", str(job_id)]
+    with subprocess.Popen(command, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        if app == "a handler of the app":
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, told) == (130, "backjob: interrupted\n")
+
+
+def test_control_c_while_backjob_itself_is_imported(tmp_path: Path) -> None:
+    """A package that backjob imports early sends the signal."""
+    (tmp_path / "sqlalchemy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    for command in ([needs.script("backjob")], [sys.executable, "-m", "backjob"]):
+        ended = subprocess.run(
+            command, env={**environ(), "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert (ended.returncode, ended.stderr) == (130, "backjob: interrupted\n")
+
+
+def test_control_c_while_a_driver_waits_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that takes connections and says nothing: no exception ends libpq's wait."""
+    monkeypatch.setenv("BACKJOB_KEY", KEY)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"postgresql+psycopg2://ada:sesame@127.0.0.1:{silent.getsockname()[1]}/jobs"
+        command = [needs.script("backjob"), "-A", where, "list"]
+        with subprocess.Popen(command, env=environ(), stderr=subprocess.PIPE, text=True) as process:
+            peer, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            _, told = process.communicate(timeout=PATIENCE)
+            peer.close()
+    assert (process.returncode, told) == (130, "backjob: interrupted\n")
+    assert time.monotonic() - began < 5, "a connection may take 10 s"
+
+
+def test_a_command_in_the_background_is_not_interrupted(site: Site) -> None:
+    """A shell without job control starts it so: the signal is for the script."""
+    script = f"trap '' INT; echo; exec {needs.script('backjob')} list"
+    with subprocess.Popen(["sh", "-c", script], env=environ(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
 
 
 def test_nothing_of_a_job_controls_the_terminal(site: Site) -> None:
@@ -462,7 +558,8 @@ def test_jobs_will_work_here(site: Site) -> None:
     found = call("check", "--connect", site.server.url)
     assert found.exit_code == 0
     assert f"address  {site.server.url} (found by connect=) answers in" in found.stdout
-    assert "warning" not in found.stdout
+    assert found.stdout.count("warning") == 1
+    assert "warning  Links that are written by jobs started outside of a request" in found.stdout
     assert json.loads(call("check", "--connect", site.server.url, "--json").stdout)["is_ok"] is True
 
 
@@ -492,15 +589,18 @@ from backjob.integrations.flask import FlaskBackJob
 print("This is noise.")
 database = "sqlite:///{path}"
 inner = BackJob(print, database=database)
+jobs = inner.jobs
 flask = Flask("found")
-FlaskBackJob(flask, database=database)
+extension = FlaskBackJob(flask, database=database)
 flask.wsgi_app = ProxyFix(flask.wsgi_app)
 bottle = Bottle()
-bottle.install(BackJobPlugin(database=database))
+plugin = bottle.install(BackJobPlugin(database=database))
+
+config = Configurator(settings={{"backjob.database": database}})
+config.include("backjob.integrations.pyramid")
+config.commit()
 
 def make_pyramid():
-    with Configurator(settings={{"backjob.database": database}}) as config:
-        config.include("backjob.integrations.pyramid")
     return config.make_wsgi_app()
 """
 
@@ -510,10 +610,11 @@ def test_an_app_is_found_in_a_module(site: Site, tmp_path: Path) -> None:
     finish(site)
     listed = run("-A", "found_app:inner", "list", "--json").stdout
     assert len(json.loads(listed)) == 1
-    names = ("inner", "flask", "bottle", "make_pyramid()")
+    names = ("inner", "jobs", "inner.jobs", "flask", "extension", "bottle", "plugin")
+    names += ("config", "config.registry", "make_pyramid()")
     found = [call("-A", f"found_app:{name}", "list", "--json").stdout for name in names]
     sys.modules.pop("found_app")
-    assert found == [listed] * 4
+    assert found == [listed] * len(names)
 
 
 INI = """
@@ -630,12 +731,14 @@ def test_no_application_is_named() -> None:
         ("postgresql+none://ada:sesame@127.0.0.1/jobs", "database needs a driver that is not installed"),
         ("sqlite:///nowhere.sqlite3", r"there is no SQLite file /\S+/nowhere.sqlite3: is WHERE right\?"),
         ("sqlite:///there.sqlite3", r"there is no key file /\S+/there.sqlite3.key: .*, or set \$BACKJOB_KEY"),
+        ("postgres+psycopg://ada:sesame@db/jobs", "database must begin with postgresql://.*: write postgresql://"),
         ("oracle://ada:sesame@db/jobs", "database must be SQLite, PostgreSQL, MariaDB or MySQL, not oracle"),
         ("postgresql://ada:sesame@127.0.0.1:1/jobs", r"key must be set \(or \$BACKJOB_KEY\)"),
         ("no_such_module:application", "can't be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("broken_app:application", r"can't be imported: ValueError: no \\x1b\[31mfigures"),
         ("leaving_app:application", "can't be imported: SystemExit: 3"),
         ("json:nothing", "can't be imported: AttributeError: module 'json' has no attribute 'nothing'"),
+        ("backjob.integrations.flask:current_jobs", "is no BackJob, and none is inside of it"),
         ("json:dumps", r"json:dumps is no BackJob, and none is inside of it \(as its wsgi_app, wsgi, registry"),
         ("http://127.0.0.1:8000", "WHERE names no server: the address of one is for --connect"),
         ("missing.ini", "missing.ini can't be read: No such file or directory"),
@@ -689,6 +792,14 @@ def test_a_server_that_is_down_takes_the_job_up_later(site: Site, free_port: int
     started = call("start", "/job", "--connect", f"http://127.0.0.1:{free_port}")
     assert (started.exit_code, started.stdout) == (0, "1\n")
     assert re.fullmatch(r"backjob: the job may have to wait: .*nobody listens there.*\n", started.stderr)
+    assert "nobody listens there" in site.status(1).status_text
+
+
+def test_a_job_says_at_once_that_nothing_has_answered(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
+        started = call("start", "/job", "--connect", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert (started.exit_code, started.stdout) == (0, "1\n")
+    assert re.match(r"Not launched yet: http://\S+ is busy: .* or it is no web server", site.status(1).status_text)
 
 
 @pytest.mark.parametrize(

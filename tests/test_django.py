@@ -555,6 +555,15 @@ def test_a_view_in_the_background_refuses_a_forged_request_itself(tmp_path, use_
         assert target != "/pay" or site.run(target, method="POST", by=by).status is Status.COMPLETED
 
 
+def test_a_large_form_in_the_background_is_refused(tmp_path):
+    by = {"HTTP_COOKIE": cookies(False), "CONTENT_TYPE": "application/x-www-form-urlencoded"}
+    body = urlencode({"csrfmiddlewaretoken": SECRET, "to": "b" * 10_000}).encode()
+    with project(tmp_path, {"MAX_REQUEST": 10_000}) as site:
+        reply = call(site.application, make_environ("/pay", "POST", body, **by))
+        assert (reply.code, b"max_request" in reply.body) == (413, True)
+        assert site.application.jobs.find() == []
+
+
 def test_a_check_that_the_browser_s_request_went_without_is_not_passed_by_the_job_s(tmp_path):
     middleware = [each.replace("django.middleware.csrf.CsrfView", f"{__name__}.OwnCsrf") for each in MIDDLEWARE]
     with project(tmp_path, MIDDLEWARE=middleware) as site:
@@ -625,7 +634,7 @@ def test_a_job_is_neither_answered_from_the_page_cache_nor_stored_there(tmp_path
     middleware = MIDDLEWARE if target == "/count-cached" else [update, *MIDDLEWARE, fetch]
     with project(tmp_path, MIDDLEWARE=middleware) as site:
         texts = [site.run(target).status_text for _ in range(2)]
-        pages = [call(site.application, make_environ(target, "POST", HTTP_X_PROGRAM="")).body for _ in range(2)]
+        pages = [call(site.application, make_environ(target)).body for _ in range(2)]
         texts.append(site.run(target).status_text)
     assert texts == ["run 1 for a job", "run 2 for a job", "run 4 for a job"]
     assert pages == [b"run 3 for a visitor"] * 2

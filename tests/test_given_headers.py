@@ -254,6 +254,14 @@ def test_unique_minds_what_the_app_has_given(site: Site, other: dict[str, Any]) 
     assert site.start(**{"target": "/job", **other}, unique=True, by=BROWSER) != job_id
 
 
+@pytest.mark.parametrize("as_user", [True, False])
+@pytest.mark.parametrize("name", ["Host", "Port", "Prefix", "Proto"])
+def test_unique_minds_where_the_job_sees_its_site(site: Site, name: str, *, as_user: bool) -> None:
+    key = f"HTTP_X_FORWARDED_{name.upper()}"
+    ids = [site.start("/job", unique=True, as_user=as_user, by={**BROWSER, key: each}) for each in ("a", "b", "a")]
+    assert ids[0] == ids[2] != ids[1]
+
+
 def test_unique_does_not_mind_what_differs_by_itself(site: Site) -> None:
     job_id = site.start("/job", unique=True, by=BROWSER)
     noise = {

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 import webob
-from support.served import say_done, serve, serve_site, wrap
+from support.served import call, make_environ, say_done, serve, serve_site, wrap
 from webob.multidict import MultiDict
 from werkzeug.datastructures import MultiDict as WerkzeugMultiDict
 
@@ -246,14 +246,88 @@ def test_find(site):
             found(**wrong)
 
 
-@pytest.mark.parametrize("scope", ["a\0b", "a\ud800", "ä 😀"])
-def test_a_scope_is_the_same_wherever_it_is_given(site, scope):
-    """What no database can keep is replaced in all places alike: it may come from a URL."""
+def test_a_scope_is_the_same_wherever_it_is_given(site):
+    scope = "ä 😀"
     job_id, jobs = site.start("/job", scope=scope), site.application.jobs
     assert [status.id for status in jobs.find(scope=scope)] == [job_id]
     assert jobs.status(job_id, scope=scope).id == job_id
     assert jobs.exists(job_id, scope=scope)
     assert jobs.cancel(job_id, scope=scope)
+
+
+@pytest.mark.parametrize("scope", ["a\0b", "a\ud800", "a" * 256])
+def test_a_scope_that_no_job_can_have_is_no_job_s(site, scope):
+    """It may come from a URL. The job has the text that databases keep in place of such a scope."""
+    job_id, jobs = site.start("/job", scope="a\ufffdb"), site.application.jobs
+    with pytest.raises(ValueError, match="scope must be a str of at most 255 characters, without NUL"):
+        site.start("/job", scope=scope)
+    assert (jobs.find(scope=scope), jobs.exists(job_id, scope=scope)) == ([], False)
+
+
+def test_acts_by_id_are_limited_by_the_scope(tmp_path):
+    ended = []
+
+    def act(environ, start_response):
+        job = environ["backjob"]
+        for client in (job, site.application.jobs):
+            for end in (client.finish, client.fail):
+                with pytest.raises(JobNotFound):
+                    end("not mine", job.job_id, scope="of bob")
+        ended.append(job.finish("done", job.job_id, scope="of ada"))
+        return echo(environ, start_response)
+
+    with wrap(tmp_path, act) as site:
+        jobs, end = site.application.jobs, site.run("/job", scope="of ada")
+        assert (end.status, end.status_text, ended) == (Status.COMPLETED, "done", [None])
+        waiting = site.start("/job", scope="of ada", as_user=False)
+        jobs.fail("no", waiting, scope="of ada")
+        with pytest.raises(JobNotFound):
+            jobs.retry(waiting, scope="of bob")
+        assert jobs.retry(waiting, scope="of ada") > waiting
+
+
+def test_acts_by_id_are_logged_with_the_user(tmp_path, caplog):
+    caplog.set_level("INFO", "backjob.security")
+
+    def act(environ, start_response):
+        job = environ["backjob"]
+        job.cancel(environ["QUERY_STRING"])
+        job.cancel(environ["QUERY_STRING"])  # it is over: nothing is done
+        return echo(environ, start_response)
+
+    def identify(environ):
+        return environ.get("HTTP_X_USER")
+
+    with wrap(tmp_path, act, identify=identify) as site:
+        ids = [site.start("/job", as_user=False) for _ in range(6)]
+        by = {"REMOTE_ADDR": "192.0.2.7", "HTTP_COOKIE": "canary"}
+        for job_id, more in zip(ids, ({"HTTP_X_USER": "ada\n"}, {"REMOTE_USER": "bob"}, {}), strict=False):
+            call(site.application, make_environ(f"/act?{job_id}", **by, **more))
+        site.application.jobs.fail("no", ids[3])
+        again = site.application.jobs.retry(ids[3])
+        assert site.backend.store.claim(ids[4], 1, "owner", 30, 0)
+        site.application.jobs.finish("done", ids[4])
+    told = [each.getMessage() for each in caplog.records if each.name == "backjob.security"]
+    assert told == [
+        f"Job {ids[0]} was cancelled by ada\\n from 192.0.2.7",
+        f"Job {ids[1]} was cancelled by bob from 192.0.2.7",
+        f"Job {ids[2]} was cancelled by anonymous from 192.0.2.7",
+        f"Job {ids[3]} was marked as failed outside of a request",
+        f"Job {ids[3]} was started again as job {again} outside of a request",
+        f"Job {ids[4]} was marked as completed outside of a request",
+    ]
+    assert "canary" not in caplog.text
+
+
+def test_find_has_the_last_500_characters_of_a_text(site):
+    jobs, text = site.application.jobs, "a line\n" * 100
+    job_id = site.start("/job")
+    jobs.fail(text, job_id)
+    assert [each.status_text for each in (*jobs.find(), *jobs.find(text=None))] == [text[-500:], text]
+    assert jobs.status(job_id).status_text == text
+    for wrong in (-1, True, "5"):
+        with pytest.raises(ValueError, match="text must be"):
+            jobs.find(text=wrong)
 
 
 def test_cancel_tells_whether_it_was_live(site):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -226,6 +227,18 @@ class TestUnreachable:
         assert str(peer.address) in str(caught.value)
         assert not caught.value.is_final
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+    def test_a_socket_that_may_not_be_written_to(self) -> None:
+        with Peer(ACK, family=socket.AF_UNIX) as peer:
+            launcher = self_request(peer.address)
+            os.seteuid(65534)
+            try:
+                with pytest.raises(LaunchError, match=r"SocketGroup= and SocketMode=.*umask") as caught:
+                    launch(launcher)
+            finally:
+                os.seteuid(0)
+        assert (caught.value.is_final, caught.value.is_denied) == (True, True)
+
     def test_backlog_is_full(self) -> None:
         with full_backlog() as address:
             begin = time.monotonic()
@@ -333,7 +346,7 @@ class TestOnTheWire:
         token = read_header(request, "Backjob-Token")
         assert request.decode().split("\r\n") == [
             "POST /mount/ HTTP/1.1",
-            "Host: people.test",
+            f"Host: 127.0.0.1:{peer.address.port}",
             "User-Agent: me/1",
             "Cache-Control: no-store",
             "Pragma: no-cache",
@@ -350,8 +363,8 @@ class TestOnTheWire:
         with Peer(answer_probe_and_job) as peer:
             token = sign(WORKER)
             with self_request(peer.address, connect_headers={"X-Proxy": "pass"}).open(token, JOB) as connection:
-                assert peer.next_request().startswith(b"GET /mount/report HTTP/1.1\r\n")
                 assert peer.next_request().startswith(b"POST /mount/ HTTP/1.1\r\n")
+                assert peer.next_request().startswith(b"GET /mount/report HTTP/1.1\r\n")
                 request = peer.next_request()
                 while not connection.receive(SOON):
                     pass
@@ -385,17 +398,9 @@ class TestOnTheWire:
             assert launcher.launch(token, request, None)
             sent = peer.next_request()
         assert len(sent) < 2048
-        assert b"Host: " + b"h" * 255 in sent
         target = sent.split(b" ")[1].decode()
         assert target == "/mount/" if mount else request.target.startswith(target)
         assert len(target.rpartition("%")[2]) >= 2 or "%" not in target
-
-    @pytest.mark.parametrize("host", ["h" * 256, "evil\r\nX-Y: z", "ä.test", ""])
-    def test_a_host_that_can_not_stand_in_a_line_is_left_away(self, host: str) -> None:
-        request = JobRequest("GET", "/", "", "/", headers={"HTTP_HOST": host})
-        with Peer(ACK) as peer:
-            assert launch(self_request(peer.address), request=request)
-            assert read_header(peer.next_request(), "Host") == f"127.0.0.1:{peer.address.port}"
 
     @pytest.mark.parametrize(
         "wrong",
@@ -485,6 +490,7 @@ class TestOpen:
             def explain() -> None:
                 if kind == MONITOR:
                     launcher.launch(sign(), request, None)
+                launcher.note_proof(launcher.candidates(None)[0])
                 with launcher.open(sign(WORKER), request) as connection:
                     assert is_done(connection.receive, SOON)
                     raise launcher.doubt(connection, sign(WORKER), request)
@@ -499,13 +505,12 @@ class TestOpen:
         with Peer(answer_and_stay(b"")) as silent, Peer(answer_probe_and_job) as other:
             launcher.learn(served_at(silent))
             assert launcher.launch(token, JOB, served_at(silent)) is False
-            launcher.note_arrival("of nobody")
-            launcher.note_arrival(token.nonce)
+            assert not launcher.own.note_arrival("of another process")
+            assert launcher.own.note_arrival(token.nonce)
             with launcher.open(sign(WORKER), replace(JOB, method="GET", body=b""), from_slot=True):
                 assert silent.next_request().startswith(b"POST /mount/ ")
                 assert QUERY_VALUE.encode() in silent.next_request()
             assert other.requests.empty()
-
 
     def test_where_a_surer_place_has_answered_no_guess_is_told_of(self) -> None:
         with Peer(answer(refusal("401 Unauthorized"))) as sure, Peer(ACK) as guess:

@@ -44,6 +44,14 @@ class TestRefuse:
             assert (status.status, status.attempt, status.past) == (Status.STARTED, 1, ())
             assert str(error) in status.status_text
 
+    def test_a_process_that_may_not_connect_does_not_wait_for_what_others_have_reached(self, tmp_path: Path) -> None:
+        with wrap(tmp_path) as site:
+            site.run("/job")
+            site.backend.self_request.home = site.row(1).app_id
+            wait, job_id = refuse(site, LaunchError("denied", is_final=True, is_denied=True), 0)
+            assert (wait, site.status(job_id).status) == (0, Status.FAILED)
+            assert refuse(site, FINAL, 0)[0] > 0
+
     def test_after_a_day_it_fails_with_the_reason(self, tmp_path: Path) -> None:
         with wrap(tmp_path) as site:
             site.backend.self_request.has_worked = True

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from backjob.config import make_config
 from backjob.job import JobRequest
+from backjob.job_environ import restore_environ
 from backjob.mounts import find_mount, mount_target
-from backjob.request import FORM, encode_form, make_request, name_user, restore_environ
+from backjob.request import FORM, encode_form, make_request, name_user
 
 CONFIG = make_config({})
 CANARY = "canary-4711"
@@ -79,6 +80,27 @@ class TestMount:
 
 
 class TestTarget:
+    @pytest.mark.parametrize(
+        "target",
+        ["/a/../b", "/a/./b", "/..", "/a/%2e%2e/b", "/a/.%2E/b", "/a%2f..%2fb", "/a/..%5cb", "/a/..\\b", "/a/%2e?q=1"],
+    )
+    def test_a_dot_segment_is_refused(self, target: str) -> None:
+        with pytest.raises(ValueError, match="has a segment"):
+            make(target)
+        with pytest.raises(ValueError, match="has a segment"):
+            make(webob.Request.blank(target))
+
+    @pytest.mark.parametrize("target", ["/a/...", "/a/.b/c..", "/a?b=/../", "/a%252e%252e/b"])
+    def test_other_dots_are_not(self, target: str) -> None:
+        assert make(target).target == target
+
+    def test_a_method_is_in_upper_case(self) -> None:
+        assert make(method="post").method == "POST"
+        assert make(webob.Request.blank("/a", method="Patch")).method == "PATCH"
+        assert make(method="CHICKEN").method == "CHICKEN"
+        with pytest.raises(ValueError, match="write 'CHICKEN'"):
+            make(method="Chicken")
+
     @pytest.mark.parametrize(
         ("mount", "target", "script_name", "path_info"),
         [
@@ -505,7 +527,7 @@ class TestRestore:
         ("method", "data", "length", "origin"),
         [
             *[(method, None, None, None) for method in ("GET", "HEAD", "OPTIONS", "TRACE")],
-            *[(method, None, "0", "http://people.test") for method in ("POST", "PUT", "DELETE", "CHICKEN", "get")],
+            *[(method, None, "0", "http://people.test") for method in ("POST", "PUT", "DELETE", "CHICKEN")],
             ("POST", {"a": 1}, "3", "http://people.test"),
             ("GET", {"a": 1}, "3", None),
         ],

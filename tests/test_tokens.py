@@ -3,15 +3,17 @@
 import io
 import random
 import string
+from datetime import timedelta
 
 import pytest
 from support.served import KEY, call, make_environ, wrap
 
 from backjob import Status
 from backjob.job import JobRequest, Move, NewJob
-from backjob.keyring import MONITOR, PROBE, WORKER, Keyring
+from backjob.keyring import CHECK, MONITOR, PROBE, WORKER, Keyring
 from backjob.launcher import SelfRequest
 from backjob.middleware import TOKEN_KEY
+from backjob.short_tokens import LIFETIME, ShortTokens, host_time
 
 KINDS = [MONITOR, WORKER]
 STRANGER = Keyring(["another key, which somebody else has made up"])
@@ -173,6 +175,51 @@ def test_a_probe_changes_nothing(site, status):
     assert (reply.code, anyone) == (200, token.prove("here"))
     assert this_app == token.prove(f"here {site.backend.self_request.app}") != anyone
     assert site.rows() == before
+
+
+@pytest.fixture
+def late(site):
+    """What makes tokens 61 seconds ago."""
+    return ShortTokens(site.backend.keyring, lambda: host_time() - timedelta(seconds=LIFETIME + 1))
+
+
+def test_a_probe_works_once_and_for_a_minute(site, late):
+    """After that it gets the same proof, for a proxy may have sent it twice or late, and nothing else happens."""
+    site.start("/job")
+    paths = site.backend.self_request.paths
+    fresh = paths.tokens.sign(PROBE, 7, 1)
+    assert site.send(fresh.text, SCRIPT_NAME="/here").code == 200
+    for token in (fresh, late.sign(PROBE, 7, 1)):
+        reply = site.send(token.text, SCRIPT_NAME="/elsewhere")
+        assert (reply.code, reply.headers["Backjob-Proof"].split()[0]) == (403, token.prove("here"))
+    assert paths._mount == "/here"
+    # During a deploy the processes of an older release send probes that have no time.
+    assert [site.send(site.backend.keyring.sign(PROBE, 7, 1, b"").text).code for _ in range(2)] == [200, 200]
+
+
+def test_a_check_is_answered_once_in_the_whole_deployment(site, late, tmp_path):
+    keyring, tokens = site.backend.keyring, site.backend.self_request.paths.tokens
+    fresh = tokens.sign(CHECK, 0, 1)
+    with wrap(tmp_path) as another:
+        assert (site.send(fresh.text).code, another.send(fresh.text).code) == (200, 403)
+    for token in (fresh, late.sign(CHECK, 0, 1), keyring.sign(CHECK, 0, 1, b"")):
+        reply = site.send(token.text)
+        assert (reply.code, reply.body) == (403, b"backjob: forbidden\n")
+    site.start("/job")
+    site.sql("ALTER TABLE background_job_process RENAME TO elsewhere")
+    fresh = tokens.sign(CHECK, 0, 1)  # what it is for, among others, is to say that the database is away
+    assert [site.send(fresh.text).code for _ in range(2)] == [200, 403]
+
+
+def test_refused_tokens_are_counted_in_the_log(site, caplog):
+    site.start("/job")
+    for number in range(3):
+        site.send(f"forged-{number}", REMOTE_ADDR="192.0.2.7")
+    probe = site.backend.self_request.paths.tokens.sign(PROBE, 7, 1)
+    for _ in range(3):
+        site.send(probe.text, REMOTE_ADDR="192.0.2.8")
+    [record] = [each for each in caplog.records if each.name == "backjob.security"]  # one a minute at most
+    assert record.getMessage() == "Requests with a refused token: 1 from 192.0.2.7"
 
 
 def test_tokens_of_an_older_key_still_count(site, tmp_path):

@@ -29,9 +29,7 @@ def test_a_sweep_settles_what_was_lost_and_counts_it(site: Site) -> None:
     assert (site.status(job_id).status, site.status(job_id).status_text) == (Status.FAILED, PROCESS_GONE)
 
 
-def test_keeping_begins_with_the_first_request(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keeping_begins_with_the_first_request(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server may end its processes after a few requests, each within its first second."""
     job_id = site.start("/job")
     site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
@@ -132,10 +130,10 @@ def test_what_can_not_be_started_again_says_why(site: Site) -> None:
 
     of_user = site.start("/job")
     waits = site.start("/job", as_user=False)
-    assert reason(of_user).startswith("only one that was started with as_user=False can")
+    assert reason(of_user).startswith("only a job that was started with as_user=False can")
     assert reason(waits) == "it has not ended, it is STARTED"
     site.application.jobs.cancel(of_user), site.application.jobs.cancel(waits)
-    assert reason(of_user).startswith("only one that was started with as_user=False can")
+    assert reason(of_user).startswith("only a job that was started with as_user=False can")
     site.sql("UPDATE background_job SET sealed = x'00' WHERE id = ?", waits)
     assert reason(waits) == "its request does not open: its key is missing here, or the record was changed"
     with pytest.raises(JobNotFound):

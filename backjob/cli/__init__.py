@@ -10,8 +10,6 @@ from typing import NoReturn
 
 try:
     from .commands import run
-except KeyboardInterrupt:
-    sys.exit(130)
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("click", "rich"):
         raise

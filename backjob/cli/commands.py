@@ -9,7 +9,6 @@ import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -30,6 +29,7 @@ from .group import (
     open_application,
     run_group,
 )
+from .pairs import headers_option, pairs_option
 from .screen import clean, clean_line, name_status, open_screen
 from .watching import watch_jobs
 
@@ -89,37 +89,13 @@ def watch(ids: Sequence[int], is_json: bool) -> int:
         return OK if watch_jobs(application.jobs, ids, open_screen(is_json)) else NOT_OK
 
 
-def _read_pairs(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = [text.partition("=") for text in texts]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise click.BadParameter("must be NAME=VALUE", ctx, option)  # without the value, which may be a secret
-    return [(name, value) for name, _, value in pairs]
-
-
-def _read_headers(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, str] | None:
-    pairs = [text.partition(":") for text in texts]
-    names = {name.lower() for name, _, _ in pairs}
-    if not all(name and colon for name, colon, _ in pairs) or len(names) < len(pairs):
-        raise click.BadParameter("must be 'NAME: VALUE', each name once", ctx, option)  # the value may be a secret
-    return {name: value.strip() for name, _, value in pairs} or None
-
-
-_pairs = partial(click.option, metavar="NAME=VALUE", multiple=True, callback=_read_pairs)
-
-
 @backjob.command()
 @click.argument("target")
 @click.option("--method", help="The method of its request. Default: POST with --data, else GET.")
-@_pairs("--param", "params", help="Add this to the query; may be given several times.")
-@_pairs("--data", help="Add this to the form that is sent; may be given several times.")
-@click.option(
-    "-H",
-    "--header",
-    "headers",
-    metavar="'NAME: VALUE'",
-    multiple=True,
-    callback=_read_headers,
-    help="Add this header, such as 'If-Match: \"5\"'; may be given several times.",
+@pairs_option("--param", "params", help="Add this to the query; may be given several times.")
+@pairs_option("--data", help="Add this to the form that is sent; may be given several times.")
+@headers_option(
+    "-H", "--header", "headers", help="Add this header, such as 'If-Match: \"5\"'; may be given several times."
 )
 @click.option("--scope", default="", help="Text that limits where the job applies.")
 @click.option("--delay", metavar="SECONDS", type=float, default=0, help="Run it that much later.")
@@ -145,6 +121,9 @@ def start(
 
     TARGET is what the app is asked for in the background: a path, with or without a query. The job is anonymous: no
     cookie and no credential goes with it.
+
+    Arguments are visible in the list of processes. To keep a secret out of it, give --data, --param or --header as
+    @FILE, a file with one NAME=VALUE (or NAME: VALUE) a line, or as @- for such lines on standard input.
     """
     screen = open_screen(is_json)
     with open_application(connect, needs_files=not names_app()) as application:

@@ -17,11 +17,12 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from backjob import AddressError, BackJob, BackJobError, ConfigError, __version__
+from backjob.interrupts import interruptible, report
 
 from .screen import clean_line
 from .where import FORMS, find_application, is_app
 
-OK, NOT_OK, ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
+OK, NOT_OK, ERROR, NO_READER = 0, 1, 2, 128 + signal.SIGPIPE
 """Exit codes."""
 _PASSWORD = re.compile(r"(?<=://)[^\s'\"]*@|[^\s'\"/]+@")
 """With the name before it, and also where an @ in it makes the rest look like a host."""
@@ -46,12 +47,14 @@ class Commands(click.Group):
             # What Python still wants to write at its end goes nowhere, as the documentation of SIGPIPE has it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return NO_READER
+        except KeyboardInterrupt:  # before click sees it, which writes an empty line
+            return report()
 
     def _run(self, *args: Any, **extra: Any) -> int:
         try:
             return super().main(*args, **extra) or OK
         except (click.Abort, KeyboardInterrupt):
-            return INTERRUPTED
+            return report()
         except click.UsageError as error:
             usage = f"Try '{error.ctx.command_path} --help'." if error.ctx is not None else ""
             return _tell_error(f"{error.format_message().rstrip('.')}. {usage}")
@@ -73,7 +76,8 @@ def run_group() -> NoReturn:
     log = logging.getLogger("backjob")
     log.addHandler(logging.NullHandler())
     log.propagate = False  # a command's errors are one line
-    backjob.main(prog_name="backjob")
+    with interruptible():
+        backjob.main(prog_name="backjob")
 
 
 def _tell_error(text: str) -> int:

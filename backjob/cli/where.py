@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from backjob import BackJob, ConfigError
+from backjob import BackJob, ConfigError, Jobs
+from backjob.interrupts import resume
 
 FORMS = "a database URL (sqlite:///jobs.sqlite3), an ini file, or module:application"
 _INSIDE = ("wsgi_app", "wsgi", "registry", "backjob", "application", "app", "__wrapped__")
-"""Where an app keeps the one that it wraps: Flask, Bottle, Pyramid in its registry, middleware, functools."""
+"""Attributes with the app inside: those of Flask, Bottle, Pyramid, our extensions, middleware and functools."""
 _OBJECTS = ("cache", "identify", "launcher", "on_start", "on_update", "on_end")
 """Options that are Python objects: in an ini file their dotted name stands for them."""
 _DEEPEST = 20
@@ -118,12 +119,14 @@ def _import(name: str) -> Any:
             return found() if path != name else found
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+    finally:
+        resume()
 
 
 def _read_module(where: str) -> dict[str, Any]:
     """The options of the BackJob that a module has, ``module:application`` or ``module:factory()``."""
     found = _import(where)
-    application = _find_backjob(found)
+    application = _find_owner(found, where) if isinstance(found, Jobs) else _find_backjob(found)
     if application is None:
         where_else = ", ".join(_INSIDE)
         raise ConfigError(f"{where} is no BackJob, and none is inside of it (as its {where_else})")
@@ -141,5 +144,19 @@ def _find_backjob(app: Any) -> BackJob | None:
             return each
         if not any(each is other for other in seen):
             seen.append(each)
-            waiting += [getattr(each, name) for name in _INSIDE if hasattr(each, name)]
+            waiting += [inside for name in _INSIDE if (inside := _get(each, name)) is not None]
     return None
+
+
+def _find_owner(jobs: Jobs, where: str) -> BackJob | None:
+    """The BackJob in the same module whose ``jobs`` these are."""
+    found = (_find_backjob(each) for each in list(vars(sys.modules[where.partition(":")[0]]).values()))
+    return next((each for each in found if each is not None and each.jobs is jobs), None)
+
+
+def _get(each: Any, name: str) -> Any:
+    """An attribute, or None. A proxy, such as ``current_jobs``, may raise anything outside of a request."""
+    try:
+        return getattr(each, name, None)
+    except Exception:  # noqa: BLE001 - the app's code
+        return None

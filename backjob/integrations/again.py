@@ -1,7 +1,7 @@
-"""The request that an action answers, once more, for the ``background`` decorators: what start() takes for a target.
+"""What the ``background`` decorators share: their options, and the browser's request once more as start() takes it.
 
-Also what of that request guards it against forgery: a check within what is decorated is made in the job alone, and has
-to find there what the browser sent, not the token and the origin that let the job itself pass.
+Also what protects that request against forgery. A check within the decorated view is made in the job alone. It must
+find there what the browser sent, not the token and the origin that let the job itself pass.
 
 Knows WSGI environs; no framework. Without cookies and credentials, which a job gets from the request that starts it.
 """
@@ -15,12 +15,16 @@ from urllib.parse import unquote_plus, urlencode
 
 from webob.request import BaseRequest
 
+from backjob import Jobs
+
 FORM = "application/x-www-form-urlencoded"
 NO_FILES = "a job can't get uploaded files: save them first, and start a job with their names"
 SENT = "backjob.sent"
 """What start() takes from its target's environ to the job's: the same key as in backjob/request.py."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Those that change nothing (RFC 9110, section 9.2.1), and need no token."""
+CHANGING_METHODS = ("DELETE", "PATCH", "POST", "PUT")
+"""The methods that start a job by default. The CSRF protection of every framework covers them."""
 ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
 """The headers that tell which site's page has sent a request."""
 _NOT_AGAIN = frozenset(
@@ -30,6 +34,28 @@ _NOT_AGAIN = frozenset(
 """Headers of a browser that are not for a job: it has no use for a part of the response, a 304 or compressed text."""
 _OF_A_CACHE = frozenset({"HTTP_IF_NONE_MATCH"})
 """The same with a safe method. With others it is a precondition, such as ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
+
+
+def check_background(methods: Iterable[str], scope: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the methods that start a job, in upper case. Raises TypeError or ValueError for wrong options.
+
+    Called when the decorator is written down, so that a misspelt option does not wait for the first visitor.
+    """
+    Jobs.check_options(**options, scope="" if callable(scope) else scope)
+    names = [*methods] if isinstance(methods, (list, tuple, set, frozenset)) else []
+    if not names or not all(isinstance(each, str) and each.isalpha() for each in names):
+        raise ValueError(f'methods must be a list of HTTP methods, such as ["GET", "POST"], got {methods!r}')
+    return tuple(sorted({each.upper() for each in names}))
+
+
+def explain_method(method: str, methods: Collection[str]) -> str:
+    """Return why a request with this method starts no job, or "" if it does.
+
+    Any page on the web can have a browser send a GET to this one, and CSRF protection lets that through.
+    """
+    if method.upper() in methods:
+        return ""
+    return f"{method.upper()[:20]} starts no job here: send {' or '.join(methods)} (the option methods of background)"
 
 
 def header_key(name: str) -> str:

@@ -10,15 +10,28 @@ import functools
 import inspect
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 import bottle
 
-from backjob import BackJob, Jobs
+from backjob import BackJob, Jobs, RequestTooLarge
 
-from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
+from .again import (
+    CHANGING_METHODS,
+    FORM,
+    NO_FILES,
+    ORIGIN_KEYS,
+    SENT,
+    add_fields,
+    check_background,
+    explain_method,
+    keep_sent,
+    make_again,
+    put_back,
+    take_fields,
+)
 
 _PLUGIN = "backjob.bottle"
 """The plugin, in the environ of a request."""
@@ -154,15 +167,23 @@ def _put_back_fields(request: Any) -> None:
         request["wsgi.input"], request["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
 
 
-def background(callback: Callback | None = None, *, scope: str | Callable[[Any], str] = "", **options: Any) -> Any:
+def background(
+    callback: Callback | None = None,
+    *,
+    scope: str | Callable[[Any], str] = "",
+    methods: Iterable[str] = CHANGING_METHODS,
+    **options: Any,
+) -> Any:
     """A callback's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the callback runs in that job.
 
     ``@background`` between ``@app.post(…)`` and the function, or ``@background(retries=2, unique=True)`` with options
     of :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may
-    be a function of the request. One with uploaded files is refused with 415.
+    be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
+    and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
+    methods = check_background(methods, scope, options)
     if callback is None:
-        return functools.partial(background, scope=scope, **options)
+        return functools.partial(background, scope=scope, methods=methods, **options)
 
     @functools.wraps(callback)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
@@ -175,9 +196,20 @@ def background(callback: Callback | None = None, *, scope: str | Callable[[Any],
             if SENT in request.environ:  # for the callback's own checks; until now Origin was the site's own
                 put_back(request.environ, _GUARDS)
             return callback(*args, **kwargs)
-        again = _do_again(request, plugin.csrf_field)
-        job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-        return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, headers)
+        if refusal := explain_method(request.method, methods):
+            return _answer(405, {"error": refusal}, Allow=", ".join(methods))
+        try:
+            request.backjob.limit_body(request.environ)
+            again = _do_again(request, plugin.csrf_field)
+            job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
+        except RequestTooLarge as error:
+            return _answer(413, {"error": str(error)})
+        return _answer(202, {"id": job_id})
 
     return start_or_run
+
+
+def _answer(status: int, body: Mapping[str, Any], **headers: str) -> bottle.HTTPResponse:
+    return bottle.HTTPResponse(
+        json.dumps(body), status, {"Content-Type": "application/json", "Cache-Control": "no-store", **headers}
+    )

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import django
@@ -25,9 +25,9 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, RequestTooLarge
 
-from .again import NO_FILES
+from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 from .django_session import watch_session
@@ -116,6 +116,7 @@ def background(
     view: View | None = None,
     *,
     scope: str | Callable[[HttpRequest], str] = "",
+    methods: Iterable[str] = CHANGING_METHODS,
     atomic: bool = True,
     **options: Any,
 ) -> Any:
@@ -123,22 +124,31 @@ def background(
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function of the
     request. A class has it by method_decorator on ``dispatch``. The job is the very same request. One with uploaded
-    files is refused with 415. With ``atomic=False`` the view is exempt from ATOMIC_REQUESTS.
+    files is refused with 415, one larger than ``max_request`` with 413, and one with another method than ``methods``
+    with 405. With ``atomic=False`` the view is exempt from ATOMIC_REQUESTS. Raises TypeError or ValueError for a wrong
+    option.
     """
+    methods = check_background(methods, scope, options)
     if view is None:
-        return functools.partial(background, scope=scope, atomic=atomic, **options)
+        return functools.partial(background, scope=scope, methods=methods, atomic=atomic, **options)
 
     @functools.wraps(view)
     def start_or_run(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.backjob.is_worker:
             put_back_sent(request)
             return view(request, *args, **kwargs)
-        again = ask_again(request)
-        if again is None:
-            return JsonResponse({"error": NO_FILES}, status=415)
-        name = scope(request) if callable(scope) else scope
-        job_id = request.backjob.start(again, scope=name, **options)
-        return JsonResponse({"id": job_id}, status=202, headers={"Cache-Control": "no-store"})
+        if refusal := explain_method(request.method, methods):
+            return JsonResponse({"error": refusal}, status=405, headers={"Allow": ", ".join(methods)})
+        try:
+            request.backjob.limit_body(request.META)
+            again = ask_again(request)
+            if again is None:
+                return JsonResponse({"error": NO_FILES}, status=415)
+            name = scope(request) if callable(scope) else scope
+            job_id = request.backjob.start(again, scope=name, **options)
+            return JsonResponse({"id": job_id}, status=202, headers={"Cache-Control": "no-store"})
+        except RequestTooLarge as error:
+            return JsonResponse({"error": str(error)}, status=413)
 
     if not atomic:
         for alias in connections:

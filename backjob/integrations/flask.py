@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,9 +18,21 @@ from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestTooLarge
 
-from .again import FORM, NO_FILES, ORIGIN_KEYS, SENT, header_key, keep_sent, make_again, put_back
+from .again import (
+    CHANGING_METHODS,
+    FORM,
+    NO_FILES,
+    ORIGIN_KEYS,
+    SENT,
+    check_background,
+    explain_method,
+    header_key,
+    keep_sent,
+    make_again,
+    put_back,
+)
 
 _NAME = "backjob"
 _PASSED = "csrf_valid"
@@ -37,6 +49,8 @@ class FlaskBackJob:
 
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
         self._options = options
+        self.application: BackJob | None = None
+        """The BackJob of the app that was initialized last. The command finds it here."""
         if app is not None:
             self.init_app(app)
 
@@ -50,7 +64,7 @@ class FlaskBackJob:
             # Flask-Login binds a session to the browser, which it knows by this header.
             forwarded = (*forwarded, "User-Agent")
         options = {"identify": identify, **options, "forward_headers": forwarded}
-        app.extensions[_NAME] = application = BackJob(app.wsgi_app, **options)
+        app.extensions[_NAME] = self.application = application = BackJob(app.wsgi_app, **options)
         app.wsgi_app = application  # type: ignore[method-assign]
         app.handle_user_exception = _noting(app.handle_user_exception)  # type: ignore[assignment, method-assign]
         app.context_processor(lambda: {"current_jobs": current_jobs})
@@ -77,34 +91,54 @@ current_jobs: Any = LocalProxy(_find_jobs)
 
 
 def background(
-    view: Callable[..., Any] | None = None, *, scope: str | Callable[[], str] = "", **options: Any
+    view: Callable[..., Any] | None = None,
+    *,
+    scope: str | Callable[[], str] = "",
+    methods: Iterable[str] = CHANGING_METHODS,
+    **options: Any,
 ) -> Any:
     """Decorate a view, below ``@app.route``, to run it as a job: it answers 202 with the job's id, its body runs later.
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function, which is
-    called in the request. The job is the very same request. One with uploaded files is refused with 415.
+    called in the request. The job is the very same request. One with uploaded files is refused with 415, one larger
+    than ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError
+    for a wrong option.
     """
+    methods = check_background(methods, scope, options)
     if view is None:
-        return functools.partial(background, scope=scope, **options)
+        return functools.partial(background, scope=scope, methods=methods, **options)
 
     @functools.wraps(view)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
         if current_jobs.is_worker:
             _put_back()
             return current_app.ensure_sync(view)(*args, **kwargs)
-        is_form = request.mimetype in (FORM, "multipart/form-data")
-        has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
-        if has_files or (request.mimetype.startswith("multipart/") and not is_form):
-            return {"error": NO_FILES}, 415
-        # The form may be read already, and then it is gone from the body.
-        fields, tokens = _split_form()
-        body = urlencode(fields).encode() if is_form else request.get_data()
-        sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
-        again = make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
-        name = scope() if callable(scope) else scope
-        return {"id": current_jobs.start(again, scope=name, **options)}, 202, {"Cache-Control": "no-store"}
+        if refusal := explain_method(request.method, methods):
+            return {"error": refusal}, 405, {"Allow": ", ".join(methods)}
+        try:
+            again = _ask_again()
+            if again is None:
+                return {"error": NO_FILES}, 415
+            name = scope() if callable(scope) else scope
+            return {"id": current_jobs.start(again, scope=name, **options)}, 202, {"Cache-Control": "no-store"}
+        except RequestTooLarge as error:
+            return {"error": str(error)}, 413
 
     return start_or_run
+
+
+def _ask_again() -> Any:
+    """What start() takes to do this request once more, as a job; None for one with files."""
+    current_jobs.limit_body(request.environ)
+    is_form = request.mimetype in (FORM, "multipart/form-data")
+    has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
+    if has_files or (request.mimetype.startswith("multipart/") and not is_form):
+        return None
+    # The form may be read already, and then it is gone from the body.
+    fields, tokens = _split_form()
+    body = urlencode(fields).encode() if is_form else request.get_data()
+    sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
+    return make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:

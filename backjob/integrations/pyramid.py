@@ -26,15 +26,18 @@ from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from backjob import BackJob, Jobs
+from backjob import BackJob, Jobs, RequestTooLarge
 
 from .again import (
+    CHANGING_METHODS,
     FORM,
     NO_FILES,
     ORIGIN_KEYS,
     SAFE_METHODS,
     SENT,
     add_fields,
+    check_background,
+    explain_method,
     header_key,
     keep_sent,
     make_again,
@@ -256,15 +259,23 @@ def _is_form(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() in ("", FORM)
 
 
-def background(view: View | None = None, *, scope: str | Callable[[Any], str] = "", **options: Any) -> Any:
+def background(
+    view: View | None = None,
+    *,
+    scope: str | Callable[[Any], str] = "",
+    methods: Iterable[str] = CHANGING_METHODS,
+    **options: Any,
+) -> Any:
     """A view's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the view runs in that job.
 
     ``@view_config(…, decorator=background)``, or ``decorator=background(retries=2, unique=True)`` with options of
     :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may be
-    a function of the request. One with uploaded files is refused with 415.
+    be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
+    and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
+    methods = check_background(methods, scope, options)
     if view is None:
-        return functools.partial(background, scope=scope, **options)
+        return functools.partial(background, scope=scope, methods=methods, **options)
 
     def start_or_run(context: Any, request: Request) -> Any:
         if not hasattr(request.registry, "backjob"):
@@ -273,8 +284,14 @@ def background(view: View | None = None, *, scope: str | Callable[[Any], str] = 
             if SENT in request.environ:
                 _put_back_sent(request)
             return view(context, request)
+        if refusal := explain_method(request.method, methods):
+            return Response(status=405, json_body={"error": refusal}, allow=methods)
         name = scope(request) if callable(scope) else scope
-        job_id = request.backjob.start(_do_again(request), scope=name, **options)
+        try:
+            request.backjob.limit_body(request.environ)
+            job_id = request.backjob.start(_do_again(request), scope=name, **options)
+        except RequestTooLarge as error:
+            return Response(status=413, json_body={"error": str(error)})
         return Response(status=202, json_body={"id": job_id}, cache_control="no-store")
 
     return start_or_run

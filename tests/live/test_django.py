@@ -203,7 +203,8 @@ def test_background(https_site):
     figures = json.dumps([1, "ü"]).encode()
     as_json = {"Content-Type": "application/json", **csrf}
     assert ask("/sum", figures, as_json) == (done, 'POST /sum application/json\n[1, "\\u00fc"]')
-    assert ask("/sum?q=1") == (done, "GET /sum?q=1 \n")
+    for target, method in [("/sum?q=1", "GET"), ("/sum", "HEAD"), ("/sum", "OPTIONS"), ("/count/7", "OPTIONS")]:
+        assert ada.ask(target, method=method).status == 405
     assert ask("/count/7", b"", csrf) == (done, "counted to 7 for ada")
     name = 'Content-Disposition: form-data; name="figures"'
     parts = f"--part\r\n{name}{{}}\r\n\r\n3 & 4\r\n--part--\r\n"

@@ -164,7 +164,8 @@ def test_background(server):
     assert ask("/sum?of=a%20b", form) == (done, f"('POST', '/sum?of=a%20b', '{of_form}') 1 & 2")
     figures = json.dumps([1, "ü"]).encode()
     assert ask("/sum", figures, as_json | csrf) == (done, f"('POST', '/sum?', 'application/json') {figures.decode()}")
-    assert ask("/sum?q=1") == (done, "('GET', '/sum?q=1', '') ")
+    assert [ada.ask("/sum?q=1", method=method).status for method in ("GET", "HEAD")] == [405, 405]
+    assert "starts no job here: send DELETE or PATCH or POST or PUT" in ada.ask("/sum?q=1").text
     parts = '--part\r\nContent-Disposition: form-data; name="figures"{}\r\n\r\n3 & 4\r\n--part--\r\n'
     multipart = {"Content-Type": "multipart/form-data; boundary=part", **csrf}
     assert ask("/sum", parts.format("").encode(), multipart) == (done, f"('POST', '/sum?', '{of_form}') 3 & 4")

@@ -55,16 +55,16 @@ MUTANTS = [
     Mutant(
         "a newer release's sealed record is run",
         "backjob/keyring.py",
-        "if more and more[0] > RECORD_VERSION:",
-        "if more and more[0] > RECORD_VERSION + 99:",
+        "if version > RECORD_VERSION:",
+        "if version > RECORD_VERSION + 99:",
         ("tests/test_record_version.py",),
     ),
     Mutant(
         "a newer release's rows are recovered",
         "backjob/statements.py",
-        '''            columns.key_id.in_(bindparam("key_ids", expanding=True)),
-            is_readable,''',
-        '''            columns.key_id.in_(bindparam("key_ids", expanding=True)),''',
+        """            columns.key_id.in_(bindparam("key_ids", expanding=True)),
+            is_readable,""",
+        """            columns.key_id.in_(bindparam("key_ids", expanding=True)),""",
         ("tests/test_record_version.py",),
     ),
     Mutant(
@@ -97,7 +97,7 @@ MUTANTS = [
     ),
     Mutant(
         "a claim that was lost is taken as won",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "if not backend.store.claim(",
         "if backend.store.claim(",
         ("tests/test_tokens.py", "tests/test_worker.py"),
@@ -131,16 +131,30 @@ MUTANTS = [
         ("tests/test_keyring.py",),
     ),
     Mutant(
+        "sealed requests are not bound to their table",
+        "backjob/keyring.py",
+        "elif places != [self._name_place()]:",
+        "elif not places:",
+        ("tests/test_deployment.py",),
+    ),
+    Mutant(
+        "the WAL keeps what was wiped",
+        "backjob/sqlstore.py",
+        "self._database.sqlite_file.known.has_deleted = True",
+        "self._database.sqlite_file.known.has_deleted = False",
+        ("tests/test_wal.py",),
+    ),
+    Mutant(
         "the seal is skipped",
         "backjob/keyring.py",
-        "return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields, RECORD_VERSION]).encode())",
-        "return json.dumps([job_id, uid, fields, RECORD_VERSION]).encode()",
+        'return base64.urlsafe_b64decode(self._newest.fernet.encrypt(head + b"\\n" + request.body))',
+        'return head + b"\\n" + request.body',
         ("tests/test_keyring.py", "tests/test_secrets.py"),
     ),
     Mutant(
         "the proof is not checked",
         "backjob/proofs.py",
-        "return answer.status in OUTCOMES[outcome.partition(\" \")[0]] and token.prove(outcome).encode() in answer.raw",
+        'return answer.status in OUTCOMES[outcome.partition(" ")[0]] and token.prove(outcome).encode() in answer.raw',
         'return answer.status in OUTCOMES[outcome.partition(" ")[0]]',
         ("tests/test_launcher.py",),
     ),
@@ -228,8 +242,8 @@ MUTANTS = [
     Mutant(
         "a path prefix is compared as it is written",
         "backjob/redirects.py",
-        "        return normalize_path(self.target.path) if self.target else \"\"",
-        "        return self.target.path if self.target else \"\"",
+        '        return normalize_path(self.target.path) if self.target else ""',
+        '        return self.target.path if self.target else ""',
         ("tests/test_redirects.py",),
     ),
     Mutant(
@@ -375,7 +389,7 @@ MUTANTS = [
     Mutant(
         "a slow statement of a keeper looks like an outage",
         "backjob/engine.py",
-        "        twin._has_limits = twin._needs_transaction = twin.kind == \"postgresql\"\n",
+        '        twin._has_limits = twin._needs_transaction = twin.kind == "postgresql"\n',
         "",
         ("tests/test_refused_writes.py",),
     ),
@@ -606,7 +620,7 @@ MUTANTS = [
     Mutant(
         "who asks by a client certificate stays behind",
         "backjob/request.py",
-        "        variables=take_identity(start, config.forward_environ),\n",
+        "        variables={**request.variables, **take_identity(start, config.forward_environ)},\n",
         "",
         ("tests/test_outer_middleware.py",),
     ),
@@ -634,8 +648,8 @@ MUTANTS = [
     Mutant(
         "a proxy's time-out ends a job that runs",
         "backjob/monitor.py",
-        "if _is_at(glance, job, Status.STARTED) and not is_proof(",
-        "if glance and not is_proof(",
+        "            if _is_at(glance, job, Status.STARTED):\n",
+        "            if glance:\n",
         ("tests/test_monitor.py",),
     ),
     Mutant(
@@ -739,7 +753,7 @@ MUTANTS = [
     Mutant(
         "an outage counts as a wrong setting",
         "backjob/monitor.py",
-        "is_outage = not error.is_of_job and self._has_worked()",
+        "is_outage = not error.is_of_job and self._has_worked(error)",
         "is_outage = False",
         ("tests/test_outage.py",),
     ),
@@ -759,10 +773,31 @@ MUTANTS = [
     ),
     Mutant(
         "a launch that arrives proves nothing",
-        "backjob/launcher.py",
+        "backjob/own_address.py",
         "address = self._sent.pop(nonce, None)",
         "address = self._sent.pop(nonce, None) and None",
         ("tests/test_launcher.py",),
+    ),
+    Mutant(
+        "an address of connect= that has failed gets the next job unproven",
+        "backjob/own_address.py",
+        "        if address.found == CONNECT:\n",
+        "        if False:\n",
+        ("tests/test_taken_over_port.py",),
+    ),
+    Mutant(
+        "a visitor's Host is on the wire to connect=",
+        "backjob/wire.py",
+        "            host=address.wire_host,",
+        '            host="internal.test",',
+        ("tests/test_wire_host.py",),
+    ),
+    Mutant(
+        "a Host that a proxy's header brought is taken for the one that the server has seen",
+        "backjob/discovery.py",
+        "    if not original and any(name",
+        "    if False and any(name",
+        ("tests/test_wire_host.py",),
     ),
     Mutant(
         "a client's scheme decides",
@@ -846,8 +881,8 @@ MUTANTS = [
     Mutant(
         "a process that is gone counts on",
         "backjob/process_table.py",
-        "select(table.c.name, table.c.slots).where(~is_gone)",
-        'select(table.c.name, table.c.slots).where(bindparam("now") > "")',
+        "where(~is_gone, table.c.name != DEPLOYMENT)",
+        'where(bindparam("now") > "", table.c.name != DEPLOYMENT)',
         ("tests/test_store.py",),
     ),
     Mutant(
@@ -936,7 +971,7 @@ MUTANTS = [
     ),
     Mutant(
         "the origin is not the one that a browser sees",
-        "backjob/request.py",
+        "backjob/job_environ.py",
         "origin = _find_origin(environ)",
         """origin = f"{request.scheme}://{environ['HTTP_HOST']}\"""",
         ("tests/test_request.py",),
@@ -964,7 +999,7 @@ MUTANTS = [
     ),
     Mutant(
         "what a job is cancelled by is a second old",
-        "backjob/jobs.py",
+        "backjob/existing_jobs.py",
         "self._find_one(store.get, job_id, scope)).status.is_final",
         "self._find_one(store.status, job_id, scope)).status.is_final",
         ("tests/test_cache.py::test_nothing_is_decided_by_what_the_cache_says",),
@@ -999,7 +1034,7 @@ MUTANTS = [
     ),
     Mutant(
         "a job of another app is run here",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "if not may_run_in(backend.self_request.app, request):",
         "if False:",
         ("tests/test_tokens.py",),
@@ -1285,8 +1320,29 @@ MUTANTS = [
         ("tests/test_shutdown.py",),
     ),
     Mutant(
+        "a probe works twice",
+        "backjob/short_tokens.py",
+        "is_new = token.nonce not in self._taken",
+        "is_new = True",
+        ("tests/test_tokens.py",),
+    ),
+    Mutant(
+        "a probe lives for ever",
+        "backjob/short_tokens.py",
+        "if not -_AHEAD <= self._now().timestamp() - int(made_at) <= LIFETIME:",
+        "if False:",
+        ("tests/test_tokens.py",),
+    ),
+    Mutant(
+        "background starts jobs by any method",
+        "backjob/integrations/again.py",
+        "    if method.upper() in methods:",
+        "    if True:",
+        ("tests/test_bottle.py",),
+    ),
+    Mutant(
         "a target outside of the mount breaks its worker's request",
-        "backjob/middleware.py",
+        "backjob/endpoint.py",
         "        except OutsideMount as error:",
         "        except ZeroDivisionError as error:",
         ("tests/test_targets_outside.py",),
@@ -1507,5 +1563,41 @@ MUTANTS = [
         "with running(None):  # what the store logs is not the job's",
         "with contextlib.nullcontext():",
         ("tests/test_logs.py",),
+    ),
+    # One for each fuzzer: see tests/fuzz.
+    Mutant(
+        "a few characters of a token's signature are enough",
+        "backjob/keyring.py",
+        "if hmac.compare_digest(mac, _mac(subkeys.token, head)):",
+        "if mac[:1] == _mac(subkeys.token, head)[:1]:",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[tokens]",),
+    ),
+    Mutant(
+        "a proof may be cut",
+        "backjob/proofs.py",
+        "token.prove(outcome).encode() in answer.raw",
+        "token.prove(outcome)[:-1].encode() in answer.raw",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[answers]",),
+    ),
+    Mutant(
+        "a sealed request runs in another row with its uid",
+        "backjob/keyring.py",
+        "if (sealed_id, sealed_uid) != (job_id, uid):",
+        "if sealed_uid != uid:",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[records]",),
+    ),
+    Mutant(
+        "a cache's record of another job is taken for this one",
+        "backjob/cache_list.py",
+        "return job if job is not None and job.id == job_id else None",
+        "return job",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[index]",),
+    ),
+    Mutant(
+        "a status in the cache need not be signed",
+        "backjob/cache.py",
+        "if not text or not self._keyring.is_digest(mac, self._key(job_id) + text):",
+        "if not text:",
+        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[index]",),
     ),
 ]

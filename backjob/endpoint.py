@@ -1,0 +1,193 @@
+"""The application's requests to itself: monitor, worker, probe and check, told apart by a verified token.
+
+The worker's request alone reaches the app, which sees it as the sealed record has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .assembly import Assembly
+from .backend import Backend
+from .check import prove_facts
+from .diagnosis import SIGNATURE
+from .errors import KeyringError, OutsideMount, StoreError
+from .job import Job, Status
+from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
+from .path_proofs import is_ahead
+from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
+from .request import may_run_in
+from .security_log import RefusedTokens
+from .session import AfterFirstChunk
+from .short_tokens import LIFETIME
+from .worker import CurrentJob
+
+log = logging.getLogger("backjob")
+
+TOKEN_KEY = "HTTP_" + TOKEN_HEADER.upper().replace("-", "_")
+_DRAIN_CHUNK = 65536
+
+Responder = Callable[..., list[bytes]]
+
+
+class Endpoint:
+    """Answers the requests with a token. ``app`` is what runs the jobs."""
+
+    def __init__(self, assembly: Assembly, app: Callable[..., Iterable[bytes]]) -> None:
+        self._assembly = assembly
+        self._get_backend = assembly.get_backend
+        self._app = app
+        self._refused = RefusedTokens()
+
+    def answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request with a token. It reaches the app only as the job that it is."""
+        respond: Responder = functools.partial(_respond, environ, start_response)
+        token = None
+        try:
+            backend = self._get_backend()
+            token = backend.keyring.verify(environ[TOKEN_KEY])
+            if token.kind == PROBE:
+                return self._prove(backend, token, environ, respond)
+            if token.kind == CHECK:
+                return self._tell_facts(backend, token, environ, start_response)
+            job = backend.store.get(token.job_id)
+            if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
+                return respond("410 Gone", token.prove("unknown"))
+            self._note_arrival(backend, environ)
+            backend.limits.note_process(environ, start_response)
+            if token.kind == MONITOR:
+                return self._monitor(backend, job, token, environ, respond)
+            return self._work(backend, job, token, environ, respond)
+        except (TokenError, SealError):
+            self._refused.note(environ)
+            return respond("403 Forbidden")
+        except (StoreError, KeyringError) as error:
+            log.error("A request of backjob's own can't be served: %s", error)
+            return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
+
+    def _prove(self, backend: Backend, token: Token, environ: dict[str, Any], respond: Responder) -> Iterable[bytes]:
+        """Prove that this app answers here. A token that is too old, or comes again, has no other effect.
+
+        It gets the same proof, which tells nothing new: a probe may have waited in the server's backlog for long, and
+        some proxies send a request twice.
+        """
+        proof = f"{token.prove('here')} {token.prove(prove_app(backend.self_request.app))}"
+        if not backend.self_request.paths.tokens.take(token):
+            self._refused.note(environ, is_stale=True)
+            return respond("403 Forbidden", proof)
+        self._note_arrival(backend, environ)
+        if backend.has_dispatcher(environ):
+            backend.dispatcher.start_looking()
+        return respond("200 OK", proof)
+
+    def _tell_facts(
+        self, backend: Backend, token: Token, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answer a check, whose token no other process of the deployment has answered."""
+        with contextlib.suppress(StoreError):
+            backend.store.time()  # this process may not have read it yet
+        is_fresh = backend.self_request.paths.tokens.take(token)
+        with contextlib.suppress(StoreError):  # a check has to say that the store is away
+            is_fresh = is_fresh and backend.store.use_once(f"token-{token.nonce}"[:64], LIFETIME)
+        if not is_fresh:
+            self._refused.note(environ, is_stale=True)
+            return _respond(environ, start_response, "403 Forbidden", token.prove("stale"))
+        self._note_arrival(backend, environ)
+        facts = self._assembly.deployment.answer(environ, start_response)
+        return _respond(environ, start_response, "200 OK", prove_facts(token, facts), facts)
+
+    def _note_arrival(self, backend: Backend, environ: dict[str, Any]) -> None:
+        backend.self_request.learn(environ)
+        self._assembly.note_job_request()
+
+    def _monitor(
+        self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
+    ) -> Iterable[bytes]:
+        backend.self_request.note_arrival(job, token)
+        if is_ahead(token.nonce):
+            backend.self_request.note_path(job.path, token.nonce)
+        backend.monitor.end_outage()
+        if job.status is not Status.STARTED:
+            return respond("409 Conflict", token.prove("refused"))
+        if not backend.self_request.is_home_of(job.app_id):
+            return respond("421 Misdirected Request", token.prove("elsewhere"))
+        go_on = backend.accept(job, token.nonce, environ)
+        if go_on is None:
+            return respond("409 Conflict", token.prove("refused"))
+        return AfterFirstChunk(respond("202 Accepted", token.prove("monitor")), go_on)
+
+    def _work(
+        self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
+    ) -> Iterable[bytes]:
+        if job.status is not Status.STARTED:
+            return respond("409 Conflict", token.prove("refused"))
+        outcome, way = "full", backend.dispatcher.choose_way(environ)
+        _drain(environ)
+        if backend.can_run(job):
+            request = backend.keyring.unseal(job.id, job.uid, job.sealed)
+            if not may_run_in(backend.self_request.app, request):
+                return respond("421 Misdirected Request", token.prove("elsewhere"))
+            try:
+                current = CurrentJob(backend, job, request, environ)
+            except OutsideMount as error:  # started outside of a request, where the mount is not known
+                backend.monitor.refuse_target(job, error)
+                return respond("409 Conflict", token.prove("refused"))
+            outcome = self._run_if_room(backend, job, token, current)
+        else:
+            outcome = backend.name_refusal(job)
+        if way != "thread" and outcome == "full" and job.held_by:
+            # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
+            backend.store.note_full(job.id, job.attempt, job.held_by)
+        if way != "thread" and (outcome == "ended" or (outcome == "full" and backend.limits.has_room_here)):
+            backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
+        return respond("200 OK" if outcome == "ended" else "409 Conflict", token.prove(outcome))
+
+    def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> str:
+        """Claim the job and run it, unless as many run as may. How that went, in the words of the proof."""
+        limits, owner = backend.limits, backend.monitor.name_claim(token)
+        if not limits.enter():
+            return "full"
+        try:
+            most = limits.max_running, limits.of_scope(job.scope)
+            if not backend.store.claim(job.id, job.attempt, owner, backend.config.lease, *most):
+                glance = backend.store.glance(job.id)
+                is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
+                return "full" if is_full else "refused"
+            backend.dispatcher.note_claim(job.id)
+            return "ended" if current.run(self._app, owner) else "forked"
+        finally:
+            limits.leave()
+
+
+def _respond(
+    environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = "", text: str = ""
+) -> list[bytes]:
+    """One of our own answers: of known length, never kept or held back by a proxy. The text is ASCII."""
+    body = (text or f"{SIGNATURE}{status.partition(' ')[2].lower()}\n").encode("ascii")
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("X-Accel-Buffering", "no"),
+    ]
+    if proof:
+        headers.append((PROOF_HEADER, proof))
+    start_response(status, headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def _drain(environ: Mapping[str, Any]) -> None:
+    """Read the body that travelled: a server that closes with unread input cuts our answer off."""
+    try:
+        left = int(environ.get("CONTENT_LENGTH") or 0)
+        while left > 0:
+            chunk = environ["wsgi.input"].read(min(left, _DRAIN_CHUNK))
+            if not chunk:
+                break
+            left -= len(chunk)
+    except (ValueError, OSError):
+        pass  # the record has the body all the same

@@ -1,0 +1,128 @@
+"""The app's own address as this process knows it: the places to try, and which of them has proved itself.
+
+Keeps what was seen. Opens no connection and knows no token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from .address import CONNECT, Address, add_site, read_origin, write_origin
+from .config import Config
+from .discovery import discover, discover_unasked, find_site, routes_by_host
+from .errors import AddressError
+from .job import JobRequest
+
+LONGEST_PROOF = 60.0
+"""Seconds for which an address of ``connect=`` that is not used stays proven: its server may have ended meanwhile."""
+_MOST_SENT = 64
+
+
+class OwnAddress:
+    """``connect=``, or what was discovered. A job is sent there only as long as the address is proven."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._known: list[Address] = []
+        self.proven: Address | None = None
+        self._proven_at = float("-inf")
+        self._sent: dict[str, Address] = {}
+
+    def learn(self, environ: Mapping[str, Any]) -> None:
+        """Remember where this process is reached, for the times when no request is at hand."""
+        if not (self._config.address or self.proven or self._known):
+            self._known = self._discover(environ)
+
+    def learn_from_own(self, environ: Mapping[str, Any]) -> None:
+        """Remember it from a self-request: its Host has led here, and no visitor has written it."""
+        if not (self._config.address or self.proven):
+            site = find_site(environ)
+            self._known = [add_site(address, site)[-1] for address in discover(environ)]
+
+    def candidates(self, environ: Mapping[str, Any] | None) -> list[Address]:
+        """Return the addresses that a launch from here would try. Raises AddressError if none is known."""
+        if self._config.address:
+            return [self._config.address]
+        if self.proven:
+            return [self.proven]
+        candidates = self._discover(environ) if environ is not None else self._known
+        if not candidates:
+            raise AddressError
+        return candidates
+
+    def _discover(self, environ: Mapping[str, Any]) -> list[Address]:
+        """The places of the server of this request. Its Host comes last, except on a server known to route by it."""
+        site = self._config.site.authority if self._config.site else find_site(environ)
+        order = -1 if routes_by_host(environ) else 1
+        pairs = [add_site(address, site)[::order] for address in discover(environ)]
+        sure = [address for pair in pairs if any(each.is_sure for each in pair) for address in pair]
+        guesses = [pair for pair in pairs if not any(each.is_sure for each in pair)]
+        return [*sure, *(pair[0] for pair in guesses), *(pair[1] for pair in guesses if len(pair) > 1)]
+
+    def guess(self, request: JobRequest, app: str) -> list[Address]:
+        """Return where this app may be reached, the likeliest first, also in a process that no request has come to."""
+        try:
+            return self.candidates(None)
+        except AddressError:
+            found = discover_unasked()
+        if request.app == app and request.address:
+            recorded = read_origin(request.address)
+            found = [recorded] * (recorded in found) + [each for each in found if each != recorded] or [recorded]
+        if not found:
+            raise AddressError
+        return [each for address in found for each in add_site(address, request.site)]
+
+    def note_origin(self, request: JobRequest, environ: Mapping[str, Any] | None) -> JobRequest:
+        """Return the request with what another process needs to launch it: the address, and a Host to try there."""
+        with contextlib.suppress(AddressError):
+            addresses = self.candidates(environ)
+            site = "" if self._config.address else max(addresses[0].site, addresses[-1].site)
+            request = replace(request, address=write_origin(addresses[0]), site=site)
+        return replace(request, by_connect=self._config.address is not None)
+
+    def is_known(self, address: Address) -> bool:
+        """Is this one of the app's own, whatever the Host?"""
+        own = (self._config.address, self.proven, *self._known)
+        return any(each is not None and replace(each, site=address.site) == address for each in own)
+
+    def is_proven(self, address: Address) -> bool:
+        """Return whether a job may be sent there without a probe."""
+        if address.found == CONNECT:
+            return address == self.proven and time.monotonic() - self._proven_at < LONGEST_PROOF
+        return address == self.proven or address.is_sure
+
+    def note_proof(self, address: Address) -> None:
+        """The app has just answered at this address, or got what was sent there."""
+        if not address.is_recorded:
+            self.proven, self._proven_at = address, time.monotonic()
+
+    def doubt(self) -> None:
+        """Something was sent and not answered: the address keeps its precedence, but has to prove itself."""
+        self._proven_at = float("-inf")
+
+    def forget(self) -> None:
+        """The address has failed."""
+        self.proven = None
+
+    def keep_sent(self, nonce: str, address: Address) -> None:
+        """Remember where a launch is sent."""
+        while len(self._sent) >= _MOST_SENT:
+            self._sent.pop(next(iter(self._sent), ""), None)
+        self._sent[nonce] = address
+
+    def note_arrival(self, nonce: str) -> bool:
+        """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
+        address = self._sent.pop(nonce, None)
+        if address is not None:
+            self.note_proof(address)
+        return address is not None
+
+    def note_arrival_of(self, request: JobRequest) -> None:
+        """A launch of this job has come in, sent by another process, which has the same ``connect=``."""
+        address = self._config.address
+        if address is not None and request.by_connect and request.address == write_origin(address):
+            self.note_proof(address)

@@ -1,0 +1,1 @@
+"""Fuzzers: random and mutated input for what strangers can write, ``make fuzz``."""
