@@ -16,6 +16,7 @@ from .bounded_calls import BoundedCalls
 from .errors import ConfigError, Refused, StoreError, describe
 from .forks import call_in_child
 from .jitter import between
+from .memcached_clients import check_client, make_client
 
 Change = Callable[[bytes | None], bytes | None]
 """What is to stand in a cell instead of what stands there (None: nothing); None to leave it. Called once per try."""
@@ -42,6 +43,8 @@ def check_region(region: Any, is_alone: bool) -> None:
         raise ConfigError("cache has default_noreply=True: memcached then never says whether it has kept a value")
     if is_alone and type(region.actual_backend).__name__ == "NullBackend":
         raise ConfigError("cache is a region that keeps nothing (NullBackend): it needs a database")
+    if _is_memcached(region.actual_backend):
+        check_client(region.actual_backend)
 
 
 def open_cells(region: Any, seconds: float) -> Cells:
@@ -49,9 +52,13 @@ def open_cells(region: Any, seconds: float) -> Cells:
     backend = region.actual_backend
     if hasattr(backend, "writer_client"):
         return RedisCells(region, seconds)
-    if hasattr(type(backend), "client"):  # of the object itself it would be made
+    if _is_memcached(backend):
         return MemcachedCells(region, seconds)
     return Cells(region, seconds)
+
+
+def _is_memcached(backend: Any) -> bool:
+    return hasattr(type(backend), "client")  # of the object itself it would be made
 
 
 class _ProcessLock:
@@ -129,7 +136,7 @@ class Cells:
 
     def delete(self, key: str) -> None:
         """Take a key out."""
-        self._ask(lambda: self._region.backend.delete(self._mangle(key)))
+        self._ask(lambda: self._delete(self._mangle(key)))
 
     def dispose(self) -> None:
         """Close the connections of our own threads; a later call opens new ones."""
@@ -163,6 +170,9 @@ class Cells:
             self._region.backend.set_serialized(key, new)
             if self._read(key) != new:
                 raise StoreError(f"The cache does not keep what it is given ({self.backend_name})")
+
+    def _delete(self, key: str) -> None:
+        self._region.backend.delete(key)
 
     def _disconnect(self) -> None:
         """In a thread that ends."""
@@ -239,6 +249,10 @@ class RedisCells(_SharedCells):
 class MemcachedCells(_SharedCells):
     """Those of memcached. Its clients belong to a thread each: ours, which are other ones in each child of a fork."""
 
+    def __init__(self, region: Any, seconds: float) -> None:
+        super().__init__(region, seconds)
+        self._clients = threading.local()
+
     def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         values = self._client.get_multi(keys)
         return [_untag(_as_bytes(values.get(key))) for key in keys]
@@ -257,24 +271,17 @@ class MemcachedCells(_SharedCells):
             return bool(self._client.add(key, new, until))
         return bool(self._client.cas(key, new, token, until))
 
+    def _delete(self, key: str) -> None:
+        self._client.delete(key)
+
     def _disconnect(self) -> None:
         self._client.disconnect_all()
 
     @property
     def _client(self) -> Any:
-        client = self._region.actual_backend.client
-        if getattr(client, "retry_attempts", 0):
-            self._set_up(client)
-        return client
-
-    def _set_up(self, client: Any) -> None:
-        """dogpile gives pymemcache's HashClient no time-out; and for a second after a failure it says of every key that
-        there is none. This way it says what is wrong, and connects anew with the next call."""
-        client.retry_attempts, client.dead_timeout = 0, 0
-        bounds = {"connect_timeout": self._seconds, "timeout": self._seconds}
-        client.default_kwargs.update(bounds)
-        for each in client.clients.values():
-            each.connect_timeout = each.timeout = self._seconds
+        if not hasattr(self._clients, "client"):
+            self._clients.client = make_client(self._region.actual_backend, self._seconds)
+        return self._clients.client
 
 
 def _as_bytes(value: Any) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import unittest
@@ -63,6 +64,7 @@ from backjob.integrations.django import (  # noqa: E402 - as in a wsgi.py, it is
     background,
     get_wsgi_application,
 )
+from backjob.integrations.django_transactions import check_sqlite  # noqa: E402
 
 
 class KindMiddleware:
@@ -133,6 +135,15 @@ class TurnAwayMiddleware:
         return HttpResponseRedirect("/") if isinstance(exception, PermissionDenied) else None
 
 
+@csrf_exempt
+@background
+def tell_transaction(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(connection.in_atomic_block))
+
+
+tell_no_transaction = csrf_exempt(background(atomic=False)(tell_transaction.__wrapped__.__wrapped__))
+
+
 def stream(request: HttpRequest) -> HttpResponse:
     return StreamingHttpResponse(iter(lambda: current.begin(request.backjob), None))
 
@@ -192,6 +203,8 @@ def count(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns = [
+    path("atomic", tell_transaction),
+    path("not-atomic", tell_no_transaction),
     path("count", count),
     path("count-cached", cache_page(60)(count)),
     path("start", never_cache(begin)),
@@ -423,6 +436,43 @@ def own_tables(name: str, folder: Path, is_atomic: bool) -> Iterator[None]:
         finally:
             connections.close_all()
             connections["default"], connections.settings["default"] = before, kept
+
+
+@pytest.mark.parametrize("target", ["/atomic", "/not-atomic"])
+def test_a_view_in_the_background_may_be_exempt_from_atomic_requests(tmp_path, target):
+    with project(tmp_path, {"LAUNCHER": Inline()}) as site, own_tables("sqlite3", tmp_path, is_atomic=True):
+        (warning,) = check_sqlite()
+        assert "once a job has written" in warning.msg
+        job_id = int(call(site.application, make_environ(target, "POST", HTTP_X_PROGRAM="")).body[len(b'{"id": ') : -1])
+        assert site.status(job_id).status_text == str(target == "/atomic")
+    with own_tables("sqlite3", tmp_path, is_atomic=False):
+        assert check_sqlite() == []
+
+
+@pytest.mark.parametrize("name", ["sqlite3", "postgresql"])
+def test_a_job_that_ends_within_a_queryset_closes_it_before_its_connection(tmp_path, name):
+    """Its cursor, and on PostgreSQL that of the server: the connection would be closed by then."""
+
+    def begin(jobs: Any) -> None:
+        rows = groups.order_by("name").iterator(chunk_size=1)
+        for _ in rows:
+            jobs.fail("enough")
+
+    with project(tmp_path) as site, own_tables(name, tmp_path, is_atomic=False):
+        groups = apps.get_model("auth", "Group").objects
+        for number in range(5):
+            groups.create(name=str(number))
+        connections["default"].close()
+        job_id, unraisable = site.start("/start"), []
+        site.begin = begin
+        sys.unraisablehook, before = unraisable.append, sys.unraisablehook
+        try:
+            site.work(job_id)
+            gc.collect()
+        finally:
+            sys.unraisablehook = before
+        assert site.status(job_id).status_text == "enough"
+        assert [str(each.exc_value) for each in unraisable] == []
 
 
 @pytest.mark.parametrize("is_atomic", [False, True])

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     "interrupts",
     *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
-    *("keeper_thread", "bounded_calls", "cells", "idle_connections"),
+    *("keeper_thread", "bounded_calls", "memcached_clients", "cells", "idle_connections"),
     *("process", "attempts", "transitions", "job", "events", "decisions", "rows", "keyring", "app_id"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers"),
     *("redirects", "corrections"),
@@ -60,6 +60,7 @@ SHELLS: dict[str, set[str]] = {
     "integrations/__init__": set(),
     # start() takes a webob.Request, which is the one way to hand a body on as it came, such as JSON.
     "integrations/again": {"webob"},
+    "integrations/alembic": set(),
     "integrations/pyramid": {"pyramid"},
     "integrations/bottle": {"bottle"},
     "integrations/flask": {"flask", "werkzeug"},
@@ -68,6 +69,7 @@ SHELLS: dict[str, set[str]] = {
     "integrations/django_cache": {"django"},
     "integrations/django_inline": {"django"},
     "integrations/django_session": {"django"},
+    "integrations/django_transactions": {"django"},
     "__main__": set(),
     "cli/__init__": set(),
     "cli/group": {"click"},

@@ -210,4 +210,6 @@ def background(
 
 
 def _answer(status: int, body: Mapping[str, Any], **headers: str) -> bottle.HTTPResponse:
-    return bottle.HTTPResponse(json.dumps(body), status, {"Content-Type": "application/json", **headers})
+    return bottle.HTTPResponse(
+        json.dumps(body), status, {"Content-Type": "application/json", "Cache-Control": "no-store", **headers}
+    )

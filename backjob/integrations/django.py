@@ -25,13 +25,14 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown, RequestTooLarge
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, RequestTooLarge
 
 from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 from .django_inline import keep_connections
 from .django_session import watch_session
+from .django_transactions import JobsInTransaction, clear_frames
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {
@@ -117,6 +118,7 @@ def background(
     *,
     scope: str | Callable[[HttpRequest], str] = "",
     methods: Iterable[str] = CHANGING_METHODS,
+    atomic: bool = True,
     **options: Any,
 ) -> Any:
     """Decorate a view, to run it as a job: it answers 202 with the job's id, and its body runs in the background.
@@ -124,11 +126,12 @@ def background(
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function of the
     request. A class has it by method_decorator on ``dispatch``. The job is the very same request. One with uploaded
     files is refused with 415, one larger than ``max_request`` with 413, and one with another method than ``methods``
-    with 405. Raises TypeError or ValueError for a wrong option.
+    with 405. With ``atomic=False`` the view is exempt from ATOMIC_REQUESTS. Raises TypeError or ValueError for a wrong
+    option.
     """
     methods = check_background(methods, scope, options)
     if view is None:
-        return functools.partial(background, scope=scope, methods=methods, **options)
+        return functools.partial(background, scope=scope, methods=methods, atomic=atomic, **options)
 
     @functools.wraps(view)
     def start_or_run(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -143,10 +146,14 @@ def background(
             if again is None:
                 return JsonResponse({"error": NO_FILES}, status=415)
             name = scope(request) if callable(scope) else scope
-            return JsonResponse({"id": request.backjob.start(again, scope=name, **options)}, status=202)
+            job_id = request.backjob.start(again, scope=name, **options)
+            return JsonResponse({"id": job_id}, status=202, headers={"Cache-Control": "no-store"})
         except RequestTooLarge as error:
             return JsonResponse({"error": str(error)}, status=413)
 
+    if not atomic:
+        for alias in connections:
+            transaction.non_atomic_requests(using=alias)(start_or_run)
     return start_or_run
 
 
@@ -170,61 +177,18 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         self._key = _environ_key()
 
     def get_response(self, request: HttpRequest) -> HttpResponse:
-        jobs = _JobsInTransaction(request.META[self._key])
+        jobs = JobsInTransaction(request.META[self._key])
         _attach(request, jobs)
         try:
             return super().get_response(request)
-        except BaseException:
+        except BaseException as error:
             # Django answers for every Exception; the others, such as JobEnded or a group that has it, leave it here.
             # There is no response, whose close() would tell those who wait for it, such as the connections.
+            clear_frames(error)
             signals.request_finished.send(sender=type(self))
             raise
         finally:
             jobs.end_transactions()
-
-
-class _JobsInTransaction:
-    """``environ["backjob"]``, but that a job which is started in a transaction waits until that was committed."""
-
-    def __init__(self, jobs: Any) -> None:
-        self._jobs = jobs
-        self._is_answered = False
-        self._uncommitted: dict[tuple[int, str], Callable[[], Any]] = {}
-        """The jobs and the databases whose commit they wait for, and what that calls."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._jobs, name)
-
-    def start(self, target: Any, params: Any = None, *, after_response: bool | None = None, **options: Any) -> int:
-        """start(). Within atomic() the job is launched when the response has ended, or cancelled after a rollback.
-
-        With ``after_response=False`` it is launched at once there too. Raises BackJobError within atomic() while a
-        StreamingHttpResponse is sent, for nobody waits for the commit any more.
-        """
-        aliases = [each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block]
-        if after_response is None and aliases and self._is_answered:
-            raise BackJobError(
-                "start() within atomic() comes too late to wait for the commit: the response is being sent. Call "
-                "transaction.on_commit(lambda: request.backjob.start(…)), or start() behind the atomic() block"
-            )
-        waits = bool(aliases) if after_response is None else after_response
-        job_id: int = self._jobs.start(target, params, after_response=waits, **options)
-        for alias in aliases if waits else []:
-            key = (job_id, alias)
-            self._uncommitted[key] = on_commit = functools.partial(self._uncommitted.pop, key, None)
-            transaction.on_commit(on_commit, using=alias)
-        return job_id
-
-    def end_transactions(self) -> None:
-        """Those of the request are over: what neither was committed nor will be is gone."""
-        self._is_answered = True
-        # A transaction around the request, such as a TestCase's, keeps what is still to be called.
-        kept = [call for each in connections.all(initialized_only=True) for _, call, *_ in each.run_on_commit]
-        for job_id in sorted({job_id for (job_id, _), call in self._uncommitted.items() if call not in kept}):
-            self._jobs.cancel_waiting(job_id)
-
-    def __repr__(self) -> str:
-        return repr(self._jobs)
 
 
 class _NoPage(ExceptionReporter):  # type: ignore[misc]

@@ -120,7 +120,7 @@ def background(
             if again is None:
                 return {"error": NO_FILES}, 415
             name = scope() if callable(scope) else scope
-            return {"id": current_jobs.start(again, scope=name, **options)}, 202
+            return {"id": current_jobs.start(again, scope=name, **options)}, 202, {"Cache-Control": "no-store"}
         except RequestTooLarge as error:
             return {"error": str(error)}, 413
 

@@ -292,6 +292,6 @@ def background(
             job_id = request.backjob.start(_do_again(request), scope=name, **options)
         except RequestTooLarge as error:
             return Response(status=413, json_body={"error": str(error)})
-        return Response(status=202, json_body={"id": job_id})
+        return Response(status=202, json_body={"id": job_id}, cache_control="no-store")
 
     return start_or_run

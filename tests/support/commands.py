@@ -79,7 +79,7 @@ def read_help(program: str, *command: str) -> str:
 
 
 def _check_cd(arguments: list[str]) -> None:
-    assert (ROOT / arguments[0]).is_dir(), f"there is no folder {arguments[0]}"
+    assert arguments[0].startswith("/srv/") or (ROOT / arguments[0]).is_dir(), f"there is no folder {arguments[0]}"
 
 
 def _check_make(arguments: list[str]) -> None:
@@ -93,9 +93,12 @@ def _check_pip(arguments: list[str]) -> None:
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = settings["options.extras_require"]
-    for requirement in (Requirement(word) for word in arguments[1:] if not word.startswith("-")):
+    words = [word for word in arguments[1:] if not word.startswith("-")]
+    is_checkout = any(word.startswith(".") for word in words)
+    for requirement in (Requirement(re.sub(r"^\.", "backjob", word)) for word in words):
         if requirement.name == "backjob":
             assert requirement.extras <= set(extras), f"there are no such extras: {requirement}"
+            assert is_checkout, "backjob is on no index: install it from a checkout"
         else:
             assert requirement.name.lower() in str(dict(extras)).lower(), f"{requirement.name} is nowhere in setup.cfg"
 

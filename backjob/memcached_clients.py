@@ -1,0 +1,112 @@
+"""Clients of memcached that return bytes as they are stored: pickles stay unread.
+
+Anyone who can write to memcached chooses the flags of a value, and each client unpickles values with certain flags. So
+backjob uses clients of its own, set up here from the arguments of a dogpile.cache backend. Knows nothing of keys and
+values. The clients are imported by dogpile.cache, and need not be installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .errors import ConfigError
+
+_GENERIC = "GenericMemcachedBackend"
+_BYTES = 0
+"""The flags of bytes, in every client."""
+_OTHER = ""
+"""What is returned for all other values. None would mean that there is none, and the key could not be set anew."""
+
+
+def check_client(backend: Any) -> None:
+    """Raise ConfigError if the client of this memcached backend can't be kept from unpickling."""
+    if _find_maker(backend) is None:
+        raise _refuse(backend)
+
+
+def make_client(backend: Any, seconds: float) -> Any:
+    """Return a new client for this backend, for the calling thread alone. ``seconds``: its time-out, where it has none.
+
+    Connects nothing. Raises ConfigError as check_client() does.
+    """
+    maker = _find_maker(backend)
+    if maker is None:
+        raise _refuse(backend)
+    return maker(backend, seconds)
+
+
+def _refuse(backend: Any) -> ConfigError:
+    return ConfigError(
+        f"cache uses {type(backend).__name__}, whose client may unpickle what anyone with access to the cache has "
+        "written: use dogpile.cache.pymemcache, dogpile.cache.pylibmc, dogpile.cache.bmemcached or Redis, without a "
+        "subclass that makes a client of its own"
+    )
+
+
+def _find_maker(backend: Any) -> Callable[[Any, float], Any] | None:
+    """Return the function for dogpile's own backends and subclasses that keep its client; None for all others."""
+    for base in type(backend).__mro__:
+        if "_create_client" in vars(base):
+            return _MAKERS.get(base.__name__) if base.__module__ == "dogpile.cache.backends.memcached" else None
+    return None
+
+
+class _BytesOnly:
+    """A serde of pymemcache."""
+
+    def serialize(self, key: Any, value: bytes) -> tuple[bytes, int]:
+        return value, _BYTES
+
+    def deserialize(self, key: Any, value: bytes, flags: int) -> bytes | str:
+        return value if flags == _BYTES else _OTHER
+
+
+def _make_pymemcache(backend: Any, seconds: float) -> Any:
+    """Return its HashClient, which connects anew with each call after a failure, and reports the failure.
+
+    dogpile gives it no time-out. With retries of its own it would report every key as missing for a second.
+    """
+    client = backend._create_client()  # noqa: SLF001
+    client = vars(client).get("_client", client)  # RetryingClient, with enable_retry_client
+    client.retry_attempts, client.dead_timeout = 0, 0
+    client.default_kwargs.update(serde=_BytesOnly(), connect_timeout=seconds, timeout=seconds)
+    for each in client.clients.values():
+        each.serde = client.default_kwargs["serde"]
+        each.connect_timeout = each.timeout = seconds
+    return client
+
+
+def _make_pylibmc(backend: Any, seconds: float) -> Any:
+    """Return a client of a subclass: pylibmc looks for the method at construction."""
+
+    class BytesOnly(sys.modules["pylibmc"].Client):  # type: ignore[misc]
+        def deserialize(self, value: bytes, flags: int) -> bytes | str:
+            return value if flags == _BYTES else _OTHER
+
+    return BytesOnly(backend.url, binary=backend.binary, behaviors=backend.behaviors)
+
+
+class _ReadsNothing:
+    """An unpickler of bmemcached that does not look at what it is given."""
+
+    def __init__(self, file: Any) -> None:
+        pass
+
+    def load(self) -> str:
+        return _OTHER
+
+
+def _make_bmemcached(backend: Any, seconds: float) -> Any:
+    client = backend._create_client()  # noqa: SLF001
+    client.unpickler = _ReadsNothing
+    client.set_servers(backend.url)  # hands it to each connection
+    return client
+
+
+_MAKERS = {
+    "PyMemcacheBackend": _make_pymemcache,
+    "PylibmcBackend": _make_pylibmc,
+    "BMemcachedBackend": _make_bmemcached,
+}
