@@ -12,6 +12,7 @@ from .errors import (
     JobNotFound,
     KeyringError,
     LaunchError,
+    RequestTooLarge,
     StoreError,
 )
 from .findings import Check, Finding
@@ -38,6 +39,7 @@ __all__ = [
     "Jobs",
     "KeyringError",
     "LaunchError",
+    "RequestTooLarge",
     "Status",
     "StoreError",
     "__version__",

@@ -38,12 +38,15 @@ from .schema import build_table
 from .sqlstore import SQLStore
 from .store import Store
 from .vouching import Vouching
+from .wal import empty_wal
 
 log = logging.getLogger("backjob")
 
 _NOTHING_TO_KEEP = 1.0
 """Seconds until the keeper looks again whether there can be any job."""
 _NOT_HERE = 3600.0
+_PATIENCE_AT_END = 0.5
+"""Seconds for which the end of a process waits for readers of an SQLite file, whose WAL it empties."""
 _LOOK_FOR_CHILDREN = 2.0
 """Seconds until a parent that serves no requests looks again whether it still has children."""
 
@@ -122,6 +125,11 @@ class Assembly:
         self._keeper_thread.stop()
         if self._backend is not None:
             self._backend.keeper.leave()
+            self._empty_wal()
+
+    def _empty_wal(self) -> None:
+        if self._database is not None:
+            empty_wal(self._database, _PATIENCE_AT_END, is_last=True)
 
     def note_request(self) -> None:
         """The first request has come, of any kind: this process serves."""
@@ -164,6 +172,8 @@ class Assembly:
             if self.serves:
                 backend.limits.note_serving()
             pause = backend.keeper.step()
+            if self._keeper_database is not None:
+                empty_wal(self._keeper_database)
             if self._idle is not None and is_native():
                 self._idle.give_back()
             return min(pause, _NOTHING_TO_KEEP) if self._keeper_database and self._keeper_database.file else pause
@@ -207,13 +217,14 @@ class Assembly:
         if backend is not None:
             backend.dispatcher.pause()
             backend.keeper.leave()
+            self._empty_wal()
         for connections in (self._database, self._keeper_database, self._cells):
             if connections is not None:
                 connections.dispose()
 
     def _make_backend(self) -> Backend:
         config = self._config
-        keyring = Keyring(self._keys.read())
+        keyring = Keyring(self._keys.read(), lambda: bare_store.place)
         bare_store = self._make_store(keyring)
         store = tell_of_writes(bare_store, config)
         keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else bare_store

@@ -17,6 +17,7 @@ from .config import Config
 from .diagnosis import explain_silence, hide_places
 from .dispatcher import Dispatcher
 from .errors import AddressError, Busy, LaunchError, StoreError
+from .events import log_ended
 from .job import Job, JobRequest, Move
 from .keeper import Keeper
 from .keyring import MONITOR, Keyring, new_nonce
@@ -199,7 +200,7 @@ class Backend:
         """
         try:
             if not is_for_thread:
-                return self.monitor.refuse(launch.job_id, 1, launch.held_by, error)
+                return self.monitor.refuse(launch.job_id, 1, launch.held_by, error, launch.request)
             self.store.hold(launch.job_id, 1, launch.held_by, None, 0)
             return 0.0
         except StoreError as store_error:
@@ -212,4 +213,5 @@ def _do_nothing() -> None:
 
 
 def _cancel_follower(launch: Launch, store: Store, failure: str) -> None:
-    store.move(Move.CANCEL, launch.job_id, attempt=1, text=failure)
+    if store.move(Move.CANCEL, launch.job_id, attempt=1, text=failure):
+        log_ended(Move.CANCEL, launch.job_id, 1, launch.request, reason=failure)

@@ -104,7 +104,7 @@ class CachedStore(SQLStore):
         self._local: deque[str] = deque()
 
     def status(self, job_id: int) -> JobStatus | None:
-        if self._database.told_place is None:
+        if self._database.names.told is None:
             return self._look(job_id)
         value = self._try(lambda: self._cells.read(self._key(job_id)))
         entry = self._decode(job_id, value)
@@ -136,7 +136,7 @@ class CachedStore(SQLStore):
     def _look(self, job_id: int) -> JobStatus | None:
         """What the database says, kept for the next one who asks."""
         began = self._monotonic()
-        job = self.get(job_id)
+        job = self._look_at(job_id)
         if job is None:
             return None
         took = self._monotonic() - began
@@ -202,12 +202,12 @@ class CachedStore(SQLStore):
 
     def _key(self, job_id: int) -> str:
         told, space = self._space
-        if not space or told != self._database.told_place:
+        if not space or told != self._database.names.told:
             # Each database has names of its own, also if another one has the same URL on another host. They depend on
             # no secret key: a poll that moves on to a process with another list of keys would see an older status.
             digest = hashlib.sha256(_name(self._database).encode()).hexdigest()
             space = f"{self._prefix}status-3-{digest[:43]}-"
-            self._space = (self._database.told_place, space)
+            self._space = (self._database.names.told, space)
         return f"{space}{job_id}"
 
     def _encode(self, entry: Entry) -> bytes:
@@ -242,4 +242,4 @@ def _name(database: Database) -> str:
     where = str(file.absolute()) if file is not None else url.database
     query = sorted((name, value) for name, value in url.query.items() if "pass" not in name)  # no password is hashed
     told = (url.get_backend_name(), host, url.port, where, query, database.table.name)
-    return repr((*told, database.told_place))
+    return repr((*told, database.names.told))

@@ -160,9 +160,7 @@ class Index:
         found = [
             (listed.due, job_id)
             for job_id, listed in self.live.items()
-            if job_id not in running
-            and (wanted is None or listed.key_id in wanted)
-            and listed.scope not in full_scopes
+            if job_id not in running and (wanted is None or listed.key_id in wanted) and listed.scope not in full_scopes
         ]
         return [job_id for _, job_id in sorted(found)]
 

@@ -6,6 +6,7 @@ off when its record has ended. A process may die in between; whoever meets the t
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -29,12 +30,21 @@ class JobList:
         self._cells = cells
         self._prefix = prefix
         self._now = now
+        self._deployment = b""
+
+    @property
+    def place(self) -> str:
+        """The prefix, and the random id that a cache has from its first job on. Each read of a single record, and of
+        the list for a new job, reads the id too: a cache may lose it, with all records or without."""
+        return f"{self._prefix} {self._deployment.decode('ascii', 'replace')}"
 
     # Records.
 
     def get(self, job_id: int) -> Job | None:
         """One record."""
-        return self._decode(job_id, self._cells.read(self._key(job_id)))
+        value, deployment = self._cells.read_many([self._key(job_id), self._deployment_key])
+        self._deployment = deployment or self._deployment
+        return self._decode(job_id, value)
 
     def get_many(self, job_ids: Iterable[int]) -> list[Job | None]:
         """Each of these records."""
@@ -91,6 +101,19 @@ class JobList:
     def read(self) -> Index:
         """The list as it is now."""
         return Index.decode(self._cells.read(self._index_key))
+
+    def read_for_new(self) -> Index:
+        """The list as it is now, for a job that is to be added. Makes the id of the deployment if it is missing."""
+        value, deployment = self._cells.read_many([self._index_key, self._deployment_key])
+        if deployment is None:
+            self._cells.change(self._deployment_key, self._choose_deployment)
+        else:
+            self._deployment = deployment
+        return Index.decode(value)
+
+    def _choose_deployment(self, found: bytes | None) -> bytes | None:
+        self._deployment = found or self._deployment or secrets.token_hex(16).encode()
+        return self._deployment if found is None else None
 
     def add(self, job: Job, new: NewJob, unique_keys: Sequence[str]) -> int:
         """List a job, unless a listed one is it already or has one of its unique keys: which one is listed now."""
@@ -180,6 +203,10 @@ class JobList:
         """Return the record, or None: also for another job's record that was copied to the place of this one."""
         job = decode_job(value, self._now())
         return job if job is not None and job.id == job_id else None
+
+    @property
+    def _deployment_key(self) -> str:
+        return f"{self._prefix}deployment"
 
     def _key(self, job_id: int) -> str:
         return f"{self._prefix}job-{job_id}"

@@ -30,6 +30,10 @@ class CacheReads:
         self._jobs = jobs
         self._now = now
 
+    @property
+    def place(self) -> str:
+        return self._jobs.place
+
     def get(self, job_id: int) -> Job | None:
         return self._jobs.get(job_id)
 

@@ -63,7 +63,7 @@ class CacheStore(ProcessCell, CacheReads):
         for turn in range(_TRIES):
             if turn > 1:
                 time.sleep(between(0, 0.02))  # spreads those who race for one unique key
-            index = self._jobs.read()
+            index = self._jobs.read_for_new()
             found = index.find(new.uid, unique_keys)
             if found is None:
                 job = self._create(new, seal)

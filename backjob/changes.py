@@ -94,9 +94,7 @@ def claim(attempt: int, owner: str, lease: float, now: datetime) -> JobChange:
     return change
 
 
-def touch(
-    attempt: int, progress: int, text: str, lease: float, number: int, is_more: bool, now: datetime
-) -> JobChange:
+def touch(attempt: int, progress: int, text: str, lease: float, number: int, is_more: bool, now: datetime) -> JobChange:
     """Give a sign; the arguments are those of the Store's touch()."""
     told: dict[str, Any] = {"progress": progress, "signs": number, "updated_at": now}
 

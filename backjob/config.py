@@ -145,7 +145,11 @@ class Config:
     only corrects the job's own URL, nor a 307 or 308. Also per start()."""
 
     max_output: int = 1048576
-    """Bytes of UTF-8 that are kept of a job's output."""
+    """Bytes of UTF-8 that are kept of a job's output: the last ones, or up to an eighth less, on whole lines."""
+
+    max_request: int = 1048576
+    """Bytes that a job's request may have: body, URL, headers and what else is sealed in its record. A larger one is
+    refused by start() with :class:`backjob.RequestTooLarge`, and by ``background`` views with 413. 0: no limit."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
     """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
@@ -184,7 +188,8 @@ class Config:
             check_number(name, getattr(self, name), 0, MOST)
         check_number("close_delay", self.close_delay, 0.01, 60)
         check_number("lease", self.lease, 1, 86400)
-        check_whole("max_output", self.max_output)
+        for name in ("max_output", "max_request"):
+            check_whole(name, getattr(self, name))
         if self.max_running != "auto":
             check_whole("max_running", self.max_running, ', or "auto"')
         check_whole("max_running_per_process", self.max_running_per_process)

@@ -31,6 +31,15 @@ TOLD_PLACE = {
 }
 """What a server says of where a connection has come to. An URL need not say it: the driver may know better."""
 TOLD_PLACE["mariadb"] = TOLD_PLACE["mysql"]
+TABLE_PLACE = {
+    "postgresql": text(
+        "SELECT current_database(), CAST(relnamespace AS regnamespace)"
+        " FROM pg_class WHERE oid = to_regclass(CAST(:table AS text))"
+    ),
+    "mysql": text("SELECT lower(database())"),
+}
+"""The names above the table's own that stay the same when the server moves to another host."""
+TABLE_PLACE["mariadb"] = TABLE_PLACE["mysql"]
 # SQLite keeps the last number of a table with AUTOINCREMENT there.
 LAST_NUMBER = text("SELECT seq FROM sqlite_sequence WHERE name = :table")
 COUNT_FROM = (

@@ -69,9 +69,7 @@ class Endpoint:
             log.error("A request of backjob's own can't be served: %s", error)
             return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
 
-    def _prove(
-        self, backend: Backend, token: Token, environ: dict[str, Any], respond: Responder
-    ) -> Iterable[bytes]:
+    def _prove(self, backend: Backend, token: Token, environ: dict[str, Any], respond: Responder) -> Iterable[bytes]:
         """Prove that this app answers here. A token that is too old, or comes again, has no other effect.
 
         It gets the same proof, which tells nothing new: a probe may have waited in the server's backlog for long, and

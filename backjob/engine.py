@@ -59,12 +59,12 @@ class Database:
         self._has_limits = self._is_ours and self.kind == "postgresql"
         # psycopg limits the wait for a locked table by itself, so there the time-out for row locks is in the statement.
         self._needs_transaction = self._has_limits and self._engine.driver != "psycopg"
-        self._sqlite_file = SQLiteFile(self.file) if self.file is not None else None
+        self.sqlite_file = SQLiteFile(self.file) if self.file is not None else None
         self.largest_value: int | None = None
         """The longest value that the server accepts, in bytes; None: no limit. Known after the first use."""
         self._least_number = 0
-        self.told_place: str | None = None
-        """The location of this table as the database names it. Known after the first use."""
+        self.names = tables.Names()
+        """The names of this table that the database gives. Known after the first use, of this Database or its twin."""
         self._inherited: Pool | None = None
         self._lender: Database | None = None
         # No connection may be open during a fork: SQLite's locks belong to the process, and a child would inherit the
@@ -82,8 +82,8 @@ class Database:
         twin._has_own_pool = True
         twin._has_limits = twin._needs_transaction = twin.kind == "postgresql"
         if twin.file is not None:
-            twin._sqlite_file = SQLiteFile(twin.file, self._sqlite_file)
-        twin._lender = self
+            twin.sqlite_file = SQLiteFile(twin.file, self.sqlite_file)
+        twin._lender, twin.names = self, self.names
         return twin
 
     def lend(self) -> Connection | None:
@@ -146,11 +146,11 @@ class Database:
             except (OperationalError, ProgrammingError) as error:
                 if isinstance(error, ProgrammingError) or "no such table" in str(error.orig):
                     self._is_ready = False  # the table may be gone: the next use looks
-                if self._sqlite_file is not None:
-                    self._sqlite_file.check()
+                if self.sqlite_file is not None:
+                    self.sqlite_file.check()
                 raise
-            if self._sqlite_file is not None:
-                self._sqlite_file.check()
+            if self.sqlite_file is not None:
+                self.sqlite_file.check()
 
     def try_new_connection(self) -> None:
         """Open a new connection to the server, use it and close it. Raises StoreError. SQLite: do nothing."""
@@ -210,12 +210,12 @@ class Database:
                 self._prepare()
 
     def _reopen_replaced_file(self) -> bool:
-        if self._sqlite_file is None or not self._sqlite_file.is_replaced:
+        if self.sqlite_file is None or not self.sqlite_file.is_replaced:
             return False
         with faults.as_outage(), self._lock:
-            if self._sqlite_file.is_replaced:
+            if self.sqlite_file.is_replaced:
                 self._least_number = max(self._least_number, tables.read_last_number(self._autocommit, self.table))
-                self._sqlite_file.forget()
+                self.sqlite_file.forget()
                 self._is_ready = False
                 self._close_idle()
         return True
@@ -264,8 +264,8 @@ class Database:
         try:
             if self._is_ready:
                 return
-            if self._sqlite_file is not None:
-                self._sqlite_file.make_ready(create=self._is_ours)
+            if self.sqlite_file is not None:
+                self.sqlite_file.make_ready(create=self._is_ours)
             with self._open() as connection:
                 if self._is_sqlite and self._is_ours:
                     try_again(lambda: connection.exec_driver_sql("PRAGMA journal_mode=WAL").close())
@@ -276,9 +276,9 @@ class Database:
                     self._prepare_tables(connection)
                 if self._is_mysql:
                     self.largest_value = max(connection.scalar(text("SELECT @@max_allowed_packet")) - _ROOM, 0)
-                self.told_place = tables.ask_place(connection, self.kind, self.table)
-            if self._sqlite_file is not None:
-                self._sqlite_file.note_opened()
+                self.names.learn(connection, self.kind, self.table)
+            if self.sqlite_file is not None:
+                self.sqlite_file.note_opened()
             self._is_ready = True
         finally:
             self._lock.release()

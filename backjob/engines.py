@@ -8,7 +8,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sqlalchemy import AssertionPool, Dialect, Engine, SingletonThreadPool, StaticPool, create_engine, event, select
+from sqlalchemy import (
+    AssertionPool,
+    Connection,
+    Dialect,
+    Engine,
+    SingletonThreadPool,
+    StaticPool,
+    create_engine,
+    event,
+    select,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -23,6 +33,8 @@ _SQLITE_WAIT = 0.02
 _MISSPELT = {"mysql2": "mysql", "pgsql": "postgresql", "postgres": "postgresql", "psql": "postgresql"}
 _MISSPELT |= {"sqlite3": "sqlite"}
 """Names that other libraries and hosting services give to databases in URLs, and SQLAlchemy's own."""
+_SECURE_DELETE = "PRAGMA secure_delete = ON"
+"""SQLite overwrites what is deleted with zeros, instead of only marking it as free."""
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """Which one is meant where the URL names none: those that the package's extras bring."""
 # In seconds, but for tcp_user_timeout. A server that takes the connection and never answers is noticed as well.
@@ -117,7 +129,17 @@ def bare_engine(engine: Engine) -> Engine:
     the options of its transactions, which would be set after ours."""
     options = {name: value for name, value in engine.get_execution_options().items() if name not in _OF_TRANSACTIONS}
     bare = Engine(engine.pool, engine.dialect, engine.url, execution_options=options, hide_parameters=True)
-    return bare.execution_options(isolation_level="AUTOCOMMIT")
+    bare = bare.execution_options(isolation_level="AUTOCOMMIT")
+    if engine.dialect.name == "sqlite":
+        event.listen(bare, "engine_connect", _delete_securely)
+    return bare
+
+
+def _delete_securely(connection: Connection) -> None:
+    """Set this once on each of a user's connections that is used here. It counts for the app's own deletions too."""
+    if _SECURE_DELETE not in connection.info:
+        connection.exec_driver_sql(_SECURE_DELETE).close()
+        connection.info[_SECURE_DELETE] = True
 
 
 def _check_kind(name: str) -> None:
@@ -190,5 +212,6 @@ def _make_sqlite_engine(url: URL) -> Engine:
     def set_up(connection: Any, _: Any) -> None:
         # With a WAL this loses nothing when a process dies, only a power cut may take the last moments.
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(_SECURE_DELETE)
 
     return engine

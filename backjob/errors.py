@@ -56,6 +56,10 @@ class OutsideMount(BackJobError, ValueError):
     """A job's target is outside of the path at which the app is mounted."""
 
 
+class RequestTooLarge(BackJobError, ValueError):
+    """The request of a job is larger than max_request allows."""
+
+
 class StoreError(BackJobError):
     """The job database can't be reached or used just now. The app itself goes on."""
 

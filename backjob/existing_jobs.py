@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from .arguments import AnyId, check_find, is_scope, parse_id
 from .backend import Backend
 from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
+from .events import log_ended
 from .job import Job, JobStatus, Move, Status
 from .no_job import NoJob
 from .output import cut_text, first_line
@@ -52,9 +53,10 @@ class ExistingJobs(NoJob):
             if not job.is_readable:
                 raise BackJobError(f"Job {job.id} can't be cancelled here: {NEWER_RECORD}")
             # Between the look and the write the job may have gone on: then look again.
-            if (job.status is Status.INPROGRESS and store.request_cancel(job.id)) or (
-                job.status is Status.STARTED and store.move(Move.CANCEL, job.id, attempt=job.attempt)
-            ):
+            is_ended = job.status is Status.STARTED and store.move(Move.CANCEL, job.id, attempt=job.attempt)
+            if is_ended:
+                log_ended(Move.CANCEL, job.id, job.attempt, job)
+            if is_ended or (job.status is Status.INPROGRESS and store.request_cancel(job.id)):
                 self._log_act("cancelled", job.id)
                 return True
         return False
@@ -118,6 +120,7 @@ class ExistingJobs(NoJob):
         text = cut_text(text, backend.config.max_output) if text is not None else None
         error = first_line(text or "") if move is Move.FAIL else ""
         if backend.store.move(move, job.id, text=text, error=error, progress=progress):
+            log_ended(move, job.id, job.attempt, job, seconds=job.ran_for, reason=error)
             self._log_act(f"marked as {'failed' if move is Move.FAIL else 'completed'}", job.id)
 
     def _log_act(self, act: str, job_id: int) -> None:

@@ -14,7 +14,7 @@ from .transitions import FINAL, LIVE, Move, Status
 __all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
 It is raised by a change after which an older process would do something wrong with the record: a new status, a new
@@ -175,6 +175,11 @@ class Job:
     def overdue_for(self) -> float:
         """Seconds since it was due, seen from when it was read; 0 until it is."""
         return max(0.0, (self.read_at - self.due_at).total_seconds())
+
+    @property
+    def ran_for(self) -> float | None:
+        """Seconds for which its attempt ran until it was read; None for one that has not begun."""
+        return (self.read_at - self.started_at).total_seconds() if self.started_at is not None else None
 
     @property
     def launch_failed_for(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from webob.request import BaseRequest
@@ -16,6 +16,7 @@ from webob.request import BaseRequest
 from .arguments import check_flags, check_numbers, check_options, check_scope
 from .backend import Backend, Launch
 from .errors import BackJobError
+from .events import log_started
 from .existing_jobs import ExistingJobs
 from .job import JobRequest, NewJob
 from .keyring import new_nonce
@@ -24,6 +25,7 @@ from .mounts import find_mount
 from .process import name_response
 from .redirects import RedirectOk
 from .request import make_request, name_job
+from .request_size import limit_body
 from .retrying import open_again
 
 
@@ -76,8 +78,9 @@ class Jobs(ExistingJobs):
         answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options. A function must be at the
         top level of a module, so that the process that runs the job can import it.
 
-        Raises ValueError or TypeError for what can't be started, AddressError where the app's own address is not
-        known, StoreError when the record can't be written, and what ``identify`` raises. Then there is no job.
+        Raises ValueError or TypeError for what can't be started (RequestTooLarge for more bytes than ``max_request``),
+        AddressError where the app's own address is not known, StoreError when the record can't be written, and what
+        ``identify`` raises. Then there is no job.
         """
         backend = self._get_backend()
         check_numbers(delay, retries, priority, error_timeout)
@@ -142,6 +145,13 @@ class Jobs(ExistingJobs):
         self._log_act(f"started again as job {new_id}", job.id)
         return new_id
 
+    def limit_body(self, environ: MutableMapping[str, Any]) -> None:
+        """Raise RequestTooLarge if the body of this request is too large for a job, before it is in memory.
+
+        For integrations, before they read it. A body that is sent in chunks has a CONTENT_LENGTH afterwards.
+        """
+        limit_body(environ, self._get_backend().config.max_request)
+
     def cancel_waiting(self, job_id: int) -> None:
         """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.
 
@@ -184,6 +194,7 @@ class Jobs(ExistingJobs):
             backend.limits.note_recorder(self._environ, self._start_response)
             job_id, is_new = backend.store.add(new, seal, unique_keys)
         if is_new:  # from here on nothing raises: the record is committed
+            log_started(job_id, request)
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(new.delay)

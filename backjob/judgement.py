@@ -6,6 +6,7 @@ Pure, except for a function ``redirect_ok`` of the application. Knows HTTP; no s
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,11 +46,15 @@ _LONG_WAIT = 60.0
 
 @dataclass(frozen=True)
 class Judgement:
-    """The end of an attempt. ``reason``: of the failure, "" for a completed job. ``location``: see JobStatus."""
+    """The end of an attempt. ``reason``: of the failure, "" for a completed job. ``location``: see JobStatus.
+
+    ``error``: the exception that is the cause of a failure, for the log.
+    """
 
     reason: str = ""
     may_retry: bool = False
     location: str = ""
+    error: BaseException | None = field(repr=False, default=None)
 
 
 @dataclass
@@ -71,10 +76,19 @@ class Run:
     is_denied: bool = False
     """Was that exception a 401 or 403? A redirect that answers it leads to a login page."""
     login_url: str = field(repr=False, default="")
+    error: BaseException | None = field(repr=False, default=None)
+    """The exception that the framework reported last, if it is no HTTP response."""
+    begun_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has run."""
+        return time.monotonic() - self.begun_at
 
     def note_exception(self, error: BaseException) -> None:
         """Remember the exception that the framework answers."""
         self.answer = find_status(error)
+        self.error = error if self.answer is None else None
         self.cause = describe(error) if self.answer is None else _read_detail(error)
         self.is_denied = self.answer in _REFUSALS or type(error).__name__ == "PermissionDenied"
 
@@ -83,7 +97,8 @@ def judge_answer(response: Response, run: Run) -> Judgement:
     """Return how a job ends, by the response of its app."""
     code, line = response.code, f"HTTP {response.status}"
     if response.breach:
-        return Judgement(response.breach, may_retry_after(response.breach_code))
+        error = run.error or response.exception
+        return Judgement(response.breach, may_retry_after(response.breach_code), error=error)
     if not code:
         return Judgement("The app ended without a call of start_response", may_retry=True)
     if 200 <= code < 300:
@@ -93,17 +108,18 @@ def judge_answer(response: Response, run: Run) -> Judgement:
     cause = run.cause if code == run.answer else (run.cause or response.error) if code >= 500 else ""
     if cause:
         line += f": {cause}"
-    return Judgement(line + _hint_at(code, run), may_retry_after(code))
+    error = (run.error or response.exception) if code >= 500 else None
+    return Judgement(line + _hint_at(code, run), may_retry_after(code), error=error)
 
 
 def judge_exception(error: BaseException, run: Run) -> Judgement:
     """Return how a job ends, by its app's exception. One that is an HTTP response counts as that response."""
     code = find_status(error)
     if code is None:
-        return Judgement(describe(error) + run.left_out.explain_exception(), may_retry=True)
+        return Judgement(describe(error) + run.left_out.explain_exception(), may_retry=True, error=error)
     if code < 400:
         return _judge_redirect(code, {"location": _read_location(error)}, run)
-    return Judgement(describe(error) + _hint_at(code, run), may_retry_after(code))
+    return Judgement(describe(error) + _hint_at(code, run), may_retry_after(code), error=error)
 
 
 def _read_location(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from .decisions import Policy, Settlement, Vouched, decide
 from .diagnosis import hide_places
 from .duties import Duties
 from .errors import AddressError, Refused, StoreError, TimedOut, describe
+from .events import log_ended
 from .grace_period import GracePeriod, PossiblyLost
 from .jitter import between, retry_delay
 from .job import Job, Move
@@ -258,8 +259,8 @@ class Keeper:
             is_made = self._make_move(job, record, settlement, settlement.reason)
         if is_made:
             self._settled += 1
-            what, told = "Job %d, attempt %d: %s", about(job.id, job.attempt)
-            log.error(what, job.id, job.attempt, settlement.reason, extra=told)
+            reason, seconds = first_line(settlement.reason), record.ran_for
+            log_ended(settlement.move, job.id, job.attempt, record, seconds=seconds, reason=reason)
 
     def _make_move(self, job: Vouched, record: Job, settlement: Settlement, text: str) -> bool:
         again = settlement.move is Move.RETRY

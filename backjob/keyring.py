@@ -32,6 +32,10 @@ CHECK = "check"
 KINDS = frozenset({MONITOR, WORKER, PROBE, CHECK})
 MIN_KEY_LENGTH = 32
 _MAX_ID = 2**63 - 1
+_FIRST_VERSION = 1
+"""The version of records that are bound to no table, and whose body is Latin-1 in JSON."""
+_FERNET = b"\x80"
+"""The first byte of what Fernet encrypts, before base64."""
 _REQUEST_FIELDS = frozenset(each.name for each in dataclasses.fields(JobRequest))
 
 
@@ -40,7 +44,8 @@ class TokenError(Exception):
 
 
 class SealError(Exception):
-    """This sealed request doesn't open for this job: it was changed, moved from another job, or needs another key."""
+    """This sealed request doesn't open for this job: it was changed, comes from another job or another table, or needs
+    another key."""
 
 
 class NewerRecordError(SealError):
@@ -104,9 +109,13 @@ class _Subkeys:
 
 
 class Keyring:
-    """All keys of the deployment. The first one signs and seals, any of them verifies and opens."""
+    """All keys of the deployment. The first one signs and seals, any of them verifies and opens.
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    ``name_place`` returns the name of the table whose records are sealed here: see ``Store.place``.
+    """
+
+    def __init__(self, keys: Sequence[str], name_place: Callable[[], str] = str) -> None:
+        self._name_place = name_place
         self._subkeys = [_Subkeys.derive(key) for key in keys]
         self._newest = self._subkeys[0]
         self._fernets = MultiFernet([subkeys.fernet for subkeys in self._subkeys])
@@ -135,9 +144,11 @@ class Keyring:
         raise TokenError
 
     def seal(self, job_id: int, uid: str, request: JobRequest) -> bytes:
-        """Encrypt and authenticate a request, bound to the record of this id and uid."""
-        fields = {**request.__dict__, "body": request.body.decode("latin-1")}
-        return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields, RECORD_VERSION]).encode())
+        """Encrypt and authenticate a request, bound to the record of this id and uid in this table."""
+        fields = {name: value for name, value in request.__dict__.items() if name != "body"}
+        head = json.dumps([job_id, uid, fields, RECORD_VERSION, self._name_place()]).encode()
+        # JSON has no line break of its own. The body follows as it is: in JSON it would be several times as long.
+        return base64.urlsafe_b64decode(self._newest.fernet.encrypt(head + b"\n" + request.body))
 
     def unseal(self, job_id: int, uid: str, sealed: bytes | None) -> JobRequest:
         """The request again. Raises SealError unless it was sealed for this very record.
@@ -146,15 +157,24 @@ class Keyring:
         Fields that this release does not know are ignored. Raises NewerRecordError for a version that it does not know.
         """
         try:
-            sealed_id, sealed_uid, fields, *more = json.loads(self._fernets.decrypt(sealed or b""))
+            head, _, body = self._open(sealed or b"").partition(b"\n")
+            sealed_id, sealed_uid, fields, version, *places = [*json.loads(head), _FIRST_VERSION][:5]
             if (sealed_id, sealed_uid) != (job_id, uid):
                 raise SealError
-            if more and more[0] > RECORD_VERSION:
+            if version > RECORD_VERSION:
                 raise NewerRecordError
+            if version == _FIRST_VERSION:
+                body = fields["body"].encode("latin-1")
+            elif places != [self._name_place()]:
+                raise SealError
             known = {name: value for name, value in fields.items() if name in _REQUEST_FIELDS}
-            return JobRequest(**{**known, "body": fields["body"].encode("latin-1")})
+            return JobRequest(**{**known, "body": body})
         except (InvalidToken, TypeError, ValueError, KeyError, AttributeError):
             raise SealError from None
+
+    def _open(self, sealed: bytes) -> bytes:
+        is_text = not sealed.startswith(_FERNET)  # as releases stored it that wrote the first version
+        return self._fernets.decrypt(sealed if is_text else base64.urlsafe_b64encode(sealed))
 
     def digest(self, message: str) -> list[str]:
         """A digest of the message per key, newest first, that tells nothing of it to those without the key."""

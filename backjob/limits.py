@@ -122,9 +122,7 @@ class Limits:
         with self._lock:
             self._running -= 1
 
-    def note_process(
-        self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None
-    ) -> None:
+    def note_process(self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None) -> None:
         """A request is served here: this process counts from now on, and again before the others forget it.
 
         Raises nothing: what can't be told to the others now is told later.

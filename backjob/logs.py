@@ -42,6 +42,16 @@ def about(job_id: int, attempt: int | None = None) -> dict[str, int | None]:
     return {"job": job_id, "attempt": attempt}
 
 
+class _OwnFilter(logging.Filter):
+    """Gives each of backjob's own records all attributes that some have, so that a formatter can name them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name in ("method", "path", "outcome", "seconds"):
+            if not hasattr(record, name):
+                setattr(record, name, None)
+        return True
+
+
 class JobFilter(logging.Filter):
     """Gives each record the attributes ``job`` and ``attempt``: those of the job in which it was made, or None.
 
@@ -90,3 +100,4 @@ class JobLogHandler(logging.Handler):
 
 for _name in _OWN:
     logging.getLogger(_name).addFilter(JobFilter())
+logging.getLogger("backjob").addFilter(_OwnFilter())

@@ -18,6 +18,7 @@ from .config import Config
 from .decisions import ABSENCE
 from .diagnosis import hide_places
 from .errors import Busy, LaunchError, NotHome, OutsideMount, StoreError
+from .events import Requested, log_ended
 from .jitter import backoff, outage_backoff
 from .job import FINAL, Glance, Job, JobRequest, Move, Status
 from .keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Token, new_nonce
@@ -99,14 +100,15 @@ class Monitor:
 
         return self._launch(job, wait_briefly, from_slot=True)
 
-    def refuse(self, job_id: int, attempt: int, holder: str, error: LaunchError, failed_for: float = 0) -> float:
+    def refuse(
+        self, job_id: int, attempt: int, holder: str, error: LaunchError, request: Requested, failed_for: float = 0
+    ) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
         is_outage = not error.is_of_job and self._has_worked(error)
         if failed_for >= ABSENCE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
-            # A launch that came twice finds its job ended: that is nobody's failure.
             reason = f"The job can't be launched: {hide_places(str(error))}"
             if self._store.move(Move.FAIL, job_id, attempt=attempt, text=reason, error=first_line(reason)):
-                log.error("Job %d can't be launched: %s", job_id, error, extra=about(job_id, attempt))
+                log_ended(Move.FAIL, job_id, attempt, request, reason=f"The job can't be launched: {error}")
             return 0.0
         wait = outage_backoff(failed_for) if is_outage else backoff(failed_for)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error, extra=about(job_id, attempt))
@@ -145,12 +147,10 @@ class Monitor:
         failed_for = job.launch_failed_for
         is_posted = self._launcher.post_ahead(token, request, is_again=failed_for > 0)
         nonce = mark_ahead(new_nonce(), is_posted=is_posted)
-        path = request.path[:200]
-        unseen = (
-            f"BackJob has not been reached at {path}: all slots are busy, or something in front of it answers there"
-        )
+        at = request.path[:200]
+        unseen = f"BackJob has not been reached at {at}: all slots are busy, or something in front of it answers there"
         if failed_for:  # one was sent before, and has not come in
-            wait = self.refuse(job.id, job.attempt, self.owner, LaunchError(unseen), failed_for)
+            wait = self.refuse(job.id, job.attempt, self.owner, LaunchError(unseen), job, failed_for)
         else:
             wait = _AHEAD
             self._store.note_launch_failure(job.id, job.attempt, self.owner, "", wait)
@@ -161,12 +161,12 @@ class Monitor:
             except Busy:
                 return self._leave_to_threads(job, nonce)
             except LaunchError as error:
-                self.refuse(job.id, job.attempt, nonce, error, failed_for)
+                self.refuse(job.id, job.attempt, nonce, error, job, failed_for)
         return Verdict.UNSEEN
 
     def refuse_target(self, job: Job, error: OutsideMount) -> None:
         """Fail a job whose target is outside of the app: no later launch would end otherwise."""
-        self.refuse(job.id, job.attempt, "", LaunchError(str(error), is_final=True, is_of_job=True))
+        self.refuse(job.id, job.attempt, "", LaunchError(str(error), is_final=True, is_of_job=True), job)
 
     def _launch(
         self, job: Job, then: Callable[[Token, JobRequest, Connection], Verdict], *, from_slot: bool = False
@@ -183,16 +183,15 @@ class Monitor:
             self._store.note_full(job.id, job.attempt, self.owner)
             return Verdict.FULL
         except SealError:
-            told = about(job.id, job.attempt)
-            log.error("Job %d is not launched: its sealed request does not open", job.id, extra=told)
             reason = "The record was changed: it does not open."
-            self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason)
+            if self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason):
+                log_ended(Move.FAIL, job.id, job.attempt, job, reason=reason)
         except NotHome as error:
             return self._leave_to_its_app(job, error)
         except Busy:
             return self._leave_to_threads(job, self.owner)
         except LaunchError as error:
-            self.refuse(job.id, job.attempt, self.owner, error, job.launch_failed_for)
+            self.refuse(job.id, job.attempt, self.owner, error, job, job.launch_failed_for)
         return Verdict.REFUSED
 
     def _leave_to_threads(self, job: Job, holder: str) -> Verdict:
@@ -203,7 +202,7 @@ class Monitor:
     def _leave_to_its_app(self, job: Job, error: LaunchError) -> Verdict:
         """Its own app launches it by itself once it is back, wherever that is then."""
         if job.overdue_for > ABSENCE:
-            self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True, is_of_job=True))
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True, is_of_job=True), job)
             return Verdict.REFUSED
         log.info("Job %d waits: %s", job.id, error, extra=about(job.id, job.attempt))
         self._store.hold(job.id, job.attempt, self.owner, None, 0)
@@ -272,8 +271,7 @@ class Monitor:
         try:
             glance = self._store.glance(job.id)
         except StoreError as error:
-            told = about(job.id, job.attempt)
-            log.warning("Job %d goes on, its record can't be read: %s", job.id, error, extra=told)
+            log.warning("Job %d goes on, its record can't be read: %s", job.id, error, extra=about(job.id, job.attempt))
             return Status.STARTED
         return glance.status if glance is not None and glance.attempt == job.attempt else Status.CANCELLED
 

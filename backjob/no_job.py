@@ -42,6 +42,13 @@ class NoJob:
     def flush(self) -> None:
         """For ``print(…, file=…, flush=True)``."""
 
+    def fileno(self) -> int:
+        """Raise TypeError: there is no file for another program to write to."""
+        raise TypeError(
+            "a job is no file that a program can write to (stdout=, stderr=): pass subprocess.PIPE, and write() what "
+            'you read from it. See "The output of a program" in docs/progress.md'
+        )
+
     def track(self, rows: Iterable[Row], total: float | None = None, *, to: float = 100) -> Iterator[Row]:
         """Go through these rows, and tell the progress of this job with each that is done: from where it is to ``to``.
 

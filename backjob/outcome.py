@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from .attempts import AttemptEnd, add_end
 from .errors import Refused, StoreError
+from .events import log_ended, log_late
 from .jitter import retry_delay
 from .job import Job, Move, Status
 from .logs import about
@@ -53,10 +54,20 @@ class Outcome:
     """The move that ends this attempt of a job, with its last text and progress.
 
     ``error``: the reason of a failure in one line. ``location``: where the redirect leads with which it ended.
+    ``seconds``: for how long the attempt ran. ``cause``: the exception of a failure, for the log.
     """
 
     def __init__(
-        self, job: Job, move: Move, text: str, progress: int, *, error: str = "", location: str = ""
+        self,
+        job: Job,
+        move: Move,
+        text: str,
+        progress: int,
+        seconds: float | None = None,
+        cause: BaseException | None = None,
+        *,
+        error: str = "",
+        location: str = "",
     ) -> None:
         self._job = job
         self._told = about(job.id, job.attempt)
@@ -65,6 +76,9 @@ class Outcome:
         self._error = error
         self._location = location
         self._progress: int | None = progress
+        self._seconds = seconds
+        self._cause = cause
+        self._is_tried = False
         self._refusals = 0
         self.delay = retry_delay(job.attempt) if move is Move.RETRY else 0.0
         """Seconds until the next attempt, if there is one."""
@@ -82,7 +96,8 @@ class Outcome:
                 return _write_others(store, vouching)
             except StoreError as error:
                 if time.monotonic() > end:
-                    log.error("Job %d has ended, its outcome waits: %s", self._job.id, error, extra=self._told)
+                    what, cause = "Job %d has ended, its outcome waits: %s", self._take_cause()
+                    log.error(what, self._job.id, error, extra=self._told, exc_info=cause)
                     vouching.postpone(self._write_late)
                     return _retry_in_greenlet(store, vouching)
             time.sleep(_PAUSE)
@@ -134,6 +149,7 @@ class Outcome:
 
     def _make(self, store: Store) -> bool:
         job, again = self._job, self._move is Move.RETRY
+        was_tried, self._is_tried = self._is_tried, True
         is_made = store.move(
             self._move,
             job.id,
@@ -146,6 +162,7 @@ class Outcome:
             past=add_end(job.past, AttemptEnd(job.attempt, store.time(), self._text)) if again else None,
         )
         if is_made:
+            self._log(self._move)
             return self._move is Move.COMPLETE
         # Somebody else was first, or we were, and the answer was lost.
         glance = store.glance(job.id)
@@ -153,7 +170,7 @@ class Outcome:
         if glance is not None and is_ours and again and glance.status is Status.INPROGRESS:
             last = Move.CANCEL if glance.cancel_requested else Move.FAIL
             error = self._error if last is Move.FAIL else ""
-            store.move(
+            is_made = store.move(
                 last,
                 job.id,
                 attempt=job.attempt,
@@ -162,7 +179,21 @@ class Outcome:
                 location=self._location,
                 progress=self._shown(last),
             )
+            if is_made:
+                self._log(last)
+        elif was_tried and glance is not None and glance.status is self._move.target and (again or is_ours):
+            self._log(self._move)  # the answer to the write was lost
+        log_late(job, self._take_cause())
         return glance is not None and is_ours and glance.status is Status.COMPLETED
+
+    def _log(self, move: Move) -> None:
+        job, cause = self._job, self._take_cause()
+        log_ended(move, job.id, job.attempt, job, seconds=self._seconds, reason=self._error, error=cause)
+
+    def _take_cause(self) -> BaseException | None:
+        """Return the exception, to be logged once. Its traceback is not kept any longer."""
+        cause, self._cause = self._cause, None
+        return cause
 
     def _shown(self, move: Move) -> int | None:
         return {Move.COMPLETE: 100, Move.RETRY: 0}.get(move, self._progress)

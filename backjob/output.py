@@ -1,7 +1,7 @@
-"""What a job has written so far: bytes and text in, one bounded text out.
+"""What a job has written so far: bytes and text in, one bounded text out, of which the end is kept.
 
 Decodes with the response's charset, cut at any byte; sums binary output up. Can hold back the first text of a body
-until it has been checked. Knows nothing of jobs or stores.
+until it has been checked, and an unfinished line for a moment. Knows nothing of jobs or stores.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import codecs
 import re
 import threading
+import time
 from collections.abc import Callable
 
 import webob
 
 from .content_coding import CODINGS, Decoder
 from .job import MOST_REASON
+from .tail import Tail
 
 _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
@@ -26,29 +28,36 @@ _MOST_HELD = 65536
 """Characters of a body that are held back at most. A debug page is recognized by text after the exception's message,
 which may be long."""
 
+UNFINISHED = 0.3
+"""Seconds after which an unfinished line is shown: one print() makes several writes."""
+
 
 class Output:
-    """The output of one run. ``limit`` is how many bytes of UTF-8 are kept. Several threads may write and read text."""
+    """The output of one run. ``limit``: the number of bytes of UTF-8 that are kept, those at the end.
+
+    Several threads may write and read text.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._parts: list[str] = []
-        self._kept = 0
+        self._tail = Tail(limit)
+        self._whole: Tail | None = None
+        """The text with that of a body which is held back, in its place."""
         self.size = 0
         """Bytes that came in, as UTF-8 where they were text. Grows with each of them."""
-        self.shown_size = 0
-        """``size`` when the last output that is shown came in. Output that is held back or dropped is not shown."""
-        self._cut = 0
+        self._shown_size = self._shown_before = 0
+        self._line_since: float | None = None
+        """When the unfinished line began that is not shown yet, in time.monotonic()."""
         self._binary = 0
         self._type = ""
         self._is_text = True
         self._coding: Decoder | None = None
-        self._coded = 0
+        self._coded = self._decoded = 0
         self._is_left = False
         self._is_unwanted: Callable[[str], bool] | None = None
-        self._held: dict[int, str] = {}
-        """The first text of a body that is not yet checked, by its index in ``_parts``."""
+        self._held: list[str] = []
+        """The first text of a body that is not yet checked."""
         self._held_length = self._held_until = 0
         self._is_dropped = False
         self._charset = "utf-8"
@@ -86,7 +95,7 @@ class Output:
                 self._count(len(chunk))
 
     def _write_coded(self, chunk: bytes, coding: Decoder) -> None:
-        """Decode as much as is kept. A small body may expand to any size: nothing is decoded beyond the limit."""
+        """Decode as much as may be kept. A small body may expand to any size: beyond the limit nothing is decoded."""
         self._coded += len(chunk)
         if self._is_left:
             with self._lock:
@@ -94,10 +103,12 @@ class Output:
             return
         try:
             for piece in coding.decode(chunk):
-                self._write_body(self._decode(piece))
+                room = self._limit - self._decoded
+                self._decoded += len(piece)
+                self._write_body(self._decode(piece[:room]))
                 if self._is_dropped:
                     return
-                if self._cut:
+                if len(piece) > room:
                     self._is_left = True
                     return
         except ValueError:
@@ -112,8 +123,9 @@ class Output:
             self.write_text(text)
         elif text:
             with self._lock:
-                self._held[len(self._parts)] = text
-                self._parts.append("")
+                self._whole = self._whole or self._tail.copy()
+                self._whole.write(clean_text(text))
+                self._held.append(text)
                 self._held_length += len(text)
                 self.size += len(text)
                 self._held_until = self.size
@@ -126,14 +138,14 @@ class Output:
             return
         with self._lock:
             is_unwanted, self._is_unwanted = self._is_unwanted, None
-            held, self._held = self._held, {}
-            if not held:  # or another thread of the job was first
+            held, self._held = self._held, []
+            whole, self._whole = self._whole, None
+            if whole is None:  # or another thread of the job was first
                 return
-            self._is_dropped = is_unwanted("".join(held.values()))
+            self._is_dropped = is_unwanted("".join(held))
             if not self._is_dropped:
-                self.shown_size = max(self.shown_size, self._held_until)
-                for index, text in held.items():
-                    self._parts[index] = self._fit(clean_text(text))
+                self._shown_size = max(self._shown_size, self._held_until)
+                self._tail, self._line_since = whole, None
 
     def write_text(self, text: str) -> None:
         """Take text."""
@@ -141,25 +153,38 @@ class Output:
             return
         text = clean_text(text)
         with self._lock:
-            self._count(len(text.encode()))
-            text = self._fit(text)
-            if text:
-                self._parts.append(text)
-
-    def _fit(self, text: str) -> str:
-        """Return as much of a text as the limit leaves room for, and count the rest."""
-        encoded = text.encode()
-        room = self._limit - self._kept
-        if self._cut or len(encoded) > room:
-            # Cut at a whole character. Text after the first cut is only counted.
-            text = "" if self._cut else encoded[:room].decode(errors="ignore")
-            self._cut += len(encoded) - len(text.encode())
-        self._kept += len(text.encode())
-        return text
+            has_end, was_open = "\n" in text, self._tail.is_line_open
+            if has_end:
+                self._shown_before, self._line_since = self.size + 1, None
+            elif not was_open:
+                self._shown_before = self._shown_size
+            self._count(len(text) if text.isascii() else len(text.encode()))
+            for tail in filter(None, (self._tail, self._whole)):
+                tail.write(text)
+            if self._tail.is_line_open and (has_end or not was_open):
+                self._line_since = time.monotonic()
 
     def _count(self, size: int) -> None:
         self.size += size
-        self.shown_size = self.size
+        self._shown_size = self.size
+
+    @property
+    def shown_size(self) -> int:
+        """``size`` when the last output that is shown came in.
+
+        Output that is held back or dropped is not shown, and an unfinished line not yet.
+        """
+        return self._shown_size if self._line_since is None else self._shown_before
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds until the unfinished line is shown; None without one, or if it is shown already."""
+        since = self._line_since
+        return None if since is None else max(since + UNFINISHED - time.monotonic(), 0.0)
+
+    def show_line(self) -> None:
+        """Show the unfinished line from now on."""
+        self._line_since = None
 
     def finish(self) -> None:
         """Finish the body: show half of a character as such, and check what is held back."""
@@ -178,20 +203,21 @@ class Output:
             return self._decoder.decode(held_back + chunk, final)
 
     def text(self, *, is_whole: bool = True) -> str:
-        """All of it as one text, with a line for what is not shown.
+        """Return all of it as one text, with a line for what was left out.
 
-        Without ``is_whole`` more is to come, and the line for what was cut has no count that would change each time.
+        Without ``is_whole`` more is to come, and an unfinished line is not shown in its first moment.
         """
         with self._lock:
-            text = "".join(self._parts)
-            if not self._held:
-                self._parts = [text]
-            binary, cut = self._binary, self._cut
+            if self.wait == 0.0:
+                self._line_since = None
+            text, cut = self._tail.read(with_open_line=is_whole or self._line_since is None)
+            binary = self._binary
+        if cut:
+            text = f"[{cut} bytes of earlier output were cut: max_output is {self._limit}]\n{text}"
         if binary:
             text = append_line(text, f"[{binary} bytes of {self._type or 'binary output'}]")
-        if cut:
-            count = f"{cut} more bytes of output were" if is_whole and not self._is_left else "more output was"
-            text = append_line(text, f"[{count} cut: max_output is {self._limit}]")
+        if self._is_left:
+            text = append_line(text, f"[more output was cut: max_output is {self._limit}]")
         return text
 
 

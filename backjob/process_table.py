@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from .engine import Database
 from .errors import Refused
 from .faults import AnswerLost, Duplicate
-from .schema import find_process_table
+from .schema import DEPLOYMENT, find_process_table
 from .store import VERSION_GRACE
 
 _GRACE = timedelta(seconds=VERSION_GRACE)
@@ -42,7 +42,7 @@ class ProcessTable:
             table.c.app_version == bindparam("version"), table.c.alive_until > since
         )
         self._of_version = self._of_version.limit(1)
-        self._alive = select(table.c.name, table.c.slots).where(~is_gone)
+        self._alive = select(table.c.name, table.c.slots).where(~is_gone, table.c.name != DEPLOYMENT)
 
     def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
         now = self._now()

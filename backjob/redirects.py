@@ -120,7 +120,7 @@ def looks_like_login(redirect: Redirect, page: Page, option: RedirectOk) -> bool
     if target is None:
         return False
     named = unquote(option).rstrip("/") if isinstance(option, str) and is_allowed(redirect, option) else ""
-    places = f"{redirect.path[len(named):]}/{unquote(target.fragment)}".split("/")
+    places = f"{redirect.path[len(named) :]}/{unquote(target.fragment)}".split("/")
     segments = [segment for each in places if (segment := each.partition(";")[0].strip())]
     if any(_LOGIN.fullmatch(each) for each in segments) or (segments and _LAST_OF_LOGIN.fullmatch(segments[-1])):
         return True

@@ -1,15 +1,13 @@
-"""From the request that starts a job to the request that the job is: what is taken along, and how the app gets it back.
+"""The request of a job: what is taken along from the request that starts it, and whose job it is.
 
 Knows WSGI environs (PEP 3333) and WebOb requests; no tokens, no store, no socket.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from webob.request import BaseRequest
 
@@ -20,9 +18,10 @@ from .forms import FORM, encode_form
 from .headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
 from .job import JobRequest
 from .mounts import check_segments, quote_path, split_path
-from .outer import drop_identity, drop_scope_identity, take_identity
+from .outer import take_identity
 from .outer_values import digest_outer_values
 from .redirects import RedirectOk, seal_redirect_ok
+from .request_size import check_size, limit_body
 
 SENT = "backjob.sent"
 """The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
@@ -32,10 +31,6 @@ _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
-_OF_THE_WIRE = frozenset(
-    {"CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
-    | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
-)
 
 
 def make_request(
@@ -51,7 +46,8 @@ def make_request(
     redirect_ok: RedirectOk | None = None,
     mount: str | None = None,
 ) -> JobRequest:
-    """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app.
+    """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app,
+    and RequestTooLarge for one larger than ``max_request``.
 
     ``environ`` is that of the request that starts the job, None outside of one. ``mount``: the path at which this app
     is mounted; None: as the environ says, or outside of a request as ``site_url`` says, or else not known yet.
@@ -62,6 +58,7 @@ def make_request(
         if method != "GET" or data is not None:
             raise ValueError("method and data come from the webob.Request: set them there")
         method, given = target.method, target.environ
+        limit_body(given, config.max_request)
         own_headers = {**read_given(given, start, as_user=as_user), **own_headers}
         body, content_type = target.body, given.get("CONTENT_TYPE", "")
         if body and content_type.lower().startswith("multipart/"):
@@ -92,7 +89,22 @@ def make_request(
     request = replace(request, left_out=list_left_out(start, request.headers))
     if not as_user:
         sent = {"headers": keep_origin(given[SENT].get("headers", {}))} if SENT in given else None
-        return replace(request, anonymous=True, sent=sent)
+        request = replace(request, anonymous=True, sent=sent)
+    else:
+        request = _add_user(request, environ, given, own_headers, config)
+    check_size(request, config.max_request)
+    return request
+
+
+def _add_user(
+    request: JobRequest,
+    environ: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+    own_headers: Mapping[str, str],
+    config: Config,
+) -> JobRequest:
+    """Return the request of a job with what identifies the user of the starting request."""
+    start = environ or {}
     return replace(
         request,
         remote_addr=start.get("REMOTE_ADDR"),
@@ -139,87 +151,6 @@ def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> b
 def is_safe_method(method: str) -> bool:
     """Does this method change nothing (RFC 9110, section 9.2.1)?"""
     return method in _SAFE_METHODS
-
-
-def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:
-    """Return the environ in which the app runs the job.
-
-    It is the server's own, except for what a client can send and what identifies the user: that comes from the record.
-    """
-    environ = drop_identity(server, config.forward_environ)
-    environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
-    script_name, path_info = request.script_name, request.path_info
-    if script_name is None:  # started outside of a request: the mount is where it arrived
-        script_name, path_info = split_path(request.target, server.get("SCRIPT_NAME", ""))
-    environ.update(request.variables)
-    environ.update(request.headers)
-    environ.update(
-        {
-            "REQUEST_METHOD": request.method,
-            "SCRIPT_NAME": script_name,
-            "PATH_INFO": path_info,
-            "QUERY_STRING": request.query_string,
-            "HTTP_USER_AGENT": request.headers.get("HTTP_USER_AGENT", config.user_agent),
-            "HTTP_CACHE_CONTROL": _forbid_caches(request.headers.get("HTTP_CACHE_CONTROL", "")),
-            "wsgi.url_scheme": request.scheme,
-            "wsgi.input": io.BytesIO(request.body),
-            # Error middleware that knows these keys (Paste, WebError) lets exceptions pass. Else it may answer a page
-            # after the first output, which does not look like a failure.
-            "paste.throw_errors": True,
-            "x-wsgiorg.throw_errors": True,
-        }
-    )
-    for key in ("RAW_URI", "REQUEST_URI"):
-        if key in server:
-            environ[key] = request.target
-    if request.body or request.method not in _SAFE_METHODS:
-        environ["CONTENT_LENGTH"] = str(len(request.body))
-    if request.content_type:
-        environ["CONTENT_TYPE"] = request.content_type
-    if request.scheme == "https":
-        environ["HTTPS"] = "on"
-    if request.method not in _SAFE_METHODS and "HTTP_HOST" in environ:
-        # Frameworks check by one of them which site an unsafe request over https comes from: this one is the app's own.
-        origin = _find_origin(environ)
-        environ.setdefault("HTTP_ORIGIN", origin)
-        environ.setdefault("HTTP_REFERER", origin + "/")
-    if isinstance(server.get("asgi.scope"), Mapping):
-        environ["asgi.scope"] = _restore_scope(server["asgi.scope"], environ, request)
-    if request.sent is not None:
-        environ[SENT] = request.sent
-    if request.remote_addr is not None:
-        environ["REMOTE_ADDR"] = request.remote_addr
-    if request.remote_user is not None:
-        environ["REMOTE_USER"] = request.remote_user
-    return environ
-
-
-def _forbid_caches(directives: str) -> str:
-    """Return the Cache-Control of a job: a cache that answered in place of the app would complete it.
-
-    Directives that it has already are kept.
-    """
-    return f"{directives}, no-cache" if directives else "no-cache"
-
-
-def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request: JobRequest) -> dict[str, Any]:
-    """What a bridge from ASGI shows of the request that came in, as the job's request would have been there."""
-    headers = {key.removeprefix("HTTP_"): value for key, value in environ.items() if key.startswith("HTTP_")}
-    headers |= {key: environ[key] for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if key in environ}
-    path = unquote_to_bytes(request.path)
-    return {
-        **drop_scope_identity(scope),
-        "method": request.method,
-        "scheme": request.scheme,
-        "root_path": environ["SCRIPT_NAME"],
-        "path": path.decode("utf-8", "replace"),
-        "raw_path": request.path.encode("ascii"),
-        "query_string": request.query_string.encode("latin-1"),
-        "headers": [
-            (key.replace("_", "-").lower().encode("latin-1"), value.encode("latin-1", "replace"))
-            for key, value in headers.items()
-        ],
-    }
 
 
 def find_user(environ: Mapping[str, Any], config: Config) -> str | None:
@@ -284,12 +215,3 @@ def _take_site(environ: Mapping[str, Any] | None, config: Config) -> dict[str, s
     host = environ.get("HTTP_HOST") or (default.authority if default else "")
     keys = {f"HTTP_X_FORWARDED_{name.upper()}" for name in _OF_THE_SITE}.intersection(config.forward_keys)
     return {key: value for key, value in (("HTTP_HOST", host), *((key, environ.get(key)) for key in keys)) if value}
-
-
-def _find_origin(environ: Mapping[str, Any]) -> str:
-    """The site's origin as a browser sees it, also where only the app knows whether to believe the proxy."""
-    scheme, host = (
-        environ.get(f"HTTP_X_FORWARDED_{name}", "").partition(",")[0].strip() or otherwise
-        for name, otherwise in (("PROTO", environ["wsgi.url_scheme"]), ("HOST", environ["HTTP_HOST"]))
-    )
-    return f"{scheme}://{host}"

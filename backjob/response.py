@@ -29,6 +29,8 @@ class Response:
         self.set_cookies: list[str] = []
         self.error = ""
         """The exception that an error page is about: from ``exc_info``, or the one that is being handled."""
+        self.exception: BaseException | None = None
+        """That exception, until forget()."""
         self.breach = ""
         """The reason why the response is broken, or "": a second status after output had begun, or another breach of
         PEP 3333. The job fails even if the app swallows the exception that it gets for that."""
@@ -54,7 +56,8 @@ class Response:
     ) -> Callable[[bytes], None]:
         """Take status and headers from the app (PEP 3333). With ``exc_info`` they may replace earlier ones."""
         error = exc_info[1] if exc_info else sys.exc_info()[1]
-        cause = describe(error) if error is not None and error is not self._outer else ""
+        self.exception = error = error if error is not self._outer else None
+        cause = describe(error) if error is not None else ""
         try:
             if self.code and (self._has_body or not exc_info):
                 self._note_second_status(status, cause)
@@ -116,8 +119,8 @@ class Response:
         self._output.finish()
 
     def forget(self) -> None:
-        """Drop the headers, such as Set-Cookie, because they are not needed after the run."""
-        self.headers, self.set_cookies = {}, []
+        """Drop the headers, such as Set-Cookie, and the exception, because they are not needed after the run."""
+        self.headers, self.set_cookies, self.exception, self._outer = {}, [], None, None
 
 
 def make_server_environ() -> dict[str, Any]:

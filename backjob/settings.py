@@ -86,7 +86,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(("create_table", "keeper"), _parse_bool),
     "redirect_ok": _parse_redirect_ok,
     **dict.fromkeys(("error_timeout", "backlog_days", "all_backlog_days", "close_delay"), _parse_number),
-    **dict.fromkeys(("lease", "launch_timeout", "max_output"), _parse_number),
+    **dict.fromkeys(("lease", "launch_timeout", "max_output", "max_request"), _parse_number),
     "max_running": _parse_limit,
     "max_running_per_process": _parse_number,
     "max_running_per_scope": _parse_scopes,

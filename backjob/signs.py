@@ -105,6 +105,7 @@ class Signs:
         self._notice_fork()
         with self._changed:
             if not self._is_over:
+                self._output.show_line()
                 self._progress = min(max(self._progress, progress) + step, 100.0)
                 if text is not None:
                     self._text = text, self._output.size
@@ -128,6 +129,17 @@ class Signs:
                 return
             self._is_writing = True
         self._write()
+
+    def give_output(self) -> None:
+        """Give a sign for output: at once, or in a moment if it is an unfinished line, of which the end may follow."""
+        self._notice_fork()
+        if self._is_prompt or not self._output.wait:
+            self.give()
+            return
+        with self._changed:
+            if not self._is_over:
+                self._changed.notify_all()
+                self._see_to_thread()
 
     def leave(self) -> None:
         """Give a sign that another one writes: for who must not wait for a database, nor find out that all is over."""
@@ -164,10 +176,11 @@ class Signs:
 
     def text(self, *, is_whole: bool = True) -> str:
         """What is shown: an explicit text stays until output follows it. ``is_whole``: nothing more is to come."""
+        if is_whole:
+            self._output.show_line()
         told = self._text
-        if told is not None and told[1] >= self._output.shown_size:
-            return cut_text(told[0], self._limit)
-        return self._output.text(is_whole=is_whole)
+        text = self._output.text(is_whole=is_whole)
+        return text if told is None or told[1] < self._output.shown_size else cut_text(told[0], self._limit)
 
     def _notice_fork(self) -> None:
         """In a child the parent's threads are not there: what they held or were about to write is not to be waited for.
@@ -200,7 +213,8 @@ class Signs:
             self._write()
 
     def _wait(self) -> float:
-        return self._next_at - time.monotonic() if self._waits else math.inf
+        pause, unfinished = self._next_at - time.monotonic(), self._output.wait
+        return pause if self._waits else max(pause, unfinished) if unfinished is not None else math.inf
 
     def _write(self) -> None:
         """Without the lock, for a database may be slow; by one thread at a time, which has set ``_is_writing``."""

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from .config import Config
 from .findings import Finding
+from .job_environ import restore_environ
 from .no_job import NoJob
-from .request import make_request, restore_environ
+from .request import make_request
 from .response import make_server_environ
 
 _PATH = "/backjob-check"

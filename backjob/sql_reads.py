@@ -39,13 +39,22 @@ class SQLReads:
         self._reported: dict[object, None] = {}
         """The jobs that were left out of a list."""
 
+    @property
+    def place(self) -> str:
+        return self._database.names.place
+
     def get(self, job_id: int) -> Job | None:
         rows = self._read_one(self._statements.get, job_id)
         return make_record(Job, (*rows[0], self._now()), job_id) if rows else None
 
     def status(self, job_id: int) -> JobStatus | None:
-        job = self.get(job_id)
+        job = self._look_at(job_id)
         return job.as_status() if job is not None else None
+
+    def _look_at(self, job_id: int) -> Job | None:
+        """Return the record without the sealed request, which may be large."""
+        rows = self._read_one(self._statements.look_at, job_id)
+        return make_record(Job, (*rows[0], self._now()), job_id) if rows else None
 
     def glance(self, job_id: int) -> Glance | None:
         rows = self._read_one(self._statements.glance, job_id)

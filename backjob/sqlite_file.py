@@ -35,6 +35,10 @@ class _Known:
     """The files of its WAL, by their suffixes."""
     lost: set[_Identity] = field(default_factory=set)
     """The files whose loss was logged already."""
+    has_deleted: bool = True
+    """Was something deleted that is still in the WAL? True at first, because that is not known."""
+    emptied_at: float = 0.0
+    """When the WAL was emptied last, in time.monotonic()."""
 
 
 class SQLiteFile:

@@ -265,7 +265,10 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
             statement = statement.where(func.coalesce(columns.lease_until, columns.held_until) == vouched_until)
         if move is Move.RETRY and attempt is None:
             return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
-        return self._write(statement, values, marks)
+        is_made = self._write(statement, values, marks)
+        if is_made and move.target.is_final and self._database.sqlite_file is not None:
+            self._database.sqlite_file.known.has_deleted = True
+        return is_made
 
     def _write(
         self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False
@@ -288,5 +291,5 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
                 count, is_doubtful = write(), True
         if count or not is_doubtful:
             return bool(count)
-        job = self.get(job_id)
+        job = self._look_at(job_id)
         return job is not None and all(getattr(job, name) == value for name, value in marks.items())

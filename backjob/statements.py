@@ -49,7 +49,9 @@ class Statements:
         self.set_sealed = update(table).where(columns.id == bindparam("job_id")).values(sealed=bindparam("new_sealed"))
         self.get = select(*_columns(table, Job)).where(columns.id == bindparam("job_id"))
         self.glance = select(*_columns(table, Glance)).where(columns.id == bindparam("job_id"))
-        self.find = select(*_columns(table, Job)).order_by(columns.id.desc())
+        shown = [null().label("sealed") if column is columns.sealed else column for column in _columns(table, Job)]
+        self.look_at = select(*shown).where(columns.id == bindparam("job_id"))
+        self.find = select(*shown).order_by(columns.id.desc())
         self.id_of_uid = select(columns.id).where(columns.uid == bindparam("uid"))
         of_live = columns.status.in_([int(status) for status in sorted(LIVE)])
         newest = select(columns.id).order_by(columns.id.desc()).limit(_MOST_TRIED)
@@ -67,8 +69,10 @@ class Statements:
             .limit(bindparam("most"))
             .offset(bindparam("passed"))
         )
-        self.still_there = select(func.count()).select_from(table).where(
-            columns.id.in_(bindparam("job_ids", expanding=True)), columns.status == bindparam("in_status")
+        self.still_there = (
+            select(func.count())
+            .select_from(table)
+            .where(columns.id.in_(bindparam("job_ids", expanding=True)), columns.status == bindparam("in_status"))
         )
         self.prune = delete(table).where(
             columns.id.in_(bindparam("job_ids", expanding=True)),

@@ -22,6 +22,12 @@ VERSION_GRACE = 60.0
 class Store(Protocol):
     """What the other rooms ask of a store. Every method raises StoreError when it can't be reached."""
 
+    @property
+    def place(self) -> str:
+        """Which records these are, of all in the world: what is sealed to them opens in no other table.
+
+        Known after the first other call; costs nothing."""
+
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
         """Record a job; with unique keys, unless a live job has one of them. Its id, and whether it is new."""
 
@@ -42,7 +48,9 @@ class Store(Protocol):
         before: int | None,
         text: int | None = None,
     ) -> list[Job]:
-        """Records, the newest first, each with the last ``text`` characters of its status text. None: the whole."""
+        """Return records, the newest first, each with the last ``text`` characters of its status text. None: the whole.
+
+        Without what is sealed, where that is kept apart."""
 
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         """Pass the hold on a job that waits, from one (None: from nobody alive) to the next (None: to nobody)."""

@@ -1,20 +1,40 @@
 """The tables in a database: which are missing, whether they fit this version, and what the server says of their place.
 
-Writes nothing but SQLite's count of ids. Knows nothing of jobs.
+Writes nothing but SQLite's count of ids and the id of the deployment. Knows nothing of jobs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timezone
 
-from sqlalchemy import Connection, Engine, QueuePool, Table, false, inspect, literal_column, select
+from sqlalchemy import Connection, Engine, QueuePool, Table, false, insert, inspect, literal_column, select
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from . import schema
-from .dialects import COUNT_FROM, ENCODINGS, LAST_NUMBER, TOLD_PLACE
+from .dialects import COUNT_FROM, ENCODINGS, LAST_NUMBER, TABLE_PLACE, TOLD_PLACE
 from .errors import StoreError
-from .schema import find_process_table
+from .schema import DEPLOYMENT, find_process_table
+
+_FOR_EVER = datetime(9999, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass
+class Names:
+    """The names of the job table as the database gives them, for a Database and its twin."""
+
+    told: str | None = None
+    """Its location."""
+    place: str = ""
+    """That to which the records in it are sealed."""
+
+    def learn(self, connection: Connection, kind: str, table: Table) -> None:
+        """Ask the database. Makes the id of the deployment if it is missing."""
+        self.place = name_place(connection, kind, table)
+        self.told = ask_place(connection, kind, table)
 
 
 def describe_location(url: URL, table: Table) -> str:
@@ -32,6 +52,30 @@ def ask_place(connection: Connection, kind: str, table: Table) -> str:
     name = connection.dialect.identifier_preparer.format_table(table)
     values = {"table": name} if kind == "postgresql" else {}
     return repr(tuple(map(str, connection.execute(TOLD_PLACE[kind], values).one())))
+
+
+def name_place(connection: Connection, kind: str, table: Table) -> str:
+    """Return the name to which the records in this table are sealed: its own, and the random id of its deployment.
+
+    On a server also the database's name and PostgreSQL's schema. SQLite files have no name that stays the same.
+    """
+    names = []
+    if kind != "sqlite":
+        values = {"table": connection.dialect.identifier_preparer.format_table(table)} if kind == "postgresql" else {}
+        names = [str(name) for name in connection.execute(TABLE_PLACE[kind], values).one()]
+    return " ".join([*names, table.name, _read_deployment(connection, table)])
+
+
+def _read_deployment(connection: Connection, table: Table) -> str:
+    """Return the id of the deployment, made by the first process that looks for it."""
+    process = find_process_table(table)
+    query = select(process.c.app_version).where(process.c.name == DEPLOYMENT)
+    if (found := connection.scalar(query)) is None:
+        row = {"name": DEPLOYMENT, "slots": 0, "app_version": secrets.token_hex(16), "alive_until": _FOR_EVER}
+        with contextlib.suppress(IntegrityError):  # another process was quicker
+            connection.execute(insert(process), row)
+        found = connection.scalar(query)
+    return str(found)
 
 
 def check_encodings(connection: Connection, kind: str) -> None:

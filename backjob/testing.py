@@ -176,9 +176,7 @@ class JobTester:
         __tracebackhide__ = True
         return self._assert_ended(job_id, Status.FAILED, text, progress)
 
-    def _assert_ended(
-        self, job_id: int, status: Status, text: str | None, progress: Sequence[int] | None
-    ) -> JobStatus:
+    def _assert_ended(self, job_id: int, status: Status, text: str | None, progress: Sequence[int] | None) -> JobStatus:
         __tracebackhide__ = True
         found = self.wait(job_id)
         _expect(found.status is status, f"job {job_id} is not {status.name}: {_describe(found)}")

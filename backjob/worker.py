@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -16,21 +15,21 @@ from .children import refuse_to_send
 from .cookies import warn_of_changed
 from .ending import Ending, find_stop, holds_job_ended
 from .errors import JobEnded, Refused, StoreError, leaves
+from .events import log_begun, log_ended, log_late
 from .followers import Followers
 from .job import Glance, Job, JobRequest, Move, Status
+from .job_environ import restore_environ
 from .jobs import Jobs
 from .judgement import Judgement, Run, explain_user, judge_answer, judge_exception
 from .left_out import LeftOut
-from .logs import about, running
+from .logs import running
 from .no_job import Row
 from .outcome import Outcome, describe_refusal
 from .output import Output, append_line, cut_text, first_line
-from .request import find_user, restore_environ
+from .request import find_user
 from .response import Response
 from .shutdown import explain_reason, explain_stop
 from .signs import Signs
-
-log = logging.getLogger("backjob")
 
 _LONGEST_REASON = 4096
 """Bytes of a failure's reason: an exception's message may hold anything, and is not to push the output out."""
@@ -170,6 +169,7 @@ class CurrentJob(Jobs):
         child that the app has forked, where that comes back to here: the job goes on in its parent, who alone ends it.
         """
         self._backend.vouching.lease(self._job.id, claim)
+        log_begun(self._job.id, self._job.attempt, self._job)
         try:
             with running(self), self._ending.children.watching():
                 self._response.take(app, self._environ)
@@ -189,6 +189,7 @@ class CurrentJob(Jobs):
             cookie = self._run.request.headers.get("HTTP_COOKIE", "")
             warn_of_changed(cookie, self._response.set_cookies, self._job.id, self._job.attempt)
             self._response.forget()
+            self._run.error = None
             if self._signs.is_at_home:
                 self._followers.release(claim, self._outcome)
         return self._signs.is_at_home
@@ -196,16 +197,12 @@ class CurrentJob(Jobs):
     def _settle_exception(self, error: BaseException) -> BaseException | None:
         """Write the outcome of a job that was left by this exception. Return the one that is the server's, if any."""
         stop, is_alone = find_stop(error), all(isinstance(leaf, JobEnded) for leaf in leaves(error))
-        if not (is_alone or (stop and not self._signs.is_at_home)):  # sys.exit() is how many a child ends
-            whose = "Job" if self._signs.is_at_home else "A process that was forked by job"
-            what = "was stopped" if stop else "raised an exception"
-            told = about(self._job.id, self._job.attempt)
-            log.error("%s %d, attempt %d, %s", whose, *told.values(), what, exc_info=error, extra=told)
+        cause = None if is_alone or (stop and not self._signs.is_at_home) else error  # sys.exit() ends many a child
         self._find_end(holds_job_ended(error))
         if stop is not None:
-            self._settle_failure(explain_stop(stop, self._environ or {}))
+            self._settle_failure(explain_stop(stop, self._environ or {}), cause=cause)
         elif self._ending.reason:
-            self._settle_failure(self._failure)
+            self._settle_failure(self._failure, cause=cause)
         elif is_alone:
             self._settle_failure("JobEnded was raised by the app itself")
         else:
@@ -244,13 +241,13 @@ class CurrentJob(Jobs):
     def _settle_judgement(self, judgement: Judgement) -> None:
         self._location = judgement.location
         if judgement.reason:
-            self._settle_failure(judgement.reason, judgement.may_retry)
+            self._settle_failure(judgement.reason, judgement.may_retry, judgement.error)
         else:
             self._complete()
 
     def _give_sign(self) -> None:
         """Output is a sign of life, and shown a moment later at most."""
-        self._signs.give()
+        self._signs.give_output()
         self._ending.is_live()
 
     def _find_out(self) -> Glance | None:
@@ -268,7 +265,8 @@ class CurrentJob(Jobs):
         else:
             if self._signs.is_at_home:
                 text, progress = self._signs.text(), max(self._signs.progress, glance.progress)
-                store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress)
+                if store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress):
+                    log_ended(Move.CANCEL, job.id, job.attempt, job, seconds=self._run.seconds)
             self._ending.reason = "This job was cancelled"
         return None
 
@@ -284,17 +282,20 @@ class CurrentJob(Jobs):
                 self._response.finish()
             self._settle(Move.COMPLETE, self._signs.text() if text is None else text)
 
-    def _settle_failure(self, reason: str | None, retry: bool = True) -> None:
+    def _settle_failure(self, reason: str | None, retry: bool = True, cause: BaseException | None = None) -> None:
         move = Move.RETRY if self._may_retry(retry) else Move.FAIL
         if self._signs.stop():
             self._response.finish()
             shown = self._signs.text()
             told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
-            self._settle(move, append_line(shown, told) if told else shown, first_line(told))
+            self._settle(move, append_line(shown, told) if told else shown, first_line(told), cause)
+        else:
+            log_late(self._job, cause, is_child=not self._signs.is_at_home)
 
     def _may_retry(self, retry: bool) -> bool:
         return retry and not self._signs.is_over and self._job.attempt <= self._job.retries
 
-    def _settle(self, move: Move, text: str, error: str = "") -> None:
-        self._outcome = Outcome(self._job, move, text, self._signs.progress, error=error, location=self._location)
+    def _settle(self, move: Move, text: str, error: str = "", cause: BaseException | None = None) -> None:
+        told = {"error": error, "location": self._location}
+        self._outcome = Outcome(self._job, move, text, self._signs.progress, self._run.seconds, cause, **told)
         self._outcome.write_patiently(self._backend.store, self._backend.vouching)

@@ -30,7 +30,9 @@ PAGE = """\
 <h1>Reports</h1>
 """
 
-HOME = SimpleTemplate(PAGE + """\
+HOME = SimpleTemplate(
+    PAGE
+    + """\
 % if user:
 <form method="post" action="/logout">
   <input type="hidden" name="csrf_token" value="{{token}}">
@@ -49,10 +51,13 @@ HOME = SimpleTemplate(PAGE + """\
 </form>
 % end
 </html>
-""")
+"""
+)
 
 # textContent takes what the job wrote as text, so that nothing in it can become part of the page.
-PROGRESS = SimpleTemplate(PAGE + """\
+PROGRESS = SimpleTemplate(
+    PAGE
+    + """\
 <p><progress id="bar" max="100" value="0"></progress> <span id="state" role="status"></span></p>
 <pre id="output"></pre>
 <p><a href="/">Back</a></p>
@@ -72,7 +77,8 @@ PROGRESS = SimpleTemplate(PAGE + """\
   refresh();
 </script>
 </html>
-""")
+"""
+)
 
 
 def read_user(request):

@@ -30,15 +30,20 @@ PAGE = """\
 </style>
 """
 
-LOGIN = PAGE + """\
+LOGIN = (
+    PAGE
+    + """\
 <h1>Log in</h1>
 <form method="post">
   <input type="hidden" name="csrf_token" value="{{ csrf_token() }}">
   <label>Your name <input name="name" required maxlength="50" autofocus></label> <button>Log in</button>
 </form>
 """
+)
 
-HOME = PAGE + """\
+HOME = (
+    PAGE
+    + """\
 <h1>Reports</h1>
 <form method="post" action="{{ url_for('logout') }}">
   <input type="hidden" name="csrf_token" value="{{ csrf_token() }}">
@@ -55,8 +60,11 @@ HOME = PAGE + """\
 {% endfor %}
 </ul>
 """
+)
 
-PROGRESS = PAGE + """\
+PROGRESS = (
+    PAGE
+    + """\
 <h1>Job {{ job_id }}</h1>
 <p><progress id="bar" max="100" value="0" aria-label="Progress of the job"></progress></p>
 <p role="status" id="state">…</p>
@@ -80,6 +88,7 @@ PROGRESS = PAGE + """\
   refresh();
 </script>
 """
+)
 
 app = Flask(__name__)
 # The random key lives as long as the process: several processes, and jobs after a restart, need one that stays.

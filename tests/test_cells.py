@@ -303,6 +303,7 @@ def test_threads_end_and_begin_anew() -> None:
 
 def test_an_error_keeps_nothing_alive(calls: BoundedCalls) -> None:
     """It would keep a connection, and with it a socket, until the garbage collector comes."""
+
     class Held:
         pass
 

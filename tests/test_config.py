@@ -28,7 +28,6 @@ TIMEOUT = "0 (never) or a number of seconds from 0.5 to 1000000000"
 NO_BOOLS = [None, 0, 1, "true", ""]
 
 
-
 async def wait_for_it(job: Any) -> None:
     """Nobody would await it."""
 
@@ -82,6 +81,7 @@ WRONG: dict[str, list[Any]] = {
     ],
     "redirect_ok": NO_BOOLS,
     "max_output": [*NO_INTEGERS, "auto"],
+    "max_request": [*NO_INTEGERS, "auto"],
     "identify": ["REMOTE_USER", 7],
     **{name: ["print", 7, [], wait_for_it] for name in ("on_start", "on_update", "on_end")},
     "launcher": ["self", 7, lambda: None],
@@ -114,6 +114,7 @@ DEFAULTS: dict[str, Any] = {
     "forward_environ": (),
     "redirect_ok": False,
     "max_output": 1048576,
+    "max_request": 1048576,
     "identify": None,
     **dict.fromkeys(["on_start", "on_update", "on_end"]),
     "launcher": None,
@@ -192,6 +193,7 @@ def test_auto_can_be_written_as_any_word_of_settings(text: str) -> None:
         ("max_running_per_scope", {}),
         ("max_running_per_scope", {"reports": 1, "a" * 255: 0}),
         ("max_output", 0),
+        ("max_request", 0),
         ("keeper", False),
         ("close_delay", 0.01),
         ("lease", 1),
@@ -337,6 +339,7 @@ backjob.forward_headers = X-Tenant, X-Other
 backjob.forward_environ = eppn, OIDC_CLAIM_*
 backjob.redirect_ok = TRUE
 backjob.max_output = 1000
+backjob.max_request = 2000
 other.key = 7
 """
 
@@ -367,6 +370,7 @@ def test_text_settings_read_as_the_options_that_they_mean() -> None:
         "forward_environ": ("eppn", "OIDC_CLAIM_*"),
         "redirect_ok": True,
         "max_output": 1000,
+        "max_request": 2000,
     }
 
 

@@ -591,10 +591,10 @@ def test_a_life_in_every_kind_of_session(url: URL, name: str, setting: str) -> N
     with own_engine(url) as engine:
         store = SQLStore(Database(_say(engine, statement), build_table(TABLE), True))
         before = datetime.now(timezone.utc)
-        job_id = live_a_life(store, unique_key="u", scope="back\\slash's \"quote\" %s :x")
+        job_id = live_a_life(store, unique_key="u", scope='back\\slash\'s "quote" %s :x')
         job = store.get(job_id)
         assert job is not None
-        assert job.scope == "back\\slash's \"quote\" %s :x"
+        assert job.scope == 'back\\slash\'s "quote" %s :x'
         # Every time is UTC, whatever the session thinks.
         for moment in (job.created_at, job.started_at, job.ended_at, job.read_at):
             assert moment is not None

@@ -505,6 +505,15 @@ def test_a_view_in_the_background_refuses_a_forged_request_itself(tmp_path, use_
         assert target != "/pay" or site.run(target, method="POST", by=by).status is Status.COMPLETED
 
 
+def test_a_large_form_in_the_background_is_refused(tmp_path):
+    by = {"HTTP_COOKIE": cookies(False), "CONTENT_TYPE": "application/x-www-form-urlencoded"}
+    body = urlencode({"csrfmiddlewaretoken": SECRET, "to": "b" * 10_000}).encode()
+    with project(tmp_path, {"MAX_REQUEST": 10_000}) as site:
+        reply = call(site.application, make_environ("/pay", "POST", body, **by))
+        assert (reply.code, b"max_request" in reply.body) == (413, True)
+        assert site.application.jobs.find() == []
+
+
 def test_a_check_that_the_browser_s_request_went_without_is_not_passed_by_the_job_s(tmp_path):
     middleware = [each.replace("django.middleware.csrf.CsrfView", f"{__name__}.OwnCsrf") for each in MIDDLEWARE]
     with project(tmp_path, MIDDLEWARE=middleware) as site:

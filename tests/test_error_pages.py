@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import sys
 import tracemalloc
 import zlib
@@ -226,8 +227,7 @@ def test_a_long_body_is_held_back_in_part_only(site: Site) -> None:
         tracemalloc.stop()
 
     held: list[int] = []
-    text = run(site, app).status_text
-    assert text.startswith("x" * 200_000 + "y")
+    assert re.match(r"\[\d+ bytes of earlier output were cut: .*\n(y{900000})", run(site, app).status_text)
     assert held[0] < 20 * 10**6
 
 

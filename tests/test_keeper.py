@@ -132,9 +132,15 @@ def alive() -> Iterator[str]:
     bearer.reap()
 
 
+@pytest.fixture(autouse=True)
+def log_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "backjob")
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the log says of settlements."""
-    return [each.message for each in caplog.records if each.levelno == logging.ERROR]
+    ends = [each for each in caplog.records if getattr(each, "outcome", None)]
+    return [f"Job {each.job}, attempt {each.attempt}{each.args[-1]}" for each in ends]  # type: ignore[attr-defined,index]
 
 
 # Vouching.
@@ -538,7 +544,6 @@ def test_a_clock_that_is_set_back_keeps_nobody_waiting(ours: Process, alive: str
     clock.advance(LEASE)
     ours.sweep()
     assert record(ours.store, job_id).status is FAILED
-
 
 
 def test_but_of_deaths_it_is_certain(ours: Process, open_store: Callable[[], Store], dead: str, clock: Clock) -> None:

@@ -18,6 +18,8 @@ from support import wait_until
 from support.served import Site, serve_site, wrap
 
 from backjob import JobFilter, JobLogHandler, JobStatus, Status
+from backjob.events import log_ended
+from backjob.job import JobRequest, Move
 
 app_log = logging.getLogger("shop.reports")
 
@@ -168,6 +170,47 @@ def test_backjobs_own_records_tell_job_and_attempt_and_are_no_output(
     [record] = [record for record in caplog.records if record.name == "backjob" and record.exc_info]
     assert (record.job, record.attempt) == (status.id, 1)  # type: ignore[attr-defined]
     assert "Traceback" not in site.row(status.id).past
+
+
+def test_each_event_of_a_job_is_logged_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Started, begun, retried, begun again, and failed, without the query and on one line each."""
+    caplog.set_level(logging.INFO, "backjob")
+
+    def job(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        raise ValueError(f"no figures for {environ['backjob'].attempt}\r\nJob 1 completed\u2028")
+
+    site.job = job
+    job_id = site.start("/report%0d%0a?token=secret", method="POST", data={"password": "secret"}, retries=1)
+    site.work(job_id)
+    site.make_due()
+    site.work(job_id)
+    waiting = site.start("/later", delay=60)
+    site.application.jobs.cancel(waiting)
+    told = [each for each in caplog.records if each.name == "backjob"]
+    fields = [(each.levelname, each.job, each.attempt, each.outcome, each.exc_info is not None) for each in told]  # type: ignore[attr-defined]
+    assert fields == [
+        ("INFO", job_id, 1, None, False),
+        ("INFO", job_id, 1, None, False),
+        ("WARNING", job_id, 1, "retried", True),
+        ("INFO", job_id, 2, None, False),
+        ("ERROR", job_id, 2, "failed", True),
+        ("INFO", waiting, 1, None, False),
+        ("INFO", waiting, 1, "cancelled", False),
+    ]
+    assert {(each.method, each.path) for each in told[:5]} == {("POST", "/report%0d%0a")}  # type: ignore[attr-defined]
+    assert told[4].seconds >= 0  # type: ignore[attr-defined]
+    assert told[6].seconds is None  # type: ignore[attr-defined]
+    assert not any(len(each.getMessage().splitlines()) > 1 for each in told)
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["a\r\nb", "a\x1b[2Jb", "a\x85b\u2028c", "\ud800\u202e"])
+def test_what_is_logged_of_a_path_is_one_line(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A path that a framework has decoded may hold any character."""
+    log_ended(Move.FAIL, 7, 1, JobRequest("GET", f"/{text}", "", ""), reason=f"no {text}")
+    message = caplog.records[0].getMessage()
+    assert message.isprintable()
+    assert "\\x" in message or "\\u" in message or "\\r\\n" in message
 
 
 def test_records_of_no_job_have_none(caplog: pytest.LogCaptureFixture) -> None:

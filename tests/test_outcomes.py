@@ -294,7 +294,7 @@ def fits(text, expected):
 @pytest.mark.parametrize("quiet", [0, signs.QUIET], ids=["every sign is seen", "the last one counts"])
 def test_outcome_of_any_sequence(tmp_path, caplog, monkeypatch, quiet):
     monkeypatch.setattr(signs, "QUIET", quiet)
-    caplog.set_level("CRITICAL", "backjob")
+    caplog.set_level("INFO", "backjob")
     with wrap(tmp_path) as site:
 
         @settings(max_examples=500, deadline=None)
@@ -302,6 +302,7 @@ def test_outcome_of_any_sequence(tmp_path, caplog, monkeypatch, quiet):
         def check(program):
             model = Model(program).run()
             site.job = program
+            caplog.clear()
             job_id = site.start("/job")
             token = site.token(job_id)
             try:
@@ -326,5 +327,9 @@ def test_outcome_of_any_sequence(tmp_path, caplog, monkeypatch, quiet):
             site.application.jobs.finish("late", job_id)
             assert site.application.jobs.cancel(job_id) is False
             assert site.row(job_id).as_status() == job.as_status()
+            # Each event of its life is logged once.
+            told = [each for each in caplog.records if each.name == "backjob" and each.path]
+            assert [each.outcome for each in told] == [None, None, status.name.lower()]
+            assert (told[-1].levelname == "ERROR") == (status is Status.FAILED)
 
         check()

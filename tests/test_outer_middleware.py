@@ -18,8 +18,9 @@ from werkzeug.local import LocalProxy
 from backjob import BackJob, JobStatus, Status
 from backjob.config import make_config
 from backjob.integrations.bottle import BackJobPlugin
+from backjob.job_environ import restore_environ
 from backjob.outer import find_outer_objects
-from backjob.request import make_request, name_user, restore_environ
+from backjob.request import make_request, name_user
 from backjob.testing import Inline
 
 CANARY = "canary-4711"
@@ -356,7 +357,6 @@ class Shop:
         session = bottle.request.environ["beaker.session"]
         session["user"] = bottle.request.forms.name
         session.save()
-
 
     def run_job(self, visitor: Visitor) -> JobStatus:
         """A job that this visitor has started, at its end."""

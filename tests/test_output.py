@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import encodings.aliases
 import itertools
+import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -23,12 +25,33 @@ CODECS = sorted(
 places = st.lists(st.integers(0, 1000), max_size=6)
 no_escapes = st.characters(exclude_characters="\x1b~")  # ISO-2022-JP and HZ can't tell a text's own from theirs
 pieces = st.lists(st.text(max_size=30), max_size=8)
+lines = st.text(st.sampled_from("aé🐔\n"), max_size=30)
+
+
+def parse_cut(shown: str, limit: int) -> tuple[int, str]:
+    """The number of bytes in the line for what was cut, and the text after it."""
+    found = re.fullmatch(r"\[(\d+) bytes of earlier output were cut: max_output is (\d+)\]\n(.*)", shown, re.DOTALL)
+    assert found is not None, shown
+    assert int(found[2]) == limit
+    return int(found[1]), found[3]
 
 
 def cut(raw: bytes, places: list[int]) -> list[bytes]:
     """The bytes in pieces, cut at these places."""
     bounds = [0, *sorted(place % (len(raw) + 1) for place in places), len(raw)]
     return [raw[begin:end] for begin, end in itertools.pairwise(bounds)]
+
+
+def see(text: str) -> str:
+    """What is seen of a text on a terminal of endless width: a carriage return begins the line anew."""
+    lines = []
+    for line in text.split("\n"):
+        shown, is_last = "", len(lines) == text.count("\n")
+        content = line if is_last else line.removesuffix("\r")
+        for piece in content.split("\r"):
+            shown = piece + shown[len(piece) :]
+        lines.append(shown + ("" if is_last or content == line else "\r"))
+    return "\n".join(lines)
 
 
 def read(chunks: list[bytes], content_type: str, *, limit: int = LIMIT, content_encoding: str = "") -> str:
@@ -45,13 +68,13 @@ class TestCharsets:
     @given(text=st.text(no_escapes, max_size=40), places=places)
     def test_cut_at_any_byte_it_reads_as_the_whole_does(self, charset: str, text: str, places: list[int]) -> None:
         raw = text.encode(charset, "ignore")
-        expected = clean_text(raw.decode(charset))
+        expected = see(clean_text(raw.decode(charset)))
         assert read(cut(raw, places), f"text/plain; charset={charset}") == expected
         assert read([raw[i : i + 1] for i in range(len(raw))], f"text/plain; charset={charset}") == expected
 
     @given(raw=st.binary(max_size=60), places=places)
     def test_what_is_no_utf8_is_replaced(self, raw: bytes, places: list[int]) -> None:
-        assert read(cut(raw, places), "text/plain") == clean_text(raw.decode("utf-8", "replace"))
+        assert read(cut(raw, places), "text/plain") == see(clean_text(raw.decode("utf-8", "replace")))
 
     @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # told by unicode_escape itself
     @pytest.mark.parametrize("charset", CODECS)
@@ -144,20 +167,51 @@ class TestBinary:
 
 
 class TestLimit:
-    @given(pieces, st.integers(0, 60))
-    def test_whole_characters_are_kept_and_the_rest_is_counted(self, texts: list[str], limit: int) -> None:
+    @given(st.lists(st.tuples(lines, st.booleans()), max_size=12), st.integers(0, 60))
+    def test_the_end_is_kept_and_the_rest_is_counted(self, texts: list[tuple[str, bool]], limit: int) -> None:
+        """However often it is read meanwhile; on whole characters, and on whole lines unless one is very long."""
         output = Output(limit)
+        for text, is_read in texts:
+            output.write_text(text)
+            if is_read:
+                output.text()
+        whole = clean_text("".join(text for text, _ in texts))
+        shown = output.text()
+        if shown != whole:
+            cut_off, kept = parse_cut(shown, limit)
+            assert whole.encode()[cut_off:] == kept.encode()
+            assert len(kept.encode()) <= limit
+            most_lost = max([len(line.encode()) for line in whole.splitlines(keepends=True)])
+            assert len(kept.encode()) >= min(limit * 7 // 8 - most_lost, limit * 7 // 16 - 3)
+            is_line = whole.encode()[:cut_off].endswith(b"\n")
+            assert is_line or "\n" not in kept[: len(kept) // 2 - 4]
+            assert len(whole.encode()) > limit
+        assert output.size == len(whole.encode())
+
+    @given(st.lists(st.sampled_from(["a", "bc\n", "\r", "\n", "\r\n", "long line", "é"]), max_size=30))
+    def test_a_carriage_return_begins_the_line_anew(self, texts: list[str]) -> None:
+        output = Output(LIMIT)
         for text in texts:
             output.write_text(text)
-        whole = clean_text("".join(texts))
-        kept = whole.encode()[:limit].decode(errors="ignore")
-        if kept == whole:
-            assert output.text() == whole
-        else:
-            cut_off = len(whole.encode()) - len(kept.encode())
-            line = f"[{cut_off} more bytes of output were cut: max_output is {limit}]"
-            assert output.text() == append_line(kept, line)
-        assert output.size == len(whole.encode())
+        assert output.text() == see("".join(texts))
+
+    @pytest.mark.parametrize("erase", ["\x1b[K", "\x1b[0K", "\x1b[2K"])
+    def test_a_line_can_be_erased(self, erase: str) -> None:
+        assert read([b"reading 100\r", f"{erase}done".encode()], "text/plain") == "done"
+
+    def test_little_more_than_the_limit_is_in_memory(self) -> None:
+        """Whatever the output is: lines, one endless line, a line that is overwritten without end."""
+        pieces = ["0123456789\n" * 10, "x" * 100, "\r" + "x" * 100, "x" * 1_000_000]
+        tracemalloc.start()
+        try:
+            for piece in pieces:
+                output = Output(100_000)
+                for _ in range(10_000 if len(piece) < 1000 else 10):
+                    output.write_text(piece)
+                assert tracemalloc.get_traced_memory()[0] < 400_000
+                assert len(output.text()) <= 100_100
+        finally:
+            tracemalloc.stop()
 
     @given(pieces, st.integers(0, 60))
     def test_bytes_are_limited_alike(self, texts: list[str], limit: int) -> None:
@@ -168,14 +222,14 @@ class TestLimit:
 
     def test_the_limit_is_one_of_utf8(self) -> None:
         assert read(["ööö".encode("latin-1")], "text/plain; charset=latin-1", limit=6) == "ööö"
-        assert read(["ööö".encode("latin-1")], "text/plain; charset=latin-1", limit=5).startswith("öö\n[2 more bytes")
+        assert read(["ööö".encode("latin-1")], "text/plain; charset=latin-1", limit=5).endswith("]\nöö")
 
     def test_endless_output_is_not_kept(self) -> None:
         output = Output(100)
         for _ in range(10_000):
             output.write_bytes(b"0123456789")
         assert len(output.text()) < 200
-        assert "[99900 more bytes" in output.text()
+        assert output.text().startswith("[999")
 
 
 @pytest.mark.parametrize(

@@ -178,9 +178,7 @@ def tm_shop(shop: Shop, request: pytest.FixtureRequest) -> Iterator[Shop]:
 # CSRF
 
 
-@pytest.mark.parametrize(
-    "policy", [LegacySessionCSRFStoragePolicy, SessionCSRFStoragePolicy, CookieCSRFStoragePolicy]
-)
+@pytest.mark.parametrize("policy", [LegacySessionCSRFStoragePolicy, SessionCSRFStoragePolicy, CookieCSRFStoragePolicy])
 @pytest.mark.parametrize(
     "names", [{}, {"header": None}, {"header": "X-Shop", "token": None}, {"header": None, "token": "shop"}], ids=str
 )

@@ -32,7 +32,7 @@ EBACKJOB_OPTIONS = {
 }
 EBACKJOB_METHODS = {"start", "getStatus", "jobExists", "update", "incrementProgress", "finish", "fail"}
 
-SNIPPET_APP = '''
+SNIPPET_APP = """
 from bottle import Bottle, request
 
 from backjob import BackJob
@@ -53,7 +53,7 @@ def status(job_id):
 @app.get("/job")
 def run():
     job = request.environ["backjob"]
-'''
+"""
 
 
 def read_table(heading: str) -> list[list[str]]:

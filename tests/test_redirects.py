@@ -261,7 +261,11 @@ def test_a_redirect_that_leaves_the_app_as_an_exception_is_one(site: Site, make:
 
 
 def test_the_login_page_that_the_app_names(site: Site) -> None:
-    for named, location in [("/enter/", "/enter?x"), ("enter", "/enter"), ("https://id.test/in", "https://id.test/in?a")]:
+    for named, location in [
+        ("/enter/", "/enter?x"),
+        ("enter", "/enter"),
+        ("https://id.test/in", "https://id.test/in?a"),
+    ]:
 
         def app(environ: dict[str, Any], start_response: Any, urls: Any = (named, location)) -> list[bytes]:
             environ["backjob"].note_login_url(urls[0])

@@ -208,9 +208,7 @@ def open_keepers(url: str, kind: str) -> Iterator[SQLStore]:
 
 
 @pytest.mark.parametrize(("place", "kind"), KEEPERS, indirect=["place"])
-def test_only_the_job_that_is_slow_to_delete_is_skipped(
-    url: str, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_the_job_that_is_slow_to_delete_is_skipped(url: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     with open_keepers(url, kind) as store:
         old = add_old(store, url, 4)
         slow_down(url, f"OLD.id = {old[1]}", 30)
@@ -299,9 +297,7 @@ def test_a_renewal_that_is_refused_keeps_no_other(
     ]
 
 
-def test_a_recovery_that_is_refused_keeps_no_other(
-    store: SQLStore, url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_recovery_that_is_refused_keeps_no_other(store: SQLStore, url: str, caplog: pytest.LogCaptureFixture) -> None:
     lost = [run_job(store, 0, error_timeout=0) for _ in range(3)]
     refuse(url, "BEFORE UPDATE", f"OLD.id = {lost[0]}")
     keeper = make_keeper(store, lease=1)
@@ -515,9 +511,10 @@ def test_an_outcome_that_is_always_refused_is_left_to_recovery(
 
 @pytest.mark.parametrize("how", ["output", "finish", "update"])
 def test_a_text_over_the_limit_of_memcached_fails_its_job(tmp_path: Path, how: str, incompressible: str) -> None:
-    with empty_region("memcached") as region, wrap(
-        tmp_path, make_app(incompressible, how), database=None, cache=region, max_output=3_000_000
-    ) as site:
+    with (
+        empty_region("memcached") as region,
+        wrap(tmp_path, make_app(incompressible, how), database=None, cache=region, max_output=3_000_000) as site,
+    ):
         job_id = site.start("/job")
         site.work(job_id)
         status = site.status(job_id)
@@ -529,9 +526,10 @@ def test_a_text_over_the_limit_of_memcached_fails_its_job(tmp_path: Path, how: s
 def test_a_long_text_does_not_turn_a_cache_off(
     tmp_path: Path, incompressible: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with empty_region("memcached") as region, wrap(
-        tmp_path, make_app(incompressible, "output"), cache=region, max_output=3_000_000
-    ) as site:
+    with (
+        empty_region("memcached") as region,
+        wrap(tmp_path, make_app(incompressible, "output"), cache=region, max_output=3_000_000) as site,
+    ):
         assert site.wait_for_end(site.run("/job").id).status is Status.COMPLETED
         assert "Statuses come from the database alone" not in caplog.text
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from backjob.config import make_config
 from backjob.job import JobRequest
+from backjob.job_environ import restore_environ
 from backjob.mounts import find_mount, mount_target
-from backjob.request import FORM, encode_form, make_request, name_user, restore_environ
+from backjob.request import FORM, encode_form, make_request, name_user
 
 CONFIG = make_config({})
 CANARY = "canary-4711"

@@ -78,9 +78,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize(("column", "value"), [*SPOILED, ("status", 99)], ids=short)
-def test_the_others_are_recovered_and_listed(
-    site: Site, tmp_path: Path, dead: str, column: str, value: Any
-) -> None:
+def test_the_others_are_recovered_and_listed(site: Site, tmp_path: Path, dead: str, column: str, value: Any) -> None:
     first, spoiled, last = (site.start("/job", error_timeout=0) for _ in range(3))
     for job_id, owner in ((first, dead), (spoiled, "elsewhere"), (last, dead)):
         assert site.backend.store.claim(job_id, 1, f"{owner}-{job_id}", 600, 0)
@@ -106,9 +104,7 @@ def test_the_others_are_taken_up(site: Site, tmp_path: Path, column: str, value:
     assert store.seconds_to_next(keyring.key_ids, within=1) is None or taken
 
 
-def test_a_spoiled_record_is_named_once(
-    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_spoiled_record_is_named_once(site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     job_id = site.start("/job")
     spoil(tmp_path, job_id, "created_at", "yesterday")
     for _ in range(3):

@@ -147,9 +147,7 @@ def test_without_create_table_a_deleted_file_is_an_error_until_the_table_is_ther
         database.dispose()
 
 
-def test_a_folder_that_is_gone_for_a_moment_is_an_outage(
-    open_database: Callable[[], Database], file: Path
-) -> None:
+def test_a_folder_that_is_gone_for_a_moment_is_an_outage(open_database: Callable[[], Database], file: Path) -> None:
     database = open_database()
     store = SQLStore(database)
     job_id = add(store)

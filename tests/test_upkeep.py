@@ -29,9 +29,7 @@ def test_a_sweep_settles_what_was_lost_and_counts_it(site: Site) -> None:
     assert (site.status(job_id).status, site.status(job_id).status_text) == (Status.FAILED, PROCESS_GONE)
 
 
-def test_keeping_begins_with_the_first_request(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keeping_begins_with_the_first_request(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server may end its processes after a few requests, each within its first second."""
     job_id = site.start("/job")
     site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)

@@ -6,6 +6,7 @@ Only asks. Knows no command and no server.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +21,9 @@ _PAUSE = 0.2
 """Seconds between two looks: as often as a job's signs are written."""
 _PACE = 600.0
 """Seconds whose steps tell how fast a job goes: a slow one has not many of them."""
+
+_CUT = re.compile(r"\[\d+ bytes of earlier output were cut: ")
+"""The first line of an output of which only the end is kept."""
 
 Show = Callable[[JobStatus], None]
 
@@ -54,7 +58,7 @@ class GrowingText:
         """The lines that are new."""
         given = self._text[: self._given]
         if not text.startswith(given):
-            self._given = 0  # another text has taken its place
+            self._given = _find_common(given, text)
         elif text[self._given : self._given + 1] not in ("", "\n"):
             self._given = given.rfind("\n") + 1  # a line that was given goes on, or is another one: whole again
         stands = is_last or text == self._text
@@ -62,6 +66,24 @@ class GrowingText:
         new = text[self._given : end]
         self._text, self._given = text, end
         return [line for each in new.split("\n") if (line := clean(each).rstrip())]
+
+
+def _find_common(given: str, text: str) -> int:
+    """Return how much of a text was given before, in whole lines, although it does not begin like that.
+
+    Its last line may have been overwritten, or its first lines cut off: then the first line says so.
+    """
+    kept = given[: given.rfind("\n") + 1]
+    if text.startswith(kept):
+        return len(kept)
+    begin = text.find("\n") + 1
+    place = given.find(text[begin : text.find("\n", begin) + 1])
+    if not begin or not _CUT.match(text) or place < 0:
+        return 0
+    for common in (given[place:], kept[place:]):
+        if text.startswith(common, begin):
+            return begin + len(common)
+    return 0
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import bottle
 
-from backjob import BackJob, Jobs
+from backjob import BackJob, Jobs, RequestTooLarge
 
 from .again import (
     CHANGING_METHODS,
@@ -178,8 +178,8 @@ def background(
 
     ``@background`` between ``@app.post(…)`` and the function, or ``@background(retries=2, unique=True)`` with options
     of :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may
-    be a function of the request. One with uploaded files is refused with 415, and one with another method than
-    ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
+    be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
+    and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
     methods = check_background(methods, scope, options)
     if callback is None:
@@ -197,10 +197,17 @@ def background(
                 put_back(request.environ, _GUARDS)
             return callback(*args, **kwargs)
         if refusal := explain_method(request.method, methods):
-            headers = {"Content-Type": "application/json", "Allow": ", ".join(methods)}
-            return bottle.HTTPResponse(json.dumps({"error": refusal}), 405, headers)
-        again = _do_again(request, plugin.csrf_field)
-        job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
-        return bottle.HTTPResponse(json.dumps({"id": job_id}), 202, {"Content-Type": "application/json"})
+            return _answer(405, {"error": refusal}, Allow=", ".join(methods))
+        try:
+            request.backjob.limit_body(request.environ)
+            again = _do_again(request, plugin.csrf_field)
+            job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
+        except RequestTooLarge as error:
+            return _answer(413, {"error": str(error)})
+        return _answer(202, {"id": job_id})
 
     return start_or_run
+
+
+def _answer(status: int, body: Mapping[str, Any], **headers: str) -> bottle.HTTPResponse:
+    return bottle.HTTPResponse(json.dumps(body), status, {"Content-Type": "application/json", **headers})

@@ -25,7 +25,7 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown
+from backjob import BackJob, BackJobError, Config, ConfigError, IdentityUnknown, RequestTooLarge
 
 from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
@@ -122,8 +122,8 @@ def background(
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function of the
     request. A class has it by method_decorator on ``dispatch``. The job is the very same request. One with uploaded
-    files is refused with 415, and one with another method than ``methods`` with 405. Raises TypeError or ValueError for
-    a wrong option.
+    files is refused with 415, one larger than ``max_request`` with 413, and one with another method than ``methods``
+    with 405. Raises TypeError or ValueError for a wrong option.
     """
     methods = check_background(methods, scope, options)
     if view is None:
@@ -136,11 +136,15 @@ def background(
             return view(request, *args, **kwargs)
         if refusal := explain_method(request.method, methods):
             return JsonResponse({"error": refusal}, status=405, headers={"Allow": ", ".join(methods)})
-        again = ask_again(request)
-        if again is None:
-            return JsonResponse({"error": NO_FILES}, status=415)
-        name = scope(request) if callable(scope) else scope
-        return JsonResponse({"id": request.backjob.start(again, scope=name, **options)}, status=202)
+        try:
+            request.backjob.limit_body(request.META)
+            again = ask_again(request)
+            if again is None:
+                return JsonResponse({"error": NO_FILES}, status=415)
+            name = scope(request) if callable(scope) else scope
+            return JsonResponse({"id": request.backjob.start(again, scope=name, **options)}, status=202)
+        except RequestTooLarge as error:
+            return JsonResponse({"error": str(error)}, status=413)
 
     return start_or_run
 

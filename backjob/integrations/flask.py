@@ -18,7 +18,7 @@ from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestTooLarge
 
 from .again import (
     CHANGING_METHODS,
@@ -100,8 +100,9 @@ def background(
     """Decorate a view, below ``@app.route``, to run it as a job: it answers 202 with the job's id, its body runs later.
 
     Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function, which is
-    called in the request. The job is the very same request. One with uploaded files is refused with 415, and one with
-    another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
+    called in the request. The job is the very same request. One with uploaded files is refused with 415, one larger
+    than ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError
+    for a wrong option.
     """
     methods = check_background(methods, scope, options)
     if view is None:
@@ -114,19 +115,30 @@ def background(
             return current_app.ensure_sync(view)(*args, **kwargs)
         if refusal := explain_method(request.method, methods):
             return {"error": refusal}, 405, {"Allow": ", ".join(methods)}
-        is_form = request.mimetype in (FORM, "multipart/form-data")
-        has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
-        if has_files or (request.mimetype.startswith("multipart/") and not is_form):
-            return {"error": NO_FILES}, 415
-        # The form may be read already, and then it is gone from the body.
-        fields, tokens = _split_form()
-        body = urlencode(fields).encode() if is_form else request.get_data()
-        sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
-        again = make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
-        name = scope() if callable(scope) else scope
-        return {"id": current_jobs.start(again, scope=name, **options)}, 202
+        try:
+            again = _ask_again()
+            if again is None:
+                return {"error": NO_FILES}, 415
+            name = scope() if callable(scope) else scope
+            return {"id": current_jobs.start(again, scope=name, **options)}, 202
+        except RequestTooLarge as error:
+            return {"error": str(error)}, 413
 
     return start_or_run
+
+
+def _ask_again() -> Any:
+    """What start() takes to do this request once more, as a job; None for one with files."""
+    current_jobs.limit_body(request.environ)
+    is_form = request.mimetype in (FORM, "multipart/form-data")
+    has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
+    if has_files or (request.mimetype.startswith("multipart/") and not is_form):
+        return None
+    # The form may be read already, and then it is gone from the body.
+    fields, tokens = _split_form()
+    body = urlencode(fields).encode() if is_form else request.get_data()
+    sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
+    return make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:

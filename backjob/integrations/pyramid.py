@@ -26,7 +26,7 @@ from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from backjob import BackJob, Jobs
+from backjob import BackJob, Jobs, RequestTooLarge
 
 from .again import (
     CHANGING_METHODS,
@@ -270,8 +270,8 @@ def background(
 
     ``@view_config(…, decorator=background)``, or ``decorator=background(retries=2, unique=True)`` with options of
     :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may be
-    a function of the request. One with uploaded files is refused with 415, and one with another method than ``methods``
-    with 405. Raises TypeError or ValueError for a wrong option.
+    be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
+    and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
     methods = check_background(methods, scope, options)
     if view is None:
@@ -287,7 +287,11 @@ def background(
         if refusal := explain_method(request.method, methods):
             return Response(status=405, json_body={"error": refusal}, allow=methods)
         name = scope(request) if callable(scope) else scope
-        job_id = request.backjob.start(_do_again(request), scope=name, **options)
+        try:
+            request.backjob.limit_body(request.environ)
+            job_id = request.backjob.start(_do_again(request), scope=name, **options)
+        except RequestTooLarge as error:
+            return Response(status=413, json_body={"error": str(error)})
         return Response(status=202, json_body={"id": job_id})
 
     return start_or_run

@@ -53,7 +53,6 @@ class Fault:
     def description(self) -> str:
         return (self.strike.__doc__ or "").partition("\n")[0]
 
-
     def __reduce__(self) -> Any:
         return _find, (self.name,)
 

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.live
 
 @pytest.mark.parametrize("setup", [ONE_SYNC, SYNC, WSGIREF], ids=str)
 @pytest.mark.parametrize("monitor", ["leave", "thread"])
-def test_jobs_of_a_server_with_a_slot_or_two(
-    run_server: Serve, reserved: Reserve, setup: Setup, monitor: str
-) -> None:
+def test_jobs_of_a_server_with_a_slot_or_two(run_server: Serve, reserved: Reserve, setup: Setup, monitor: str) -> None:
     place = reserved()
     server = run_server(setup, place=place, monitor=monitor, connect=place.connect)
     job_ids = [server.start("/work", method=method) for method in ("GET", "POST", "GET") * 2]

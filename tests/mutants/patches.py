@@ -55,16 +55,16 @@ MUTANTS = [
     Mutant(
         "a newer release's sealed record is run",
         "backjob/keyring.py",
-        "if more and more[0] > RECORD_VERSION:",
-        "if more and more[0] > RECORD_VERSION + 99:",
+        "if version > RECORD_VERSION:",
+        "if version > RECORD_VERSION + 99:",
         ("tests/test_record_version.py",),
     ),
     Mutant(
         "a newer release's rows are recovered",
         "backjob/statements.py",
-        '''            columns.key_id.in_(bindparam("key_ids", expanding=True)),
-            is_readable,''',
-        '''            columns.key_id.in_(bindparam("key_ids", expanding=True)),''',
+        """            columns.key_id.in_(bindparam("key_ids", expanding=True)),
+            is_readable,""",
+        """            columns.key_id.in_(bindparam("key_ids", expanding=True)),""",
         ("tests/test_record_version.py",),
     ),
     Mutant(
@@ -131,16 +131,30 @@ MUTANTS = [
         ("tests/test_keyring.py",),
     ),
     Mutant(
+        "sealed requests are not bound to their table",
+        "backjob/keyring.py",
+        "elif places != [self._name_place()]:",
+        "elif not places:",
+        ("tests/test_deployment.py",),
+    ),
+    Mutant(
+        "the WAL keeps what was wiped",
+        "backjob/sqlstore.py",
+        "self._database.sqlite_file.known.has_deleted = True",
+        "self._database.sqlite_file.known.has_deleted = False",
+        ("tests/test_wal.py",),
+    ),
+    Mutant(
         "the seal is skipped",
         "backjob/keyring.py",
-        "return self._newest.fernet.encrypt(json.dumps([job_id, uid, fields, RECORD_VERSION]).encode())",
-        "return json.dumps([job_id, uid, fields, RECORD_VERSION]).encode()",
+        'return base64.urlsafe_b64decode(self._newest.fernet.encrypt(head + b"\\n" + request.body))',
+        'return head + b"\\n" + request.body',
         ("tests/test_keyring.py", "tests/test_secrets.py"),
     ),
     Mutant(
         "the proof is not checked",
         "backjob/proofs.py",
-        "return answer.status in OUTCOMES[outcome.partition(\" \")[0]] and token.prove(outcome).encode() in answer.raw",
+        'return answer.status in OUTCOMES[outcome.partition(" ")[0]] and token.prove(outcome).encode() in answer.raw',
         'return answer.status in OUTCOMES[outcome.partition(" ")[0]]',
         ("tests/test_launcher.py",),
     ),
@@ -228,8 +242,8 @@ MUTANTS = [
     Mutant(
         "a path prefix is compared as it is written",
         "backjob/redirects.py",
-        "        return normalize_path(self.target.path) if self.target else \"\"",
-        "        return self.target.path if self.target else \"\"",
+        '        return normalize_path(self.target.path) if self.target else ""',
+        '        return self.target.path if self.target else ""',
         ("tests/test_redirects.py",),
     ),
     Mutant(
@@ -375,7 +389,7 @@ MUTANTS = [
     Mutant(
         "a slow statement of a keeper looks like an outage",
         "backjob/engine.py",
-        "        twin._has_limits = twin._needs_transaction = twin.kind == \"postgresql\"\n",
+        '        twin._has_limits = twin._needs_transaction = twin.kind == "postgresql"\n',
         "",
         ("tests/test_refused_writes.py",),
     ),
@@ -606,7 +620,7 @@ MUTANTS = [
     Mutant(
         "who asks by a client certificate stays behind",
         "backjob/request.py",
-        "        variables=take_identity(start, config.forward_environ),\n",
+        "        variables={**request.variables, **take_identity(start, config.forward_environ)},\n",
         "",
         ("tests/test_outer_middleware.py",),
     ),
@@ -867,8 +881,8 @@ MUTANTS = [
     Mutant(
         "a process that is gone counts on",
         "backjob/process_table.py",
-        "select(table.c.name, table.c.slots).where(~is_gone)",
-        'select(table.c.name, table.c.slots).where(bindparam("now") > "")',
+        "where(~is_gone, table.c.name != DEPLOYMENT)",
+        'where(bindparam("now") > "", table.c.name != DEPLOYMENT)',
         ("tests/test_store.py",),
     ),
     Mutant(
@@ -957,7 +971,7 @@ MUTANTS = [
     ),
     Mutant(
         "the origin is not the one that a browser sees",
-        "backjob/request.py",
+        "backjob/job_environ.py",
         "origin = _find_origin(environ)",
         """origin = f"{request.scheme}://{environ['HTTP_HOST']}\"""",
         ("tests/test_request.py",),

@@ -1,0 +1,56 @@
+"""How large a job's request may be, and the refusal of a larger one: of a body before it is in memory.
+
+Knows WSGI environs (PEP 3333) and the record of a request; no options and no store.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+from .errors import RequestTooLarge
+from .job import JobRequest
+
+_CHUNK = 65536
+
+
+def limit_body(environ: MutableMapping[str, Any], most: int) -> None:
+    """Raise RequestTooLarge if the body of this request is larger than ``most`` bytes; 0: no limit.
+
+    A body of known length is not read. One that is sent in chunks is read here, up to the limit, and has a length then.
+    """
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not most:
+        return
+    if length.isdecimal():
+        _check(int(length), most)
+    elif environ.get("wsgi.input_terminated"):  # without it nobody can tell where a body in chunks ends
+        body = _read_body(environ["wsgi.input"], most)
+        environ.pop("HTTP_TRANSFER_ENCODING", None)  # it has no meaning beside a length (RFC 9112, section 6.2)
+        environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
+
+
+def check_size(request: JobRequest, most: int) -> None:
+    """Raise RequestTooLarge if all that is sealed of this request is larger than ``most`` bytes; 0: no limit."""
+    if most:
+        _check(len(request.body), most)
+        rest = {name: value for name, value in request.__dict__.items() if name != "body"}
+        _check(len(request.body) + len(json.dumps(rest)), most)
+
+
+def _read_body(stream: Any, most: int) -> bytes:
+    read = bytearray()
+    while chunk := stream.read(_CHUNK):
+        read += chunk
+        _check(len(read), most)
+    return bytes(read)
+
+
+def _check(size: int, most: int) -> None:
+    if size > most:
+        raise RequestTooLarge(
+            f"A job's request may have {most} bytes (max_request) and this one has {size} or more: save what is large "
+            f"and start the job with its name, or raise max_request"
+        )
