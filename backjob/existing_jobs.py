@@ -83,6 +83,12 @@ class ExistingJobs(NoJob):
             return []
         return [job.as_status() for job in store.find(wanted, scope, limit, cursor, text)]
 
+    def find_foreign(self, job_ids: Iterable[int]) -> list[int]:
+        """Return those of these jobs that were started with a key that is missing here, for example by another app."""
+        backend = self._get_backend()
+        found = (backend.store.get(job_id) for job_id in job_ids)
+        return [job.id for job in found if job is not None and job.key_id not in backend.keyring.key_ids]
+
     def finish(self, text: str | None = None, job_id: AnyId = None, *, scope: str | None = None) -> None:
         """Complete the running job with this id now. Without an id, and outside of a job, it does nothing.
 

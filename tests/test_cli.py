@@ -169,8 +169,8 @@ def test_a_job_is_started_and_shown(site: Site) -> None:
     assert "scope     reports\n" in shown.stdout
     assert shown.stdout.endswith("\n\nPOST as nobody: year=2026&year=2027 name=Ada+L\n")
     assert json.loads(call("show", job_id, "--json").stdout) == site.status(job_id).as_dict()
-    servers = site.sql("SELECT count(*) FROM background_job_process WHERE slots IS NULL")
-    assert servers == [(1,)], "the command is no process of the app"
+    processes = site.sql("SELECT count(*) FROM background_job_process WHERE name LIKE 'process-%'")
+    assert processes == [(1,)], "the command is no process of the app"
 
 
 def test_what_start_is_told_goes_for_the_job(site: Site) -> None:
@@ -785,6 +785,24 @@ def test_the_key_is_another_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     assert site.rows() == [], "a job that no server could open is not recorded"
 
 
+def test_the_jobs_of_another_key_are_shown_as_such_and_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = site.start("/job", delay=3600), site.start("/job", delay=3600)
+    rows = site.rows()
+    monkeypatch.setenv("BACKJOB_KEY", "another-key-of-which-nobody-knows-here")
+    of_one = f"backjob: job {first} was started with another key. Is $BACKJOB_KEY that of the app?\n"
+    of_both = f"jobs {first}, {other} were started with another key. Is $BACKJOB_KEY that of the app?\n"
+    listed = call("list", "--json")
+    assert (listed.exit_code, len(json.loads(listed.stdout))) == (0, 2)
+    assert listed.stderr == f"backjob: {of_both}".replace(f"{first}, {other}", f"{other}, {first}")
+    shown = call("show", first)
+    assert (shown.exit_code, shown.stderr) == (0, of_one)
+    assert tell(call("cancel", first, other)) == f"backjob: Nothing is cancelled: {of_both}"
+    assert site.rows() == rows
+    monkeypatch.setenv("BACKJOB_KEY", f"another-key-of-which-nobody-knows-here {KEY}")
+    assert call("list").stderr == ""
+    assert call("cancel", first).exit_code == 0
+
+
 def test_the_address_is_not_known(site: Site) -> None:
     assert "Here that is --connect URL." in tell(call("start", "/job"))
 
@@ -800,7 +818,7 @@ def test_a_job_says_at_once_that_nothing_has_answered(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
         started = call("start", "/job", "--connect", f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert (started.exit_code, started.stdout) == (0, "1\n")
-    assert re.match(r"Not launched yet: http://\S+ is busy: .* or it is no web server", site.status(1).status_text)
+    assert re.match(r"Not launched yet: .* is busy: .* or it is no web server", site.status(1).status_text)
 
 
 @pytest.mark.parametrize(

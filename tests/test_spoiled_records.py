@@ -166,6 +166,17 @@ def test_garbage_in_a_cache_entry(tmp_path: Path, dead: str, garbage: Any) -> No
         assert [job.id for job in site.application.jobs.find()] == [jobs[2], jobs[0]]
 
 
+def test_another_jobs_record_in_a_cache_entry_is_none(tmp_path: Path) -> None:
+    """cancel() would look and write without end, because the two disagree."""
+    with empty_region("memory") as region, wrap(tmp_path, database=None, cache=region) as site:
+        one, other = site.start("/job"), site.start("/job")
+        store: Any = site.backend.store
+        copied = encode_job(store.get(other))
+        store._jobs._cells.change(store._jobs._key(one), lambda old: copied)
+        assert store.get(one) is None
+        assert [job.id for job in site.application.jobs.find()] == [other]
+
+
 def test_garbage_is_no_record_and_no_list(site: Site) -> None:
     job = site.row(site.start("/job"))
     for garbage in GARBAGE:

@@ -64,7 +64,11 @@ def list_jobs(names: Sequence[str], scope: str | None, limit: int, before: int |
     with open_application() as application:
         statuses = [Status[name.upper()] for name in names] or None
         jobs = application.jobs.find(statuses, scope, limit, before)
+        foreign = application.jobs.find_foreign(job.id for job in jobs)
     open_screen(is_json).write_jobs(jobs)
+    # Jobs that ended before the key was changed are nothing to speak of.
+    if len(foreign) == len(jobs) or any(job.id in foreign and not job.status.is_final for job in jobs):
+        _tell_foreign(foreign)
 
 
 @backjob.command()
@@ -74,7 +78,9 @@ def show(job_id: int, is_json: bool) -> None:
     """Show all that is known of a job, and its text."""
     with open_application() as application:
         job = application.jobs.status(job_id)
+        foreign = application.jobs.find_foreign([job_id])
     open_screen(is_json).write_job(job)
+    _tell_foreign(foreign)
 
 
 @backjob.command()
@@ -86,6 +92,7 @@ def watch(ids: Sequence[int], is_json: bool) -> int:
     The exit code is 0 if all of them completed, else 1.
     """
     with open_application() as application:
+        _tell_foreign(application.jobs.find_foreign(ids))
         return OK if watch_jobs(application.jobs, ids, open_screen(is_json)) else NOT_OK
 
 
@@ -176,6 +183,8 @@ def cancel(ids: Sequence[int], is_json: bool) -> None:
     with open_application() as application:
         for job_id in ids:
             application.jobs.status(job_id)  # raises for one that is not there, before any is ended
+        if foreign := application.jobs.find_foreign(ids):
+            raise BackJobError(f"Nothing is cancelled: {_explain_foreign(foreign)}")
         was_live = {job_id: application.jobs.cancel(job_id) for job_id in ids}
         jobs = [application.jobs.status(job_id) for job_id in was_live]
     screen = open_screen(is_json)
@@ -220,6 +229,17 @@ def prune(is_json: bool) -> None:
     with open_application() as application:
         count = application.prune()
     open_screen(is_json).write(f"Deleted {_count_jobs(count)}.", {"deleted": count})
+
+
+def _explain_foreign(ids: Sequence[int]) -> str:
+    jobs = f"{'job' if len(ids) == 1 else 'jobs'} {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}"
+    return f"{jobs} {'was' if len(ids) == 1 else 'were'} started with another key. Is $BACKJOB_KEY that of the app?"
+
+
+def _tell_foreign(ids: Sequence[int]) -> None:
+    """Say which of the jobs that are shown are not this application's, if any are."""
+    if ids:
+        print(f"backjob: {_explain_foreign(ids)}", file=sys.stderr)
 
 
 def _count_jobs(count: int) -> str:

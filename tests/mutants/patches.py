@@ -1612,7 +1612,7 @@ MUTANTS = [
         "backjob/cache_list.py",
         "return job if job is not None and job.id == job_id else None",
         "return job",
-        ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[index]",),
+        ("tests/test_spoiled_records.py::test_another_jobs_record_in_a_cache_entry_is_none",),
     ),
     Mutant(
         "a status in the cache need not be signed",
