@@ -1034,7 +1034,7 @@ MUTANTS = [
     ),
     Mutant(
         "a memcached that is away has no jobs",
-        "backjob/cells.py",
+        "backjob/memcached_clients.py",
         "client.retry_attempts, client.dead_timeout = 0, 0",
         "pass",
         ("tests/test_cells.py::test_a_server_that_is_away_is_an_error_each_time",),
