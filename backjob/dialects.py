@@ -36,7 +36,7 @@ TABLE_PLACE = {
         "SELECT current_database(), CAST(relnamespace AS regnamespace)"
         " FROM pg_class WHERE oid = to_regclass(CAST(:table AS text))"
     ),
-    "mysql": text("SELECT lower(database())"),
+    "mysql": text("SELECT lower(coalesce(:schema, database()))"),
 }
 """The names above the table's own that stay the same when the server moves to another host."""
 TABLE_PLACE["mariadb"] = TABLE_PLACE["mysql"]

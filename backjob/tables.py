@@ -49,9 +49,14 @@ def ask_place(connection: Connection, kind: str, table: Table) -> str:
     """Return which table this is, as the database itself says it."""
     if kind == "sqlite":
         return str(connection.exec_driver_sql("PRAGMA database_list").all()[0][2])
-    name = connection.dialect.identifier_preparer.format_table(table)
-    values = {"table": name} if kind == "postgresql" else {}
+    values = {"table": _qualify(connection, table)} if kind == "postgresql" else {}
     return repr(tuple(map(str, connection.execute(TOLD_PLACE[kind], values).one())))
+
+
+def _qualify(connection: Connection, table: Table) -> str:
+    """Return the quoted name of this table, with its schema if the engine's schema_translate_map gives one."""
+    preparer, schema = connection.dialect.identifier_preparer, connection.schema_for_object(table)
+    return f"{preparer.quote_schema(schema)}.{preparer.quote(table.name)}" if schema else preparer.quote(table.name)
 
 
 def name_place(connection: Connection, kind: str, table: Table) -> str:
@@ -61,8 +66,9 @@ def name_place(connection: Connection, kind: str, table: Table) -> str:
     """
     names = []
     if kind != "sqlite":
-        values = {"table": connection.dialect.identifier_preparer.format_table(table)} if kind == "postgresql" else {}
-        names = [str(name) for name in connection.execute(TABLE_PLACE[kind], values).one()]
+        key = "table" if kind == "postgresql" else "schema"
+        value = _qualify(connection, table) if kind == "postgresql" else connection.schema_for_object(table)
+        names = [str(name) for name in connection.execute(TABLE_PLACE[kind], {key: value}).one()]
     return " ".join([*names, table.name, _read_deployment(connection, table)])
 
 

@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from support.keepers import APP, KEY, LEASE, Process
-from support.life import CANCELLED, COMPLETED, FAILED, INPROGRESS, STARTED, Life, Row, as_row, writers
+from support.life import CANCELLED, COMPLETED, FAILED, INPROGRESS, STARTED, Life, Row, as_row, read_whole, writers
 from support.records import SERVERS, Databases, open_store
 
 from backjob import grace_period, jitter, keeper
@@ -163,7 +163,7 @@ class LifeCycle(Life):
 
     def check_sweep(self, me: Process) -> None:
         """What this keeper has changed since, it may; from now on it is what the model knows."""
-        found = {job.id: as_row(job) for job in self.processes[0].store.find(None, None, 1000, None)}
+        found = {job.id: as_row(job) for job in read_whole(self.processes[0].store)}
         assert found.keys() == self.rows.keys()
         for job_id, row in found.items():
             if row != self.rows[job_id]:
@@ -261,7 +261,7 @@ class LifeCycle(Life):
 
     @invariant()
     def rows_are_as_the_model_says(self) -> None:
-        found = {job.id: as_row(job) for job in self.processes[0].store.find(None, None, 1000, None)}
+        found = {job.id: as_row(job) for job in read_whole(self.processes[0].store)}
         assert found == self.rows
 
     @invariant()
@@ -274,7 +274,7 @@ class LifeCycle(Life):
 
     @invariant()
     def promises_hold(self) -> None:
-        for job in self.processes[1].store.find(None, None, 1000, None):
+        for job in read_whole(self.processes[1].store):
             assert job.status.is_final is (job.ended_at is not None)
             assert (job.sealed is None) is (job.status.is_final and not (job.anonymous and job.status is not COMPLETED))
             assert 0 <= job.progress <= 100

@@ -25,9 +25,9 @@ DAY = 86400.0
 def refuse(site: Site, error: LaunchError, failed_for: float) -> tuple[float, int]:
     """Refuse a new job's launch, which has failed for so many seconds: the pause until the next try, and the job."""
     job_id = site.start("/job", retries=2)
-    held_by = site.row(job_id).held_by
-    assert held_by is not None
-    return site.backend.monitor.refuse(job_id, 1, held_by, error, failed_for), job_id
+    job = site.row(job_id)
+    assert job.held_by is not None
+    return site.backend.monitor.refuse(job_id, 1, job.held_by, error, job, failed_for), job_id
 
 
 class TestRefuse:

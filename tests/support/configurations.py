@@ -6,6 +6,7 @@ import configparser
 import os
 import pwd
 import re
+import secrets
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -99,7 +100,8 @@ def _read_options(settings: dict[str, str], prefix: str) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         return []
 
-    BackJob.from_settings(app, settings, prefix).close()
+    key = {f"{prefix}key": secrets.token_urlsafe(48)}  # an ini file leaves it to $BACKJOB_KEY
+    BackJob.from_settings(app, key | settings, prefix).close()
 
 
 def _run(*command: str | Path) -> str:
