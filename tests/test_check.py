@@ -853,7 +853,8 @@ def test_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_the_docs_name_all_that_is_found() -> None:
     root = Path(__file__).parent.parent
     code = "".join(
-        (root / "backjob" / name).read_text() for name in ("check.py", "findings.py", "exposure.py", "site_check.py")
+        (root / "backjob" / name).read_text()
+        for name in ("check.py", "findings.py", "exposure.py", "site_check.py", "integrations/django.py")
     )
     named = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs" / "check.md").read_text(), re.MULTILINE)
     assert set(re.findall(r'\bFinding\(\s*"([a-z-]+)"', code)) == set(named)

@@ -443,6 +443,7 @@ def test_a_view_in_the_background_may_be_exempt_from_atomic_requests(tmp_path, t
     with project(tmp_path, {"LAUNCHER": Inline()}) as site, own_tables("sqlite3", tmp_path, is_atomic=True):
         (warning,) = check_sqlite()
         assert "once a job has written" in warning.msg
+        assert warning.msg in [found.text for found in site.application.check().warnings]
         job_id = int(call(site.application, make_environ(target, "POST", HTTP_X_PROGRAM="")).body[len(b'{"id": ') : -1])
         assert site.status(job_id).status_text == str(target == "/atomic")
     with own_tables("sqlite3", tmp_path, is_atomic=False):

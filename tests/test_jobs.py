@@ -1,5 +1,6 @@
 """The client session: every way to call start(), what it refuses before anything is recorded, and asking for jobs."""
 
+import dataclasses
 import math
 import re
 import time
@@ -219,7 +220,9 @@ def test_as_dict_is_ready_for_json(site):
     assert (first["status"], type(first["status"]), first["end_time"]) == (0, int, None)
     last = site.run("/job").as_dict()
     assert (last["status"], last["progress"], last["status_text"]) == (2, 100, "GET /job? ")
-    assert [site.status(last["id"]).as_dict(text)["status_text"] for text in (3, 0, 99)] == ["b? ", "", "GET /job? "]
+    long = dataclasses.replace(site.status(last["id"]), status_text="a" + 500 * "b")
+    assert long.as_dict()["status_text"] == 500 * "b"
+    assert [len(long.as_dict(text)["status_text"]) for text in (3, 0, 999, None)] == [3, 0, 501, 501]
     assert last["start_time"] <= last["updated_time"] <= last["end_time"]
     assert last["end_time"].endswith("+00:00")
 

@@ -124,7 +124,7 @@ def test_snippet_runs_in_a_job(snippet, tmp_path):
 
 def test_apps_can_be_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SITE_KEY", "a-key-for-tests-and-for-nothing-but-tests")
+    monkeypatch.setenv("BACKJOB_KEY", "a-key-for-tests-and-for-nothing-but-tests")
     names: dict[str, Any] = {}
     for source in APPS:
         exec(compile(source, "README.md", "exec"), names)

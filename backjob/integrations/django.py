@@ -7,6 +7,7 @@ than everybody's code does. What a job needs for CSRF protection stands in djang
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import sys
 import weakref
@@ -25,14 +26,14 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown, RequestTooLarge
+from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown, RequestTooLarge
 
 from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 from .django_inline import keep_connections
 from .django_session import watch_session
-from .django_transactions import JobsInTransaction, clear_frames
+from .django_transactions import JobsInTransaction, check_sqlite, clear_frames
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {
@@ -60,9 +61,18 @@ def get_wsgi_application() -> BackJob:
     options, handler = _read_options(), _Handler()
     is_inline = getattr(options.get("launcher"), "is_inline", False)
     try:
-        return BackJob(keep_connections(handler) if is_inline else handler, **options)
+        return _Application(keep_connections(handler) if is_inline else handler, **options)
     except ConfigError as error:
         raise ImproperlyConfigured(f"settings.BACKJOB: {error}") from error
+
+
+class _Application(BackJob):
+    """BackJob whose check() knows Django's databases too."""
+
+    def check(self, environ: Mapping[str, Any] | None = None) -> Check:
+        found = super().check(environ)
+        warnings = [Finding("atomic-requests", each.msg, str(each.hint)) for each in check_sqlite()]
+        return dataclasses.replace(found, warnings=(*found.warnings, *warnings))
 
 
 def _forget_application(setting: str, **_: Any) -> None:
