@@ -192,7 +192,7 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     "nobody listens": (refused, ["nobody listens there", "ConnectionRefusedError", "correct connect="]),
     "no such socket": (lambda ground: f"unix:{ground.folder}/none", ["there is no such socket", "correct connect="]),
     "a socket that was left": (stale_socket, ["nobody listens there"]),
-    "a socket of somebody else's": (forbidden_socket, ["let this process's user write to the socket"]),
+    "a socket of somebody else's": (forbidden_socket, ["the user of this process must be able to write to the socket"]),
     "no such name": (lambda ground: "http://nowhere.invalid:81", ["nowhere.invalid does not resolve"]),
     "a full backlog": (crowded, ["TimeoutError", "all its slots are busy", "firewall"]),
     "TLS to plain": (tls_to_plain, ["does not speak TLS", 'correct connect= to "http://']),
@@ -847,9 +847,12 @@ def test_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert page.body.startswith(b"backjob ")
 
 
+CHECKS = ("check.py", "findings.py", "exposure.py", "site_check.py")
+
+
 def test_the_docs_name_all_that_is_found() -> None:
     root = Path(__file__).parent.parent
-    code = "".join((root / "backjob" / name).read_text() for name in ("check.py", "findings.py", "exposure.py"))
+    code = "".join((root / "backjob" / name).read_text() for name in CHECKS)
     named = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs" / "check.md").read_text(), re.MULTILINE)
     assert set(re.findall(r'\bFinding\(\s*"([a-z-]+)"', code)) == set(named)
 

@@ -1,4 +1,4 @@
-"""Jobs and Django's database connections: start() waits for the commit, and what a view had open is closed in time.
+"""Jobs and Django's database connections: start() waits for the commit, and a view's cursors are closed in time.
 
 Also the system check for SQLite with ATOMIC_REQUESTS. Knows Django's connections, and no requests.
 """
@@ -17,13 +17,13 @@ from backjob import BackJobError
 
 
 class JobsInTransaction:
-    """``environ["backjob"]``, but that a job which is started in a transaction waits until that was committed."""
+    """``environ["backjob"]`` with jobs that wait for the commit of the transaction in which they are started."""
 
     def __init__(self, jobs: Any) -> None:
         self._jobs = jobs
         self._is_answered = False
         self._uncommitted: dict[tuple[int, str], Callable[[], Any]] = {}
-        """The jobs and the databases whose commit they wait for, and what that calls."""
+        """Callbacks of commits, by job id and database."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jobs, name)
@@ -49,9 +49,9 @@ class JobsInTransaction:
         return job_id
 
     def end_transactions(self) -> None:
-        """Those of the request are over: what neither was committed nor will be is gone."""
+        """Cancel the jobs whose transaction was rolled back, because the request's transactions have ended."""
         self._is_answered = True
-        # A transaction around the request, such as a TestCase's, keeps what is still to be called.
+        # A transaction around the request, such as a TestCase's, still holds its callbacks.
         kept = [call for each in connections.all(initialized_only=True) for _, call, *_ in each.run_on_commit]
         for job_id in sorted({job_id for (job_id, _), call in self._uncommitted.items() if call not in kept}):
             self._jobs.cancel_waiting(job_id)
@@ -61,7 +61,7 @@ class JobsInTransaction:
 
 
 def clear_frames(error: BaseException | None) -> None:
-    """Let go of what the view had, such as a queryset's open cursor, which a closed connection could not close."""
+    """Release the view's local objects, such as an open cursor, before the connection is closed."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         for each in getattr(error, "exceptions", ()):

@@ -99,7 +99,8 @@ def _read_options(settings: dict[str, str], prefix: str) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         return []
 
-    BackJob.from_settings(app, settings, prefix).close()
+    key = {f"{prefix}key": "a-key-for-tests-and-for-nothing-but-tests"}  # the pages leave it to $BACKJOB_KEY
+    BackJob.from_settings(app, key | settings, prefix).close()
 
 
 def _run(*command: str | Path) -> str:
