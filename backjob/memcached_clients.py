@@ -13,7 +13,6 @@ from typing import Any
 
 from .errors import ConfigError
 
-_GENERIC = "GenericMemcachedBackend"
 _BYTES = 0
 """The flags of bytes, in every client."""
 _OTHER = ""

@@ -789,8 +789,8 @@ def test_the_jobs_of_another_key_are_shown_as_such_and_left_alone(site: Site, mo
     first, other = site.start("/job", delay=3600), site.start("/job", delay=3600)
     rows = site.rows()
     monkeypatch.setenv("BACKJOB_KEY", "another-key-of-which-nobody-knows-here")
-    of_one = f"backjob: job {first} was started with another key. Is $BACKJOB_KEY that of the app?\n"
-    of_both = f"jobs {first}, {other} were started with another key. Is $BACKJOB_KEY that of the app?\n"
+    of_one = f"backjob: job {first} was started with another key. Set $BACKJOB_KEY to the app's key\n"
+    of_both = f"jobs {first}, {other} were started with another key. Set $BACKJOB_KEY to the app's key\n"
     listed = call("list", "--json")
     assert (listed.exit_code, len(json.loads(listed.stdout))) == (0, 2)
     assert listed.stderr == f"backjob: {of_both}".replace(f"{first}, {other}", f"{other}, {first}")

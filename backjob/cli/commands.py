@@ -233,7 +233,7 @@ def prune(is_json: bool) -> None:
 
 def _explain_foreign(ids: Sequence[int]) -> str:
     jobs = f"{'job' if len(ids) == 1 else 'jobs'} {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}"
-    return f"{jobs} {'was' if len(ids) == 1 else 'were'} started with another key. Is $BACKJOB_KEY that of the app?"
+    return f"{jobs} {'was' if len(ids) == 1 else 'were'} started with another key. Set $BACKJOB_KEY to the app's key"
 
 
 def _tell_foreign(ids: Sequence[int]) -> None:

@@ -29,16 +29,16 @@ class JobsInTransaction:
         return getattr(self._jobs, name)
 
     def start(self, target: Any, params: Any = None, *, after_response: bool | None = None, **options: Any) -> int:
-        """start(). Within atomic() the job is launched when the response has ended, or cancelled after a rollback.
+        """Start a job. Within atomic() the job is launched when the response has ended, or cancelled after a rollback.
 
         With ``after_response=False`` it is launched at once there too. Raises BackJobError within atomic() while a
-        StreamingHttpResponse is sent, for nobody waits for the commit any more.
+        StreamingHttpResponse is sent, because it can no longer wait for the commit.
         """
         aliases = [each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block]
         if after_response is None and aliases and self._is_answered:
             raise BackJobError(
                 "start() within atomic() comes too late to wait for the commit: the response is being sent. Call "
-                "transaction.on_commit(lambda: request.backjob.start(…)), or start() behind the atomic() block"
+                "transaction.on_commit(lambda: request.backjob.start(…)), or start() after the atomic() block"
             )
         waits = bool(aliases) if after_response is None else after_response
         job_id: int = self._jobs.start(target, params, after_response=waits, **options)
