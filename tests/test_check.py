@@ -858,7 +858,7 @@ def test_the_docs_name_all_that_is_found() -> None:
 
 
 class TestExposure:
-    """What other users of the host could do to the files."""
+    """Findings about files that other users of the host can read or change."""
 
     def test_own_folder_and_file_are_fine(self, tmp_path: Path) -> None:
         with script(tmp_path, "http://127.0.0.1:1", key=None) as application:
