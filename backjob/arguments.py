@@ -54,7 +54,7 @@ def check_options(options: Mapping[str, Any], names: Collection[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
-            raise TypeError(f"{name!r} is not an option of a job that is made from a request: {hint}")
+            raise TypeError(f"{name!r} is no option of a job that is made from a request: {hint}")
     numbers = {name: options.get(name, 0) for name in ("delay", "retries", "priority")}
     check_numbers(**numbers, error_timeout=options.get("error_timeout"))
     flags = {name: options[name] for name in ("as_user", "unique", "after_response") if name in options}
