@@ -53,7 +53,7 @@ class Address:
 
     @property
     def wire_host(self) -> str:
-        """The Host header of a self-request. It never comes from a job, whose user may have chosen it."""
+        """Host header of a self-request. It never comes from a job, whose user may have chosen it."""
         return self.site or self.authority
 
     def __str__(self) -> str:
@@ -111,9 +111,9 @@ def read_origin(text: str) -> Address:
 
 
 def add_site(address: Address, site: str) -> list[Address]:
-    """Return the address, and the same with this Host header, which is tried where the address's own one leads astray.
+    """Return the address, and the same with this Host header, which is tried if the address's own Host leads elsewhere.
 
-    The first one is no longer sure: what answers there may be another site of the same server.
+    The first one is no longer sure, because another site of the same server may answer there.
     """
     if not site or site == address.authority:
         return [address]

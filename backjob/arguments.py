@@ -23,7 +23,7 @@ AnyId = int | str | None
 _MAX_ID = 2**63 - 1
 _MOST_PRIORITY = 1000
 _OF_A_REQUEST = frozenset({"self", "target", "method", "data", "json", "body", "content_type"})
-"""The arguments of start() that a ``webob.Request`` has in itself."""
+"""Arguments of start() that a ``webob.Request`` contains itself."""
 
 
 def parse_id(job_id: int | str) -> int | None:
@@ -54,7 +54,7 @@ def check_options(options: Mapping[str, Any], names: Collection[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
-            raise TypeError(f"{name!r} is no option of a job that is made of a request: {hint}")
+            raise TypeError(f"{name!r} is no option of a job that is made from a request: {hint}")
     numbers = {name: options.get(name, 0) for name in ("delay", "retries", "priority")}
     check_numbers(**numbers, error_timeout=options.get("error_timeout"))
     flags = {name: options[name] for name in ("as_user", "unique", "after_response") if name in options}
@@ -91,11 +91,11 @@ def check_flags(**flags: bool) -> None:
 def check_scope(scope: str) -> None:
     """Raises ValueError for what is no scope."""
     if not is_scope(scope):
-        raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters, without NUL and lone surrogates")
+        raise ValueError(f"scope must be a str of at most {MOST_SCOPE} characters, without NUL or lone surrogates")
 
 
 def is_scope(scope: object) -> bool:
-    """Can a job have this scope? Databases can't keep a NUL, and a lone surrogate is no text."""
+    """Return whether a job can have this scope. Databases can't store a NUL, and a lone surrogate has no UTF-8."""
     return isinstance(scope, str) and len(scope) <= MOST_SCOPE and clean_text(scope) == scope
 
 

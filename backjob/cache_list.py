@@ -34,8 +34,9 @@ class JobList:
 
     @property
     def place(self) -> str:
-        """The prefix, and the random id that a cache has from its first job on. Each read of a single record, and of
-        the list for a new job, reads the id too: a cache may lose it, with all records or without."""
+        """Prefix and random id of the cache. The id is made with the first job.
+
+        Each read of a single record, and of the list for a new job, reads the id too, because a cache may lose it."""
         return f"{self._prefix} {self._deployment.decode('ascii', 'replace')}"
 
     # Records.
@@ -103,7 +104,7 @@ class JobList:
         return Index.decode(self._cells.read(self._index_key))
 
     def read_for_new(self) -> Index:
-        """The list as it is now, for a job that is to be added. Makes the id of the deployment if it is missing."""
+        """Return the current list, for a new job. Makes the id of the deployment if it is missing."""
         value, deployment = self._cells.read_many([self._index_key, self._deployment_key])
         if deployment is None:
             self._cells.change(self._deployment_key, self._choose_deployment)
@@ -200,7 +201,7 @@ class JobList:
         self._cells.change(self._index_key, change)
 
     def _decode(self, job_id: int, value: bytes | None) -> Job | None:
-        """Return the record, or None: also for another job's record that was copied to the place of this one."""
+        """Return the record, or None if it is missing or was copied from another job."""
         job = decode_job(value, self._now())
         return job if job is not None and job.id == job_id else None
 

@@ -58,7 +58,7 @@ def open_cells(region: Any, seconds: float) -> Cells:
 
 
 def _is_memcached(backend: Any) -> bool:
-    return hasattr(type(backend), "client")  # of the object itself it would be made
+    return hasattr(type(backend), "client")  # access on the object itself would make the client
 
 
 class _ProcessLock:

@@ -173,8 +173,8 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
     answer = backend.self_request.ask(address, token, request, patience)
     if is_proof(answer, token, "stale"):
         raise LaunchError(
-            f"{address} takes the request for an old one: something in front of it sends requests twice or holds them "
-            "back, or the clocks of two hosts differ by a minute and the job database can't be asked for the time"
+            f"{address} refuses the request as too old or repeated: something in front of it sends requests twice or "
+            "delays them, or the clocks of two hosts differ by a minute while the job database is unreachable"
         )
     text = answer.body.decode("latin-1")
     if answer.status != 200 or prove_facts(token, text).encode() not in answer.raw:

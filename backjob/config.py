@@ -124,7 +124,7 @@ class Config:
     """Jobs that run at once in each scope that is not "", or a mapping of scopes to such numbers. 0: no limit."""
 
     keeper: bool = True
-    """Does this process look after all jobs: settle what was lost, launch what is due, delete what is old? False for
+    """Whether this process has a keeper, which recovers lost jobs, launches due ones and deletes old ones. False for
     one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
     app_version: str | None = None
@@ -148,8 +148,8 @@ class Config:
     """Bytes of UTF-8 that are kept of a job's output: the last ones, or up to an eighth less, on whole lines."""
 
     max_request: int = 1048576
-    """Bytes that a job's request may have: body, URL, headers and what else is sealed in its record. A larger one is
-    refused by start() with :class:`backjob.RequestTooLarge`, and by ``background`` views with 413. 0: no limit."""
+    """Largest request of a job in bytes: body, URL, headers and the rest of its sealed record. For a larger one start()
+    raises :class:`backjob.RequestTooLarge`, and ``background`` views answer 413. 0: no limit."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
     """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
@@ -217,7 +217,7 @@ class Config:
         check_pattern("table_name", self.table_name, pattern, allowed)
 
     def _check_wire(self) -> None:
-        """Check what goes into the head of a self-request: one line each, and well under 2 kB together."""
+        """Check the options that go into the head of a self-request: one line each, and well under 2 kB together."""
         if not is_header_value(self.user_agent) or not 0 < len(self.user_agent) <= 200:
             refuse("user_agent", "must be 1-200 printable ASCII characters")
         check_with("ca_file", self.ca_file, check_ca_file)
@@ -238,13 +238,13 @@ class Config:
 
     @cached_property
     def address(self) -> Address | None:
-        """What ``connect=`` says, parsed. A unix socket has no name of its own for the Host header."""
+        """Address in ``connect=``, parsed. A unix socket has no name of its own for the Host header."""
         address = parse_connect(self.connect) if self.connect is not None else None
         return replace(address, site=self.site.authority) if address and address.unix and self.site else address
 
     @cached_property
     def site(self) -> SiteUrl | None:
-        """What ``site_url=`` says, parsed."""
+        """URL in ``site_url=``, parsed."""
         return parse_site_url(self.site_url) if self.site_url is not None else None
 
     @cached_property

@@ -56,9 +56,9 @@ _CERTIFICATE_DEMANDS = frozenset(
     {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE", "SSLV3_ALERT_BAD_CERTIFICATE"}
     | {"SSLV3_ALERT_NO_CERTIFICATE", "TLSV1_ALERT_ACCESS_DENIED", "SSLV3_ALERT_CERTIFICATE_UNKNOWN"}
 )
-"""Alerts of servers that want the client's certificate: OpenSSL's of TLS 1.3 and of TLS 1.2, and those of others."""
+"""TLS alerts of servers that require a client certificate: OpenSSL's in TLS 1.3 and 1.2, and those of others."""
 _NO_CERTIFICATE = b"No required SSL certificate was sent"
-"""What nginx says of it, in an answer of status 400."""
+"""Message of nginx for a missing client certificate, in an answer of status 400."""
 _LET_WRITE = (
     "the user of this process must be able to write to the socket and to enter its folder. With systemd set "
     "SocketGroup= and SocketMode=0660 in the socket's unit, else the server's umask (gunicorn: --umask 007) and group"
@@ -82,11 +82,11 @@ _PLACES = (
     (re.compile(r", it says (?:'[^']*'|\"[^\"]*\")"), ""),
     (re.compile(r"can't be verified \(.*?\)(?=: )"), "can't be verified"),
     (re.compile(r"the name \S+ does not resolve"), "its name does not resolve"),
-    # With a quotation mark before it, it is an example in a remedy.
+    # After a quotation mark it is an example in a remedy.
     (re.compile(r"(?<![\"'\w])(?:https?|uwsgi)(?:\+unix)?:[^\s,;]*[^\s,;:.?)]"), "the app's own address"),
     (re.compile(r"(?<![\"'\w])unix:[^\s,;]*[^\s,;:.?)]"), "the app's own address"),
 )
-"""The parts of an explanation that show how a site is built, and what people see instead."""
+"""Parts of an explanation that reveal the site's servers, and their replacements in status texts."""
 
 
 class Silence(LaunchError):
@@ -204,7 +204,7 @@ def explain_loss(address: Address, seconds: float) -> Silence:
 
 
 def hide_places(text: str) -> str:
-    """Return an explanation for people: without addresses, host names and the names of servers, which the log has."""
+    """Return an explanation for status texts, without addresses, host names and names of servers."""
     for pattern, neutral in _PLACES:
         text = pattern.sub(neutral, text)
     return text
@@ -217,7 +217,7 @@ def _add_sentence(text: str, sentence: str) -> str:
 
 def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
     """What was met at each of the addresses that were tried."""
-    # The server is there, and refuses this process: what failed at the other guesses would only distract.
+    # The server refuses this process, so the failures at other addresses don't matter.
     failures = [failure for failure in failures if failure.is_denied] or failures
     tried = "; ".join(dict.fromkeys(str(failure) for failure in failures)).replace("?; ", "? ")
     is_of_job = any(failure.is_of_job for failure in failures)

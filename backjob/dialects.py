@@ -38,7 +38,7 @@ TABLE_PLACE = {
     ),
     "mysql": text("SELECT lower(coalesce(:schema, database()))"),
 }
-"""The names above the table's own that stay the same when the server moves to another host."""
+"""Queries for the names above the table's own that stay the same when the server moves to another host."""
 TABLE_PLACE["mariadb"] = TABLE_PLACE["mysql"]
 # SQLite keeps the last number of a table with AUTOINCREMENT there.
 LAST_NUMBER = text("SELECT seq FROM sqlite_sequence WHERE name = :table")

@@ -47,7 +47,7 @@ def discover_unasked() -> list[Address]:
 
 
 def routes_by_host(environ: Mapping[str, Any]) -> bool:
-    """Is this a server of several sites, where a Host other than the site's own leads to another one?"""
+    """Return whether this server has several sites, so that another Host leads to another site."""
     return "mod_wsgi.version" in environ
 
 
@@ -55,11 +55,11 @@ def find_site(environ: Mapping[str, Any]) -> str:
     """Return the Host header by which the server has routed this request to the app, or "" if that is not known.
 
     A middleware may have put another header in its place, such as X-Forwarded-Host, which a visitor may have written.
-    So a Host that some other header contains too is only believed where the original is known.
+    So a Host that another header contains too is used only if the original is known.
     """
     original = environ.get("werkzeug.proxy_fix.orig")
     original = original if isinstance(original, Mapping) else {}
-    if routes_by_host(environ):  # Apache's name of the site that it has chosen
+    if routes_by_host(environ):  # Apache's SERVER_NAME is the chosen site
         return _check_site(str(original.get("SERVER_NAME") or environ.get("SERVER_NAME", "")))
     host = original.get("HTTP_HOST") or environ.get("HTTP_HOST", "")
     name = str(host).rpartition("]")[0] or str(host).partition(":")[0]

@@ -1,6 +1,6 @@
 """The application's requests to itself: monitor, worker, probe and check, told apart by a verified token.
 
-The worker's request alone reaches the app, which sees it as the sealed record has it.
+Only the worker's request reaches the app, with the content of the sealed record.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Responder = Callable[..., list[bytes]]
 
 
 class Endpoint:
-    """Answers the requests with a token. ``app`` is what runs the jobs."""
+    """Answers to requests with a token. ``app`` runs the jobs."""
 
     def __init__(self, assembly: Assembly, app: Callable[..., Iterable[bytes]]) -> None:
         self._assembly = assembly
@@ -44,7 +44,7 @@ class Endpoint:
         self._refused = RefusedTokens()
 
     def answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request with a token. It reaches the app only as the job that it is."""
+        """Answer a request with a token. It reaches the app only as a job."""
         respond: Responder = functools.partial(_respond, environ, start_response)
         token = None
         try:
@@ -66,13 +66,13 @@ class Endpoint:
             self._refused.note(environ)
             return respond("403 Forbidden")
         except (StoreError, KeyringError) as error:
-            log.error("A request of backjob's own can't be served: %s", error)
+            log.error("A self-request can't be served: %s", error)
             return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
 
     def _prove(self, backend: Backend, token: Token, environ: dict[str, Any], respond: Responder) -> Iterable[bytes]:
         """Prove that this app answers here. A token that is too old, or comes again, has no other effect.
 
-        It gets the same proof, which tells nothing new: a probe may have waited in the server's backlog for long, and
+        It gets the same proof, which reveals nothing new. A probe may have waited long in the server's backlog, and
         some proxies send a request twice.
         """
         proof = f"{token.prove('here')} {token.prove(prove_app(backend.self_request.app))}"
@@ -89,9 +89,9 @@ class Endpoint:
     ) -> Iterable[bytes]:
         """Answer a check, whose token no other process of the deployment has answered."""
         with contextlib.suppress(StoreError):
-            backend.store.time()  # this process may not have read it yet
+            backend.store.time()  # this process may not have read the time yet
         is_fresh = backend.self_request.paths.tokens.take(token)
-        with contextlib.suppress(StoreError):  # a check has to say that the store is away
+        with contextlib.suppress(StoreError):  # a check must report that the store is unreachable
             is_fresh = is_fresh and backend.store.use_once(f"token-{token.nonce}"[:64], LIFETIME)
         if not is_fresh:
             self._refused.note(environ, is_stale=True)
@@ -140,14 +140,15 @@ class Endpoint:
         else:
             outcome = backend.name_refusal(job)
         if way != "thread" and outcome == "full" and job.held_by:
-            # Who launched it may have left. Given back before the look, it is seen here or by the one who ends next.
+            # The launching process may be gone. The hold is released before the search, so this process or the next to
+            # finish a job finds it.
             backend.store.note_full(job.id, job.attempt, job.held_by)
         if way != "thread" and (outcome == "ended" or (outcome == "full" and backend.limits.has_room_here)):
             backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
         return respond("200 OK" if outcome == "ended" else "409 Conflict", token.prove(outcome))
 
     def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> str:
-        """Claim the job and run it, unless as many run as may. How that went, in the words of the proof."""
+        """Claim the job and run it, unless the limit is reached. Return the outcome, in the words of the proof."""
         limits, owner = backend.limits, backend.monitor.name_claim(token)
         if not limits.enter():
             return "full"
@@ -166,7 +167,7 @@ class Endpoint:
 def _respond(
     environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = "", text: str = ""
 ) -> list[bytes]:
-    """One of our own answers: of known length, never kept or held back by a proxy. The text is ASCII."""
+    """Return an answer of backjob itself: of known length, never cached or buffered by a proxy, in ASCII."""
     body = (text or f"{SIGNATURE}{status.partition(' ')[2].lower()}\n").encode("ascii")
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -181,7 +182,7 @@ def _respond(
 
 
 def _drain(environ: Mapping[str, Any]) -> None:
-    """Read the body that travelled: a server that closes with unread input cuts our answer off."""
+    """Read the body, because a server that closes with unread input may cut off the answer."""
     try:
         left = int(environ.get("CONTENT_LENGTH") or 0)
         while left > 0:
@@ -190,4 +191,4 @@ def _drain(environ: Mapping[str, Any]) -> None:
                 break
             left -= len(chunk)
     except (ValueError, OSError):
-        pass  # the record has the body all the same
+        pass  # the record has the body anyway

@@ -64,7 +64,7 @@ class Database:
         """The longest value that the server accepts, in bytes; None: no limit. Known after the first use."""
         self._least_number = 0
         self.names = tables.Names()
-        """The names of this table that the database gives. Known after the first use, of this Database or its twin."""
+        """Names of this table in the database. Known after the first use, of this Database or its twin."""
         self._inherited: Pool | None = None
         self._lender: Database | None = None
         # No connection may be open during a fork: SQLite's locks belong to the process, and a child would inherit the

@@ -34,7 +34,7 @@ _MISSPELT = {"mysql2": "mysql", "pgsql": "postgresql", "postgres": "postgresql",
 _MISSPELT |= {"sqlite3": "sqlite"}
 """Names that other libraries and hosting services give to databases in URLs, and SQLAlchemy's own."""
 _SECURE_DELETE = "PRAGMA secure_delete = ON"
-"""SQLite overwrites what is deleted with zeros, instead of only marking it as free."""
+"""Pragma by which SQLite overwrites deleted values with zeros, instead of only marking it as free."""
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """Which one is meant where the URL names none: those that the package's extras bring."""
 # In seconds, but for tcp_user_timeout. A server that takes the connection and never answers is noticed as well.
@@ -136,7 +136,7 @@ def bare_engine(engine: Engine) -> Engine:
 
 
 def _delete_securely(connection: Connection) -> None:
-    """Set this once on each of a user's connections that is used here. It counts for the app's own deletions too."""
+    """Set the pragma once on each connection of an engine of the user's. It applies to the app's deletions too."""
     if _SECURE_DELETE not in connection.info:
         connection.exec_driver_sql(_SECURE_DELETE).close()
         connection.info[_SECURE_DELETE] = True

@@ -73,7 +73,7 @@ class TimedOut(StoreError):
 
 
 class KeyringError(BackJobError):
-    """The key file can't be used. Set key= or $BACKJOB_KEY, or let the app write beside its database."""
+    """The key file can't be used. Set key= or $BACKJOB_KEY, or correct the file as the message says."""
 
 
 class JobNotFound(BackJobError, LookupError):

@@ -1,4 +1,4 @@
-"""The log records of a job's life: started, begun, ended or retried. Each is made where its write was made.
+"""Log records of a job's life: started, begun, ended or retried. The process that makes the write logs it.
 
 One record for each of these events in the whole deployment. Knows the logger and the moves; no store and no app.
 """
@@ -21,11 +21,11 @@ _WORDS = {Move.RETRY: "failed and runs again"}
 _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
-"""Characters that end a line, move a cursor, or turn the direction of a text around."""
+"""Pattern of characters that end a line, move a cursor, or turn the direction of a text around."""
 
 
 class Requested(Protocol):
-    """A job, or the request of one."""
+    """Attributes that a job and its request share."""
 
     @property
     def method(self) -> str: ...
@@ -89,7 +89,7 @@ def log_late(job: Job, error: BaseException | None, *, is_child: bool = False) -
 
 
 def _unharmed() -> contextlib.AbstractContextManager[None]:
-    """The write was made: no handler of the application's that raises changes that."""
+    """Suppress exceptions of the application's log handlers, because the write was already made."""
     return contextlib.suppress(Exception)
 
 

@@ -1,6 +1,6 @@
-"""What a client asks of the jobs that are there, and does to them, by their ids.
+"""Queries and operations on recorded jobs, by their ids.
 
-Knows no request to start, and no launch. Each act by id is logged with the user: see security_log.
+Starts and launches nothing. Each operation by id is logged with the user: see security_log.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ExistingJobs(NoJob):
     _environ: Mapping[str, Any] | None
 
     def status(self, job_id: int | str, *, scope: str | None = None) -> JobStatus:
-        """How a job stands, or stood up to a second ago where a cache is used. Never writes.
+        """Return the status of a job, up to a second old if a cache is used. Never writes.
 
         Raises JobNotFound, also for a job of another scope when one is given.
         """
         return self._find_one(self._get_backend().store.status, job_id, scope)
 
     def exists(self, job_id: int | str, *, scope: str | None = None) -> bool:
-        """Is there such a job (in this scope)?"""
+        """Return whether there is such a job, in this scope if one is given."""
         try:
             self.status(job_id, scope=scope)
         except JobNotFound:
@@ -44,7 +44,7 @@ class ExistingJobs(NoJob):
         return True
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
-        """End a job: one that waits at once, a running one at its next sign. True if it was live.
+        """End a waiting job at once, a running one at its next heartbeat. Return whether it was live.
 
         Raises JobNotFound, and BackJobError for a job that a newer release of backjob recorded.
         """
@@ -52,7 +52,7 @@ class ExistingJobs(NoJob):
         while not (job := self._find_one(store.get, job_id, scope)).status.is_final:
             if not job.is_readable:
                 raise BackJobError(f"Job {job.id} can't be cancelled here: {NEWER_RECORD}")
-            # Between the look and the write the job may have gone on: then look again.
+            # The job may have moved on between the read and the write: then read again.
             is_ended = job.status is Status.STARTED and store.move(Move.CANCEL, job.id, attempt=job.attempt)
             if is_ended:
                 log_ended(Move.CANCEL, job.id, job.attempt, job)
@@ -69,9 +69,9 @@ class ExistingJobs(NoJob):
         before: int | None = None,
         text: int | None = 500,
     ) -> list[JobStatus]:
-        """Jobs in one of these statuses and of this scope, the newest first; ``before`` an id, to page on.
+        """Return jobs with these statuses and this scope, the newest first. ``before``: an id, for the next page.
 
-        Of each status text they have the last ``text`` characters; None: all of it, as status() has.
+        ``text``: the number of characters kept at the end of each status text; None: all, as in status().
         """
         cursor = check_find(limit, text, before)
         if isinstance(status, str):
@@ -84,7 +84,7 @@ class ExistingJobs(NoJob):
         return [job.as_status() for job in store.find(wanted, scope, limit, cursor, text)]
 
     def find_foreign(self, job_ids: Iterable[int]) -> list[int]:
-        """Return those of these jobs that were started with a key that is missing here, for example by another app."""
+        """Return the ids of the jobs whose key is missing here, for example because another app started them."""
         backend = self._get_backend()
         found = (backend.store.get(job_id) for job_id in job_ids)
         return [job.id for job in found if job is not None and job.key_id not in backend.keyring.key_ids]

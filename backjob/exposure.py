@@ -1,4 +1,4 @@
-"""What other users of this host can do to the files of an application: what a check says of modes and owners.
+"""Findings of a check about modes and owners of files that other users of this host can read or change.
 
 Looks at files, and changes nothing. A key file that others can read or change is not used at all: see keyring.
 """
@@ -17,7 +17,7 @@ from .findings import Finding
 
 
 def find_exposures(database: Path | None, key: Path | None) -> Iterator[Finding]:
-    """Yield what is wrong with the mode of the SQLite file and with the folders of both files."""
+    """Yield findings about the mode of the SQLite file and about the folders of both files."""
     if database is not None:
         with contextlib.suppress(OSError):
             yield from _of_database(database, stat.S_IMODE(database.stat().st_mode))
@@ -32,7 +32,7 @@ def _list_folders(files: Iterable[Path]) -> list[Path]:
 
 def _of_database(file: Path, mode: int) -> Iterator[Finding]:
     if mode & 0o077:
-        text = f"The SQLite file {file} has mode {mode:04o}: others than its owner can read or change what it holds"
+        text = f"The SQLite file {file} has mode {mode:04o}: other users can read or change the jobs in it"
         yield Finding("file-mode", text, f"chmod 600 {file}*, unless that is meant")
 
 
@@ -42,13 +42,13 @@ def _of_folder(folder: Path, found: os.stat_result) -> Iterator[Finding]:
     if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_own_group(found)):
         of_whom = f"has mode {mode:04o}"
     if of_whom:
-        text = f"The folder {folder} {of_whom}: other users can put files of their own in the place of yours"
+        text = f"The folder {folder} {of_whom}: other users can replace the files in it"
         remedy = "Give the SQLite file and the key file a folder that only the server's user can write to"
         yield Finding("shared-folder", text, remedy)
 
 
 def _is_own_group(found: os.stat_result) -> bool:
-    """Has the owner a group of its own name and without others, as most Linux systems give each user one?"""
+    """Return whether the group is the owner's own: same name, no other members. Most Linux systems make one."""
     try:
         user, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
     except KeyError:

@@ -34,12 +34,12 @@ def make_file(path: Path, text: str = "") -> None:
 
 
 def read_private_file(path: Path) -> str:
-    """Return the text of a file that only this user, or root, can have written, and nobody else can read.
+    """Return the text of a file that only this user, or root, can have written and can read.
 
-    Raises OSError. The checks are made on the open file, so that no other one can take its place in between.
+    Raises OSError. The checks are made on the open file, so that it can't be replaced in between.
     """
     try:
-        # O_NONBLOCK: the opening of a pipe would wait for its writer.
+        # O_NONBLOCK, because opening a pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:

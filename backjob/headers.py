@@ -156,7 +156,7 @@ def explain_left_out(code: int, names: Collection[str], *, is_anonymous: bool) -
 
 
 def keep_origin(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return which site's page has sent a request, without what a Referer's path may tell of the user.
+    """Return the headers that name the sending site, without the Referer's path, which may reveal the user.
 
     A check within an anonymous job then refuses a request of another site's page, as it would in the foreground.
     """

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code."""
 _PATIENCE = 1.0
-"""Seconds for closing what is open. A database driver's C code may wait much longer, and no exception ends that."""
+"""Seconds for closing open connections and files. Exceptions don't end a wait in a driver's C code."""
 
 
 class _State:
@@ -28,13 +28,13 @@ class _State:
 
 
 def end_at_once() -> None:
-    """From now on Ctrl-C ends the process at once: nothing is open, or it is being closed already."""
+    """Let Ctrl-C end the process at once, because nothing is open or everything is being closed."""
     _handle(_end)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within this block the first Ctrl-C raises KeyboardInterrupt, so that everything opened in it is closed."""
+    """Let the first Ctrl-C within this block raise KeyboardInterrupt, so that everything opened in it is closed."""
     _State.is_interruptible = True
     _handle(_raise)
     _limit_wait()
@@ -46,9 +46,9 @@ def interruptible() -> Iterator[None]:
 
 
 def resume() -> None:
-    """Go on after code of the app, such as its import.
+    """Restore the handler after code of the app, such as its import.
 
-    The app may have set a handler of its own, which is replaced. Raises KeyboardInterrupt if it has swallowed one.
+    A handler that the app has set is replaced. Raises KeyboardInterrupt if the app has swallowed one.
     """
     if _State.is_raised:
         raise KeyboardInterrupt
@@ -78,7 +78,7 @@ def _end(*_: object) -> None:
 
 
 def _limit_wait() -> None:
-    """Start a thread that ends the process if it goes on for long after Ctrl-C."""
+    """Start a thread that ends the process if it still runs some time after Ctrl-C."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:

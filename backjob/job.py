@@ -68,7 +68,7 @@ class JobRequest:
 
     @property
     def lacks_site(self) -> bool:
-        """Was it started outside of a request, without ``site_url``?"""
+        """True if the job was started outside of a request and without ``site_url``."""
         return self.script_name is None and "SERVER_NAME" not in self.variables
 
     def __repr__(self) -> str:
@@ -182,7 +182,7 @@ class Job:
 
     @property
     def ran_for(self) -> float | None:
-        """Seconds for which its attempt ran until it was read; None for one that has not begun."""
+        """Duration of the attempt until the record was read, in seconds; None if it has not begun."""
         return (self.read_at - self.started_at).total_seconds() if self.started_at is not None else None
 
     @property

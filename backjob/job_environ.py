@@ -1,4 +1,4 @@
-"""The environ in which the app runs a job: the server's own, with what the record says of the request and its user.
+"""The environ in which the app runs a job: the server's own, with the request and the user of the record.
 
 Knows WSGI environs (PEP 3333) and ASGI scopes; no tokens, no store, no socket.
 """
@@ -84,7 +84,7 @@ def _forbid_caches(directives: str) -> str:
 
 
 def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request: JobRequest) -> dict[str, Any]:
-    """What a bridge from ASGI shows of the request that came in, as the job's request would have been there."""
+    """Return the ``asgi.scope`` of a bridge from ASGI, changed to the job's request."""
     headers = {key.removeprefix("HTTP_"): value for key, value in environ.items() if key.startswith("HTTP_")}
     headers |= {key: environ[key] for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if key in environ}
     path = unquote_to_bytes(request.path)
@@ -104,7 +104,7 @@ def _restore_scope(scope: Mapping[str, Any], environ: Mapping[str, Any], request
 
 
 def _find_origin(environ: Mapping[str, Any]) -> str:
-    """The site's origin as a browser sees it, also where only the app knows whether to believe the proxy."""
+    """Return the site's origin as a browser sees it, with the headers of a proxy if there are any."""
     scheme, host = (
         environ.get(f"HTTP_X_FORWARDED_{name}", "").partition(",")[0].strip() or otherwise
         for name, otherwise in (("PROTO", environ["wsgi.url_scheme"]), ("HOST", environ["HTTP_HOST"]))

@@ -1,4 +1,4 @@
-"""The client session, ``application.jobs`` and the base of ``environ["backjob"]``: start jobs, ask for them, end them.
+"""The client session, ``application.jobs`` and the base of ``environ["backjob"]``: start jobs, query them, end them.
 
 Every call answers from the store. What belongs to a running job does nothing here, so that one view of the app serves
 the foreground and the background. What needs no start of a job is in existing_jobs.

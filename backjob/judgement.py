@@ -38,7 +38,7 @@ _PASSING = frozenset({408, 425, 429})
 _SERVER_ERRORS = range(500, 600)
 _REFUSALS = frozenset({401, 403})
 _OF_HOST = frozenset({400, 421})
-"""Answers to a Host that the app does not allow."""
+"""Statuses of answers to a Host that the app does not allow."""
 _LACKS_SITE = 'the job was started outside of a request: set site_url="https://…" to the URL that people use'
 _LONG_WAIT = 60.0
 """Seconds of waiting after which credentials may have expired."""
@@ -77,12 +77,12 @@ class Run:
     """Was that exception a 401 or 403? A redirect that answers it leads to a login page."""
     login_url: str = field(repr=False, default="")
     error: BaseException | None = field(repr=False, default=None)
-    """The exception that the framework reported last, if it is no HTTP response."""
+    """Exception that the framework reported last, unless it is an HTTP response."""
     begun_at: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
-        """For how long it has run."""
+        """Duration of the run so far."""
         return time.monotonic() - self.begun_at
 
     def note_exception(self, error: BaseException) -> None:

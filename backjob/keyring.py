@@ -43,7 +43,7 @@ _SAMPLES = frozenset(
     }
 )
 """Keys in examples of this documentation, now or before, in lower case and without punctuation."""
-_GUESSABLE = f"that is a sample of the documentation, or has fewer than {_LEAST_DIFFERENT} different characters"
+_GUESSABLE = f"that is an example from the documentation, or has fewer than {_LEAST_DIFFERENT} different characters"
 _MAKE_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(48))"'
 _MAX_ID = 2**63 - 1
 _FIRST_VERSION = 1
@@ -238,7 +238,7 @@ def read_or_make_key_file(path: Path) -> str:
     if len(key) < MIN_KEY_LENGTH:
         raise KeyringError(f"The key file {path} holds no key of {MIN_KEY_LENGTH} or more characters. Delete it.")
     if _is_guessable(key):
-        raise KeyringError(f"The key file {path} holds a key {_GUESSABLE}. Delete it: a new one is made then.")
+        raise KeyringError(f"The key file {path} holds a key {_GUESSABLE}. Delete the file: a new key is then made.")
     return key
 
 
@@ -250,7 +250,7 @@ def check_keys(keys: object, source: str) -> list[str]:
             f"{source} must be a str of {MIN_KEY_LENGTH} or more characters, or a list of such, newest first"
         )
     if any(map(_is_guessable, listed)):
-        raise ConfigError(f"{source} must be a random key, and has one {_GUESSABLE}. Make one with: {_MAKE_KEY}")
+        raise ConfigError(f"{source} must be a random key, but contains one {_GUESSABLE}. Make one with: {_MAKE_KEY}")
     return listed
 
 

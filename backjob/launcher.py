@@ -65,7 +65,7 @@ class SelfRequest:
         self._unanswered, self._last_unanswered = 0, 0.0
 
     def learn(self, environ: Mapping[str, Any]) -> None:
-        """Remember where a self-request has come in, for the times when no request is at hand."""
+        """Remember the address of an incoming self-request, for use outside of requests."""
         self.paths.note_arrival(environ.get("REQUEST_METHOD", ""), environ.get("SCRIPT_NAME", ""))
         self.own.learn_from_own(environ)
 
@@ -80,11 +80,11 @@ class SelfRequest:
         return self.own.candidates(environ)
 
     def note_arrival(self, job: Job, token: Token) -> None:
-        """This launch has come in here: a proof of the address that it was sent to (see docs/decisions, 11)."""
+        """Record the arrival of this launch, which proves the address to which it was sent (see docs/decisions, 11)."""
         if self.own.note_arrival(token.nonce):
             self.has_worked = True
         elif self._config.address and not self.own.is_proven(self._config.address):
-            with contextlib.suppress(SealError):  # what becomes of such a record is decided elsewhere
+            with contextlib.suppress(SealError):  # such a record is handled elsewhere
                 self.own.note_arrival_of(self._keyring.unseal(job.id, job.uid, job.sealed))
 
     def note_path(self, path: str, nonce: str) -> None:
@@ -213,12 +213,12 @@ class SelfRequest:
         self.paths.send_ahead(address, token, request, self._config.close_delay)
 
     def note_proof(self, address: Address) -> None:
-        """The app has just answered at this address, or at its home if it is another app."""
+        """Record that the app, or the home of another app's job, has just answered at this address."""
         self.own.note_proof(address)
         self.has_worked = True
 
     def forget_proofs(self) -> None:
-        """Something failed, or another program answered: each address has to prove itself again."""
+        """Make each address prove itself again, after a failure or an answer of another program."""
         self.own.forget()
         self._elsewhere.clear()
         self.paths.clear()

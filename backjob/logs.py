@@ -23,7 +23,7 @@ class Shown(Protocol):
 
 
 _OWN = ("backjob", "backjob.security")
-"""The loggers of this package."""
+"""Names of the loggers of this package."""
 _current: ContextVar[Shown | None] = ContextVar("backjob", default=None)
 
 
@@ -43,7 +43,7 @@ def about(job_id: int, attempt: int | None = None) -> dict[str, int | None]:
 
 
 class _OwnFilter(logging.Filter):
-    """Gives each of backjob's own records all attributes that some have, so that a formatter can name them."""
+    """Filter that gives each of backjob's records all attributes, so that a formatter can use them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         for name in ("method", "path", "outcome", "seconds"):

@@ -13,11 +13,10 @@ from typing import Any
 
 from .errors import ConfigError
 
-_GENERIC = "GenericMemcachedBackend"
 _BYTES = 0
 """The flags of bytes, in every client."""
 _OTHER = ""
-"""What is returned for all other values. None would mean that there is none, and the key could not be set anew."""
+"""Result for all other values. None would mean a missing key, which could not be overwritten."""
 
 
 def check_client(backend: Any) -> None:
@@ -89,7 +88,7 @@ def _make_pylibmc(backend: Any, seconds: float) -> Any:
 
 
 class _ReadsNothing:
-    """An unpickler of bmemcached that does not look at what it is given."""
+    """An unpickler of bmemcached that does not read its input."""
 
     def __init__(self, file: Any) -> None:
         pass

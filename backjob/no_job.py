@@ -45,8 +45,8 @@ class NoJob:
     def fileno(self) -> int:
         """Raise TypeError: there is no file for another program to write to."""
         raise TypeError(
-            "a job is no file that a program can write to (stdout=, stderr=): pass subprocess.PIPE, and write() what "
-            'you read from it. See "The output of a program" in docs/progress.md'
+            "a job is not a file that a program can write to (stdout=, stderr=): pass subprocess.PIPE, and write() "
+            'what you read from it. See "The output of a program" in docs/progress.md'
         )
 
     def track(self, rows: Iterable[Row], total: float | None = None, *, to: float = 100) -> Iterator[Row]:

@@ -68,7 +68,7 @@ def check_methods(option: str, value: object, names: tuple[str, ...]) -> None:
 
 
 def check_redirects(value: Any) -> None:
-    """Refuse what ``redirect_ok`` can't be."""
+    """Refuse values that ``redirect_ok`` can't have."""
     try:
         check_redirect_ok(value)
     except (TypeError, ValueError) as error:

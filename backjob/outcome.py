@@ -54,7 +54,7 @@ class Outcome:
     """The move that ends this attempt of a job, with its last text and progress.
 
     ``error``: the reason of a failure in one line. ``location``: where the redirect leads with which it ended.
-    ``seconds``: for how long the attempt ran. ``cause``: the exception of a failure, for the log.
+    ``seconds``: duration of the attempt. ``cause``: the exception of a failure, for the log.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Outcome:
         log_ended(move, job.id, job.attempt, job, seconds=self._seconds, reason=self._error, error=cause)
 
     def _take_cause(self) -> BaseException | None:
-        """Return the exception, to be logged once. Its traceback is not kept any longer."""
+        """Return the exception, to be logged once. Its traceback is then released."""
         cause, self._cause = self._cause, None
         return cause
 

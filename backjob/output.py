@@ -1,4 +1,4 @@
-"""What a job has written so far: bytes and text in, one bounded text out, of which the end is kept.
+"""The output of a job: takes bytes and text, and keeps the end as one bounded text.
 
 Decodes with the response's charset, cut at any byte; sums binary output up. Can hold back the first text of a body
 until it has been checked, and an unfinished line for a moment. Knows nothing of jobs or stores.
@@ -33,7 +33,7 @@ UNFINISHED = 0.3
 
 
 class Output:
-    """The output of one run. ``limit``: the number of bytes of UTF-8 that are kept, those at the end.
+    """The output of one run. ``limit``: the number of bytes of UTF-8 that are kept at the end.
 
     Several threads may write and read text.
     """
@@ -43,12 +43,12 @@ class Output:
         self._lock = threading.Lock()
         self._tail = Tail(limit)
         self._whole: Tail | None = None
-        """The text with that of a body which is held back, in its place."""
+        """The text including a body that is held back."""
         self.size = 0
         """Bytes that came in, as UTF-8 where they were text. Grows with each of them."""
         self._shown_size = self._shown_before = 0
         self._line_since: float | None = None
-        """When the unfinished line began that is not shown yet, in time.monotonic()."""
+        """Start of the unfinished line that is not shown yet, in time.monotonic()."""
         self._binary = 0
         self._type = ""
         self._is_text = True
@@ -57,7 +57,7 @@ class Output:
         self._is_left = False
         self._is_unwanted: Callable[[str], bool] | None = None
         self._held: list[str] = []
-        """The first text of a body that is not yet checked."""
+        """First text of a body that is not yet checked."""
         self._held_length = self._held_until = 0
         self._is_dropped = False
         self._charset = "utf-8"

@@ -1,6 +1,6 @@
-"""The app's own address as this process knows it: the places to try, and which of them has proved itself.
+"""The app's own address as this process knows it: the candidates, and the one that has proved itself.
 
-Keeps what was seen. Opens no connection and knows no token.
+Opens no connection and knows no token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import AddressError
 from .job import JobRequest
 
 LONGEST_PROOF = 60.0
-"""Seconds for which an address of ``connect=`` that is not used stays proven: its server may have ended meanwhile."""
+"""Seconds for which an address of ``connect=`` that is not used stays proven: its server may have stopped meanwhile."""
 _MOST_SENT = 64
 
 
@@ -33,12 +33,12 @@ class OwnAddress:
         self._sent: dict[str, Address] = {}
 
     def learn(self, environ: Mapping[str, Any]) -> None:
-        """Remember where this process is reached, for the times when no request is at hand."""
+        """Remember the addresses of this process, for use outside of requests."""
         if not (self._config.address or self.proven or self._known):
             self._known = self._discover(environ)
 
     def learn_from_own(self, environ: Mapping[str, Any]) -> None:
-        """Remember it from a self-request: its Host has led here, and no visitor has written it."""
+        """Remember it from a self-request, whose Host has led here and was not chosen by a visitor."""
         if not (self._config.address or self.proven):
             site = find_site(environ)
             self._known = [add_site(address, site)[-1] for address in discover(environ)]
@@ -55,7 +55,7 @@ class OwnAddress:
         return candidates
 
     def _discover(self, environ: Mapping[str, Any]) -> list[Address]:
-        """The places of the server of this request. Its Host comes last, except on a server known to route by it."""
+        """Return the addresses of this request's server. Its Host is last, except on a server known to route by it."""
         site = self._config.site.authority if self._config.site else find_site(environ)
         order = -1 if routes_by_host(environ) else 1
         pairs = [add_site(address, site)[::order] for address in discover(environ)]
@@ -64,7 +64,7 @@ class OwnAddress:
         return [*sure, *(pair[0] for pair in guesses), *(pair[1] for pair in guesses if len(pair) > 1)]
 
     def guess(self, request: JobRequest, app: str) -> list[Address]:
-        """Return where this app may be reached, the likeliest first, also in a process that no request has come to."""
+        """Return possible addresses of this app, the likeliest first, also in a process that had no request yet."""
         try:
             return self.candidates(None)
         except AddressError:
@@ -85,7 +85,7 @@ class OwnAddress:
         return replace(request, by_connect=self._config.address is not None)
 
     def is_known(self, address: Address) -> bool:
-        """Is this one of the app's own, whatever the Host?"""
+        """Return whether this address is the app's own, with any Host."""
         own = (self._config.address, self.proven, *self._known)
         return any(each is not None and replace(each, site=address.site) == address for each in own)
 
@@ -96,33 +96,33 @@ class OwnAddress:
         return address == self.proven or address.is_sure
 
     def note_proof(self, address: Address) -> None:
-        """The app has just answered at this address, or got what was sent there."""
+        """Record that the app has just answered at this address, or received a launch sent there."""
         if not address.is_recorded:
             self.proven, self._proven_at = address, time.monotonic()
 
     def doubt(self) -> None:
-        """Something was sent and not answered: the address keeps its precedence, but has to prove itself."""
+        """Record a request without an answer: the address keeps its precedence, but must prove itself."""
         self._proven_at = float("-inf")
 
     def forget(self) -> None:
-        """The address has failed."""
+        """Drop the proven address, because it has failed."""
         self.proven = None
 
     def keep_sent(self, nonce: str, address: Address) -> None:
-        """Remember where a launch is sent."""
+        """Remember the address to which a launch is sent."""
         while len(self._sent) >= _MOST_SENT:
             self._sent.pop(next(iter(self._sent), ""), None)
         self._sent[nonce] = address
 
     def note_arrival(self, nonce: str) -> bool:
-        """This launch has come in here. If it was sent from here, then where it was sent to is the own address."""
+        """Record that this launch has arrived, and return whether this process sent it. Then its address is proven."""
         address = self._sent.pop(nonce, None)
         if address is not None:
             self.note_proof(address)
         return address is not None
 
     def note_arrival_of(self, request: JobRequest) -> None:
-        """A launch of this job has come in, sent by another process, which has the same ``connect=``."""
+        """Record the arrival of a launch from another process: it proves ``connect=``, if that process has the same."""
         address = self._config.address
         if address is not None and request.by_connect and request.address == write_origin(address):
             self.note_proof(address)

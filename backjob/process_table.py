@@ -64,7 +64,7 @@ class ProcessTable:
         row = {"name": name, "slots": 0, "app_version": "", "alive_until": now + timedelta(seconds=seconds)}
         try:
             self._database.write(self._add, row)
-        except (Duplicate, AnswerLost):  # after a lost answer nothing is certain: a new token is cheap
+        except (Duplicate, AnswerLost):  # after a lost answer the result is unknown, and a new token is cheap
             return False
         with contextlib.suppress(Refused):
             self._write_surely(self._forget, {"now": now, "since": now - _GRACE})

@@ -1,4 +1,4 @@
-"""The request of a job: what is taken along from the request that starts it, and whose job it is.
+"""The request of a job: the parts copied from the request that starts it, and its user.
 
 Knows WSGI environs (PEP 3333) and WebOb requests; no tokens, no store, no socket.
 """
@@ -46,7 +46,7 @@ def make_request(
     redirect_ok: RedirectOk | None = None,
     mount: str | None = None,
 ) -> JobRequest:
-    """Return the request that a job will be. Raises ValueError or TypeError for one that can't be sent to this app,
+    """Return the request of a new job. Raises ValueError or TypeError for one that can't be sent to this app,
     and RequestTooLarge for one larger than ``max_request``.
 
     ``environ`` is that of the request that starts the job, None outside of one. ``mount``: the path at which this app
@@ -117,7 +117,7 @@ def _add_user(
 
 
 def _read_method(method: str) -> str:
-    """Return a method as servers take it. RFC 9110's own are upper-cased; they are case-sensitive (section 9.1)."""
+    """Return a method as servers accept it. Those of RFC 9110 are upper-cased (case-sensitive, section 9.1)."""
     if isinstance(method, str) and method.upper() in _METHODS:
         return method.upper()
     if check_method(method) != method.upper():

@@ -1,4 +1,4 @@
-"""How large a job's request may be, and the refusal of a larger one: of a body before it is in memory.
+"""The limit of a job's request. A body that is too large is refused before it is in memory.
 
 Knows WSGI environs (PEP 3333) and the record of a request; no options and no store.
 """
@@ -19,14 +19,14 @@ _CHUNK = 65536
 def limit_body(environ: MutableMapping[str, Any], most: int) -> None:
     """Raise RequestTooLarge if the body of this request is larger than ``most`` bytes; 0: no limit.
 
-    A body of known length is not read. One that is sent in chunks is read here, up to the limit, and has a length then.
+    A body of known length is not read. A chunked body is read here, up to the limit, and gets a length.
     """
     length = environ.get("CONTENT_LENGTH") or ""
     if not most:
         return
     if length.isdecimal():
         _check(int(length), most)
-    elif environ.get("wsgi.input_terminated"):  # without it nobody can tell where a body in chunks ends
+    elif environ.get("wsgi.input_terminated"):  # without it the end of a chunked body is unknown
         body = _read_body(environ["wsgi.input"], most)
         environ.pop("HTTP_TRANSFER_ENCODING", None)  # it has no meaning beside a length (RFC 9112, section 6.2)
         environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
@@ -51,6 +51,6 @@ def _read_body(stream: Any, most: int) -> bytes:
 def _check(size: int, most: int) -> None:
     if size > most:
         raise RequestTooLarge(
-            f"A job's request may have {most} bytes (max_request) and this one has {size} or more: save what is large "
-            f"and start the job with its name, or raise max_request"
+            f"The job's request has {size} bytes or more, and max_request allows {most}: save large data first and "
+            "start the job with its name, or raise max_request"
         )

@@ -1,4 +1,4 @@
-"""Which ended jobs a person can start again, and the request that such a job runs with.
+"""Checks whether an ended job can be started again, and its request.
 
 Knows jobs and the key. Records nothing.
 """
@@ -26,7 +26,7 @@ def open_again(backend: Backend, job: Job) -> JobRequest:
         request = backend.keyring.unseal(job.id, job.uid, job.sealed)
     except SealError:
         raise refuse("its request does not open: its key is missing here, or the record was changed") from None
-    if not request.anonymous:  # whatever the row says
+    if not request.anonymous:  # the row may have been changed
         raise refuse(_OF_A_USER)
     if backend.config.address is None and not may_run_in(backend.self_request.app, request):
         raise refuse("it is another app's", " here")

@@ -42,8 +42,8 @@ that it does not know: each new column is nullable or has a server default.
 _MYSQL = ("mysql", "mariadb")
 _PROCESSES = "_process"
 DEPLOYMENT = "deployment"
-"""The name of a row in the table of processes that is no process: its ``app_version`` is the random id of this
-deployment, to which the records in the job table are sealed. It is kept there because that table exists everywhere."""
+"""Name of the row in the table of processes whose ``app_version`` is the random id of this deployment. Sealed requests
+in the job table are bound to it. It is stored there because that table exists everywhere."""
 # Whatever the defaults of the server and of its databases are.
 _OPTIONS: dict[str, Any] = {f"{name}_engine": "InnoDB" for name in _MYSQL}
 _OPTIONS |= {f"{name}_charset": "utf8mb4" for name in _MYSQL}

@@ -1,6 +1,6 @@
-"""The logger ``backjob.security``: who ended or repeated a job by its id, and tokens that were refused.
+"""The logger ``backjob.security``: users who ended or restarted a job by its id, and refused tokens.
 
-No token, cookie, credential or form value is in a record. What clients can choose is shown as one line of ASCII.
+No token, cookie, credential or form value is in a record. Values that clients choose are logged as one line of ASCII.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def name_peer(environ: Mapping[str, Any]) -> str:
 
 
 def _name_actor(environ: Mapping[str, Any], config: Config) -> str:
-    """Return the user as ``identify`` or REMOTE_USER names it."""
+    """Return the user from ``identify`` or REMOTE_USER."""
     try:
         user = find_user(environ, config)
-    except Exception:  # noqa: BLE001 - what was done is logged, also where the app's function can't tell by whom
+    except Exception:  # noqa: BLE001 - the act is logged even if the app's function fails
         user = None
     return _show(user or environ.get("REMOTE_USER") or "anonymous")
 
@@ -50,7 +50,7 @@ def _show(text: object) -> str:
 
 
 class RefusedTokens:
-    """Counts requests with a refused token, and logs them at most once a minute, with the peers' addresses."""
+    """Count of requests with a refused token, logged at most once a minute, with the peers' addresses."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The tokens of probes and checks. No record ends them, so they live for a minute and work once in a process.
+"""Tokens of probes and checks. No record ends them, so they are valid for a minute and once in each process.
 
 Knows no socket and no database: a function gives the time, which all processes of a deployment have to share.
 """
@@ -15,34 +15,34 @@ from .keyring import PROBE, Keyring, Token, new_nonce
 Clock = Callable[[], datetime]
 """A function that gives the time, as an aware datetime. It raises nothing."""
 LIFETIME = 60.0
-"""Seconds for which a token works."""
+"""Seconds for which a token is valid."""
 _AHEAD = 5.0
 """Seconds that the clock of the process which made a token may be ahead."""
 
 
 def host_time() -> datetime:
-    """The time of this host."""
+    """Return the time of this host."""
     return datetime.now(timezone.utc)
 
 
 class ShortTokens:
-    """Makes tokens that carry their time, and takes each of them once."""
+    """Tokens that carry their time. Each is accepted once."""
 
     def __init__(self, keyring: Keyring, now: Clock = host_time) -> None:
         self._keyring = keyring
         self._now = now
         self._lock = threading.Lock()
         self._taken: dict[str, float] = {}
-        """The nonces of the last minute, with the time by ``time.monotonic()`` when they came."""
+        """Nonces of the last minute, with their arrival in ``time.monotonic()``."""
 
     def sign(self, kind: str, job_id: int, attempt: int) -> Token:
-        """Make a token. Its time is part of the nonce, where releases without times take it for chance."""
+        """Make a token. Its time is part of the nonce, which older releases read as random."""
         return self._keyring.sign(kind, job_id, attempt, b"", f"{int(self._now().timestamp())}:{new_nonce()}")
 
     def take(self, token: Token) -> bool:
-        """Return whether this token may do what it is for, which it may only once.
+        """Return whether this token is valid: fresh, and not used before in this process.
 
-        A probe without a time is one of an older release, which runs beside this one during a deploy: it works.
+        A probe without a time is valid: it comes from an older release, which may run during a deploy.
         """
         made_at, has_time, _ = token.nonce.partition(":")
         if not has_time:

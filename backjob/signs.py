@@ -131,7 +131,7 @@ class Signs:
         self._write()
 
     def give_output(self) -> None:
-        """Give a sign for output: at once, or in a moment if it is an unfinished line, of which the end may follow."""
+        """Write new output: at once, or a moment later if it is an unfinished line."""
         self._notice_fork()
         if self._is_prompt or not self._output.wait:
             self.give()

@@ -1,6 +1,6 @@
-"""Will jobs that are started outside of a request know their site? Asks the app, within this process, as such a job.
+"""Check that the app accepts the Host and scheme of jobs that are started outside of a request.
 
-The app gets a GET of a path that it hardly has, so that its middleware answers, and no view does.
+Calls the app in this process with a GET of a path that it hardly has, so that its middleware answers and no view does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def find_local_site(config: Config) -> Iterator[Finding]:
     """Yield a finding if links that such a job writes lead to the host on which it runs."""
     address = config.address
     if config.site is None and address is not None and address.authority.startswith(_LOOPBACK):
-        text = f"Links that are written by jobs started outside of a request lead to {address.authority}"
+        text = f"Links made by jobs that are started outside of a request lead to {address.authority}"
         yield Finding("site-url", text, 'Set site_url="https://…" to the URL at which people reach the app')
 
 
@@ -63,7 +63,7 @@ def _ask(app: Callable[..., Iterable[bytes]], environ: dict[str, Any]) -> tuple[
             getattr(chunks, "close", lambda: None)()
         location = next((value for name, value in answer["headers"] if name.lower() == "location"), "")
         return int(answer["status"][:3]), location
-    except Exception:  # noqa: BLE001 - the edge around the app: what breaks there is no question of the site
+    except Exception:  # noqa: BLE001 - a failure of the app says nothing about its site
         return 0, ""
 
 

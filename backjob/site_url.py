@@ -1,4 +1,4 @@
-"""The option ``site_url``: where people reach the app, for jobs that no request of a visitor shows it to.
+"""The option ``site_url``: the site's URL for jobs that are started outside of a request.
 
 Reads a URL. Knows no request.
 """
@@ -28,12 +28,12 @@ class SiteUrl:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environ keys in which a server shows its name and port (PEP 3333)."""
+        """Environ keys of the server's name and port (PEP 3333)."""
         return {"SERVER_NAME": self.name, "SERVER_PORT": str(self.port)}
 
 
 def parse_site_url(text: str) -> SiteUrl:
-    """Read an absolute URL. Raises ValueError with what is allowed, which never shows a user or password."""
+    """Parse an absolute URL. Raises ValueError, whose message never contains a user or password."""
     if "@" in text:
         raise ValueError(f"it must have no user or password: the value {_ALLOWED}")
     if "?" in text or "#" in text:

@@ -36,9 +36,9 @@ class _Known:
     lost: set[_Identity] = field(default_factory=set)
     """The files whose loss was logged already."""
     has_deleted: bool = True
-    """Was something deleted that is still in the WAL? True at first, because that is not known."""
+    """True if deleted values may still be in the WAL. True at first, because that is unknown."""
     emptied_at: float = 0.0
-    """When the WAL was emptied last, in time.monotonic()."""
+    """Time at which the WAL was last emptied, in time.monotonic()."""
 
 
 class SQLiteFile:

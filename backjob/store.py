@@ -24,9 +24,9 @@ class Store(Protocol):
 
     @property
     def place(self) -> str:
-        """Which records these are, of all in the world: what is sealed to them opens in no other table.
+        """Return the unique name of this table or cache. Requests that are sealed to it open in no other.
 
-        Known after the first other call; costs nothing."""
+        Known after the first other call. Makes no query."""
 
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
         """Record a job; with unique keys, unless a live job has one of them. Its id, and whether it is new."""
@@ -48,9 +48,9 @@ class Store(Protocol):
         before: int | None,
         text: int | None = None,
     ) -> list[Job]:
-        """Return records, the newest first, each with the last ``text`` characters of its status text. None: the whole.
+        """Return records, the newest first, each with the last ``text`` characters of its status text. None: all.
 
-        Without what is sealed, where that is kept apart."""
+        Without the sealed request, where it is stored separately."""
 
     def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
         """Pass the hold on a job that waits, from one (None: from nobody alive) to the next (None: to nobody)."""
@@ -151,7 +151,7 @@ class Store(Protocol):
         """The time of this store."""
 
     def time_at_hand(self) -> datetime:
-        """The time of this store as last read, or that of this host if it never was. Asks nothing, raises nothing."""
+        """Return the store's time as last read, or the host's if it never was. Makes no query, raises nothing."""
 
     def try_new_connection(self) -> None:
         """Open a new connection, use it and close it. Raises StoreError, for example if the server has none left."""
@@ -195,7 +195,7 @@ class Store(Protocol):
         """
 
     def use_once(self, name: str, seconds: float) -> bool:
-        """Return whether this is the first use of a name in the deployment. It is kept for so many seconds."""
+        """Return whether this is the first use of a name in the deployment within ``seconds``."""
 
     def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
         """A process is there for so many seconds, and has so many slots (None: not known)."""

@@ -24,15 +24,15 @@ _FOR_EVER = datetime(9999, 1, 1, tzinfo=timezone.utc)
 
 @dataclass
 class Names:
-    """The names of the job table as the database gives them, for a Database and its twin."""
+    """Names of the job table in the database, for a Database and its twin."""
 
     told: str | None = None
     """Its location."""
     place: str = ""
-    """That to which the records in it are sealed."""
+    """Name to which the records in the table are sealed."""
 
     def learn(self, connection: Connection, kind: str, table: Table) -> None:
-        """Ask the database. Makes the id of the deployment if it is missing."""
+        """Query the database. Makes the id of the deployment if it is missing."""
         self.place = name_place(connection, kind, table)
         self.told = ask_place(connection, kind, table)
 
@@ -78,7 +78,7 @@ def _read_deployment(connection: Connection, table: Table) -> str:
     query = select(process.c.app_version).where(process.c.name == DEPLOYMENT)
     if (found := connection.scalar(query)) is None:
         row = {"name": DEPLOYMENT, "slots": 0, "app_version": secrets.token_hex(16), "alive_until": _FOR_EVER}
-        with contextlib.suppress(IntegrityError):  # another process was quicker
+        with contextlib.suppress(IntegrityError):  # another process was faster
             connection.execute(insert(process), row)
         found = connection.scalar(query)
     return str(found)

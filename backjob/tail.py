@@ -1,6 +1,6 @@
-"""The end of a long text, as a terminal would show it: a carriage return begins the line anew.
+"""The end of a long text, as a terminal would show it: a carriage return overwrites the line.
 
-Takes text in pieces and keeps about as many bytes of its end as are allowed. Knows nothing of jobs, threads and stores.
+Takes text in pieces and keeps about ``limit`` bytes of its end. Knows nothing of jobs, threads and stores.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import re
 from collections import deque
 
 _LONGEST_LINE = 10_000
-"""Characters after which an unfinished line is not overwritten from its beginning any more; fewer with a low limit."""
+"""Longest unfinished line that a carriage return overwrites from its start, in characters; less with a low limit."""
 _ERASE = re.compile(r"\x1b\[[02]?K")
 """Erase in line (ECMA-48, EL): sent with a carriage return by programs that overwrite a line."""
 _STEP = 8
-"""The part of the limit by which a text that is too long is shortened: most new output only adds to the text."""
+"""Divisor: a text over the limit is cut by an eighth of the limit, so that it is not cut with each new piece."""
 
 
 class Tail:
@@ -30,15 +30,15 @@ class Tail:
         self._begin = 0
         """The byte at which the text begins as it was last shown, counted like ``_dropped``."""
         self.is_line_open = False
-        """Does the last line lack its end?"""
+        """True if the last line has no line break yet."""
         self._fresh: list[str] = []
         self._fresh_length = 0
         self._line: list[str] = []
         self._line_length = 0
         self._overwritten = ""
-        """The old content of the line, of which the part behind ``_line`` is still seen."""
+        """Old content of the line. Its part behind ``_line`` is still visible."""
         self._is_returned = False
-        """Was a carriage return the last character?"""
+        """True if the last character was a carriage return."""
 
     def copy(self) -> Tail:
         """Return another one with the same text."""
@@ -67,7 +67,7 @@ class Tail:
         self._put(rest)
 
     def _put(self, text: str) -> None:
-        """Take a piece of a line, in which carriage returns may be."""
+        """Take a piece of a line, which may have carriage returns."""
         for number, piece in enumerate(text.split("\r")):
             self._is_returned = self._is_returned or number > 0
             if piece:
@@ -125,7 +125,7 @@ class Tail:
 
 
 def _find_begin(raw: bytes, least: int) -> int:
-    """Return the place of a line's beginning from here on, or of a character's if the line is long."""
+    """Return the index of the next line's beginning at or after ``least``, or of a character's if the line is long."""
     if least <= 0 or raw[least - 1 : least] == b"\n":
         return max(least, 0)
     line_end = raw.find(b"\n", least, least + (len(raw) - least) // 2)
@@ -135,7 +135,7 @@ def _find_begin(raw: bytes, least: int) -> int:
 
 
 def _find_character(raw: bytes, least: int) -> int:
-    """Return the place of the first character that begins here or later, in UTF-8."""
+    """Return the index of the first UTF-8 character that begins at or after ``least``."""
     while least < len(raw) and raw[least] & 0xC0 == 0x80:
         least += 1
     return least

@@ -1,4 +1,4 @@
-"""What SQLite keeps of deleted values: free bytes in the file, and old pages in its write-ahead log (WAL).
+"""Removal of deleted values from the write-ahead log (WAL) of SQLite.
 
 Knows the Database and its file, nothing of jobs.
 """
@@ -19,9 +19,9 @@ _PATIENCE = 0.02
 
 
 def empty_wal(database: Database, patience: float = _PATIENCE, *, is_last: bool = False) -> None:
-    """Copy the WAL into the SQLite file and cut it to nothing, if something was deleted since the last time.
+    """Copy the WAL into the SQLite file and truncate it, if something was deleted since the last time.
 
-    ``is_last``: also if not. Raises no StoreError: while others read or write, the next call tries again.
+    ``is_last``: in any case. Raises no StoreError: while others read or write, the next call tries again.
     """
     file = database.sqlite_file
     if file is None or not _has_content(f"{database.file}-wal"):

@@ -217,7 +217,7 @@ class CurrentJob(Jobs):
                     self._signs.stop()
 
     def _is_other(self, job_id: AnyId, scope: str | None) -> bool:
-        """Is this not about the job that this very process runs, or with another scope, which is then refused?"""
+        """Return whether the id, scope or process is not that of the running job. Another scope is refused."""
         is_own = job_id is None or (parse_id(job_id) == self.job_id and scope in (None, self._job.scope))
         return not self._signs.is_at_home or not is_own
 

@@ -850,18 +850,18 @@ def test_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert page.body.startswith(b"backjob ")
 
 
+CHECKS = ("check.py", "findings.py", "exposure.py", "site_check.py", "integrations/django.py")
+
+
 def test_the_docs_name_all_that_is_found() -> None:
     root = Path(__file__).parent.parent
-    code = "".join(
-        (root / "backjob" / name).read_text()
-        for name in ("check.py", "findings.py", "exposure.py", "site_check.py", "integrations/django.py")
-    )
+    code = "".join((root / "backjob" / name).read_text() for name in CHECKS)
     named = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs" / "check.md").read_text(), re.MULTILINE)
     assert set(re.findall(r'\bFinding\(\s*"([a-z-]+)"', code)) == set(named)
 
 
 class TestExposure:
-    """What other users of the host could do to the files."""
+    """Findings about files that other users of the host can read or change."""
 
     def test_own_folder_and_file_are_fine(self, tmp_path: Path) -> None:
         with script(tmp_path, "http://127.0.0.1:1", key=None) as application:

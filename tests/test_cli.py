@@ -560,7 +560,7 @@ def test_jobs_will_work_here(site: Site) -> None:
     assert found.exit_code == 0
     assert f"address  {site.server.url} (found by connect=) answers in" in found.stdout
     assert found.stdout.count("warning") == 1
-    assert "warning  Links that are written by jobs started outside of a request" in found.stdout
+    assert "warning  Links made by jobs that are started outside of a request" in found.stdout
     assert json.loads(call("check", "--connect", site.server.url, "--json").stdout)["is_ok"] is True
 
 
@@ -789,14 +789,14 @@ def test_the_jobs_of_another_key_are_shown_as_such_and_left_alone(site: Site, mo
     first, other = site.start("/job", delay=3600), site.start("/job", delay=3600)
     rows = site.rows()
     monkeypatch.setenv("BACKJOB_KEY", "another-key-of-which-nobody-knows-here")
-    of_one = f"backjob: job {first} was started with another key. Is $BACKJOB_KEY that of the app?\n"
-    of_both = f"jobs {first}, {other} were started with another key. Is $BACKJOB_KEY that of the app?\n"
+    of_one = f"backjob: job {first} was started with another key. Set $BACKJOB_KEY to the app's key\n"
+    of_both = f"jobs {first}, {other} were started with another key. Set $BACKJOB_KEY to the app's key\n"
     listed = call("list", "--json")
     assert (listed.exit_code, len(json.loads(listed.stdout))) == (0, 2)
     assert listed.stderr == f"backjob: {of_both}".replace(f"{first}, {other}", f"{other}, {first}")
     shown = call("show", first)
     assert (shown.exit_code, shown.stderr) == (0, of_one)
-    assert tell(call("cancel", first, other)) == f"backjob: Nothing is cancelled: {of_both}"
+    assert tell(call("cancel", first, other)) == f"backjob: no job was cancelled: {of_both}"
     assert site.rows() == rows
     monkeypatch.setenv("BACKJOB_KEY", f"another-key-of-which-nobody-knows-here {KEY}")
     assert call("list").stderr == ""

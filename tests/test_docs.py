@@ -213,6 +213,7 @@ def run_page(page: str, folder: Path) -> str:
         "PYTHONPATH": str(ROOT / "tests"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "BACKJOB_KEY": SECRET,
+        "SITE_KEY": SECRET,
     }
     # As pyproject.toml has it: WebOb imports cgi.
     warnings = ["-W", "error", "-W", "ignore:'cgi' is deprecated:DeprecationWarning"]

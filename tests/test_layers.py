@@ -54,7 +54,7 @@ HOMES = {
 """Where what is not ours is at home. What is not of the standard library has a home or does not come in."""
 
 FOR_ALL = {"interrupts"}
-"""What the package and a shell use, and knows neither."""
+"""Modules that the package and a shell use, and that import neither."""
 
 SHELLS: dict[str, set[str]] = {
     "integrations/__init__": set(),

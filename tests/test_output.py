@@ -43,7 +43,7 @@ def cut(raw: bytes, places: list[int]) -> list[bytes]:
 
 
 def see(text: str) -> str:
-    """What is seen of a text on a terminal of endless width: a carriage return begins the line anew."""
+    """Return a text as a terminal of endless width shows it: a carriage return overwrites the line."""
     lines = []
     for line in text.split("\n"):
         shown, is_last = "", len(lines) == text.count("\n")

@@ -20,7 +20,7 @@ from backjob import BackJob, ConfigError
 from backjob.cells import check_region
 from backjob.errors import StoreError
 
-KEY = "k" * 32
+KEY = "a-key-for-tests-and-for-nothing-but-tests"
 MEMCACHED = ("pymemcache", "pymemcache with retries", "pylibmc", "bmemcached")
 PICKLE = 1
 """The flags of a pickle, in each of them."""

@@ -1,4 +1,4 @@
-"""What a job prints, seen while it runs: whole lines, bars of tqdm, the output of a program."""
+"""Output of a job while it runs: whole lines, bars of tqdm, the output of a program."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def end_of(site: Site, job_id: int) -> Any:
 
 
 def outside(folder: Path, site: Site, app: Any = show_site, **options: Any) -> Any:
-    """What a script makes of the same app: another process in all but name."""
+    """Return a BackJob of the same app in a script, which stands for another process."""
     return wrap(folder, app, launcher=None, connect=f"http://127.0.0.1:{site.server.port}", **options)
 
 
@@ -104,12 +104,14 @@ class TestWrong:
         assert (site.authority, site.mount) == (authority, mount)
 
     def test_from_an_ini_file(self) -> None:
-        application = BackJob.from_settings(show_site, {"backjob.key": "k" * 32, "backjob.site_url": SITE})
+        application = BackJob.from_settings(
+            show_site, {"backjob.key": "a-key-for-tests-and-for-nothing-but-tests", "backjob.site_url": SITE}
+        )
         assert application.config.site_url == SITE
 
 
 def only_shop(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """What ALLOWED_HOSTS and SECURE_SSL_REDIRECT do."""
+    """Check Host and scheme, as ALLOWED_HOSTS and SECURE_SSL_REDIRECT do."""
     if environ["HTTP_HOST"] != "shop.example":
         start_response("400 Bad Request", [])
         return [b""]

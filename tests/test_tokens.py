@@ -179,7 +179,7 @@ def test_a_probe_changes_nothing(site, status):
 
 @pytest.fixture
 def late(site):
-    """What makes tokens 61 seconds ago."""
+    """Return a maker of tokens whose clock is 61 seconds slow."""
     return ShortTokens(site.backend.keyring, lambda: host_time() - timedelta(seconds=LIFETIME + 1))
 
 

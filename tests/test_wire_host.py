@@ -21,7 +21,7 @@ INTERNAL, OWN = "internal.test", "shop.test"
 
 
 class Sites:
-    """What a server of several sites is: the internal one, that of BackJob, and the one for any other Host."""
+    """Server of three sites: the internal one, that of BackJob, and one for any other Host."""
 
     def __init__(self, app: App, own: str = "") -> None:
         self.app, self.own = app, own

@@ -66,7 +66,7 @@ def list_jobs(names: Sequence[str], scope: str | None, limit: int, before: int |
         jobs = application.jobs.find(statuses, scope, limit, before)
         foreign = application.jobs.find_foreign(job.id for job in jobs)
     open_screen(is_json).write_jobs(jobs)
-    # Jobs that ended before the key was changed are nothing to speak of.
+    # Jobs that ended before the key was changed need no warning.
     if len(foreign) == len(jobs) or any(job.id in foreign and not job.status.is_final for job in jobs):
         _tell_foreign(foreign)
 
@@ -184,7 +184,7 @@ def cancel(ids: Sequence[int], is_json: bool) -> None:
         for job_id in ids:
             application.jobs.status(job_id)  # raises for one that is not there, before any is ended
         if foreign := application.jobs.find_foreign(ids):
-            raise BackJobError(f"Nothing is cancelled: {_explain_foreign(foreign)}")
+            raise BackJobError(f"no job was cancelled: {_explain_foreign(foreign)}")
         was_live = {job_id: application.jobs.cancel(job_id) for job_id in ids}
         jobs = [application.jobs.status(job_id) for job_id in was_live]
     screen = open_screen(is_json)
@@ -233,11 +233,11 @@ def prune(is_json: bool) -> None:
 
 def _explain_foreign(ids: Sequence[int]) -> str:
     jobs = f"{'job' if len(ids) == 1 else 'jobs'} {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''}"
-    return f"{jobs} {'was' if len(ids) == 1 else 'were'} started with another key. Is $BACKJOB_KEY that of the app?"
+    return f"{jobs} {'was' if len(ids) == 1 else 'were'} started with another key. Set $BACKJOB_KEY to the app's key"
 
 
 def _tell_foreign(ids: Sequence[int]) -> None:
-    """Say which of the jobs that are shown are not this application's, if any are."""
+    """Report the jobs in the list that were started with another key."""
     if ids:
         print(f"backjob: {_explain_foreign(ids)}", file=sys.stderr)
 

@@ -35,7 +35,7 @@ def _read_headers(ctx: click.Context, option: click.Parameter, texts: Sequence[s
 
 
 def _expand(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[str]:
-    """Return the arguments, with the lines of a file in the place of each ``@FILE``. Empty lines are left out."""
+    """Return the arguments, with each ``@FILE`` replaced by the lines of that file. Empty lines are skipped."""
     expanded: list[str] = []
     for text in texts:
         if text.startswith(_FROM_FILE):
@@ -51,7 +51,7 @@ def _read_source(ctx: click.Context, option: click.Parameter, name: str) -> str:
     if not is_file and ctx.meta.setdefault(_READ, option) is not option:
         raise click.BadParameter("@- can be given to one option only: standard input is read once", ctx, option)
     try:
-        # The buffer: bytes that are no UTF-8 must not depend on the locale.
+        # Bytes from the buffer, so that decoding does not depend on the locale.
         content = Path(name).read_bytes() if is_file else sys.stdin.buffer.read()
         return content.decode("utf-8-sig")
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: standard input is closed

@@ -69,7 +69,7 @@ class GrowingText:
 
 
 def _find_common(given: str, text: str) -> int:
-    """Return how much of a text was given before, in whole lines, although it does not begin like that.
+    """Return the length of the known part of a text, in whole lines, although its beginning has changed.
 
     Its last line may have been overwritten, or its first lines cut off: then the first line says so.
     """

@@ -22,7 +22,7 @@ from backjob.interrupts import resume
 
 FORMS = "a database URL (sqlite:///jobs.sqlite3), an ini file, or module:application"
 _INSIDE = ("wsgi_app", "wsgi", "registry", "backjob", "application", "app", "__wrapped__")
-"""Attributes with the app inside: those of Flask, Bottle, Pyramid, our extensions, middleware and functools."""
+"""Attributes that hold the inner app: those of Flask, Bottle, Pyramid, our extensions, middleware and functools."""
 _OBJECTS = ("cache", "identify", "launcher", "on_start", "on_update", "on_end")
 """Options that are Python objects: in an ini file their dotted name stands for them."""
 _DEEPEST = 20
@@ -149,13 +149,13 @@ def _find_backjob(app: Any) -> BackJob | None:
 
 
 def _find_owner(jobs: Jobs, where: str) -> BackJob | None:
-    """The BackJob in the same module whose ``jobs`` these are."""
+    """Return the BackJob in the same module whose ``jobs`` these are."""
     found = (_find_backjob(each) for each in list(vars(sys.modules[where.partition(":")[0]]).values()))
     return next((each for each in found if each is not None and each.jobs is jobs), None)
 
 
 def _get(each: Any, name: str) -> Any:
-    """An attribute, or None. A proxy, such as ``current_jobs``, may raise anything outside of a request."""
+    """Return an attribute, or None. A proxy, such as ``current_jobs``, may raise anything outside of a request."""
     try:
         return getattr(each, name, None)
     except Exception:  # noqa: BLE001 - the app's code

@@ -1,4 +1,4 @@
-"""What the ``background`` decorators share: their options, and the browser's request once more as start() takes it.
+"""Shared code of the ``background`` decorators: their options, and the browser's request as arguments of start().
 
 Also what protects that request against forgery. A check within the decorated view is made in the job alone. It must
 find there what the browser sent, not the token and the origin that let the job itself pass.
@@ -39,7 +39,7 @@ _OF_A_CACHE = frozenset({"HTTP_IF_NONE_MATCH"})
 def check_background(methods: Iterable[str], scope: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the methods that start a job, in upper case. Raises TypeError or ValueError for wrong options.
 
-    Called when the decorator is written down, so that a misspelt option does not wait for the first visitor.
+    Called when the module is loaded, so that a misspelt option is found before the first visitor comes.
     """
     Jobs.check_options(**options, scope="" if callable(scope) else scope)
     names = [*methods] if isinstance(methods, (list, tuple, set, frozenset)) else []
@@ -51,11 +51,11 @@ def check_background(methods: Iterable[str], scope: Any, options: Mapping[str, A
 def explain_method(method: str, methods: Collection[str]) -> str:
     """Return why a request with this method starts no job, or "" if it does.
 
-    Any page on the web can have a browser send a GET to this one, and CSRF protection lets that through.
+    Any page on the web can make a browser send a GET, which CSRF protection does not check.
     """
     if method.upper() in methods:
         return ""
-    return f"{method.upper()[:20]} starts no job here: send {' or '.join(methods)} (the option methods of background)"
+    return f"{method.upper()[:20]} starts no job here: send {' or '.join(methods)} (option methods of background)"
 
 
 def header_key(name: str) -> str:

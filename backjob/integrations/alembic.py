@@ -1,4 +1,4 @@
-"""Alembic and Flask-Migrate: autogenerate leaves backjob's tables alone.
+"""Alembic and Flask-Migrate: a hook that excludes backjob's tables from autogenerate.
 
 Alembic proposes to drop each table that it finds in the database and not in the models. Knows Alembic's hook
 ``include_object`` and the names of backjob's tables; it imports nothing of Alembic.
@@ -12,15 +12,15 @@ from typing import Any
 from backjob import Config
 
 IncludeObject = Callable[[Any, "str | None", str, bool, Any], bool]
-"""The signature of Alembic's hook: object, name, type, reflected, compare_to."""
+"""Signature of Alembic's hook: object, name, type, reflected, compare_to."""
 
-_SUFFIXES = ("", "_process", "_deployment")
+_SUFFIXES = ("", "_process")
 
 
 def exclude_tables(table_name: str = Config.table_name, include_object: IncludeObject | None = None) -> IncludeObject:
-    """Return a hook ``include_object`` that leaves out backjob's tables, for ``context.configure()`` in env.py.
+    """Return a hook ``include_object`` that excludes backjob's tables, for ``context.configure()`` in env.py.
 
-    ``table_name`` is the option of BackJob. ``include_object`` is a hook of your own: it decides about everything else.
+    ``table_name`` is the option of BackJob. ``include_object`` is a hook of your own: it is called for everything else.
     """
     names = {f"{table_name}{suffix}" for suffix in _SUFFIXES}
 
@@ -34,4 +34,4 @@ def exclude_tables(table_name: str = Config.table_name, include_object: IncludeO
 
 
 include_object = exclude_tables()
-"""The hook for the default ``table_name``."""
+"""Hook for the default ``table_name``."""

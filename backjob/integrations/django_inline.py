@@ -1,6 +1,6 @@
 """Django, with jobs that run inline in a test: their requests keep the test's connections.
 
-Knows Django's signals of requests; of jobs nothing.
+Knows Django's signals of requests, and no jobs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.db import close_old_connections
 
 @contextlib.contextmanager
 def _connections_kept() -> Iterator[None]:
-    """In it no signal of a request closes the connections: as in Django's test client, they are those of a test."""
+    """Keep the signals of a request from closing the test's connections, as Django's test client does."""
     of_requests = (signals.request_started, signals.request_finished)
     for signal in of_requests:
         signal.disconnect(close_old_connections)
@@ -27,7 +27,7 @@ def _connections_kept() -> Iterator[None]:
 
 
 def keep_connections(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """For jobs that run inline, in a test: the handler in _connections_kept(), with the response's close()."""
+    """Return the handler such that it and the response's close() keep the test's connections."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         with _connections_kept():

@@ -1,4 +1,4 @@
-"""Jobs and Django's database connections: start() waits for the commit, and what a view had open is closed in time.
+"""Jobs and Django's database connections: start() waits for the commit, and a view's cursors are closed in time.
 
 Also the system check for SQLite with ATOMIC_REQUESTS. Knows Django's connections, and no requests.
 """
@@ -17,28 +17,28 @@ from backjob import BackJobError
 
 
 class JobsInTransaction:
-    """``environ["backjob"]``, but that a job which is started in a transaction waits until that was committed."""
+    """``environ["backjob"]`` with jobs that wait for the commit of the transaction in which they are started."""
 
     def __init__(self, jobs: Any) -> None:
         self._jobs = jobs
         self._is_answered = False
         self._uncommitted: dict[tuple[int, str], Callable[[], Any]] = {}
-        """The jobs and the databases whose commit they wait for, and what that calls."""
+        """Callbacks of commits, by job id and database."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jobs, name)
 
     def start(self, target: Any, params: Any = None, *, after_response: bool | None = None, **options: Any) -> int:
-        """start(). Within atomic() the job is launched when the response has ended, or cancelled after a rollback.
+        """Start a job. Within atomic() the job is launched when the response has ended, or cancelled after a rollback.
 
         With ``after_response=False`` it is launched at once there too. Raises BackJobError within atomic() while a
-        StreamingHttpResponse is sent, for nobody waits for the commit any more.
+        StreamingHttpResponse is sent, because it can no longer wait for the commit.
         """
         aliases = [each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block]
         if after_response is None and aliases and self._is_answered:
             raise BackJobError(
                 "start() within atomic() comes too late to wait for the commit: the response is being sent. Call "
-                "transaction.on_commit(lambda: request.backjob.start(…)), or start() behind the atomic() block"
+                "transaction.on_commit(lambda: request.backjob.start(…)), or start() after the atomic() block"
             )
         waits = bool(aliases) if after_response is None else after_response
         job_id: int = self._jobs.start(target, params, after_response=waits, **options)
@@ -49,9 +49,9 @@ class JobsInTransaction:
         return job_id
 
     def end_transactions(self) -> None:
-        """Those of the request are over: what neither was committed nor will be is gone."""
+        """Cancel the jobs whose transaction was rolled back, because the request's transactions have ended."""
         self._is_answered = True
-        # A transaction around the request, such as a TestCase's, keeps what is still to be called.
+        # A transaction around the request, such as a TestCase's, still holds its callbacks.
         kept = [call for each in connections.all(initialized_only=True) for _, call, *_ in each.run_on_commit]
         for job_id in sorted({job_id for (job_id, _), call in self._uncommitted.items() if call not in kept}):
             self._jobs.cancel_waiting(job_id)
@@ -61,7 +61,7 @@ class JobsInTransaction:
 
 
 def clear_frames(error: BaseException | None) -> None:
-    """Let go of what the view had, such as a queryset's open cursor, which a closed connection could not close."""
+    """Release the view's local objects, such as an open cursor, before the connection is closed."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         for each in getattr(error, "exceptions", ()):

@@ -50,7 +50,7 @@ class FlaskBackJob:
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
         self._options = options
         self.application: BackJob | None = None
-        """The BackJob of the app that was initialized last. The command finds it here."""
+        """BackJob of the app that was initialized last, for the command."""
         if app is not None:
             self.init_app(app)
 
@@ -128,13 +128,13 @@ def background(
 
 
 def _ask_again() -> Any:
-    """What start() takes to do this request once more, as a job; None for one with files."""
+    """Return the arguments of start() for this request as a job, or None if it has files."""
     current_jobs.limit_body(request.environ)
     is_form = request.mimetype in (FORM, "multipart/form-data")
     has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
     if has_files or (request.mimetype.startswith("multipart/") and not is_form):
         return None
-    # The form may be read already, and then it is gone from the body.
+    # If the form was read already, the body is empty.
     fields, tokens = _split_form()
     body = urlencode(fields).encode() if is_form else request.get_data()
     sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
