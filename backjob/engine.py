@@ -276,7 +276,6 @@ class Database:
                     self._prepare_tables(connection)
                 if self._is_mysql:
                     self.largest_value = max(connection.scalar(text("SELECT @@max_allowed_packet")) - _ROOM, 0)
-                self.names.learn(connection, self.kind, self.table)
             if self.sqlite_file is not None:
                 self.sqlite_file.note_opened()
             self._is_ready = True
@@ -295,6 +294,7 @@ class Database:
             tables.check_columns(connection, table, self.table)  # another process may have made it, of another version
         if self._least_number:  # of a file that this one has replaced: no number is given twice
             tables.count_from(connection, self.table, self._least_number)
+        self.names.learn(connection, self.kind, self.table)
 
     def _make_tables(self, connection: Connection) -> None:
         self.table.metadata.create_all(connection, checkfirst=True)
