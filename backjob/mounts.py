@@ -52,10 +52,10 @@ def check_segments(target: str) -> None:
     """Raise ValueError for a target with a segment "." or "..", percent-encoded or not (RFC 3986, section 5.2.4).
 
     Some servers and proxies resolve them, and some of those read %2F and a backslash as a slash: the job would run at
-    another path than the one that the application has checked.
+    another path than the one that the application has checked. Others drop a semicolon and what follows it first.
     """
     path = unquote_to_bytes(target.partition("?")[0])
-    if _DOT_SEGMENTS.intersection(re.split(rb"[/\\]", path)):
+    if _DOT_SEGMENTS.intersection(each.partition(b";")[0] for each in re.split(rb"[/\\]", path)):
         shown = target.partition("?")[0][:_SHORT_PATH]
         raise ValueError(f"target {shown!r} has a segment '.' or '..': write the path without it")
 

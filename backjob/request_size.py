@@ -14,6 +14,8 @@ from .errors import RequestTooLarge
 from .job import JobRequest
 
 _CHUNK = 65536
+_MOST_DIGITS = 20
+"""Digits of a length. int() refuses thousands of them."""
 
 
 def limit_body(environ: MutableMapping[str, Any], most: int) -> None:
@@ -24,8 +26,8 @@ def limit_body(environ: MutableMapping[str, Any], most: int) -> None:
     length = environ.get("CONTENT_LENGTH") or ""
     if not most:
         return
-    if length.isdecimal():
-        _check(int(length), most)
+    if length.isascii() and length.isdigit():
+        _check(int(length[:_MOST_DIGITS]), most)
     elif environ.get("wsgi.input_terminated"):  # without it the end of a chunked body is unknown
         body = _read_body(environ["wsgi.input"], most)
         environ.pop("HTTP_TRANSFER_ENCODING", None)  # it has no meaning beside a length (RFC 9112, section 6.2)

@@ -37,12 +37,13 @@ def name_peer(environ: Mapping[str, Any]) -> str:
 
 
 def _name_actor(environ: Mapping[str, Any], config: Config) -> str:
-    """Return the user from ``identify`` or REMOTE_USER."""
+    """Return the user from ``identify`` or REMOTE_USER, quoted: a name may be any text."""
     try:
         user = find_user(environ, config)
     except Exception:  # noqa: BLE001 - the act is logged even if the app's function fails
         user = None
-    return _show(user or environ.get("REMOTE_USER") or "anonymous")
+    user = user or environ.get("REMOTE_USER")
+    return ascii(str(user)[:_LONGEST]) if user else "an anonymous visitor"
 
 
 def _show(text: object) -> str:

@@ -313,9 +313,9 @@ def test_acts_by_id_are_logged_with_the_user(tmp_path, caplog):
         site.application.jobs.finish("done", ids[4])
     told = [each.getMessage() for each in caplog.records if each.name == "backjob.security"]
     assert told == [
-        f"Job {ids[0]} was cancelled by ada\\n from 192.0.2.7",
-        f"Job {ids[1]} was cancelled by bob from 192.0.2.7",
-        f"Job {ids[2]} was cancelled by anonymous from 192.0.2.7",
+        f"Job {ids[0]} was cancelled by 'ada\\n' from 192.0.2.7",
+        f"Job {ids[1]} was cancelled by 'bob' from 192.0.2.7",
+        f"Job {ids[2]} was cancelled by an anonymous visitor from 192.0.2.7",
         f"Job {ids[3]} was marked as failed outside of a request",
         f"Job {ids[3]} was started again as job {again} outside of a request",
         f"Job {ids[4]} was marked as completed outside of a request",

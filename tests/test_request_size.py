@@ -72,9 +72,10 @@ def post(application: Any, body: Body, **more: Any) -> int:
     return call(application, make_environ("/report", "POST", CONTENT_TYPE=FORM, **{"wsgi.input": body}, **more)).code
 
 
-def test_a_large_body_is_refused_unread(application: Any) -> None:
+@pytest.mark.parametrize("length", [str(len(LARGE)), "9" * 5000], ids=["true", "longer than int() reads"])
+def test_a_large_body_is_refused_unread(application: Any, length: str) -> None:
     body = Body(LARGE)
-    assert post(application, body, CONTENT_LENGTH=str(len(LARGE))) == 413
+    assert post(application, body, CONTENT_LENGTH=length) == 413
     assert body.was_read == 0
     assert post(application, Body(LARGE[:100]), CONTENT_LENGTH="100") == 202
 
