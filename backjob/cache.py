@@ -211,7 +211,7 @@ class CachedStore(SQLStore):
         return f"{space}{job_id}"
 
     def _encode(self, entry: Entry) -> bytes:
-        text = json.dumps({**entry.status.as_dict(None), "at": entry.at.isoformat()})
+        text = json.dumps({**entry.status.as_dict(), "at": entry.at.isoformat()})
         mac = self._keyring.digest(self._key(entry.status.id) + text)[0]
         return f"{mac} {text}".encode()
 

@@ -98,10 +98,10 @@ class JobStatus:
     past: tuple[AttemptEnd, ...]
     """How the attempts before this one ended, the oldest first."""
 
-    def as_dict(self, text: int | None = 500) -> dict[str, Any]:
+    def as_dict(self, text: int | None = None) -> dict[str, Any]:
         """Return the same, ready for JSON: the status as a number, times as ISO 8601 strings or None.
 
-        ``text``: the number of characters from the end of the status text, because pages ask often. None: all of it.
+        ``text``: the number of characters from the end of the status text, for pages that ask often. None: all of it.
         """
         shown = self.status_text if text is None else self.status_text[max(0, len(self.status_text) - text) :]
         return {

@@ -148,7 +148,7 @@ def status(job_id):
     response.set_header("Cache-Control", "no-store")
     # The scope keeps users apart: of somebody else's job there is nothing to see.
     try:
-        return request.backjob.status(job_id, scope=require_user()).as_dict()
+        return request.backjob.status(job_id, scope=require_user()).as_dict(500)
     except JobNotFound as error:
         abort(404, str(error))
 

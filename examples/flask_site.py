@@ -139,7 +139,7 @@ def progress(job_id):
 @app.get("/status/<int:job_id>")
 def status(job_id):
     try:
-        return current_jobs.status(job_id, scope=session["user_id"]).as_dict(), {"Cache-Control": "no-store"}
+        return current_jobs.status(job_id, scope=session["user_id"]).as_dict(500), {"Cache-Control": "no-store"}
     except JobNotFound as error:
         abort(404, str(error))
 

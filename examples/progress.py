@@ -141,7 +141,7 @@ def progress(job_id: int):
 def status(job_id: int):
     response.set_header("Cache-Control", "no-store")
     try:
-        return request.environ["backjob"].status(job_id, scope=require_user()).as_dict()
+        return request.environ["backjob"].status(job_id, scope=require_user()).as_dict(500)
     except JobNotFound as error:
         abort(404, str(error))
 

@@ -146,7 +146,7 @@ def progress(request):
 def status(request):
     # The scope keeps users apart: of somebody else's job there is nothing to see.
     try:
-        return request.backjob.status(request.matchdict["job_id"], scope=request.authenticated_userid).as_dict()
+        return request.backjob.status(request.matchdict["job_id"], scope=request.authenticated_userid).as_dict(500)
     except JobNotFound as error:
         raise HTTPNotFound(str(error)) from None
 

@@ -189,7 +189,7 @@ def cancel(ids: Sequence[int], is_json: bool) -> None:
         jobs = [application.jobs.status(job_id) for job_id in was_live]
     screen = open_screen(is_json)
     if is_json:
-        screen.write_json([{**job.as_dict(None), "was_live": was_live[job.id]} for job in jobs])
+        screen.write_json([{**job.as_dict(), "was_live": was_live[job.id]} for job in jobs])
         return
     for job in jobs:
         screen.write_line(f"job {job.id}  {'' if was_live[job.id] else 'had ended: '}{name_status(job)}")

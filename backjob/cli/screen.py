@@ -108,7 +108,7 @@ class Screen:
     def write_jobs(self, jobs: Sequence[JobStatus]) -> None:
         """A table of jobs."""
         if self.is_json:
-            self.write_json([job.as_dict(None) for job in jobs])
+            self.write_json([job.as_dict() for job in jobs])
             return
         is_terminal, columns = self.console.is_terminal, os.environ.get("COLUMNS", "")
         width = self.console.width if is_terminal else int(columns) if columns.isdecimal() else 0
@@ -118,7 +118,7 @@ class Screen:
     def write_job(self, job: JobStatus) -> None:
         """All that is told of a job."""
         if self.is_json:
-            self.write_json(job.as_dict(None))
+            self.write_json(job.as_dict())
             return
         facts = {
             "id": str(job.id),

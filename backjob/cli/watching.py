@@ -106,7 +106,7 @@ class _JsonView:
     def show(self, job: JobStatus) -> None:
         if self._last.get(job.id) != job:
             self._last[job.id] = job
-            self._screen.write_json(job.as_dict(None))
+            self._screen.write_json(job.as_dict())
 
 
 class _LineView:

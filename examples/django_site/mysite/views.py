@@ -42,7 +42,7 @@ def status(request, job_id):
         job = request.backjob.status(job_id, scope=str(request.user.pk))
     except JobNotFound as error:
         raise Http404(str(error)) from error
-    return JsonResponse(job.as_dict())
+    return JsonResponse(job.as_dict(500))
 
 
 @require_POST
