@@ -104,7 +104,7 @@ def test_a_program_can_not_write_to_a_job_by_itself(tmp_path: Path, stream: str)
         subprocess.run([sys.executable, "-c", ""], check=True, **{stream: job})
 
     with wrap(tmp_path, make_job(action)) as site:
-        assert re.match("TypeError: a job is no file .*subprocess.PIPE", site.run("/job").error)
+        assert re.match("TypeError: a job is not a file .*subprocess.PIPE", site.run("/job").error)
 
 
 def read_recipe() -> Callable[[Any, list[str]], None]:

@@ -57,6 +57,8 @@ from backjob import Status
 
 pytestmark = pytest.mark.live
 
+KEY = "the-key-of-a-test-and-of-no-user"
+"""Apache runs the app as another user, whose key file is not for this one."""
 EVIL_HOST = "evil.example:9999"
 
 
@@ -182,7 +184,8 @@ def ahead(
     def start(entry: Entry) -> AbstractContextManager[Server]:
         if ":" in entry.setup.host and not has_ipv6():
             pytest.skip("this machine has no IPv6")
-        return serve(entry.setup, tmp_path_factory.mktemp("matrix"), certificate=certificate)
+        environ = {"BACKJOB_KEY": KEY}
+        return serve(entry.setup, tmp_path_factory.mktemp("matrix"), certificate=certificate, environ=environ)
 
     running = Ahead(entries, start)
     yield running
@@ -221,7 +224,7 @@ def walk_through(server: Server) -> None:
     """EBackJob's complete example: a page starts the job, another tells how it stands, while it runs and after."""
     job_id = server.start("/walk", {"Cookie": "user=Ada"})
     # From another process: a server with one slot answers no question while a job has it.
-    with script(server.directory) as records:
+    with script(server.directory, key=KEY) as records:
         look = records.jobs.status if server.setup.slots == 1 else None
 
         def seen(progress: int) -> str:

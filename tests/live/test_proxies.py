@@ -134,7 +134,7 @@ def test_a_time_out_of_nginx_that_speaks_uwsgi_ends_no_job(
 def test_a_form_that_is_too_large_for_nginx(
     run_server: Serve, run_nginx: RunNginx, front: Place, places: list[Place]
 ) -> None:
-    server = run_server(GTHREAD, place=places[0], connect=front.connect)
+    server = run_server(GTHREAD, place=places[0], connect=front.connect, max_request=0)
     run_nginx(recipe(BEHIND, "nginx", at_places(front, places[0])), front)
     job_id = server.start("/echo", method="POST", data={"a": "x" * 1_100_000})
     end = server.end_of(job_id)

@@ -49,7 +49,9 @@ class Shop:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("shop")
-    with serve(GTHREAD.over("tls"), directory, "pyramid_more:application", certificate) as server:
+    # The log has the tracebacks of jobs that crash.
+    app = "pyramid_more:application"
+    with serve(GTHREAD.over("tls"), directory, app, certificate, is_trouble_expected=True) as server:
         server.wait_until_it_listens()
         yield server
 
