@@ -174,7 +174,7 @@ def test_what_a_child_tells_is_shown_and_progress_does_not_go_back(site: Site) -
 def test_a_child_that_tells_no_text_leaves_the_one_that_is_there(site: Site) -> None:
     def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         jobs = environ["backjob"]
-        jobs.write("one ")
+        jobs.write("one\n")
         codes.append(fork(lambda: jobs.update(30)))
         codes.append(fork(lambda: jobs.update(40)))
         shown = jobs.status(jobs.job_id)
@@ -185,9 +185,9 @@ def test_a_child_that_tells_no_text_leaves_the_one_that_is_there(site: Site) -> 
     seen: list[Any] = []
     codes: list[int] = []
     site.job = job
-    assert site.run("/job").status_text == "one two"
+    assert site.run("/job").status_text == "one\ntwo"
     assert codes == [0, 0]
-    assert seen == [(40, "one ")]
+    assert seen == [(40, "one\n")]
 
 
 def test_a_child_waits_for_nothing_that_a_thread_of_its_parent_holds(site: Site) -> None:

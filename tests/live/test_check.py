@@ -112,7 +112,7 @@ def test_what_a_server_tells(run_server: Serve, case: tuple[Any, ...]) -> None:
     """Asked by a script, over connect=: all that is told comes from the process that answers."""
     setup, software, worker, processes, slots_each, monitor = case
     # Apache runs the app as another user, whose key file is not for this one.
-    found = check_from_outside(run_server(setup, key=KEY), key=KEY)
+    found = check_from_outside(run_server(setup, environ={"BACKJOB_KEY": KEY}), key=KEY)
     assert found.problem is None, str(found)
     assert found.server is not None
     assert found.server.software.startswith(software)
