@@ -5,7 +5,6 @@ Knows nothing of jobs but what their ids, numbers and texts may be.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from .config import MOST_SCOPE
 from .forms import encode_form
 from .headers import check_headers
+from .option_checks import suggest
 from .output import clean_text
 from .ranges import TIMEOUT, WHOLE, is_number, is_timeout, is_whole
 from .redirects import check_redirect_ok
@@ -52,9 +52,7 @@ def check_options(options: Mapping[str, Any], names: Collection[str]) -> None:
     known = [name for name in names if name not in _OF_A_REQUEST]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
-            raise TypeError(f"{name!r} is no option of a job that is made from a request: {hint}")
+            raise TypeError(f"{name!r} is no option of a job that is made from a request: {suggest(name, known)}")
     numbers = {name: options.get(name, 0) for name in ("delay", "retries", "priority")}
     check_numbers(**numbers, error_timeout=options.get("error_timeout"))
     flags = {name: options[name] for name in ("as_user", "unique", "after_response") if name in options}

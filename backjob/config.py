@@ -6,7 +6,6 @@ Knows what each option may be. Opens nothing, but looks whether a named CA file 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,6 +30,7 @@ from .option_checks import (
     check_whole,
     check_with,
     refuse,
+    suggest,
 )
 from .outer import find_fault
 from .ranges import MOST, TIMEOUT, check_version, is_timeout
@@ -259,7 +259,5 @@ def make_config(options: Mapping[str, Any]) -> Config:
     names = [each.name for each in dataclasses.fields(Config)]
     for name in options:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
-            refuse(name, f"is no option of BackJob: {hint}")
+            refuse(name, f"is no option of BackJob: {suggest(name, names)}")
     return Config(**options)

@@ -5,9 +5,10 @@ Knows no option's default: see config.py, which says which check applies to whic
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ._socket import check_header
@@ -23,6 +24,12 @@ _MOST_HEADER_BYTES = 1024
 def refuse(option: str, reason: str) -> NoReturn:
     """Raise the ConfigError of an option."""
     raise ConfigError(f"{option} {reason}")
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return a hint for an unknown option: the most similar known name, or all of them."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
 
 
 def check_pattern(option: str, value: object, pattern: str, allowed: str) -> None:

@@ -30,7 +30,7 @@ class Response:
         self.error = ""
         """The exception that an error page is about: from ``exc_info``, or the one that is being handled."""
         self.exception: BaseException | None = None
-        """That exception, until forget()."""
+        """Exception that ``error`` describes, until forget()."""
         self.breach = ""
         """The reason why the response is broken, or "": a second status after output had begun, or another breach of
         PEP 3333. The job fails even if the app swallows the exception that it gets for that."""
