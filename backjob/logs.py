@@ -99,5 +99,5 @@ class JobLogHandler(logging.Handler):
 
 
 for _name in _OWN:
-    logging.getLogger(_name).addFilter(JobFilter())
-logging.getLogger("backjob").addFilter(_OwnFilter())
+    for _filter in (JobFilter(), _OwnFilter()):
+        logging.getLogger(_name).addFilter(_filter)

@@ -213,9 +213,12 @@ def test_what_is_logged_of_a_path_is_one_line(text: str, caplog: pytest.LogCaptu
     assert "\\x" in message or "\\u" in message or "\\r\\n" in message
 
 
-def test_records_of_no_job_have_none(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("backjob").warning("of no job")
-    assert [(record.job, record.attempt) for record in caplog.records] == [(None, None)]  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", ["backjob", "backjob.security"])
+def test_records_of_no_job_have_all_fields(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A formatter that names a field which a record lacks loses the record."""
+    logging.getLogger(name).warning("of no job")
+    line = "%(message)s %(job)s %(attempt)s %(method)s %(path)s %(outcome)s %(seconds)s"
+    assert logging.Formatter(line).format(caplog.records[0]) == "of no job" + 6 * " None"
 
 
 def test_a_filter_tells_the_job_of_any_record(site: Site) -> None:
