@@ -90,7 +90,8 @@ class Config:
 
     site_url: str | None = None
     """URL at which people reach the app, such as ``"https://shop.example"`` or ``"https://shop.example/mount"``: Host,
-    scheme, port and SCRIPT_NAME of jobs that are started outside of a request. None: those of ``connect``."""
+    scheme, port and SCRIPT_NAME of jobs that are started outside of a request. None: those of ``connect``, and the
+    SCRIPT_NAME with which the request arrives."""
 
     ca_file: str | None = None
     """PEM file of the authority that signed the certificate at ``connect="https://…"``. None: the system's."""

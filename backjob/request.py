@@ -71,7 +71,7 @@ def make_request(
         mount = environ.get("SCRIPT_NAME", "")
     site = config.site if environ is None else None
     if mount is None and site is not None:
-        mount = site.mount or None
+        mount = site.mount
     script_name, path_info = split_path(target, mount)
     request = JobRequest(
         method=_read_method(method),

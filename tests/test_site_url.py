@@ -60,6 +60,24 @@ def test_a_job_that_a_script_starts_knows_its_site(tmp_path: Path, as_user: bool
     }
 
 
+def test_a_site_without_a_mount_is_at_the_root_whatever_arrives(tmp_path: Path) -> None:
+    """gunicorn believes a header SCRIPT_NAME that a proxy on the same host sends."""
+
+    def move_mount(app: Any) -> Any:
+        def moving(environ: dict[str, Any], start_response: Any) -> Any:
+            if environ["PATH_INFO"].startswith("/admin/"):
+                environ |= {"SCRIPT_NAME": "/admin", "PATH_INFO": environ["PATH_INFO"].removeprefix("/admin")}
+            return app(environ, start_response)
+
+        return moving
+
+    with serve_site(tmp_path, show_site, front=move_mount) as site:
+        with outside(tmp_path, site, site_url="https://shop.example") as script:
+            end = end_of(site, script.application.jobs.start("/admin/purge"))
+    told = json.loads(end.status_text)
+    assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("", "/admin/purge")
+
+
 def test_a_target_outside_of_the_mount_is_refused(tmp_path: Path) -> None:
     with wrap(tmp_path, connect="http://127.0.0.1:1", site_url=SITE) as script:
         jobs = script.application.jobs
