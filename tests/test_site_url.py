@@ -71,9 +71,11 @@ def test_a_site_without_a_mount_is_at_the_root_whatever_arrives(tmp_path: Path) 
 
         return moving
 
-    with serve_site(tmp_path, show_site, front=move_mount) as site:
-        with outside(tmp_path, site, site_url="https://shop.example") as script:
-            end = end_of(site, script.application.jobs.start("/admin/purge"))
+    with (
+        serve_site(tmp_path, show_site, front=move_mount) as site,
+        outside(tmp_path, site, site_url="https://shop.example") as script,
+    ):
+        end = end_of(site, script.application.jobs.start("/admin/purge"))
     told = json.loads(end.status_text)
     assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("", "/admin/purge")
 
