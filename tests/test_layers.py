@@ -34,7 +34,7 @@ ORDER = (
     "backend",
     *("arguments", "no_job"),
     *("findings", "exposure", "second_visit", "site_check", "check", "notices"),
-    *("assembly", "security_log", "existing_jobs", "retrying", "jobs", "session"),
+    *("security_log", "assembly", "existing_jobs", "retrying", "jobs", "session"),
     *("signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "endpoint", "middleware", "__init__"),
 )
