@@ -892,6 +892,15 @@ class TestExposure:
         assert [each.name for each in found] == names
         assert all(str(folder) in each.text for each in found)
 
+    def test_a_folder_above_counts_unless_it_is_sticky(self, tmp_path: Path) -> None:
+        file = tmp_path / "own" / "jobs.sqlite3"
+        file.parent.mkdir(0o700)
+        tmp_path.chmod(0o777)
+        [found] = find_exposures(file, None)
+        assert f"The folder {tmp_path} has mode 0777" in found.text
+        tmp_path.chmod(0o1777)
+        assert list(find_exposures(file, None)) == []
+
     def test_a_group_that_others_are_in_counts(self, tmp_path: Path) -> None:
         file = tmp_path / "jobs.sqlite3"
         tmp_path.chmod(0o770)
