@@ -82,7 +82,13 @@ class TestWrong:
             "//shop.example",
             *("https://shöp.example", "https://shop.example/a b", "https://shop.example\r\nX: y", "", 5, b"https://a"),
             *("https://shop.example//x", "https://shop.example/a/../b", "https://shop.example/%2e%2e", " https://a.b"),
-            *("https://[::1", "https://shop.example:0", "https://shop,example"),
+            *(
+                "https://[::1",
+                "https://shop.example:0",
+                "https://shop,example",
+                "https://[fe80::1%25eth0]",
+                "https://[1.2.3.4]",
+            ),
         ],
     )
     def test_is_refused_at_construction(self, url: Any) -> None:
@@ -91,11 +97,33 @@ class TestWrong:
         assert "secret" not in str(caught.value)
 
     @pytest.mark.parametrize(
+        ("part", "values"),
+        [
+            ("host", "https://.. https://.shop.example https://-bad- https://a..b https://*.example https://a~b"),
+            ("host", "https://999.1.1.1 https://1.2.3 https://7 https://0x7f.1"),
+            ("host", f"https://{'a' * 64}.example https://{'a.' * 127}example"),
+            ("path", "https://a.b/%00 https://a.b/x%0dy https://a.b/%7F https://a.b/%2Fx https://a.b/x%2fy"),
+            ("path", "https://a.b/% https://a.b/%(here)s https://a.b/%2e%2e https://a.b/./x"),
+            ("1000 characters", f"https://a.b/{'x' * 1000}"),
+        ],
+    )
+    def test_the_message_names_the_wrong_part(self, part: str, values: str) -> None:
+        for url in values.split():
+            with pytest.raises(ConfigError, match=f"site_url is wrong: .*{part}") as caught:
+                BackJob(show_site, key=KEY, site_url=url)
+            assert len(str(caught.value)) < 500
+
+    @pytest.mark.parametrize(
         ("url", "authority", "mount"),
         [
             ("https://shop.example", "shop.example", ""),
             ("HTTPS://Shop.Example:443/", "shop.example", ""),
             ("http://[2001:db8::1]:8080/a%20b/", "[2001:db8::1]:8080", "/a b"),
+            ("http://192.0.2.1/%c3%a9", "192.0.2.1", "/\xc3\xa9"),
+            *(
+                (f"http://{name}", name, "")
+                for name in ("intranet", "a_b.example", "xn--80ak6aa92e.com", "1.a", "a.b.")
+            ),
         ],
     )
     def test_is_read(self, url: str, authority: str, mount: str) -> None:
