@@ -41,6 +41,8 @@ class BackJob:
     def __init__(self, app: WSGIApp, **options: Any) -> None:
         if not callable(app):
             raise ConfigError("app is no WSGI application: it can't be called")
+        self.app = app
+        """The wrapped app."""
         self.config = make_config(options)
         self._key = self.config.environ_key
         self._assembly = Assembly(app, self.config, _name_caller(app))

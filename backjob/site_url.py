@@ -21,7 +21,7 @@ _LONGEST_NAME = 253
 _LONGEST = 1000
 """Characters of the URL: it is a part of each job's record."""
 _UNSAFE = re.compile(r"%(?:[01][0-9a-f]|7f|2f|(?![0-9a-f]{2}))", re.IGNORECASE)
-"""Percent-encoded control characters and slashes, which servers read in different ways, and a % that encodes nothing."""
+"""Percent-encoded control characters and slashes, which servers read in different ways, and a % without a code."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
