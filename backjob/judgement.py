@@ -111,7 +111,7 @@ def judge_answer(response: Response, run: Run) -> Judgement:
     if cause:
         line += f": {cause}"
     error = (run.error or response.exception) if code >= 500 else None
-    return Judgement(_add_hint(line, code, run), may_retry_after(code), error=error)
+    return Judgement(_add_hint(line, code, run, cause), may_retry_after(code), error=error)
 
 
 def judge_exception(error: BaseException, run: Run) -> Judgement:
@@ -121,7 +121,7 @@ def judge_exception(error: BaseException, run: Run) -> Judgement:
         return Judgement(_join(describe(error), run.left_out.explain_exception()), may_retry=True, error=error)
     if code < 400:
         return _judge_redirect(code, {"location": _read_location(error)}, run)
-    return Judgement(_add_hint(describe(error), code, run), may_retry_after(code), error=error)
+    return Judgement(_add_hint(describe(error), code, run, _read_detail(error)), may_retry_after(code), error=error)
 
 
 def _read_location(error: BaseException) -> str:
@@ -184,9 +184,10 @@ def write_duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _add_hint(text: str, code: int, run: Run) -> str:
+def _add_hint(text: str, code: int, run: Run, detail: str) -> str:
+    """Add the likely cause to the text of a response. ``detail``: the application's own words in it."""
     hint = explain_refusal(run) if code in _REFUSALS else ""
-    if code in _OF_HOST:
+    if code in _OF_HOST and (not detail or "host" in detail.lower()):
         hint = _explain_host(run.request)
     return _join(text, (f": {hint}" if hint else "") + run.left_out.explain_response(code))
 

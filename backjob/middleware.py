@@ -23,6 +23,7 @@ from .request import may_run_in
 from .response import make_server_environ
 from .session import AfterResponse, RequestJobs
 from .settings import read_settings
+from .site_check import is_visit
 from .worker import CurrentJob
 
 _ON_THE_WAY = {__package__, "bottle", "pyramid"}
@@ -60,7 +61,7 @@ class BackJob:
         return cls(app, **read_settings(settings, prefix))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if not self._assembly.serves:
+        if not self._assembly.serves and not is_visit():
             self._assembly.note_request()
         if TOKEN_KEY in environ:
             return self._endpoint.answer(environ, start_response)

@@ -65,9 +65,14 @@ class SiteAnswer:
         return is_same_path and (target.scheme != own.scheme or not redirect.is_own)
 
 
+def is_visit() -> bool:
+    """Return whether this code runs because of a check: then no server has got a request."""
+    return _is_visit.get()
+
+
 def visit_site(app: Callable[..., Iterable[bytes]], config: Config) -> SiteAnswer | None:
     """Call the app as a job that is started outside of a request does. None within such a call."""
-    if _is_visit.get():
+    if is_visit():
         return None
     mount = config.site.mount if config.site else ""
     request = make_request(None, config, f"{quote_path(mount)}{_PATH}", as_user=False, mount=mount)

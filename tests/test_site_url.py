@@ -220,6 +220,14 @@ class TestWithout:
         assert "connect_headers" not in end.status_text
         assert ".:" not in end.status_text
 
+    def test_a_form_that_the_view_refuses_is_none_of_the_host(self, tmp_path: Path) -> None:
+        def view(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            raise BadRequest("The year is missing.")
+
+        with serve_site(tmp_path, view) as site, outside(tmp_path, site, view, site_url=SITE) as script:
+            end = end_of(site, script.application.jobs.start("/mount/report"))
+        assert end.status_text == "BadRequest: 400 Bad Request: The year is missing."
+
     def test_with_it_all_is_well(self, tmp_path: Path) -> None:
         right = "https://shop.example"
         with serve_site(tmp_path, only_shop) as site, outside(tmp_path, site, only_shop, site_url=right) as script:
@@ -342,6 +350,11 @@ class TestVisit:
 
         assert visit(view) == ([], [])
         assert seen == [(True, False)]
+
+    def test_an_inner_application_does_not_become_a_server(self) -> None:
+        inner = BackJob(only_shop, key=KEY)
+        assert visit(BackJob(inner, key=KEY).app) == (["site-url"], [])
+        assert not inner._assembly.serves
 
     def test_a_view_that_checks_too_is_called_once(self) -> None:
         seen = []
