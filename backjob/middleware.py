@@ -82,8 +82,8 @@ class BackJob:
     def check(self, environ: Mapping[str, Any] | None = None) -> Check:
         """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.
 
-        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before. If
-        that request is a GET with a cookie, the app is asked for its page once more, up to this call, to see whether
+        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before, and
+        the app is called once in this process, for two seconds at most. If the given request is a GET with a cookie, the app is asked for its page once more, up to this call, to see whether
         sessions lock.
         Raises nothing for what it finds: the record says what is wrong, and what mends it.
         """

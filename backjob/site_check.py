@@ -99,14 +99,13 @@ def find_site_problem(answer: SiteAnswer | None, config: Config) -> Iterator[Fin
     what = "a job that is started outside of a request"
     if answer.status in _REFUSALS:
         text = f"The app answers {answer.status} to {what}, with the Host {urlsplit(answer.page.url).netloc}"
-        correction = ", or let the app allow it"
+        correction = "Correct site_url=, or let the app allow it"
     elif answer.leads_to_another_site:
         text = f"The app redirects {what} from {answer.site} to {answer.redirect.site}"
-        correction = f': "{answer.redirect.site}{quote_path(config.site.mount if config.site else "")}"'
+        correction = f'Set site_url="{answer.redirect.site}{quote_path(config.site.mount if config.site else "")}"'
     else:
         return
-    remedy = f"Correct site_url={correction}" if config.site else 'Set site_url="https://…"'
-    yield Finding("site-url", text, remedy)
+    yield Finding("site-url", text, correction if config.site else 'Set site_url="https://…"')
 
 
 def find_site_warnings(answer: SiteAnswer | None, config: Config) -> Iterator[Finding]:

@@ -242,7 +242,7 @@ class TestWithout:
             found = script.application.check()
         assert found.problem is not None
         assert "redirects" in found.problem.text
-        assert found.problem.remedy == 'Correct site_url=: "https://shop.example"'
+        assert found.problem.remedy == 'Set site_url="https://shop.example"'
 
     def test_links_to_the_loopback_are_a_warning(self, tmp_path: Path) -> None:
         with serve_site(tmp_path) as site, outside(tmp_path, site) as script:
