@@ -892,6 +892,15 @@ class TestExposure:
         assert [each.name for each in found] == names
         assert all(str(folder) in each.text for each in found)
 
+    def test_the_wal_counts_too(self, tmp_path: Path) -> None:
+        file, wal = tmp_path / "jobs.sqlite3", tmp_path / "jobs.sqlite3-wal"
+        for each in (file, wal):
+            each.touch(0o600)
+        assert list(find_exposures(file, None)) == []
+        wal.chmod(0o644)
+        [found] = find_exposures(file, None)
+        assert f"{wal} has mode 0644" in found.text
+
     def test_a_folder_above_counts_unless_it_is_sticky(self, tmp_path: Path) -> None:
         file = tmp_path / "own" / "jobs.sqlite3"
         file.parent.mkdir(0o700)
