@@ -146,7 +146,9 @@ def progress(request):
 def status(request):
     # The scope keeps users apart: of somebody else's job there is nothing to see.
     try:
-        return request.backjob.status(request.matchdict["job_id"], scope=request.authenticated_userid or "").as_dict(500)
+        return request.backjob.status(request.matchdict["job_id"], scope=request.authenticated_userid or "").as_dict(
+            500
+        )
     except JobNotFound as error:
         raise HTTPNotFound(str(error)) from None
 
