@@ -35,6 +35,7 @@ from .monitor import Monitor
 from .native import is_native
 from .notices import tell_of_writes
 from .schema import build_table
+from .security_log import RefusedTokens
 from .sqlstore import SQLStore
 from .store import Store
 from .vouching import Vouching
@@ -79,6 +80,7 @@ class Assembly:
         self._database = _make_database(self._config)
         self._cells = _make_cells(self._config)
         self._backend: Backend | None = None
+        self.refused_tokens = RefusedTokens()
         self.serves = self._is_paused = False
         # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
         # One call of it lasts no longer than there is from one renewal to the next.
@@ -123,6 +125,7 @@ class Assembly:
     def _leave(self) -> None:
         """The process ends in an orderly way."""
         self._keeper_thread.stop()
+        self.refused_tokens.report(is_last=True)
         if self._backend is not None:
             self._backend.keeper.leave()
             self._empty_wal()
@@ -162,6 +165,7 @@ class Assembly:
             if has_children():
                 return _LOOK_FOR_CHILDREN
             self._resume()
+        self.refused_tokens.report()
         try:
             if self._keeper_database is not None and self._keeper_database.file is not None:
                 self._keys.restore()
@@ -212,6 +216,7 @@ class Assembly:
         """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
         self.serves = self._is_paused = False
         self._keeper_thread.stop()
+        self.refused_tokens.report(is_last=True)
         with self._lock:
             backend, self._backend = self._backend, None
         if backend is not None:

@@ -42,7 +42,7 @@ from .proofs import is_proof
 from .request import mount_request
 from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .server_facts import ServerFacts, look_at_server
-from .site_check import find_local_site, find_site_problem
+from .site_check import find_site_problem, find_site_warnings, visit_site
 from .store import Store
 
 Facts = TypeVar("Facts", ServerFacts, StoreFacts, Reply)
@@ -81,18 +81,19 @@ class Deployment:
             return Check((Finding("key", str(error)),), (), (), None, "", self.keys.name, 0, here, cache)
         here = self._ask_store(backend.store)
         trials, reply, problem = _try_addresses(backend, environ)
-        site = (*find_site_problem(self.app, self.config),) if environ is None and reply is not None else ()
+        site = visit_site(self.app, self.config) if environ is None and reply is not None else None
         if reply is None and environ is not None and self.config.address is None:
             # Nobody answered, but this request came from the very server that was asked.
             reply = self._reply(backend, here, environ)
-        problems = [*([problem] if problem else []), *site, *find_problems(self.config, here, cache, reply)]
+        of_site = [*find_site_problem(site, self.config)]
+        problems = [*([problem] if problem else []), *of_site, *find_problems(self.config, here, cache, reply)]
         is_waiting = environ is not None and self._does_second_visit_wait(environ)
         warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
         warnings += find_exposures(self.file, self.keys.file)
         warnings += find_other_app(backend.self_request.app, reply)
         warnings += find_other_version(self.config.app_version or "", reply)
         warnings += find_outer_middleware(reply, self._digest_outer(environ) if environ is not None else None)
-        warnings += find_local_site(self.config) if environ is None and reply is not None and not site else ()
+        warnings += find_site_warnings(site, self.config) if not of_site else ()
         warnings += find_lost_slots(backend.limits.lost_slots, reply)
         server, monitor = (reply.server, reply.monitor) if reply else (None, "")
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)

@@ -6,7 +6,7 @@ Knows what servers and frameworks correct in a URL. Knows no jobs and no options
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from .redirects import Page, Redirect, normalize_path
 
@@ -76,7 +76,8 @@ class _Correction:
         """
         code = self._redirect.code
         if "host" in self.changes and code != 301 and not self._is_www():
-            return True
+            # A job that a request started has a host that the app accepts.
+            return self._page.site_url is None or not self._page.is_safe
         if self._page.is_safe or code not in (302, 303):
             return False
         is_path_kept = not self.changes.keys() & {"language", "slash"}
@@ -88,7 +89,9 @@ class _Correction:
         return hosts[0].removeprefix("www.") == hosts[1].removeprefix("www.")
 
     def advise(self) -> str:
-        """Return from where, or with which target, to start the job instead."""
+        """Return from where, or with which target, to start the job instead, or how to correct its site."""
+        if self._page.site_url is not None and self.changes.keys() & {"scheme", "host"}:
+            return self._advise_site_url(self._page.site_url)
         advice = "start the job"
         if self.changes.keys() & {"language", "slash"}:
             advice += f" with the target {self._redirect.shown_path}"
@@ -98,3 +101,12 @@ class _Correction:
         if "scheme" in self.changes:
             advice += ", or set connect_headers={'X-Forwarded-Proto': 'https'}"
         return advice
+
+    def _advise_site_url(self, site_url: str) -> str:
+        # Without the option the host is that of connect=, which a change of the scheme keeps.
+        is_known = bool(site_url) or "host" in self.changes
+        site = f"{self._redirect.site}{quote(self._page.mount, encoding='latin-1')}" if is_known else "https://…"
+        use = "" if is_known else " to the URL that people use"
+        is_path_kept = not self.changes.keys() & {"language", "slash"}
+        target = "" if is_path_kept else f" and start the job with the target {self._redirect.shown_path}"
+        return f'set site_url="{site}"{use}{target}, because the job was started outside of a request'

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
 from .path_proofs import is_ahead
 from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .request import may_run_in
-from .security_log import RefusedTokens
+from .security_log import EVERY
 from .session import AfterFirstChunk
 from .short_tokens import LIFETIME
 from .worker import CurrentJob
@@ -41,7 +42,7 @@ class Endpoint:
         self._assembly = assembly
         self._get_backend = assembly.get_backend
         self._app = app
-        self._refused = RefusedTokens()
+        self._unserved_until = float("-inf")
 
     def answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request with a token. It reaches the app only as a job."""
@@ -63,11 +64,18 @@ class Endpoint:
                 return self._monitor(backend, job, token, environ, respond)
             return self._work(backend, job, token, environ, respond)
         except (TokenError, SealError):
-            self._refused.note(environ)
+            self._assembly.refused_tokens.note(environ)
             return respond("403 Forbidden")
         except (StoreError, KeyringError) as error:
-            log.error("A self-request can't be served: %s", error)
+            self._report_unserved(error, is_own=token is not None)
             return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
+
+    def _report_unserved(self, error: Exception, *, is_own: bool) -> None:
+        """Log it. Without a key, where anybody may have sent the request, do so once a minute at most."""
+        now = time.monotonic()
+        if is_own or now >= self._unserved_until:
+            self._unserved_until = now + EVERY
+            log.error("A self-request can't be served: %s", error)
 
     def _prove(self, backend: Backend, token: Token, environ: dict[str, Any], respond: Responder) -> Iterable[bytes]:
         """Prove that this app answers here. A token that is too old, or comes again, has no other effect.
@@ -77,7 +85,7 @@ class Endpoint:
         """
         proof = f"{token.prove('here')} {token.prove(prove_app(backend.self_request.app))}"
         if not backend.self_request.paths.tokens.take(token):
-            self._refused.note(environ, is_stale=True)
+            self._assembly.refused_tokens.note(environ, is_stale=True)
             return respond("403 Forbidden", proof)
         self._note_arrival(backend, environ)
         if backend.has_dispatcher(environ):
@@ -94,7 +102,7 @@ class Endpoint:
         with contextlib.suppress(StoreError):  # a check must report that the store is unreachable
             is_fresh = is_fresh and backend.store.use_once(f"token-{token.nonce}"[:64], LIFETIME)
         if not is_fresh:
-            self._refused.note(environ, is_stale=True)
+            self._assembly.refused_tokens.note(environ, is_stale=True)
             return _respond(environ, start_response, "403 Forbidden", token.prove("stale"))
         self._note_arrival(backend, environ)
         facts = self._assembly.deployment.answer(environ, start_response)

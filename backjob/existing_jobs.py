@@ -57,7 +57,8 @@ class ExistingJobs(NoJob):
             if is_ended:
                 log_ended(Move.CANCEL, job.id, job.attempt, job)
             if is_ended or (job.status is Status.INPROGRESS and store.request_cancel(job.id)):
-                self._log_act("cancelled", job.id)
+                if not job.cancel_requested:
+                    self._log_act("cancelled", job.id)
                 return True
         return False
 

@@ -10,30 +10,34 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from .findings import Finding
 
 
 def find_exposures(database: Path | None, key: Path | None) -> Iterator[Finding]:
-    """Yield findings about the mode of the SQLite file and about the folders of both files."""
+    """Yield findings about the mode of the SQLite file and its WAL, and about the folders of both files and above."""
     if database is not None:
+        yield from _of_database(database)
+    folders = [file.absolute().parent for file in (database, key) if file is not None]
+    above = [parent for folder in folders for parent in folder.parents]
+    for folder in dict.fromkeys(folders + above):
         with contextlib.suppress(OSError):
-            yield from _of_database(database, stat.S_IMODE(database.stat().st_mode))
-    for folder in _list_folders(file for file in (database, key) if file is not None):
+            found = folder.stat()
+            # Others can't rename what they don't own in a sticky folder, but can make files in it.
+            if folder in folders or not found.st_mode & stat.S_ISVTX:
+                yield from _of_folder(folder, found)
+
+
+def _of_database(database: Path) -> Iterator[Finding]:
+    for file in (database, database.with_name(f"{database.name}-wal")):
         with contextlib.suppress(OSError):
-            yield from _of_folder(folder, folder.stat())
-
-
-def _list_folders(files: Iterable[Path]) -> list[Path]:
-    return list(dict.fromkeys(file.absolute().parent for file in files))
-
-
-def _of_database(file: Path, mode: int) -> Iterator[Finding]:
-    if mode & 0o077:
-        text = f"The SQLite file {file} has mode {mode:04o}: other users can read or change the jobs in it"
-        yield Finding("file-mode", text, f"chmod 600 {file}*, unless that is meant")
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & 0o077:
+                text = f"The SQLite file {file} has mode {mode:04o}: other users can read or change the jobs in it"
+                yield Finding("file-mode", text, f"chmod 600 {database}*, unless that is meant")
+                return
 
 
 def _of_folder(folder: Path, found: os.stat_result) -> Iterator[Finding]:

@@ -48,7 +48,7 @@ def read_private_file(path: Path) -> str:
     try:
         if fault := _find_fault(os.fstat(descriptor), path):
             raise OSError(fault)
-        with os.fdopen(descriptor, closefd=False) as file:
+        with os.fdopen(descriptor, closefd=False, encoding="utf-8-sig") as file:
             return file.read()
     finally:
         os.close(descriptor)
@@ -59,7 +59,8 @@ def _find_fault(found: os.stat_result, path: Path) -> str:
     if not stat.S_ISREG(found.st_mode):
         return "it is no regular file"
     if found.st_uid not in (0, user):
-        return f"it belongs to user {found.st_uid}, and not to this one or root: chown {user} {path}"
+        advice = f"chown {user} {path}" if user else "run this as that user"
+        return f"it belongs to user {found.st_uid}, and not to this one or root: {advice}"
     if mode & 0o077:
         return f"its mode is {mode:04o}, and others may read or change it: chmod 600 {path}"
     return ""

@@ -53,9 +53,10 @@ CONDITIONAL = _keys("If-Match If-None-Match If-Modified-Since If-Unmodified-Sinc
 """Headers about what a client has stored (RFC 9110, sections 13.1 and 14.2). A job has nothing stored."""
 _CREDENTIALS = _keys("Cookie Authorization")
 _OF_A_USER = re.compile(
-    r"COOKIE|(?<!LOCK_)TOKEN|SECRET|SESSION|PASSWORD|SIGNATURE|PRINCIPAL|DPOP|CSRF|XSRF|OIDC|CLIENT_?CERT|SSL_CLIENT"
-    r"|(^|_)(AUTH|(API|ACCESS|SUBSCRIPTION)_?KEY|EMAIL|GROUPS?|JWT|USER(?!_AGENT))|^REMOTE_|^FORWARDED$"
-    r"|^X_FORWARDED_FOR$|_IP$"
+    r"COOKIE|(?<!LOCK_)TOKEN|SECRET|SESSION|PASSW|SIGNATURE|HMAC|PRINCIPAL|DPOP|CSRF|XSRF|OIDC|CLIENT_?CERT|SSL_"
+    r"|(?<!IDEMPOTENCY_)KEY$|^REMOTE_|^FORWARDED$|FORWARDED_FOR$|IP$|(^|_)ADDR(ESS)?$"
+    r"|(^|_)(AUTH|ACCOUNT|CLAIMS?|CLIENT_VERIFY|CONSUMER|CREDENTIALS?|CUSTOMER|DN|EMAIL|GROUPS?|IDENTIFIER|JWT|LOGIN|NONCE|OTP"
+    r"|PASS|USER(?!_AGENT))"
 )
 """Names of headers that may identify the user."""
 _INCIDENTAL = re.compile(

@@ -67,9 +67,14 @@ class JobRequest:
         return self.target.partition("?")[0]
 
     @property
+    def has_site_url(self) -> bool:
+        """True if the job was started outside of a request and has its site from ``site_url``."""
+        return "SERVER_NAME" in self.variables
+
+    @property
     def lacks_site(self) -> bool:
         """True if the job was started outside of a request and without ``site_url``."""
-        return self.script_name is None and "SERVER_NAME" not in self.variables
+        return self.script_name is None and not self.has_site_url
 
     def __repr__(self) -> str:
         return f"JobRequest({self.method} {self.path})"

@@ -109,4 +109,4 @@ def _find_origin(environ: Mapping[str, Any]) -> str:
         environ.get(f"HTTP_X_FORWARDED_{name}", "").partition(",")[0].strip() or otherwise
         for name, otherwise in (("PROTO", environ["wsgi.url_scheme"]), ("HOST", environ["HTTP_HOST"]))
     )
-    return f"{scheme}://{host}"
+    return f"{scheme if scheme in ('http', 'https') else environ['wsgi.url_scheme']}://{host}"

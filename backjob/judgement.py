@@ -26,6 +26,7 @@ from .redirects import (
     is_login,
     load_redirect_ok,
     looks_like_login,
+    normalize_path,
     read_redirect,
 )
 from .request import is_safe_method
@@ -39,7 +40,8 @@ _SERVER_ERRORS = range(500, 600)
 _REFUSALS = frozenset({401, 403})
 _OF_HOST = frozenset({400, 421})
 """Statuses of answers to a Host that the app does not allow."""
-_LACKS_SITE = 'the job was started outside of a request: set site_url="https://…" to the URL that people use'
+_OUTSIDE = "the job was started outside of a request"
+_SET_SITE = 'set site_url="https://…" to the URL that people use'
 _LONG_WAIT = 60.0
 """Seconds of waiting after which credentials may have expired."""
 
@@ -109,17 +111,17 @@ def judge_answer(response: Response, run: Run) -> Judgement:
     if cause:
         line += f": {cause}"
     error = (run.error or response.exception) if code >= 500 else None
-    return Judgement(line + _hint_at(code, run), may_retry_after(code), error=error)
+    return Judgement(_add_hint(line, code, run, cause), may_retry_after(code), error=error)
 
 
 def judge_exception(error: BaseException, run: Run) -> Judgement:
     """Return how a job ends, by its app's exception. One that is an HTTP response counts as that response."""
     code = find_status(error)
     if code is None:
-        return Judgement(describe(error) + run.left_out.explain_exception(), may_retry=True, error=error)
+        return Judgement(_join(describe(error), run.left_out.explain_exception()), may_retry=True, error=error)
     if code < 400:
         return _judge_redirect(code, {"location": _read_location(error)}, run)
-    return Judgement(describe(error) + _hint_at(code, run), may_retry_after(code), error=error)
+    return Judgement(_add_hint(describe(error), code, run, _read_detail(error)), may_retry_after(code), error=error)
 
 
 def _read_location(error: BaseException) -> str:
@@ -182,22 +184,46 @@ def write_duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _hint_at(code: int, run: Run) -> str:
+def _add_hint(text: str, code: int, run: Run, detail: str) -> str:
+    """Add the likely cause to the text of a response. ``detail``: the application's own words in it."""
     hint = explain_refusal(run) if code in _REFUSALS else ""
-    if code in _OF_HOST and run.request.lacks_site:
-        hint = _LACKS_SITE
-    return (f": {hint}" if hint else "") + run.left_out.explain_response(code)
+    if code in _OF_HOST and (not detail or "host" in detail.lower()):
+        hint = _explain_host(run.request)
+    return _join(text, (f": {hint}" if hint else "") + run.left_out.explain_response(code))
+
+
+def _join(text: str, addition: str) -> str:
+    """Return both, without the full stop of the text before the punctuation mark of the addition."""
+    return f"{text.rstrip('.')}{addition}" if addition else text
+
+
+def _explain_host(request: JobRequest) -> str:
+    """Return the likely cause of an answer that a Host gets, "" for a job that has the Host of a request."""
+    if request.lacks_site:
+        return f"{_OUTSIDE}: if the app does not allow its Host, {_SET_SITE}"
+    if request.has_site_url:
+        host = request.headers.get("HTTP_HOST", "")
+        return f"{_OUTSIDE}: if the app does not allow the host {host}, correct site_url"
+    return ""
 
 
 def _judge_redirect(code: int, headers: Mapping[str, str], run: Run) -> Judgement:
     judgement = _judge_location(code, headers, run)
-    if judgement.reason and run.request.lacks_site and _leads_to_https(headers.get("location", ""), run):
-        return replace(judgement, reason=f"{judgement.reason}; {_LACKS_SITE}")
+    is_outside = run.request.lacks_site or run.request.has_site_url
+    is_told = not judgement.reason or "site_url=" in judgement.reason
+    if is_outside and not is_told and _may_be_for_site(headers.get("location", ""), run):
+        hint = "correct site_url" if run.request.has_site_url else _SET_SITE
+        return replace(judgement, reason=f"{judgement.reason}; {_OUTSIDE}: {hint}")
     return judgement
 
 
-def _leads_to_https(location: str, run: Run) -> bool:
-    return run.request.scheme == "http" and location[:6].lower() == "https:"
+def _may_be_for_site(location: str, run: Run) -> bool:
+    """Return whether a redirect leads from http to https of the same host, or to the same path of another host."""
+    page = _make_page(run)
+    redirect = read_redirect(302, location, page)
+    if redirect.target is None or not redirect.is_own:
+        return redirect.path.rstrip("/") == normalize_path(run.request.path).rstrip("/")
+    return (run.request.scheme, redirect.target.scheme) == ("http", "https")
 
 
 def _judge_location(code: int, headers: Mapping[str, str], run: Run) -> Judgement:
@@ -254,4 +280,5 @@ def _make_page(run: Run) -> Page:
     server = f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}".rstrip(":")
     hosts = [each for each in (environ.get("HTTP_HOST", ""), forwarded, server) if each]
     url = f"{request.scheme}://{hosts[0] if hosts else 'localhost'}{request.path}"
-    return Page(url, tuple(hosts), is_safe_method(request.method), run.login_url, run.mount)
+    site_url = "" if request.lacks_site else url if request.has_site_url else None
+    return Page(url, tuple(hosts), is_safe_method(request.method), run.login_url, run.mount, site_url)

@@ -235,6 +235,11 @@ def read_or_make_key_file(path: Path) -> str:
         key = read_private_file(path).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise KeyringError(f"The key file {path} can't be used: {error}. Set key= or $BACKJOB_KEY.") from error
+    if len(key.splitlines()) > 1:
+        raise KeyringError(
+            f"The key file {path} has more than one line: it must be one key. Several go into key=[new, old] or "
+            "$BACKJOB_KEY."
+        )
     if len(key) < MIN_KEY_LENGTH:
         raise KeyringError(f"The key file {path} holds no key of {MIN_KEY_LENGTH} or more characters. Delete it.")
     if _is_guessable(key):

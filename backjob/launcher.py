@@ -20,8 +20,8 @@ from .diagnosis import explain_failure, sum_up
 from .errors import AddressError, Busy, LaunchError, NotHome
 from .job import Job, JobRequest
 from .keyring import Keyring, SealError, Token
-from .own_address import LONGEST_PROOF, OwnAddress
-from .path_proofs import PathProofs
+from .own_address import OwnAddress
+from .path_proofs import FRESH, FRESH_FROM_SLOT, LONGEST_PROOF, PathProofs
 from .proofs import is_proof
 from .short_tokens import Clock, ShortTokens, host_time
 from .wire import CONNECT_TIMEOUT, PROBE_PATIENCE, Wire
@@ -83,7 +83,7 @@ class SelfRequest:
         """Record the arrival of this launch, which proves the address to which it was sent (see docs/decisions, 11)."""
         if self.own.note_arrival(token.nonce):
             self.has_worked = True
-        elif self._config.address and not self.own.is_proven(self._config.address):
+        elif self.own.is_doubted(FRESH):
             with contextlib.suppress(SealError):  # such a record is handled elsewhere
                 self.own.note_arrival_of(self._keyring.unseal(job.id, job.uid, job.sealed))
 
@@ -196,8 +196,8 @@ class SelfRequest:
             address = self.candidates(None)[0]
         except AddressError:
             return True
-        is_proven = self._config.address is None or self.own.is_proven(address)
-        return not is_ours or (is_proven and self.paths.covers(address, request, from_slot=True))
+        is_doubted = self.own.is_doubted(FRESH_FROM_SLOT)
+        return not is_ours or (not is_doubted and self.paths.covers(address, request, from_slot=True))
 
     def post_ahead(self, token: Token, request: JobRequest, *, is_again: bool) -> bool:
         """Call ``PathProofs.post_ahead()``. ``is_again``: the job was launched before. Raises LaunchError."""
@@ -248,7 +248,9 @@ class SelfRequest:
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
         candidates = self.own.guess(request, self.app)
-        if self.own.is_proven(candidates[0]) or (from_slot and len(candidates) == 1 and not self._config.address):
+        fresh = FRESH_FROM_SLOT if from_slot else FRESH
+        is_only = len(candidates) == 1 and not self.own.is_doubted(fresh)
+        if self.own.is_proven(candidates[0], fresh) or (from_slot and is_only):
             return candidates[0]
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
         is_one = len({replace(address, site="") for address in candidates}) == 1

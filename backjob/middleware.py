@@ -23,6 +23,7 @@ from .request import may_run_in
 from .response import make_server_environ
 from .session import AfterResponse, RequestJobs
 from .settings import read_settings
+from .site_check import is_visit
 from .worker import CurrentJob
 
 _ON_THE_WAY = {__package__, "bottle", "pyramid"}
@@ -41,6 +42,8 @@ class BackJob:
     def __init__(self, app: WSGIApp, **options: Any) -> None:
         if not callable(app):
             raise ConfigError("app is no WSGI application: it can't be called")
+        self.app = app
+        """The wrapped app."""
         self.config = make_config(options)
         self._key = self.config.environ_key
         self._assembly = Assembly(app, self.config, _name_caller(app))
@@ -58,7 +61,7 @@ class BackJob:
         return cls(app, **read_settings(settings, prefix))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if not self._assembly.serves:
+        if not self._assembly.serves and not is_visit():
             self._assembly.note_request()
         if TOKEN_KEY in environ:
             return self._endpoint.answer(environ, start_response)
@@ -79,9 +82,9 @@ class BackJob:
     def check(self, environ: Mapping[str, Any] | None = None) -> Check:
         """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.
 
-        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before. If
-        that request is a GET with a cookie, the app is asked for its page once more, up to this call, to see whether
-        sessions lock.
+        In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before, and
+        the app is called once in this process, for two seconds at most. If the given request is a GET with a cookie,
+        the app is asked for its page once more, up to this call, to see whether sessions lock.
         Raises nothing for what it finds: the record says what is wrong, and what mends it.
         """
         return self._assembly.deployment.check(environ)

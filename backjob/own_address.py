@@ -17,19 +17,21 @@ from .discovery import discover, discover_unasked, find_site, routes_by_host
 from .errors import AddressError
 from .job import JobRequest
 
-LONGEST_PROOF = 60.0
-"""Seconds for which an address of ``connect=`` that is not used stays proven: its server may have stopped meanwhile."""
 _MOST_SENT = 64
 
 
 class OwnAddress:
-    """``connect=``, or what was discovered. A job is sent there only as long as the address is proven."""
+    """``connect=``, or what was discovered. A job is sent there only as long as the address is proven.
+
+    An address from the server's own socket counts as proven until a request to it fails.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._known: list[Address] = []
         self.proven: Address | None = None
         self._proven_at = float("-inf")
+        self._has_failed = False
         self._sent: dict[str, Address] = {}
 
     def learn(self, environ: Mapping[str, Any]) -> None:
@@ -89,16 +91,24 @@ class OwnAddress:
         own = (self._config.address, self.proven, *self._known)
         return any(each is not None and replace(each, site=address.site) == address for each in own)
 
-    def is_proven(self, address: Address) -> bool:
-        """Return whether a job may be sent there without a probe."""
+    def is_proven(self, address: Address, fresh: float) -> bool:
+        """Return whether a job may be sent there without a probe.
+
+        ``fresh``: seconds for which a proof of ``connect=`` holds. Its server may have stopped since.
+        """
         if address.found == CONNECT:
-            return address == self.proven and time.monotonic() - self._proven_at < LONGEST_PROOF
-        return address == self.proven or address.is_sure
+            return address == self.proven and time.monotonic() - self._proven_at < fresh
+        return address == self.proven or (address.is_sure and not self._has_failed)
+
+    def is_doubted(self, fresh: float) -> bool:
+        """Return whether a request has failed since the last proof, or whether the proof of ``connect=`` is too old."""
+        address = self._config.address
+        return self._has_failed or (address is not None and not self.is_proven(address, fresh))
 
     def note_proof(self, address: Address) -> None:
         """Record that the app has just answered at this address, or received a launch sent there."""
         if not address.is_recorded:
-            self.proven, self._proven_at = address, time.monotonic()
+            self.proven, self._proven_at, self._has_failed = address, time.monotonic(), False
 
     def doubt(self) -> None:
         """Record a request without an answer: the address keeps its precedence, but must prove itself."""
@@ -106,7 +116,7 @@ class OwnAddress:
 
     def forget(self) -> None:
         """Drop the proven address, because it has failed."""
-        self.proven = None
+        self.proven, self._has_failed = None, True
 
     def keep_sent(self, nonce: str, address: Address) -> None:
         """Remember the address to which a launch is sent."""
@@ -122,7 +132,13 @@ class OwnAddress:
         return address is not None
 
     def note_arrival_of(self, request: JobRequest) -> None:
-        """Record the arrival of a launch from another process: it proves ``connect=``, if that process has the same."""
-        address = self._config.address
-        if address is not None and request.by_connect and request.address == write_origin(address):
-            self.note_proof(address)
+        """Record the arrival of a launch from another process, if it has the same address: that is no failure any more.
+
+        It proves ``connect=``.
+        """
+        with contextlib.suppress(AddressError):
+            address = self.candidates(None)[0]
+            if request.address == write_origin(address) and request.by_connect == (address.found == CONNECT):
+                self._has_failed = False
+                if address.found == CONNECT:  # of a discovered one, the Host to which the launch was sent is not known
+                    self.note_proof(address)

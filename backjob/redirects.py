@@ -48,6 +48,9 @@ class Page:
     """The URL of the application's login page, "" where it is not known."""
     mount: str = ""
     """The path at which BackJob is mounted."""
+    site_url: str | None = None
+    """For a job that was started outside of a request: the site as ``site_url`` gives it, "" without this option. None
+    for jobs that a request started."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class Redirect:
         if self.target is None:
             return ""
         return self.shown_path if self.is_own else f"{_find_site(self.target)}{self.shown_path}"
+
+    @property
+    def site(self) -> str:
+        """Scheme and host of the target, for people: without a user name."""
+        return _find_site(self.target) if self.target is not None else ""
 
     @property
     def url(self) -> str:

@@ -64,8 +64,13 @@ class RefusedTokens:
         with self._lock:
             key = peer if peer in self._peers or len(self._peers) < _MOST_PEERS else "other addresses"
             self._peers[key] = self._peers.get(key, 0) + 1
-            now = time.monotonic()
-            if now < self._next:
+        self.report()
+
+    def report(self, *, is_last: bool = False) -> None:
+        """Log those that were counted, if the last record is a minute old. ``is_last``: in any case."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._peers or (now < self._next and not is_last):
                 return
             peers, self._peers, self._next = self._peers, {}, now + EVERY
         counts = ", ".join(f"{number} from {peer}" for peer, number in peers.items())

@@ -75,7 +75,7 @@ def script(folder: Path, connect: str | None = None, **options: Any) -> Iterator
     """The app in a process that serves nothing, with a database of its own."""
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        raise AssertionError("a check asks the app nothing")
+        raise AssertionError("a check asks no view")
 
     options = {"key": KEY, "database": f"sqlite:///{folder}/script.sqlite3", "connect": connect, **options}
     application = BackJob(app, **options)
@@ -519,7 +519,7 @@ class TestProof:
             found = application.check()
         assert found.is_ok
         assert found.server == ServerFacts("x/1")
-        assert [warning.name for warning in found.warnings] == ["version", "other-store", "site-url"]
+        assert [warning.name for warning in found.warnings] == ["version", "other-store", "site-url", "site-unknown"]
 
     @pytest.mark.parametrize("kind", ["monitor", "worker", "probe"])
     def test_facts_are_for_a_check_alone(self, tmp_path: Path, kind: str) -> None:
@@ -569,7 +569,7 @@ def test_the_record(tmp_path: Path) -> None:
 
 def test_a_check_needs_no_app_and_leaves_no_job(tmp_path: Path) -> None:
     def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        raise AssertionError("a check asks the app nothing")
+        raise AssertionError("a check asks no view")
 
     with serve_site(tmp_path, job) as site:
         assert site.application.check(make_environ(SERVER_PORT=str(site.server.port))).is_ok
@@ -891,6 +891,24 @@ class TestExposure:
         found = tuple(each for each in found if each.name in ("file-mode", "shared-folder"))
         assert [each.name for each in found] == names
         assert all(str(folder) in each.text for each in found)
+
+    def test_the_wal_counts_too(self, tmp_path: Path) -> None:
+        file, wal = tmp_path / "jobs.sqlite3", tmp_path / "jobs.sqlite3-wal"
+        for each in (file, wal):
+            each.touch(0o600)
+        assert list(find_exposures(file, None)) == []
+        wal.chmod(0o644)
+        [found] = find_exposures(file, None)
+        assert f"{wal} has mode 0644" in found.text
+
+    def test_a_folder_above_counts_unless_it_is_sticky(self, tmp_path: Path) -> None:
+        file = tmp_path / "own" / "jobs.sqlite3"
+        file.parent.mkdir(0o700)
+        tmp_path.chmod(0o777)
+        [found] = find_exposures(file, None)
+        assert f"The folder {tmp_path} has mode 0777" in found.text
+        tmp_path.chmod(0o1777)
+        assert list(find_exposures(file, None)) == []
 
     def test_a_group_that_others_are_in_counts(self, tmp_path: Path) -> None:
         file = tmp_path / "jobs.sqlite3"

@@ -559,8 +559,10 @@ def test_jobs_will_work_here(site: Site) -> None:
     found = call("check", "--connect", site.server.url)
     assert found.exit_code == 0
     assert f"address  {site.server.url} (found by connect=) answers in" in found.stdout
-    assert found.stdout.count("warning") == 1
+    assert found.stdout.count("warning") == 2
     assert "warning  Links made by jobs that are started outside of a request" in found.stdout
+    assert "warning  The app could not be tried with the Host of jobs" in found.stdout
+    assert "-A module:application" in found.stdout
     assert json.loads(call("check", "--connect", site.server.url, "--json").stdout)["is_ok"] is True
 
 
@@ -578,27 +580,42 @@ def test_the_table_and_the_key_file_are_made(tmp_path: Path) -> None:
 
 
 FOUND = """
-from bottle import Bottle
+from bottle import Bottle, abort
 from flask import Flask
 from pyramid.config import Configurator
+from pyramid.events import NewRequest
+from pyramid.httpexceptions import HTTPBadRequest
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from backjob import BackJob
 from backjob.integrations.bottle import BackJobPlugin
 from backjob.integrations.flask import FlaskBackJob
 
+def refuse(*_):
+    print("The Host is wrong.")
+    raise HTTPBadRequest
+
+def app(environ, start_response):
+    try:
+        refuse()
+    except HTTPBadRequest as error:
+        return error(environ, start_response)
+
 print("This is noise.")
 database = "sqlite:///{path}"
-inner = BackJob(print, database=database)
+inner = BackJob(app, database=database)
 jobs = inner.jobs
 flask = Flask("found")
+flask.before_request(lambda: ("", 400))
 extension = FlaskBackJob(flask, database=database)
 flask.wsgi_app = ProxyFix(flask.wsgi_app)
 bottle = Bottle()
+bottle.add_hook("before_request", lambda: abort(400))
 plugin = bottle.install(BackJobPlugin(database=database))
 
 config = Configurator(settings={{"backjob.database": database}})
 config.include("backjob.integrations.pyramid")
+config.add_subscriber(refuse, NewRequest)
 config.commit()
 
 def make_pyramid():
@@ -614,8 +631,16 @@ def test_an_app_is_found_in_a_module(site: Site, tmp_path: Path) -> None:
     names = ("inner", "jobs", "inner.jobs", "flask", "extension", "bottle", "plugin")
     names += ("config", "config.registry", "make_pyramid()")
     found = [call("-A", f"found_app:{name}", "list", "--json").stdout for name in names]
-    sys.modules.pop("found_app")
+    checks = [call("-A", f"found_app:{name}", "check", "--json", "--connect", site.server.url) for name in names]
+    started = call("-A", "found_app:config", "start", "/job", "--connect", site.server.url)
+    registry = sys.modules.pop("found_app").config.registry
     assert found == [listed] * len(names)
+    host = site.server.url.removeprefix("http://")
+    refused = f"The app answers 400 to a job that is started outside of a request, with the Host {host}"
+    assert [json.loads(each.stdout)["problem"]["text"] for each in checks] == [refused] * len(names)
+    assert (started.exit_code, started.stdout) == (0, "2\n")
+    assert started.stderr == f'The Host is wrong.\nbackjob: the job may fail: {refused}. Set site_url="https://…".\n'
+    assert not registry.backjob._assembly.serves  # a check does not make the command a server
 
 
 INI = """

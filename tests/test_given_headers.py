@@ -109,6 +109,9 @@ def test_end_to_end_headers_of_a_given_request_are_kept(
     [
         *["X-Api-Key", "X-Auth-Token", "X-CSRF-Token", "X-Real-IP", "DPoP", "Ocp-Apim-Subscription-Key"],
         *["X-Forwarded-User", "X-Forwarded-Client-Cert", "Remote-Name", "X-MS-CLIENT-PRINCIPAL-NAME"],
+        *["X-Azure-ClientIP", "CloudFront-Viewer-Address", "X-Original-Forwarded-For", "X-Remote-Addr"],
+        *["X-SSL-Subject-DN", "X-Passwd", "X-Login", "X-Credential-Identifier", "X-Vouch-Idp-Claims-Name"],
+        *["X-Plex-Key", "X-Shopify-Hmac-Sha256"],
     ],
 )
 def test_credentials_of_a_given_request_are_not_an_anonymous_jobs(site: Site, store: Store, name: str) -> None:

@@ -310,6 +310,7 @@ def test_acts_by_id_are_logged_with_the_user(tmp_path, caplog):
         site.application.jobs.fail("no", ids[3])
         again = site.application.jobs.retry(ids[3])
         assert site.backend.store.claim(ids[4], 1, "owner", 30, 0)
+        assert [site.application.jobs.cancel(ids[4]) for _ in range(3)] == [True] * 3
         site.application.jobs.finish("done", ids[4])
     told = [each.getMessage() for each in caplog.records if each.name == "backjob.security"]
     assert told == [
@@ -318,6 +319,7 @@ def test_acts_by_id_are_logged_with_the_user(tmp_path, caplog):
         f"Job {ids[2]} was cancelled by an anonymous visitor from 192.0.2.7",
         f"Job {ids[3]} was marked as failed outside of a request",
         f"Job {ids[3]} was started again as job {again} outside of a request",
+        f"Job {ids[4]} was cancelled outside of a request",
         f"Job {ids[4]} was marked as completed outside of a request",
     ]
     assert "canary" not in caplog.text

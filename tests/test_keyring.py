@@ -325,11 +325,17 @@ class TestKeyFile:
 
     def test_one_that_is_there_is_taken(self, tmp_path: Path) -> None:
         path = tmp_path / "app.key"
-        path.write_text(f"\n  {OLD}  \n\n")
+        path.write_text(f"\ufeff\n  {OLD}  \r\n\n")
         path.chmod(0o600)
         assert read_or_make_key_file(path) == OLD
 
-    @pytest.mark.parametrize("content", [b"", b"\n", b"canary", b"canary" + b" " * 40, b"\xff" * 40, b"canary1" * 6])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *[b"", b"\n", b"canary", b"canary" + b" " * 40, b"\xff" * 40, b"canary1" * 6],
+            *[f"{OLD}\n{NEW}\n".encode(), f"# canary\n{OLD}".encode()],
+        ],
+    )
     def test_one_without_a_key_is_refused(self, content: bytes, tmp_path: Path) -> None:
         path = tmp_path / "app.key"
         path.write_bytes(content)
@@ -378,7 +384,7 @@ class TestKeyFile:
         path = tmp_path / "app.key"
         key = read_or_make_key_file(path)
         os.chown(path, 4711, -1)
-        with pytest.raises(KeyringError, match=f"belongs to user 4711.*chown 0 {path}"):
+        with pytest.raises(KeyringError, match=r"belongs to user 4711.*run this as that user"):
             read_or_make_key_file(path)
         os.chown(path, 0, -1)
         assert read_or_make_key_file(path) == key

@@ -33,8 +33,9 @@ ORDER = (
     *("grace_period", "pruning", "keeper"),
     "backend",
     *("arguments", "no_job"),
+    *("security_log", "existing_jobs", "retrying", "jobs", "session"),
     *("findings", "exposure", "second_visit", "site_check", "check", "notices"),
-    *("assembly", "security_log", "existing_jobs", "retrying", "jobs", "session"),
+    "assembly",
     *("signs", "cookies", "left_out", "judgement"),
     *("followers", "worker", "endpoint", "middleware", "__init__"),
 )

@@ -187,6 +187,36 @@ def test_an_answer_that_may_be_another_one_later(tmp_path, raw, words):
         assert site.proxy.workers >= 2
 
 
+def test_a_relay_neither_reads_a_cookie_nor_changes_what_runs(tmp_path):
+    """It sends another path, method, form and user, and sends it twice."""
+    seen, ran = [], []
+
+    def meet(client, request, proxy):
+        seen.append(request)
+        head, _, body = request.partition(b"\r\n\r\n")
+        lines = [
+            b"DELETE /admin HTTP/1.1",
+            *head.split(b"\r\n")[1:],
+            b"Cookie: sid=mallory",
+            b"X-Forwarded-For: 192.0.2.66",
+        ]
+        changed = b"\r\n".join(lines) + b"\r\n\r\n" + body.replace(b"a=1", b"a=9")
+        for copy in (changed, request):
+            pass_on(client, copy, proxy)
+
+    def job(environ, start_response):
+        names = ("REQUEST_METHOD", "PATH_INFO", "HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_ADDR")
+        ran.append([*map(environ.get, names), environ["wsgi.input"].read()])
+        return say_done(environ, start_response)
+
+    by = {"HTTP_COOKIE": "sid=alice", "HTTP_AUTHORIZATION": "Basic alice"}
+    with behind(meet, tmp_path, job) as site:
+        assert site.wait_for_end(site.start("/job", method="POST", data={"a": 1}, by=by)).status is Status.COMPLETED
+    assert ran == [["POST", "/job", "sid=alice", "Basic alice", "127.0.0.1", b"a=1"]]
+    assert b"a=1" in seen[0]
+    assert not any(b"alice" in request for request in seen)
+
+
 def test_a_gate_that_opens_lets_the_job_through(tmp_path):
     """Once the backend is back, the job that waited runs, and nothing of its waiting is left in its text."""
 

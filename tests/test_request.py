@@ -471,6 +471,7 @@ class TestRestore:
             ({"HTTP_X_FORWARDED_PROTO": "https, http"}, "https://people.test"),
             ({"HTTP_X_FORWARDED_HOST": "outside.test, inside.test"}, "http://outside.test"),
             ({"HTTP_X_FORWARDED_PROTO": ""}, "http://people.test"),
+            ({"HTTP_X_FORWARDED_PROTO": "javascript"}, "http://people.test"),
         ],
     )
     @pytest.mark.parametrize("as_user", [True, False])

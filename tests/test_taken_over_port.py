@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from support.peers import Call, Peer, Script, answer, answer_and_stay
 from support.served import Site, serve, serve_site, wrap
 
 from backjob import Status
+from backjob.address import Address
+from backjob.config import make_config
+from backjob.own_address import OwnAddress
 
 PROBES = ("monitor.", "probe.")
 
@@ -68,6 +72,29 @@ def test_it_gets_no_job(web: tuple[Site, int], script: Script, method: str) -> N
     assert site.status(job_id).status is Status.STARTED
     with serve(site.application, port=port):
         assert site.wait_for_end(job_id, 40).status is Status.COMPLETED
+
+
+def test_it_gets_no_job_before_anything_has_failed(tmp_path: Path) -> None:
+    """The process that is to launch a job has sent nothing since the port changed hands."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with serve_site(tmp_path, connect=f"http://127.0.0.1:{port}") as site:
+        with serve(site.application, port=port):
+            assert site.wait_for_end(site.start("/job")).status is Status.COMPLETED
+            site.start("/job?q=secret", delay=1)
+        with Peer(answer_and_stay(), port=port) as taker:
+            assert b"secret" not in taker.requests.get(timeout=10)
+
+
+def test_a_discovered_address_counts_as_proven_until_a_request_fails() -> None:
+    own = OwnAddress(make_config({}))
+    address = Address("127.0.0.1", 80, found="gunicorn.socket")
+    assert own.is_proven(address, 60)
+    own.forget()
+    assert not own.is_proven(address, 60)
+    assert own.is_doubted(60)
+    own.note_proof(address)
+    assert own.is_proven(address, 60)
 
 
 def test_a_process_asks_once_and_not_for_each_job(tmp_path: Path) -> None:

@@ -155,5 +155,5 @@ def test_the_host_by_which_a_server_has_routed(more: dict[str, Any], site: str) 
 def test_a_proof_of_one_site_is_none_of_another() -> None:
     own = OwnAddress(make_config({}))
     own.note_proof(Address("127.0.0.1", 80, site=OWN))
-    assert own.is_proven(Address("127.0.0.1", 80, site=OWN))
-    assert not own.is_proven(Address("127.0.0.1", 80, site=INTERNAL, is_sure=False))
+    assert own.is_proven(Address("127.0.0.1", 80, site=OWN), 60)
+    assert not own.is_proven(Address("127.0.0.1", 80, site=INTERNAL, is_sure=False), 60)

@@ -5,6 +5,7 @@ Decides nothing about a job and draws nothing.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ from .watching import watch_jobs
 
 _KEY_BYTES = 48
 _STATUSES = ", ".join(status.name.lower() for status in Status)
-_OF_THE_WAY = ("not-reached", "other-store")
-"""What a check finds on a job's way to its server."""
+_REASONS_TO_WAIT = ("not-reached", "other-store")
+"""Names of findings on a job's way to its server."""
 
 
 def run() -> NoReturn:
@@ -149,27 +150,31 @@ def start(
 
 
 def _check_home(application: BackJob) -> list[str]:
-    """What a job that is started now may wait for. A server that is down or busy will take it up later.
+    """Return warnings of what a job that is started now may wait for, and why it may fail.
 
-    Raises BackJobError where none ever could: then nothing is to be recorded.
+    A server that is down or busy takes the job later. Raises BackJobError if no server ever could: then nothing is to
+    be recorded.
     """
     if application.config.launcher is not None:
         return []
     check = _check(application)
     if not check.is_ok and any(trial.is_final for trial in check.tried):
         raise BackJobError(str(check.problem))
-    return [str(finding) for finding in (*check.problems, *check.warnings) if finding.name in _OF_THE_WAY]
+    waits = [each for each in (*check.problems, *check.warnings) if each.name in _REASONS_TO_WAIT]
+    fails = [each for each in check.problems if each.name == "site-url"]
+    return [*(f"may have to wait: {each}" for each in waits), *(f"may fail: {each}" for each in fails)]
 
 
 def _check(application: BackJob) -> Check:
-    """What a check finds, but for what is always so: another app than this command's own answers."""
-    found = application.check()
+    """Return what a check finds, except for "other-app": the app that answers is always another than the command's."""
+    with contextlib.redirect_stdout(sys.stderr):  # of the app, which is called too
+        found = application.check()
     return replace(found, warnings=tuple(each for each in found.warnings if each.name != "other-app"))
 
 
 def _warn(texts: Sequence[str]) -> None:
     for text in texts:
-        print(f"backjob: the job may have to wait: {clean_line(text)}", file=sys.stderr)
+        print(f"backjob: the job {clean_line(text)}", file=sys.stderr)
 
 
 @backjob.command()

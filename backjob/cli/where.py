@@ -15,9 +15,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from backjob import BackJob, ConfigError, Jobs
+from backjob import BackJob, BackJobError, ConfigError, Jobs
 from backjob.interrupts import resume
 
 FORMS = "a database URL (sqlite:///jobs.sqlite3), an ini file, or module:application"
@@ -46,7 +46,10 @@ def find_application(where: str, connect: str | None = None, *, makes_table: boo
     if path.endswith(".ini") or Path(path).is_file():
         return BackJob.from_settings(_refuse, {**_import_objects(_read_ini(Path(path), section)), **own}, prefix="")
     if _MODULE.fullmatch(where):
-        return BackJob(_refuse, **{**_read_module(where), **own})
+        application = _find_in_module(where)
+        config = application.config
+        options = {option.name: getattr(config, option.name) for option in dataclasses.fields(config)}
+        return BackJob(application.app, **{**options, **own})
     raise ConfigError(f"WHERE is none of these: {FORMS}")  # it may be an URL with a password, and a slip
 
 
@@ -55,10 +58,9 @@ def is_app(where: str) -> bool:
     return "://" not in where
 
 
-def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """Stands for the app, which answers elsewhere."""
-    start_response("404 Not Found", [("Content-Type", "text/plain")])
-    return [b"No app is served here."]
+def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> NoReturn:
+    """Stand for an app that is not known here. Its text is for a check."""
+    raise BackJobError("the command has its options only. Name the app as -A module:application")
 
 
 def _read_ini(path: Path, wanted: str) -> dict[str, str]:
@@ -123,16 +125,15 @@ def _import(name: str) -> Any:
         resume()
 
 
-def _read_module(where: str) -> dict[str, Any]:
-    """The options of the BackJob that a module has, ``module:application`` or ``module:factory()``."""
+def _find_in_module(where: str) -> BackJob:
+    """Return the BackJob that a module has, ``module:application`` or ``module:factory()``."""
     found = _import(where)
     application = _find_owner(found, where) if isinstance(found, Jobs) else _find_backjob(found)
     if application is None:
         where_else = ", ".join(_INSIDE)
         raise ConfigError(f"{where} is no BackJob, and none is inside of it (as its {where_else})")
     application.close()  # its keeper would make this process a member of the deployment
-    config = application.config
-    return {option.name: getattr(config, option.name) for option in dataclasses.fields(config)}
+    return application
 
 
 def _find_backjob(app: Any) -> BackJob | None:

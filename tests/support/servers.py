@@ -399,4 +399,6 @@ def script(folder: Path, **options: Any) -> Iterator[BackJob]:
 
 
 def _serve_nothing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    raise AssertionError("a script is asked for no page")
+    assert environ["PATH_INFO"] == "/backjob-check", "a script is asked for no other page"
+    start_response("404 Not Found", [])
+    return [b""]
