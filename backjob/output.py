@@ -53,7 +53,7 @@ class Output:
         Output that is held back or dropped is not shown, and an unfinished line not yet.
         """
         self._hidden: dict[int, float] = {}
-        """Start of each unfinished line that is not shown yet, in time.monotonic(), by its thread. The oldest is first."""
+        """Start of each unfinished line that is not shown yet, in time.monotonic(), by thread. The oldest is first."""
         self._hidden_size = 0
         """``size`` when the last text of such a line came in."""
         self._binary = 0
