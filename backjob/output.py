@@ -166,21 +166,20 @@ class Output:
                 self._whole.write(text, writer)
             if self._tail.write(text, writer):
                 self.shown_size, was_open = before + 1, False
-            self._see_to_line(writer, was_open)
+            if not was_open:
+                self._hide_line(writer)
+            if writer in self._hidden:
+                self._hidden_size = self.size
+            else:
+                self.shown_size = self.size
 
-    def _see_to_line(self, writer: int, was_open: bool) -> None:
-        """Hide the unfinished line that a text has left if it is a new one."""
-        is_open = self._tail.is_open(writer)
-        if not (is_open and was_open):
-            self._hidden.pop(writer, None)
-        if is_open and not was_open:
+    def _hide_line(self, writer: int) -> None:
+        """Hide the unfinished line of a writer if it has one. It is a new one."""
+        self._hidden.pop(writer, None)
+        if self._tail.is_open(writer):
             if len(self._hidden) >= MOST_OPEN:
                 del self._hidden[next(iter(self._hidden))]
             self._hidden[writer] = time.monotonic()
-        if writer in self._hidden:
-            self._hidden_size = self.size
-        else:
-            self.shown_size = self.size
 
     def _count(self, size: int) -> None:
         self.size += size
@@ -189,6 +188,8 @@ class Output:
     @property
     def wait(self) -> float | None:
         """Seconds until an unfinished line is shown; None without one, or if it is shown already."""
+        if not self._hidden:
+            return None
         with self._lock:
             since = next(iter(self._hidden.values()), None)
         return None if since is None else max(since + UNFINISHED - time.monotonic(), 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container
 
-from .terminal import CONTROL, MOST_LINES, Line
+from .terminal import CONTROL, MOST_LINES, SEQUENCE, Line
 
 _LONGEST_LINE = 10_000
 """Longest unfinished line that a carriage return overwrites from its start, in characters; less with a low limit."""
@@ -61,14 +61,16 @@ class Tail:
         if "\r" in text:
             text = text.replace("\r\n", "\n")
         line = self._open.get(writer)
-        if "\r" in text or "\x1b" in text or (line is not None and not line.is_plain):
+        is_plain = line is None or line.is_plain
+        if not is_plain or "\r" in text or ("\x1b" in text and SEQUENCE.search(text)):
             return self._interpret(text, writer)
         finished, end, rest = text.rpartition("\n")
         if end:
-            line = self._open.pop(writer, None)
-            self._put(f"{line.read()}{finished}\n" if line else f"{finished}\n", writer)
+            before = self._open.pop(writer).read() if line else ""
+            self._put(f"{before}{finished}\n", writer)
+            line = None
         if rest:
-            self._add(rest, self._line(writer), writer)
+            self._add(rest, line or self._line(writer), writer)
         return bool(end)
 
     def _interpret(self, text: str, writer: int) -> bool:

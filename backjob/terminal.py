@@ -11,6 +11,8 @@ CONTROL = re.compile(r"(\n|\r|\x1b\[[02]?K|\x1b\[\d{0,3}A)")
 """What is interpreted: LF, CR, and of ECMA-48 "erase in line" (EL) and "cursor up" (CUU)."""
 _BEGINNING = re.compile(r"\x1b(?:\[\d{0,3})?\Z")
 """The beginning of such a sequence at the end of a piece."""
+SEQUENCE = re.compile(rf"\x1b\[(?:[02]?K|\d{{0,3}}A)|{_BEGINNING.pattern}")
+"""A whole sequence that is interpreted, or the beginning of one at the end."""
 MOST_LINES = 50
 """Lines of the screen: the cursor goes up no further than that."""
 
