@@ -587,7 +587,7 @@ MUTANTS = [
         "backjob/output.py",
         "hidden=() if is_whole else self._hidden",
         "hidden=()",
-        ("tests/test_printing.py",),
+        ("tests/test_output.py",),
     ),
     Mutant(
         "threads of a job share an unfinished line",
