@@ -132,7 +132,7 @@ def start(request):
         request.route_path("report"),
         method="POST",
         data={"pages": request.POST["pages"]},
-        scope=request.authenticated_userid,
+        scope=request.authenticated_userid or "",
     )
     return HTTPSeeOther(request.route_path("progress", job_id=job_id))
 
@@ -146,7 +146,9 @@ def progress(request):
 def status(request):
     # The scope keeps users apart: of somebody else's job there is nothing to see.
     try:
-        return request.backjob.status(request.matchdict["job_id"], scope=request.authenticated_userid).as_dict(500)
+        return request.backjob.status(request.matchdict["job_id"], scope=request.authenticated_userid or "").as_dict(
+            500
+        )
     except JobNotFound as error:
         raise HTTPNotFound(str(error)) from None
 
