@@ -6,12 +6,17 @@ Bad input is refused all the same. What it does in a job stands in worker.py.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from .arguments import check_exception, check_progress, check_text, check_total
 
 Row = TypeVar("Row")
+
+
+class NotAFile(io.UnsupportedOperation, TypeError):
+    """Error for code that needs the number of an open file. Code that can do without expects the ``OSError`` in it."""
 
 
 class NoJob:
@@ -25,6 +30,12 @@ class NoJob:
     """The id of the job that runs here."""
     attempt: int | None = None
     """Which run of this job it is, from 1."""
+    encoding = "utf-8"
+    """For code that is given a job as a text file, like the methods of files below."""
+    errors = "replace"
+    """What ``write()`` does with characters that UTF-8 can't encode."""
+    closed = False
+    """A job as a text file is always open."""
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
         """Tell the progress of this job. Outside of a job it does nothing; ValueError for an invalid progress."""
@@ -39,12 +50,33 @@ class NoJob:
         """Add to the output of this job. Outside of a job it does nothing."""
         return len(check_text(text))
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of these texts."""
+        for line in lines:
+            self.write(line)
+
     def flush(self) -> None:
         """For ``print(…, file=…, flush=True)``."""
 
+    def isatty(self) -> bool:
+        """Return False: the output is no terminal."""
+        return False
+
+    def readable(self) -> bool:
+        """Return False."""
+        return False
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+    def writable(self) -> bool:
+        """Return True, outside of a job too."""
+        return True
+
     def fileno(self) -> int:
         """Raise TypeError: there is no file for another program to write to."""
-        raise TypeError(
+        raise NotAFile(
             "a job is not a file that a program can write to (stdout=, stderr=): pass subprocess.PIPE, and write() "
             'what you read from it. See "The output of a program" in docs/progress.md'
         )

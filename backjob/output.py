@@ -7,6 +7,7 @@ until it has been checked, and an unfinished line for a moment. Knows nothing of
 from __future__ import annotations
 
 import codecs
+import math
 import re
 import threading
 import time
@@ -16,7 +17,7 @@ import webob
 
 from .content_coding import CODINGS, Decoder
 from .job import MOST_REASON
-from .tail import Tail
+from .tail import MOST_OPEN, Tail
 
 _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
@@ -46,9 +47,15 @@ class Output:
         """The text including a body that is held back."""
         self.size = 0
         """Bytes that came in, as UTF-8 where they were text. Grows with each of them."""
-        self._shown_size = self._shown_before = 0
-        self._line_since: float | None = None
-        """Start of the unfinished line that is not shown yet, in time.monotonic()."""
+        self.shown_size = 0
+        """``size`` when the last output that is shown came in.
+
+        Output that is held back or dropped is not shown, and an unfinished line not yet.
+        """
+        self._hidden: dict[int, float] = {}
+        """Start of each unfinished line that is not shown yet, in time.monotonic(), by thread. The oldest is first."""
+        self._hidden_size = 0
+        """``size`` when the last text of such a line came in."""
         self._binary = 0
         self._type = ""
         self._is_text = True
@@ -124,7 +131,7 @@ class Output:
         elif text:
             with self._lock:
                 self._whole = self._whole or self._tail.copy()
-                self._whole.write(clean_text(text))
+                self._whole.write(clean_text(text), threading.get_ident())
                 self._held.append(text)
                 self._held_length += len(text)
                 self.size += len(text)
@@ -144,47 +151,59 @@ class Output:
                 return
             self._is_dropped = is_unwanted("".join(held))
             if not self._is_dropped:
-                self._shown_size = max(self._shown_size, self._held_until)
-                self._tail, self._line_since = whole, None
+                self._tail, self.shown_size = whole, max(self.shown_size, self._held_until)
+                self._show_lines()
 
     def write_text(self, text: str) -> None:
-        """Take text."""
+        """Take text. An unfinished line goes on with the next text of the same thread or greenlet."""
         if not text:
             return
-        text = clean_text(text)
+        text, writer = clean_text(text), threading.get_ident()
         with self._lock:
-            has_end, was_open = "\n" in text, self._tail.is_line_open
-            if has_end:
-                self._shown_before, self._line_since = self.size + 1, None
-            elif not was_open:
-                self._shown_before = self._shown_size
-            self._count(len(text) if text.isascii() else len(text.encode()))
-            for tail in filter(None, (self._tail, self._whole)):
-                tail.write(text)
-            if self._tail.is_line_open and (has_end or not was_open):
-                self._line_since = time.monotonic()
+            before, was_open = self.size, self._tail.is_open(writer)
+            self.size += len(text) if text.isascii() else len(text.encode())
+            if self._whole is not None:
+                self._whole.write(text, writer)
+            if self._tail.write(text, writer):
+                self.shown_size, was_open = before + 1, False
+            if not was_open:
+                self._hide_line(writer)
+            if writer in self._hidden:
+                self._hidden_size = self.size
+            else:
+                self.shown_size = self.size
+
+    def _hide_line(self, writer: int) -> None:
+        """Hide the unfinished line of a writer if it has one. It is a new one."""
+        self._hidden.pop(writer, None)
+        if self._tail.is_open(writer):
+            if len(self._hidden) >= MOST_OPEN:
+                del self._hidden[next(iter(self._hidden))]
+            self._hidden[writer] = time.monotonic()
 
     def _count(self, size: int) -> None:
         self.size += size
-        self._shown_size = self.size
-
-    @property
-    def shown_size(self) -> int:
-        """``size`` when the last output that is shown came in.
-
-        Output that is held back or dropped is not shown, and an unfinished line not yet.
-        """
-        return self._shown_size if self._line_since is None else self._shown_before
+        self.shown_size = self.size
 
     @property
     def wait(self) -> float | None:
-        """Seconds until the unfinished line is shown; None without one, or if it is shown already."""
-        since = self._line_since
+        """Seconds until an unfinished line is shown; None without one, or if it is shown already."""
+        if not self._hidden:
+            return None
+        with self._lock:
+            since = next(iter(self._hidden.values()), None)
         return None if since is None else max(since + UNFINISHED - time.monotonic(), 0.0)
 
     def show_line(self) -> None:
-        """Show the unfinished line from now on."""
-        self._line_since = None
+        """Show unfinished lines from now on."""
+        with self._lock:
+            self._show_lines()
+
+    def _show_lines(self, until: float = math.inf) -> None:
+        """Show the unfinished lines that began until then."""
+        while self._hidden and next(iter(self._hidden.values())) <= until:
+            del self._hidden[next(iter(self._hidden))]
+            self.shown_size = max(self.shown_size, self._hidden_size)
 
     def finish(self) -> None:
         """Finish the body: show half of a character as such, and check what is held back."""
@@ -208,9 +227,8 @@ class Output:
         Without ``is_whole`` more is to come, and an unfinished line is not shown in its first moment.
         """
         with self._lock:
-            if self.wait == 0.0:
-                self._line_since = None
-            text, cut = self._tail.read(with_open_line=is_whole or self._line_since is None)
+            self._show_lines(time.monotonic() - UNFINISHED)
+            text, cut = self._tail.read(hidden=() if is_whole else self._hidden)
             binary = self._binary
         if cut:
             text = f"[{cut} bytes of earlier output were cut: max_output is {self._limit}]\n{text}"

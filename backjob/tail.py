@@ -1,23 +1,28 @@
-"""The end of a long text, as a terminal would show it: a carriage return overwrites the line.
+"""The end of a long text, as a terminal would show it. Each writer has an unfinished line of its own.
 
 Takes text in pieces and keeps about ``limit`` bytes of its end. Knows nothing of jobs, threads and stores.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
+from collections.abc import Container
+
+from .terminal import CONTROL, MOST_LINES, SEQUENCE, Line
 
 _LONGEST_LINE = 10_000
 """Longest unfinished line that a carriage return overwrites from its start, in characters; less with a low limit."""
-_ERASE = re.compile(r"\x1b\[[02]?K")
-"""Erase in line (ECMA-48, EL): sent with a carriage return by programs that overwrite a line."""
+MOST_OPEN = 256
+"""Most unfinished lines. With another one, the oldest becomes a part of the text."""
 _STEP = 8
 """Divisor: a text over the limit is cut by an eighth of the limit, so that it is not cut with each new piece."""
 
 
 class Tail:
-    """The last ``limit`` bytes of UTF-8 of a text, or up to an eighth less, on whole lines where that is possible."""
+    """The last ``limit`` bytes of UTF-8 of a text, or up to an eighth less, on whole lines where that is possible.
+
+    Several writers may take turns. Lines of the text are whole lines of one of them, in the order in which they ended.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -29,74 +34,125 @@ class Tail:
         """Bytes that were finished before the first block."""
         self._begin = 0
         """The byte at which the text begins as it was last shown, counted like ``_dropped``."""
-        self.is_line_open = False
-        """True if the last line has no line break yet."""
         self._fresh: list[str] = []
         self._fresh_length = 0
-        self._line: list[str] = []
-        self._line_length = 0
-        self._overwritten = ""
-        """Old content of the line. Its part behind ``_line`` is still visible."""
-        self._is_returned = False
-        """True if the last character was a carriage return."""
+        self._open: dict[int, Line] = {}
+        """The unfinished lines by their writers, in the order in which they began."""
+        self._last_writer = 0
+        """The writer of the last text, and the number of lines that it has finished there."""
+        self._last_lines = 0
+        self._is_ended = True
+        """False if the last text is the beginning of a line that was too long to be kept apart."""
 
     def copy(self) -> Tail:
         """Return another one with the same text."""
         other = Tail(self._limit)
         other.__dict__.update(self.__dict__)
-        other._blocks, other._fresh, other._line = self._blocks.copy(), self._fresh[:], self._line[:]
+        other._blocks, other._fresh = self._blocks.copy(), self._fresh[:]
+        other._open = {writer: line.copy() for writer, line in self._open.items()}
         return other
 
-    def write(self, text: str) -> None:
-        """Take a piece of text."""
-        self.is_line_open = not text.endswith("\n")
-        if "\r" in text or self._is_returned or self._overwritten:
-            self._overwrite(text)
-            return
+    def is_open(self, writer: int) -> bool:
+        """Return whether this writer has an unfinished line."""
+        return writer in self._open
+
+    def write(self, text: str, writer: int = 0) -> bool:
+        """Take a piece of text. Return whether it finished a line."""
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")
+        line = self._open.get(writer)
+        is_plain = line is None or line.is_plain
+        if not is_plain or "\r" in text or ("\x1b" in text and SEQUENCE.search(text)):
+            return self._interpret(text, writer)
         finished, end, rest = text.rpartition("\n")
         if end:
-            self._finish_line(finished, end)
+            before = self._open.pop(writer).read() if line else ""
+            self._put(f"{before}{finished}\n", writer)
+            line = None
         if rest:
-            self._add_to_line(rest)
+            self._add(rest, line or self._line(writer), writer)
+        return bool(end)
 
-    def _overwrite(self, text: str) -> None:
-        *lines, rest = text.split("\n")
-        for line in lines:
-            self._put(line)
-            self._finish_line("", "\r\n" if self._is_returned else "\n")
-        self._put(rest)
+    def _interpret(self, text: str, writer: int) -> bool:
+        """Take a piece of text with control characters. The beginning of a sequence waits for its end."""
+        line = self._line(writer)
+        is_finished = False
+        for number, piece in enumerate(CONTROL.split(line.join(text))):
+            if number % 2:
+                is_finished = self._control(piece, line, writer) or is_finished
+            elif piece:
+                self._add(piece, line, writer)
+        if not line.is_in_use:
+            del self._open[writer]
+        return is_finished
 
-    def _put(self, text: str) -> None:
-        """Take a piece of a line, which may have carriage returns."""
-        for number, piece in enumerate(text.split("\r")):
-            self._is_returned = self._is_returned or number > 0
-            if piece:
-                self._add_to_line(self._begin_anew(piece) if self._is_returned else piece)
+    def _control(self, control: str, line: Line, writer: int) -> bool:
+        """Do what a control character or sequence says. Return whether it finished a line."""
+        if control == "\r":
+            line.go_to_begin()
+        elif control.endswith("K"):
+            line.erase(is_all="2" in control)
+        elif control.endswith("A"):
+            self._go_up(int(control[2:-1] or 1), line, writer)
+        elif not line.go_down():
+            self._put(f"{line.take()}\n", writer)
+            return True
+        return False
 
-    def _begin_anew(self, piece: str) -> str:
-        """Overwrite the line. Return the piece without the control sequence that erases what was there."""
-        erase = _ERASE.match(piece)
-        self._overwritten = "" if erase else self._read_line()
-        self._line, self._line_length, self._is_returned = [], 0, False
-        return piece[erase.end() :] if erase else piece
+    def _go_up(self, count: int, line: Line, writer: int) -> None:
+        for _ in range(min(max(count, 1), MOST_LINES)):
+            above = self._take_back(writer) if line.is_first and line.may_go_up else None
+            if line.is_first and above is None:
+                return
+            line.go_up(above)
 
-    def _add_to_line(self, text: str) -> None:
-        self._line.append(text)
-        self._line_length += len(text)
-        if self._line_length > self._longest_line:
-            self._finish_line("", "")
+    def _take_back(self, writer: int) -> str | None:
+        """Take the last line out of the text again. None if this writer's is not the last."""
+        if writer != self._last_writer or not self._last_lines or not self._is_ended:
+            return None
+        if not self._fresh:
+            if not self._blocks:
+                return None
+            block = self._blocks.pop()
+            self._size -= len(block)
+            self._fresh = [block.decode()]
+        text = "".join(self._fresh)[:-1]
+        line = text[text.rfind("\n") + 1 :]
+        rest = text[: len(text) - len(line)]
+        self._fresh, self._fresh_length = [rest] if rest else [], len(rest)
+        self._last_lines -= 1
+        return line
 
-    def _finish_line(self, text: str, end: str) -> None:
-        text = self._read_line(text) + end
-        self._line, self._line_length, self._overwritten, self._is_returned = [], 0, "", False
+    def _line(self, writer: int) -> Line:
+        """Return the unfinished line of a writer. Begin one if it has none."""
+        line = self._open.get(writer)
+        if line is None:
+            if len(self._open) >= MOST_OPEN:
+                oldest = next(iter(self._open))
+                self._put(self._open.pop(oldest).read(), oldest)
+            line = self._open[writer] = Line()
+        return line
+
+    def _add(self, text: str, line: Line, writer: int) -> None:
+        """Add to an unfinished line. If it is too long to be kept apart, it becomes a part of the text."""
+        line.add(text)
+        if line.length > self._longest_line or line.length * len(self._open) > self._limit:
+            self._put(line.take(), writer)
+
+    def _put(self, text: str, writer: int) -> None:
+        """Add to the text. A line of another writer that is unfinished there ends before it."""
+        if not text:
+            return
+        if writer != self._last_writer:
+            if not self._is_ended:
+                text = f"\n{text}"
+            self._last_writer, self._last_lines = writer, 0
+        self._last_lines += text.count("\n")
+        self._is_ended = text.endswith("\n")
         self._fresh.append(text)
         self._fresh_length += len(text)
         if self._fresh_length >= self._most_fresh:
             self._make_block()
-
-    def _read_line(self, more: str = "") -> str:
-        line = "".join(self._line) + more
-        return line + self._overwritten[len(line) :]
 
     def _make_block(self) -> None:
         block = "".join(self._fresh).encode()
@@ -112,9 +168,12 @@ class Tail:
             self._size -= len(self._blocks[0])
             self._dropped += len(self._blocks.popleft())
 
-    def read(self, *, with_open_line: bool = True) -> tuple[str, int]:
-        """Return the text, and the number of bytes that were left out before it."""
-        fresh = "".join(self._fresh) + (self._read_line() if with_open_line else "")
+    def read(self, hidden: Container[int] = ()) -> tuple[str, int]:
+        """Return the text, and the number of bytes that were left out before it.
+
+        Unfinished lines are its last lines, without those of the ``hidden`` writers.
+        """
+        fresh = "".join(self._fresh) + self._read_open(hidden)
         if not self._dropped and not self._begin and self._size + 4 * len(fresh) <= self._limit:
             return b"".join(self._blocks).decode() + fresh, 0
         raw = b"".join([*self._blocks, fresh.encode()])
@@ -122,6 +181,12 @@ class Tail:
             keep = self._limit - self._limit // _STEP
             self._begin = self._dropped + _find_begin(raw, max(len(raw) - keep, self._begin - self._dropped))
         return raw[max(self._begin - self._dropped, 0) :].decode(errors="ignore"), self._begin
+
+    def _read_open(self, hidden: Container[int]) -> str:
+        shown = {writer: line.read() for writer, line in self._open.items() if writer not in hidden}
+        begun = "" if self._is_ended else shown.pop(self._last_writer, "")
+        text = "\n".join(filter(None, shown.values()))
+        return f"{begun}\n{text}" if text and (begun or not self._is_ended) else begun + text
 
 
 def _find_begin(raw: bytes, least: int) -> int:

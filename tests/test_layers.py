@@ -26,7 +26,7 @@ ORDER = (
     *("engine", "wal", "clock", "statements", "store", "vouching"),
     *("process_table", "sql_reads", "sql_pruning", "write_check", "sqlstore"),
     *("cache", "changes", "cache_index", "cache_list", "cache_reads", "cache_processes", "cache_store"),
-    *("content_coding", "tail", "output", "error_pages"),
+    *("content_coding", "terminal", "tail", "output", "error_pages"),
     *("mounts", "request_size", "request", "job_environ", "response", "wire"),
     *("short_tokens", "path_proofs", "own_address", "launcher", "monitor"),
     *("server_facts", "stopping", "shutdown", "limits", "waiting", "dispatcher", "outcome", "duties"),

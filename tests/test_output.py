@@ -5,13 +5,15 @@ from __future__ import annotations
 import encodings.aliases
 import itertools
 import re
+import threading
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backjob.output import Output, append_line, clean_text
+from backjob.tail import Tail
 
 LIMIT = 1_000_000
 CHARSETS = [
@@ -43,15 +45,27 @@ def cut(raw: bytes, places: list[int]) -> list[bytes]:
 
 
 def see(text: str) -> str:
-    """Return a text as a terminal of endless width shows it: a carriage return overwrites the line."""
-    lines = []
-    for line in text.split("\n"):
-        shown, is_last = "", len(lines) == text.count("\n")
-        content = line if is_last else line.removesuffix("\r")
-        for piece in content.split("\r"):
-            shown = piece + shown[len(piece) :]
-        lines.append(shown + ("" if is_last or content == line else "\r"))
-    return "\n".join(lines)
+    """Return a text as a terminal of endless size shows it, if "cursor up" goes to the beginning of a line."""
+    rows, row, column = [""], 0, 0
+    text = re.sub(r"\x1b(\[\d{0,3})?\Z", "", text)
+    for token in re.findall(r"\x1b\[[02]?K|\x1b\[\d{0,3}A|[\n\r\x1b]|[^\n\r\x1b]+", text):
+        if token in ("\n", "\r"):
+            row, column = row + (token == "\n"), 0
+            rows += [""] * (row == len(rows))
+        elif re.fullmatch(r"\x1b.+A", token):
+            row, column = max(row - max(int(token[2:-1] or 1), 1), 0), 0 if row else column
+        elif re.fullmatch(r"\x1b.+", token):
+            column = 0 if "2" in token else column
+            rows[row] = rows[row][:column]
+        else:
+            rows[row] = rows[row][:column] + token + rows[row][column + len(token) :]
+            column += len(token)
+    return trim("\n".join(rows))
+
+
+def trim(text: str) -> str:
+    """Return a text without the spaces at the end of its lines, which a terminal doesn't show."""
+    return re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 
 def read(chunks: list[bytes], content_type: str, *, limit: int = LIMIT, content_encoding: str = "") -> str:
@@ -69,12 +83,12 @@ class TestCharsets:
     def test_cut_at_any_byte_it_reads_as_the_whole_does(self, charset: str, text: str, places: list[int]) -> None:
         raw = text.encode(charset, "ignore")
         expected = see(clean_text(raw.decode(charset)))
-        assert read(cut(raw, places), f"text/plain; charset={charset}") == expected
-        assert read([raw[i : i + 1] for i in range(len(raw))], f"text/plain; charset={charset}") == expected
+        assert trim(read(cut(raw, places), f"text/plain; charset={charset}")) == expected
+        assert trim(read([raw[i : i + 1] for i in range(len(raw))], f"text/plain; charset={charset}")) == expected
 
     @given(raw=st.binary(max_size=60), places=places)
     def test_what_is_no_utf8_is_replaced(self, raw: bytes, places: list[int]) -> None:
-        assert read(cut(raw, places), "text/plain") == see(clean_text(raw.decode("utf-8", "replace")))
+        assert trim(read(cut(raw, places), "text/plain")) == see(clean_text(raw.decode("utf-8", "replace")))
 
     @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # told by unicode_escape itself
     @pytest.mark.parametrize("charset", CODECS)
@@ -188,17 +202,6 @@ class TestLimit:
             assert len(whole.encode()) > limit
         assert output.size == len(whole.encode())
 
-    @given(st.lists(st.sampled_from(["a", "bc\n", "\r", "\n", "\r\n", "long line", "é"]), max_size=30))
-    def test_a_carriage_return_begins_the_line_anew(self, texts: list[str]) -> None:
-        output = Output(LIMIT)
-        for text in texts:
-            output.write_text(text)
-        assert output.text() == see("".join(texts))
-
-    @pytest.mark.parametrize("erase", ["\x1b[K", "\x1b[0K", "\x1b[2K"])
-    def test_a_line_can_be_erased(self, erase: str) -> None:
-        assert read([b"reading 100\r", f"{erase}done".encode()], "text/plain") == "done"
-
     def test_little_more_than_the_limit_is_in_memory(self) -> None:
         """Whatever the output is: lines, one endless line, a line that is overwritten without end."""
         pieces = ["0123456789\n" * 10, "x" * 100, "\r" + "x" * 100, "x" * 1_000_000]
@@ -232,6 +235,73 @@ class TestLimit:
         assert output.text().startswith("[999")
 
 
+TOKENS = ["a", "bc\n", "\r", "\n", "\r\n", "long line", "é", " ", "\x1b", "[", "K", "2K", "A"]
+TOKENS += ["\r\x1b[K", "\x1b[A", "\x1b[2A"]
+PIECES = ["a", " b", "c\n", "\n", "\rx", "\x1b[", "K", "d\ne\nf"]
+
+
+class TestTerminal:
+    @given(st.lists(st.sampled_from(TOKENS), max_size=30), places)
+    @example(["reading 100\r", "\x1b[", "K", "done"], [])
+    @example(["name,price\r", "\n", "tea,3\r\n"], [])
+    @example(["outer\n", "\rinner", "\x1b[A", "\router 2", "\n", "\rinner 2", "\x1b[A", "\n\n", "done\n"], [])
+    def test_a_text_looks_as_in_a_terminal(self, texts: list[str], places: list[int]) -> None:
+        """However it is cut."""
+        for pieces in (texts, [piece.decode() for piece in cut("".join(texts).replace("é", "e").encode(), places)]):
+            output = Output(LIMIT)
+            for text in pieces:
+                output.write_text(text)
+            assert trim(output.text()) == see("".join(pieces))
+
+    def test_the_cursor_goes_up_within_the_screen(self) -> None:
+        output = Output(LIMIT)
+        output.write_text("line\n" * 100 + "\x1b[999A" + "LINE\n")
+        assert output.text().split("\n").index("LINE") == 50
+
+
+class TestWriters:
+    """Tail by itself: its writers are numbers here, in a job they are threads and greenlets."""
+
+    @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(PIECES))))
+    def test_each_line_is_of_one_writer(self, writes: list[tuple[int, str]]) -> None:
+        tail, whole = Tail(LIMIT), []
+        for writer, text in writes:
+            tail.write(text, writer)
+        for writer in range(4):
+            whole += see("".join(text for each, text in writes if each == writer)).split("\n")
+        shown = trim(tail.read()[0]).split("\n")
+        assert sorted(filter(None, shown)) == sorted(filter(None, whole))
+
+    def test_a_long_line_is_no_part_of_anothers(self) -> None:
+        tail = Tail(LIMIT)
+        for writer, text in ((1, "x" * 20_000), (2, "two"), (1, "xx"), (2, "\n"), (1, "\n"), (2, "three")):
+            tail.write(text, writer)
+        assert tail.read()[0] == "x" * 20_000 + "\ntwo\nxx\nthree"
+
+    def test_many_writers_need_little_memory(self) -> None:
+        """Threads that end within a line leave it behind."""
+        tracemalloc.start()
+        try:
+            tail = Tail(100_000)
+            for writer in range(3000):
+                tail.write("x" * (1 + writer % 2 * 3000), writer)
+            assert tracemalloc.get_traced_memory()[0] < 400_000
+        finally:
+            tracemalloc.stop()
+        assert len(tail.read()[0]) <= 100_000
+
+    def test_an_unfinished_line_is_hidden_by_itself(self) -> None:
+        output = Output(LIMIT)
+        thread = threading.Thread(target=output.write_text, args=("Working",))
+        thread.start()
+        thread.join()
+        output.show_line()
+        output.write_text("a whole line\nand a half")
+        assert output.text(is_whole=False) == "a whole line\nWorking"
+        output.write_text(" line\n")
+        assert output.text(is_whole=False) == "a whole line\nand a half line\nWorking"
+
+
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [
@@ -240,7 +310,7 @@ class TestLimit:
         ("a\0b", "a\ufffdb"),
         ("a\ud800b", "a?b"),
         ("\udcff\0", "?\ufffd"),
-        ("tab\t\r\n", "tab\t\r\n"),
+        ("tab\t\n", "tab\t\n"),
         ("", ""),
     ],
 )

@@ -1,18 +1,24 @@
-"""Output of a job while it runs: whole lines, bars of tqdm, the output of a program."""
+"""Output of a job while it runs: whole lines, bars of tqdm, a job in place of a file, the output of a program."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import rich.console
 from support import wait_until
 from support.served import serve_site, wrap
 from tqdm import tqdm
@@ -91,8 +97,79 @@ def test_a_bar_is_one_line(tmp_path: Path) -> None:
 
     seen = follow(tmp_path, action)
     assert len(seen) >= 3
-    assert all(re.fullmatch(r"\s*\d+%\|[#\d ]+\| \d+/30 \[.*\] *\n?(done\n)?|", each.status_text) for each in seen)
+    assert all(re.fullmatch(r"\s*\d+%\|[^|]*\| \d+/30 \[.*\] *\n?(done\n)?|", each.status_text) for each in seen)
     assert re.fullmatch(r"100%.* 30/30 .*\ndone\n", seen[-1].status_text)
+
+
+@pytest.mark.parametrize("rows", [20, 60])
+def test_nested_bars_are_a_line_each(tmp_path: Path, rows: int) -> None:
+    def action(job: Any) -> None:
+        print("before", file=job)
+        for _ in tqdm(range(3), desc="outer", file=job):
+            for _ in tqdm(range(rows), desc="inner", file=job, leave=False, mininterval=0):
+                pass
+            tqdm.write("note", file=job)
+        print("done", file=job)
+
+    with wrap(tmp_path, make_job(action)) as site:
+        text = site.run("/job").status_text
+    assert re.fullmatch(r"before\n(note\n){3}outer: 100%.* 3/3 .*\ndone *\n", text)
+
+
+def test_lines_of_several_threads_are_whole(tmp_path: Path) -> None:
+    def action(job: Any) -> None:
+        def work(number: int) -> None:
+            barrier.wait()
+            for line in range(100):
+                print("thread", number, "line", line, file=job)
+
+        barrier, threads = threading.Barrier(4), [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    with wrap(tmp_path, make_job(action)) as site:
+        text = site.run("/job").status_text
+    expected = [f"thread {number} line {line}" for number in range(4) for line in range(100)]
+    assert sorted(text.splitlines()) == sorted(expected)
+
+
+# A job in place of a file.
+
+
+def write_csv(job: Any) -> None:
+    csv.writer(job).writerows([["name", "price"], ["tea", 3]])
+
+
+def write_lines(job: Any) -> None:
+    with contextlib.redirect_stdout(job):
+        sys.stdout.writelines(line for line in ["name,price\r\n", "tea,3"])
+        if sys.stdout.writable() and not (sys.stdout.isatty() or sys.stdout.closed):
+            print("".encode(sys.stdout.encoding, sys.stdout.errors).decode())
+
+
+def write_in_color(job: Any) -> None:
+    click.secho("name,price", fg="green", file=job)
+    rich.console.Console(file=job).print("[b]tea[/b],3")
+
+
+def write_without_file_number(job: Any) -> None:
+    with pytest.raises(io.UnsupportedOperation):  # for code that prefers a number, as for io.StringIO
+        job.fileno()
+    shutil.copyfileobj(io.StringIO("name,price\ntea,3\n"), job)
+
+
+@pytest.mark.parametrize("action", [write_csv, write_lines, write_in_color, write_without_file_number])
+def test_a_job_is_written_like_a_file(tmp_path: Path, action: Callable[[Any], None]) -> None:
+    with wrap(tmp_path, make_job(action)) as site:
+        status = site.run("/job")
+    assert (status.error, status.status_text) == ("", "name,price\ntea,3\n")
+
+
+def test_a_line_end_of_two_characters_is_one() -> None:
+    text = GrowingText()
+    assert text.take("1 %\r\n2 %\r\n", is_last=True) == ["1 %", "2 %"]
 
 
 # The output of a program.
@@ -101,10 +178,12 @@ def test_a_bar_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_program_can_not_write_to_a_job_by_itself(tmp_path: Path, stream: str) -> None:
     def action(job: Any) -> None:
+        with pytest.raises(TypeError):
+            subprocess.run([sys.executable, "-c", ""], check=True, **{stream: job})
         subprocess.run([sys.executable, "-c", ""], check=True, **{stream: job})
 
     with wrap(tmp_path, make_job(action)) as site:
-        assert re.match("TypeError: a job is not a file .*subprocess.PIPE", site.run("/job").error)
+        assert re.match("NotAFile: a job is not a file .*subprocess.PIPE", site.run("/job").error)
 
 
 def read_recipe() -> Callable[[Any, list[str]], None]:

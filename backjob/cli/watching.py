@@ -65,7 +65,7 @@ class GrowingText:
         end = max(len(text) if stands else text.rfind("\n") + 1, self._given)
         new = text[self._given : end]
         self._text, self._given = text, end
-        return [line for each in new.split("\n") if (line := clean(each).rstrip())]
+        return [line for each in new.split("\n") if (line := clean(each.rstrip()))]
 
 
 def _find_common(given: str, text: str) -> int:

@@ -585,8 +585,15 @@ MUTANTS = [
     Mutant(
         "half of a line is shown at once",
         "backjob/output.py",
-        "with_open_line=is_whole or self._line_since is None",
-        "with_open_line=True",
+        "hidden=() if is_whole else self._hidden",
+        "hidden=()",
+        ("tests/test_output.py",),
+    ),
+    Mutant(
+        "threads of a job share an unfinished line",
+        "backjob/output.py",
+        "text, writer = clean_text(text), threading.get_ident()",
+        "text, writer = clean_text(text), 0",
         ("tests/test_printing.py",),
     ),
     Mutant(
