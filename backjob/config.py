@@ -14,7 +14,7 @@ from typing import Any
 
 from ._socket import check_ca_file, is_header_value
 from .address import Address, parse_connect
-from .cells import check_region
+from .cache_backends import check_region
 from .headers import FORWARD_HEADERS
 from .job import JobStatus
 from .keyring import check_keys
