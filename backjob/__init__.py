@@ -12,6 +12,7 @@ from .errors import (
     JobNotFound,
     KeyringError,
     LaunchError,
+    RequestError,
     RequestTooLarge,
     StoreError,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Jobs",
     "KeyringError",
     "LaunchError",
+    "RequestError",
     "RequestTooLarge",
     "Status",
     "StoreError",

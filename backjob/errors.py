@@ -56,8 +56,17 @@ class OutsideMount(BackJobError, ValueError):
     """A job's target is outside of the path at which the app is mounted."""
 
 
-class RequestTooLarge(BackJobError, ValueError):
+class RequestError(BackJobError, ValueError):
+    """A ``webob.Request``, or the request of a visitor to a ``background`` view, can't be that of a job."""
+
+    http_status = 400
+    """The status with which ``background`` views answer."""
+
+
+class RequestTooLarge(RequestError):
     """The request of a job is larger than max_request allows."""
+
+    http_status = 413
 
 
 class StoreError(BackJobError):

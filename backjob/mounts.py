@@ -11,6 +11,7 @@ from .errors import OutsideMount
 from .job import JobRequest
 
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
+_QUERY_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
 _SHORT_PATH = 200
 _DOT_SEGMENTS = frozenset({b".", b".."})
 
@@ -63,6 +64,11 @@ def check_segments(target: str) -> None:
 def quote_path(path: str) -> str:
     """Return a path of an environ (PEP 3333: bytes as Latin-1) as it is written in a target."""
     return quote(path.encode("latin-1"), safe=_PATH_CHARACTERS)
+
+
+def quote_query(query: str) -> str:
+    """Return a query of an environ as it is written in a target. Some servers let clients send bytes beyond ASCII."""
+    return quote(query.encode("latin-1"), safe=_QUERY_CHARACTERS)
 
 
 def mount_target(request: JobRequest) -> str:

@@ -13,11 +13,11 @@ from webob.request import BaseRequest
 
 from ._socket import check_method, check_target, is_header_value
 from .config import Config
-from .errors import IdentityUnknown
+from .errors import IdentityUnknown, RequestError
 from .forms import FORM, encode_form
 from .headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
 from .job import JobRequest
-from .mounts import check_segments, quote_path, split_path
+from .mounts import check_segments, quote_path, quote_query, split_path
 from .outer import take_identity
 from .outer_values import digest_outer_values
 from .redirects import RedirectOk, seal_redirect_ok
@@ -63,8 +63,7 @@ def make_request(
         body, content_type = target.body, given.get("CONTENT_TYPE", "")
         if body and content_type.lower().startswith("multipart/"):
             raise ValueError("a job can't get a multipart body: save the files and pass their names url-encoded")
-        path = quote_path(given.get("SCRIPT_NAME", "") + given.get("PATH_INFO", ""))
-        target = path + (target.query_string and "?" + target.query_string)
+        target = _find_target(given)
     target = _add_params(check_target(target), params)
     check_segments(target)
     if mount is None and environ is not None:
@@ -114,6 +113,17 @@ def _add_user(
         user=find_user(environ, config) if environ is not None and not _has_own_user(own_headers, start) else None,
         sent=given.get(SENT),
     )
+
+
+def _find_target(given: Mapping[str, Any]) -> str:
+    """Return path and query of a request, which may be a visitor's, as they are sent again. Raises RequestError."""
+    try:
+        query = quote_query(given.get("QUERY_STRING", ""))
+        target = quote_path(given.get("SCRIPT_NAME", "") + given.get("PATH_INFO", "")) + (query and "?" + query)
+        check_segments(check_target(target))
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    return target
 
 
 def _read_method(method: str) -> str:

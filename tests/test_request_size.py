@@ -1,4 +1,4 @@
-"""A request larger than max_request is no job: start() raises, ``background`` answers 413, and the body is not read."""
+"""What can't be a job: ``background`` answers 413 to a body larger than max_request, unread, and 400 to a bad URL."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def application(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]
 
 
 def post(application: Any, body: Body, **more: Any) -> int:
-    return call(application, make_environ("/report", "POST", CONTENT_TYPE=FORM, **{"wsgi.input": body}, **more)).code
+    return call(application, make_environ("/report", "POST", **{"CONTENT_TYPE": FORM, "wsgi.input": body, **more})).code
 
 
 @pytest.mark.parametrize("length", [str(len(LARGE)), "9" * 5000], ids=["true", "longer than int() reads"])
@@ -93,6 +93,19 @@ def test_a_large_body_in_chunks_is_read_no_further_than_needed(application: Any)
 
 def test_a_large_url_is_refused_as_well(application: Any) -> None:
     assert post(application, Body(b""), CONTENT_LENGTH="0", QUERY_STRING="a=" + "1" * MOST) == 413
+
+
+def test_a_url_that_no_job_can_have_is_a_bad_request(application: Any) -> None:
+    """It is the visitor's fault, and no error of the app, which would be reported."""
+    length = {"CONTENT_LENGTH": "0"}
+    assert post(application, Body(b""), **length, SCRIPT_NAME="/mount/..") == 400
+    assert post(application, Body(b""), **length, SCRIPT_NAME="//mount") == 400
+    assert post(application, Body(b""), **length, QUERY_STRING="B\xc3\xb6ll x\x01") == 202  # some servers let it pass
+
+
+def test_a_form_that_can_not_be_read_is_no_error_of_the_app(application: Any) -> None:
+    for content_type in ("multipart/form-data", 'multipart/form-data; boundary=""'):
+        assert post(application, Body(b"--x--"), CONTENT_LENGTH="5", CONTENT_TYPE=content_type) < 500
 
 
 @pytest.mark.parametrize("most", [0, MOST, 1048576])

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import bottle
 
-from backjob import BackJob, Jobs, RequestTooLarge
+from backjob import BackJob, Jobs, RequestError
 
 from .again import (
     CHANGING_METHODS,
@@ -202,8 +202,8 @@ def background(
             request.backjob.limit_body(request.environ)
             again = _do_again(request, plugin.csrf_field)
             job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
-        except RequestTooLarge as error:
-            return _answer(413, {"error": str(error)})
+        except RequestError as error:
+            return _answer(error.http_status, {"error": str(error)})
         return _answer(202, {"id": job_id})
 
     return start_or_run

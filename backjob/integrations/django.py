@@ -26,7 +26,7 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown, RequestTooLarge
+from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown, RequestError
 
 from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
@@ -158,8 +158,8 @@ def background(
             name = scope(request) if callable(scope) else scope
             job_id = request.backjob.start(again, scope=name, **options)
             return JsonResponse({"id": job_id}, status=202, headers={"Cache-Control": "no-store"})
-        except RequestTooLarge as error:
-            return JsonResponse({"error": str(error)}, status=413)
+        except RequestError as error:
+            return JsonResponse({"error": str(error)}, status=error.http_status)
 
     if not atomic:
         for alias in connections:

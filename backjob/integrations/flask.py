@@ -18,7 +18,7 @@ from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestTooLarge
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestError
 
 from .again import (
     CHANGING_METHODS,
@@ -121,8 +121,8 @@ def background(
                 return {"error": NO_FILES}, 415
             name = scope() if callable(scope) else scope
             return {"id": current_jobs.start(again, scope=name, **options)}, 202, {"Cache-Control": "no-store"}
-        except RequestTooLarge as error:
-            return {"error": str(error)}, 413
+        except RequestError as error:
+            return {"error": str(error)}, error.http_status
 
     return start_or_run
 

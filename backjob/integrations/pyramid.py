@@ -26,7 +26,7 @@ from pyramid.scripting import prepare
 from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from backjob import BackJob, Jobs, RequestTooLarge
+from backjob import BackJob, Jobs, RequestError
 
 from .again import (
     CHANGING_METHODS,
@@ -237,7 +237,10 @@ def _do_again(request: Request) -> Any:
     """This request for a job, its form without the token, which differs from page to page."""
     body, content_type = request.body, request.environ.get("CONTENT_TYPE", "")
     if request.content_type.startswith("multipart/"):
-        form = list(request.POST.items())
+        try:
+            form = list(request.POST.items())
+        except ValueError as error:
+            raise RequestError(f"the multipart form can't be read: {error}") from None
         if not form or any(hasattr(value, "file") for _, value in form):  # none: WebOb does not read it
             raise HTTPUnsupportedMediaType(NO_FILES)
         body, content_type = urlencode(form).encode(), FORM
@@ -290,8 +293,8 @@ def background(
         try:
             request.backjob.limit_body(request.environ)
             job_id = request.backjob.start(_do_again(request), scope=name, **options)
-        except RequestTooLarge as error:
-            return Response(status=413, json_body={"error": str(error)})
+        except RequestError as error:
+            return Response(status=error.http_status, json_body={"error": str(error)})
         return Response(status=202, json_body={"id": job_id}, cache_control="no-store")
 
     return start_or_run
