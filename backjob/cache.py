@@ -136,7 +136,7 @@ class CachedStore(SQLStore):
     def _look(self, job_id: int) -> JobStatus | None:
         """What the database says, kept for the next one who asks."""
         began = self._monotonic()
-        job = self._look_at(job_id)
+        job = self.look_at(job_id)
         if job is None:
             return None
         took = self._monotonic() - began

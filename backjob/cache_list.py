@@ -106,7 +106,7 @@ class JobList:
     def read_for_new(self) -> Index:
         """Return the current list, for a new job. Makes the id of the deployment if it is missing."""
         value, deployment = self._cells.read_many([self._index_key, self._deployment_key])
-        if deployment is None:
+        if not deployment:
             self._cells.change(self._deployment_key, self._choose_deployment)
         else:
             self._deployment = deployment
@@ -114,7 +114,7 @@ class JobList:
 
     def _choose_deployment(self, found: bytes | None) -> bytes | None:
         self._deployment = found or self._deployment or secrets.token_hex(16).encode()
-        return self._deployment if found is None else None
+        return self._deployment if not found else None
 
     def add(self, job: Job, new: NewJob, unique_keys: Sequence[str]) -> int:
         """List a job, unless a listed one is it already or has one of its unique keys: which one is listed now."""

@@ -37,6 +37,13 @@ class CacheReads:
     def get(self, job_id: int) -> Job | None:
         return self._jobs.get(job_id)
 
+    def look_at(self, job_id: int) -> Job | None:
+        return self.get(job_id)
+
+    def key_id(self, job_id: int) -> str | None:
+        job = self.get(job_id)
+        return job.key_id if job is not None else None
+
     def status(self, job_id: int) -> JobStatus | None:
         job = self.get(job_id)
         return job.as_status() if job is not None else None

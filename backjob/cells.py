@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from .bounded_calls import BoundedCalls
-from .errors import ConfigError, Refused, StoreError, describe
+from .cache_backends import is_memcached, is_redis
+from .errors import Refused, StoreError, describe
 from .forks import call_in_child
 from .jitter import between
-from .memcached_clients import check_client, make_client
+from .memcached_clients import make_client
 
 Change = Callable[[bytes | None], bytes | None]
 """What is to stand in a cell instead of what stands there (None: nothing); None to leave it. Called once per try."""
@@ -26,39 +27,20 @@ _TRIES = 200
 _TAG = 8
 _LARGE = 64 * 1024
 """Bytes from which on a value may be too large for a cache."""
-_REGION = ("get", "set", "delete", "configure")
 _LONGEST_RELATIVE = 30 * 86400
 """Seconds; memcached takes a longer expiry for a time of its clock."""
 _LAST_TIME = 2**31 - 1
 """The latest time that memcached knows: what expires after it has no expiry."""
 
 
-def check_region(region: Any, is_alone: bool) -> None:
-    """Raises ConfigError for what is no dogpile.cache region, or one that can't be used as it is, or ``is_alone``."""
-    if not all(callable(getattr(region, name, None)) for name in _REGION) or not hasattr(region, "is_configured"):
-        raise ConfigError("cache must be a dogpile.cache region: make_region().configure(…)")
-    if not region.is_configured:
-        raise ConfigError("cache is a region that is not configured: call its configure() before BackJob()")
-    if getattr(region.actual_backend, "default_noreply", False):
-        raise ConfigError("cache has default_noreply=True: memcached then never says whether it has kept a value")
-    if is_alone and type(region.actual_backend).__name__ == "NullBackend":
-        raise ConfigError("cache is a region that keeps nothing (NullBackend): it needs a database")
-    if _is_memcached(region.actual_backend):
-        check_client(region.actual_backend)
-
-
 def open_cells(region: Any, seconds: float) -> Cells:
     """The cells of this region. ``seconds``: how long a call may take. Connects nothing."""
     backend = region.actual_backend
-    if hasattr(backend, "writer_client"):
+    if is_redis(backend):
         return RedisCells(region, seconds)
-    if _is_memcached(backend):
+    if is_memcached(backend):
         return MemcachedCells(region, seconds)
     return Cells(region, seconds)
-
-
-def _is_memcached(backend: Any) -> bool:
-    return hasattr(type(backend), "client")  # access on the object itself would make the client
 
 
 class _ProcessLock:
@@ -221,7 +203,9 @@ class RedisCells(_SharedCells):
     """Those of Redis and Valkey. Reads go to the primary, for a replica lags behind."""
 
     _SET_IF_SAME = """
-    if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+    local old = redis.pcall('get', KEYS[1])
+    if type(old) == 'table' then old = '' end
+    if old ~= ARGV[1] then return 0 end
     if ARGV[3] == '0' then redis.call('set', KEYS[1], ARGV[2])
     else redis.call('set', KEYS[1], ARGV[2], 'EX', ARGV[3]) end
     return 1
@@ -233,7 +217,12 @@ class RedisCells(_SharedCells):
         return [_untag(_as_bytes(value)) for value in mget(keys)]
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
-        value = _as_bytes(self._client.get(key))
+        try:
+            value = _as_bytes(self._client.get(key))
+        except Exception as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return None, b""  # a list or the like: no value, and yet one to overwrite
         return value, value
 
     def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:

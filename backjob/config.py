@@ -14,7 +14,7 @@ from typing import Any
 
 from ._socket import check_ca_file, is_header_value
 from .address import Address, parse_connect
-from .cells import check_region
+from .cache_backends import check_region
 from .headers import FORWARD_HEADERS
 from .job import JobStatus
 from .keyring import check_keys
@@ -42,6 +42,8 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0"
 
+MOST_CACHED = 65536
+"""Bytes of the largest request in a cache that is the only store."""
 MOST_SCOPE = 255
 """Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
@@ -150,7 +152,8 @@ class Config:
 
     max_request: int = 1048576
     """Largest request of a job in bytes: body, URL, headers and the rest of its sealed record. For a larger one start()
-    raises :class:`backjob.RequestTooLarge`, and ``background`` views answer 413. 0: no limit."""
+    raises :class:`backjob.RequestTooLarge`, and ``background`` views answer 413. 0: no limit. With a cache as the only
+    store, where each look at a job reads all of it, the limit is 65536 at most."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = None
     """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
@@ -226,6 +229,11 @@ class Config:
         check_with("site_url", self.site_url, parse_site_url)
         check_header_names("forward_headers", self.forward_headers)
         check_own_headers("connect_headers", self.connect_headers)
+
+    @property
+    def request_limit(self) -> int:
+        """Bytes of the largest request; 0: no limit."""
+        return self.max_request if self.database is not None else min(self.max_request or MOST_CACHED, MOST_CACHED)
 
     @property
     def is_inline(self) -> bool:

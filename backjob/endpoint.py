@@ -24,7 +24,7 @@ from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .request import may_run_in
 from .security_log import EVERY
 from .session import AfterFirstChunk
-from .short_tokens import LIFETIME
+from .short_tokens import REMEMBERED
 from .worker import CurrentJob
 
 log = logging.getLogger("backjob")
@@ -100,7 +100,7 @@ class Endpoint:
             backend.store.time()  # this process may not have read the time yet
         is_fresh = backend.self_request.paths.tokens.take(token)
         with contextlib.suppress(StoreError):  # a check must report that the store is unreachable
-            is_fresh = is_fresh and backend.store.use_once(f"token-{token.nonce}"[:64], LIFETIME)
+            is_fresh = is_fresh and backend.store.use_once(f"token-{token.nonce}"[:64], REMEMBERED)
         if not is_fresh:
             self._assembly.refused_tokens.note(environ, is_stale=True)
             return _respond(environ, start_response, "403 Forbidden", token.prove("stale"))

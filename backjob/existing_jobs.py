@@ -49,7 +49,7 @@ class ExistingJobs(NoJob):
         Raises JobNotFound, and BackJobError for a job that a newer release of backjob recorded.
         """
         store = self._get_backend().store
-        while not (job := self._find_one(store.get, job_id, scope)).status.is_final:
+        while not (job := self._find_one(store.look_at, job_id, scope)).status.is_final:
             if not job.is_readable:
                 raise BackJobError(f"Job {job.id} can't be cancelled here: {NEWER_RECORD}")
             # The job may have moved on between the read and the write: then read again.
@@ -87,8 +87,8 @@ class ExistingJobs(NoJob):
     def find_foreign(self, job_ids: Iterable[int]) -> list[int]:
         """Return the ids of the jobs whose key is missing here, for example because another app started them."""
         backend = self._get_backend()
-        found = (backend.store.get(job_id) for job_id in job_ids)
-        return [job.id for job in found if job is not None and job.key_id not in backend.keyring.key_ids]
+        known = {None, *backend.keyring.key_ids}  # None: there is no such job any more
+        return [job_id for job_id in job_ids if backend.store.key_id(job_id) not in known]
 
     def finish(self, text: str | None = None, job_id: AnyId = None, *, scope: str | None = None) -> None:
         """Complete the running job with this id now. Without an id, and outside of a job, it does nothing.
@@ -123,7 +123,7 @@ class ExistingJobs(NoJob):
         self, move: Move, job_id: int | str, scope: str | None, text: str | None, progress: int | None = None
     ) -> None:
         backend = self._get_backend()
-        job = self._find_one(backend.store.get, job_id, scope)
+        job = self._find_one(backend.store.look_at, job_id, scope)
         text = cut_text(text, backend.config.max_output) if text is not None else None
         error = first_line(text or "") if move is Move.FAIL else ""
         if backend.store.move(move, job.id, text=text, error=error, progress=progress):

@@ -150,7 +150,7 @@ class Jobs(ExistingJobs):
 
         For integrations, before they read it. A body that is sent in chunks has a CONTENT_LENGTH afterwards.
         """
-        limit_body(environ, self._get_backend().config.max_request)
+        limit_body(environ, self._get_backend().config.request_limit)
 
     def cancel_waiting(self, job_id: int) -> None:
         """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.

@@ -7,14 +7,20 @@ values. The clients are imported by dogpile.cache, and need not be installed.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .errors import ConfigError
 
 _BYTES = 0
-"""The flags of bytes, in every client."""
+"""The flags of bytes, in pymemcache and pylibmc."""
+_BMEMCACHED_BYTES = 16
+"""The flag of bytes in bmemcached, which may have another one beside it: that they are compressed."""
+_MOST_BYTES = 64 * 2**20
+"""Bytes of a value that was compressed."""
 _OTHER = ""
 """Result for all other values. None would mean a missing key, which could not be overwritten."""
 
@@ -78,30 +84,66 @@ def _make_pymemcache(backend: Any, seconds: float) -> Any:
 
 
 def _make_pylibmc(backend: Any, seconds: float) -> Any:
-    """Return a client of a subclass: pylibmc looks for the method at construction."""
+    """Return a client of a subclass: pylibmc looks for deserialize() at construction, and calls it after zlib.
 
-    class BytesOnly(sys.modules["pylibmc"].Client):  # type: ignore[misc]
+    It fails for a value that is flagged as compressed and is not, and gives no token for compare-and-set. Such a value
+    is deleted before the key is set. Only a writer to the cache makes one, and could delete it as well.
+    """
+    pylibmc = sys.modules["pylibmc"]
+
+    class BytesOnly(pylibmc.Client):  # type: ignore[misc, name-defined]
         def deserialize(self, value: bytes, flags: int) -> bytes | str:
             return value if flags == _BYTES else _OTHER
+
+        def gets(self, key: str) -> Any:
+            return self._read(super().gets, key, (_OTHER, _OTHER))
+
+        def get_multi(self, keys: Sequence[str]) -> Any:
+            values = self._read(super().get_multi, keys, None)
+            return values if values is not None else {key: self._read(self.get, key, _OTHER) for key in keys}
+
+        def cas(self, key: str, value: bytes, token: Any, until: int) -> Any:
+            if token != _OTHER:
+                return super().cas(key, value, token, until)
+            self.delete(key)
+            return self.add(key, value, until)
+
+        def _read(self, read: Callable[[Any], Any], what: Any, other: Any) -> Any:
+            try:
+                return read(what)
+            except pylibmc.Error as error:
+                if "decompress" not in str(error):
+                    raise
+                return other
 
     return BytesOnly(backend.url, binary=backend.binary, behaviors=backend.behaviors)
 
 
-class _ReadsNothing:
-    """An unpickler of bmemcached that does not read its input."""
+class _BoundedZlib:
+    """The compression of bmemcached, which compresses bytes by itself. A small value can't fill the memory."""
 
-    def __init__(self, file: Any) -> None:
-        pass
+    compress = staticmethod(zlib.compress)
 
-    def load(self) -> str:
-        return _OTHER
+    @staticmethod
+    def decompress(value: bytes) -> bytes:
+        return zlib.decompressobj().decompress(value, _MOST_BYTES)
 
 
 def _make_bmemcached(backend: Any, seconds: float) -> Any:
+    """Return its client. An exception while it reads a value would leave the other answers for the next calls."""
     client = backend._create_client()  # noqa: SLF001
-    client.unpickler = _ReadsNothing
+    client.compression = _BoundedZlib
     client.set_servers(backend.url)  # hands it to each connection
+    for server in client.servers:
+        server.deserialize = functools.partial(_read_bmemcached, server.deserialize)
     return client
+
+
+def _read_bmemcached(read: Callable[[bytes, int], Any], value: bytes, flags: int) -> Any:
+    try:
+        return read(value, flags) if flags & _BMEMCACHED_BYTES else _OTHER
+    except zlib.error:
+        return _OTHER
 
 
 _MAKERS = {

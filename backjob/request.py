@@ -58,7 +58,7 @@ def make_request(
         if method != "GET" or data is not None:
             raise ValueError("method and data come from the webob.Request: set them there")
         method, given = target.method, target.environ
-        limit_body(given, config.max_request)
+        limit_body(given, config.request_limit)
         own_headers = {**read_given(given, start, as_user=as_user), **own_headers}
         body, content_type = target.body, given.get("CONTENT_TYPE", "")
         if body and content_type.lower().startswith("multipart/"):
@@ -92,7 +92,7 @@ def make_request(
         request = replace(request, anonymous=True, sent=sent)
     else:
         request = _add_user(request, environ, given, own_headers, config)
-    check_size(request, config.max_request)
+    check_size(request, config.request_limit)
     return request
 
 

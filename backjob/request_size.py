@@ -54,5 +54,5 @@ def _check(size: int, most: int) -> None:
     if size > most:
         raise RequestTooLarge(
             f"The job's request has {size} bytes or more, and max_request allows {most}: save large data first and "
-            "start the job with its name, or raise max_request"
+            "start the job with its name, or raise max_request, which allows 65536 at most if a cache is the only store"
         )

@@ -18,6 +18,8 @@ LIFETIME = 60.0
 """Seconds for which a token is valid."""
 _AHEAD = 5.0
 """Seconds that the clock of the process which made a token may be ahead."""
+REMEMBERED = LIFETIME + _AHEAD
+"""Seconds for which a used token has to be remembered: it may be valid for so long, by the clock of another host."""
 
 
 def host_time() -> datetime:
@@ -51,7 +53,7 @@ class ShortTokens:
             return False
         with self._lock:
             now = time.monotonic()
-            while self._taken and next(iter(self._taken.values())) < now - LIFETIME - _AHEAD:
+            while self._taken and next(iter(self._taken.values())) < now - REMEMBERED:
                 del self._taken[next(iter(self._taken))]
             is_new = token.nonce not in self._taken
             self._taken.setdefault(token.nonce, now)

@@ -48,13 +48,16 @@ class SQLReads:
         return make_record(Job, (*rows[0], self._now()), job_id) if rows else None
 
     def status(self, job_id: int) -> JobStatus | None:
-        job = self._look_at(job_id)
+        job = self.look_at(job_id)
         return job.as_status() if job is not None else None
 
-    def _look_at(self, job_id: int) -> Job | None:
-        """Return the record without the sealed request, which may be large."""
+    def look_at(self, job_id: int) -> Job | None:
         rows = self._read_one(self._statements.look_at, job_id)
         return make_record(Job, (*rows[0], self._now()), job_id) if rows else None
+
+    def key_id(self, job_id: int) -> str | None:
+        found = self._scalar(self._statements.key_id, job_id=job_id)
+        return str(found) if found is not None else None
 
     def glance(self, job_id: int) -> Glance | None:
         rows = self._read_one(self._statements.glance, job_id)

@@ -291,5 +291,5 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
                 count, is_doubtful = write(), True
         if count or not is_doubtful:
             return bool(count)
-        job = self._look_at(job_id)
+        job = self.look_at(job_id)
         return job is not None and all(getattr(job, name) == value for name, value in marks.items())

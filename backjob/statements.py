@@ -51,6 +51,7 @@ class Statements:
         self.glance = select(*_columns(table, Glance)).where(columns.id == bindparam("job_id"))
         shown = [null().label("sealed") if column is columns.sealed else column for column in _columns(table, Job)]
         self.look_at = select(*shown).where(columns.id == bindparam("job_id"))
+        self.key_id = select(columns.key_id).where(columns.id == bindparam("job_id"))
         self.find = select(*shown).order_by(columns.id.desc())
         self.id_of_uid = select(columns.id).where(columns.uid == bindparam("uid"))
         of_live = columns.status.in_([int(status) for status in sorted(LIVE)])

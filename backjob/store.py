@@ -34,6 +34,12 @@ class Store(Protocol):
     def get(self, job_id: int) -> Job | None:
         """One record."""
 
+    def look_at(self, job_id: int) -> Job | None:
+        """Return the record as it is now, in a database without the sealed request, which may be large."""
+
+    def key_id(self, job_id: int) -> str | None:
+        """Return the id of the key that sealed this job."""
+
     def status(self, job_id: int) -> JobStatus | None:
         """What people see of one record: up to a second old, so nothing is decided by it."""
 

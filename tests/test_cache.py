@@ -50,11 +50,11 @@ class Process(CachedStore):
     after_look: Callable[[], object] | None = None
     before_keep: Callable[[], object] | None = None
 
-    def _look_at(self, job_id: int) -> Job | None:
+    def look_at(self, job_id: int) -> Job | None:
         if self.before_look is not None:
             before_look, self.before_look = self.before_look, None
             before_look()
-        job = super()._look_at(job_id)
+        job = super().look_at(job_id)
         if self.after_look is not None:
             after_look, self.after_look = self.after_look, None
             after_look()

@@ -22,7 +22,8 @@ from support.caches import PATIENT, cluster_region, empty_region, make_memory_re
 
 from backjob import BackJob, ConfigError
 from backjob.bounded_calls import MOST_THREADS, BoundedCalls
-from backjob.cells import Cells, check_region, open_cells
+from backjob.cache_backends import check_region
+from backjob.cells import Cells, open_cells
 from backjob.errors import StoreError
 
 SHARED = ("redis", "memcached")

@@ -438,6 +438,20 @@ def own_tables(name: str, folder: Path, is_atomic: bool) -> Iterator[None]:
             connections["default"], connections.settings["default"] = before, kept
 
 
+def test_manage_py_check_warns_of_sqlite_with_atomic_requests():
+    """In a process of its own: checks that are registered while they run come too late."""
+    program = """
+from django.conf import settings
+from django.core.management import execute_from_command_line
+
+tables = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "ATOMIC_REQUESTS": True}
+settings.configure(DATABASES={"default": tables}, INSTALLED_APPS=["backjob.integrations.django"], SECRET_KEY="x")
+execute_from_command_line(["manage.py", "check"])
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "backjob.W001" in ended.stderr
+
+
 @pytest.mark.parametrize("target", ["/atomic", "/not-atomic"])
 def test_a_view_in_the_background_may_be_exempt_from_atomic_requests(tmp_path, target):
     with project(tmp_path, {"LAUNCHER": Inline()}) as site, own_tables("sqlite3", tmp_path, is_atomic=True):

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 ORDER = (
     "interrupts",
     *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
-    *("keeper_thread", "bounded_calls", "memcached_clients", "cells", "idle_connections"),
+    *("keeper_thread", "bounded_calls", "memcached_clients", "cache_backends", "cells", "idle_connections"),
     *("process", "attempts", "transitions", "job", "events", "decisions", "rows", "keyring", "app_id"),
     *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers"),
     *("redirects", "corrections"),

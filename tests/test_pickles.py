@@ -7,17 +7,18 @@ import pickle
 import socket
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dogpile.cache import CacheRegion, make_region, register_backend
+from dogpile.cache import make_region, register_backend
+from dogpile.cache.api import CacheBackend
 from dogpile.cache.backends.memcached import PyMemcacheBackend
-from support.caches import close_region, opened, shared_server
+from dogpile.cache.backends.memory import MemoryBackend
+from support.caches import client_region, opened, shared_server
 
 from backjob import BackJob, ConfigError
-from backjob.cells import check_region
+from backjob.cache_backends import check_region
 from backjob.errors import StoreError
 
 KEY = "a-key-for-tests-and-for-nothing-but-tests"
@@ -36,19 +37,6 @@ class Canary:
         return Path.touch, (self.path,)
 
 
-@contextlib.contextmanager
-def memcached_region(name: str, path: Path) -> Iterator[CacheRegion]:
-    """A region whose client unpickles, unless it is told not to."""
-    arguments: dict[str, Any] = {"url": [f"unix:{path}" if name.startswith("pymemcache") else str(path)]}
-    if name == "pylibmc":
-        arguments["behaviors"] = {"cas": True}
-    if name == "pymemcache with retries":
-        arguments.update(enable_retry_client=True, retry_attempts=2)
-    region = make_region().configure(f"dogpile.cache.{name.partition(' ')[0]}", arguments=arguments)
-    yield region
-    close_region(region)
-
-
 @pytest.mark.parametrize("name", MEMCACHED)
 def test_a_pickle_in_memcached_is_not_read(name: str, tmp_path: Path) -> None:
     """The flags of a value are chosen by whoever writes it, and tell each client how to read it."""
@@ -64,7 +52,7 @@ def test_a_pickle_in_memcached_is_not_read(name: str, tmp_path: Path) -> None:
         for key, (flags, value) in pickled.items():
             client.sendall(f"set {key} {flags} 0 {len(value)}\r\n".encode() + value + b"\r\n")
             assert answers.readline() == b"STORED\r\n"
-    with memcached_region(name, server.socket) as region, opened(region) as cells:
+    with client_region(name, server) as region, opened(region) as cells:
         check_region(region, is_alone=True)
         for key in pickled:
             with contextlib.suppress(StoreError):  # a value that is no number, or that can't be decompressed
@@ -75,7 +63,7 @@ def test_a_pickle_in_memcached_is_not_read(name: str, tmp_path: Path) -> None:
     if name == "pylibmc" and sys.flags.dev_mode:
         return  # with the debug allocator its gets() reports some keys as missing
     key, own = f"{prefix}-0-{PICKLE}", f"{prefix}-own"
-    with memcached_region(name, server.socket) as region, opened(region) as cells:
+    with client_region(name, server) as region, opened(region) as cells:
         cells.change(key, lambda old: b"mine" if old is None else None)
         cells.change(own, lambda _: b"\0\xff" * 100)
         assert cells.read_many([own, "nothing", key]) == [b"\0\xff" * 100, None, b"mine"]
@@ -89,9 +77,35 @@ class OwnClient(PyMemcacheBackend):  # type: ignore[misc]
         return super()._create_client()
 
 
-def test_a_client_that_can_not_be_told_not_to_unpickle() -> None:
-    register_backend("own_client", __name__, "OwnClient")
-    for kind in ("dogpile.cache.memcached", "own_client"):
-        region = make_region().configure(kind, arguments={"url": ["127.0.0.1"]})
-        with pytest.raises(ConfigError, match=r"may unpickle .* use dogpile\.cache\.pymemcache"):
-            BackJob(lambda environ, start_response: [], cache=region, key=KEY, database="sqlite:///x.sqlite3")
+class OwnReads(MemoryBackend):
+    """A backend that reads values in its own way, as one that unpickles them does."""
+
+    def get(self, key: str) -> Any:
+        return super().get(key)
+
+
+class OwnBackend(CacheBackend):
+    """A backend of which only its author knows what it reads."""
+
+    def __init__(self, arguments: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("own", [OwnClient, OwnReads, OwnBackend, None])
+def test_a_backend_that_may_unpickle(own: type | None) -> None:
+    kind = own.__name__ if own else "dogpile.cache.memcached"
+    if own:
+        register_backend(kind, __name__, kind)
+    region = make_region().configure(kind, arguments={"url": ["127.0.0.1"]})
+    with pytest.raises(ConfigError, match=r"may unpickle .* use dogpile\.cache\.pymemcache"):
+        BackJob(lambda environ, start_response: [], cache=region, key=KEY, database="sqlite:///x.sqlite3")
+
+
+class OwnMemory(MemoryBackend):
+    """A backend that reads as dogpile's own one."""
+
+
+@pytest.mark.parametrize("kind", ["OwnMemory", "dogpile.cache.memory_pickle", "dogpile.cache.null"])
+def test_a_backend_that_does_not_unpickle(kind: str) -> None:
+    register_backend("OwnMemory", __name__, "OwnMemory")
+    check_region(make_region().configure(kind), is_alone=False)

@@ -13,7 +13,9 @@ import flask
 import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
-from support.served import KEY, KeptLaunches, call, make_environ, serve_site
+from sqlalchemy import Engine, event
+from support.caches import empty_region
+from support.served import KEY, KeptLaunches, call, make_environ, serve_site, wrap
 from webob import Request
 
 from backjob import BackJobError, RequestTooLarge, Status
@@ -91,6 +93,48 @@ def test_a_large_body_in_chunks_is_read_no_further_than_needed(application: Any)
 
 def test_a_large_url_is_refused_as_well(application: Any) -> None:
     assert post(application, Body(b""), CONTENT_LENGTH="0", QUERY_STRING="a=" + "1" * MOST) == 413
+
+
+@pytest.mark.parametrize("most", [0, MOST, 1048576])
+def test_a_cache_as_the_only_store_takes_small_requests(tmp_path: Path, most: int) -> None:
+    """Each look at a job reads its whole record."""
+    limit = min(most or 65536, 65536)
+    with empty_region("memory") as region, wrap(tmp_path, database=None, cache=region, max_request=most) as site:
+        with pytest.raises(RequestTooLarge, match=f"max_request allows {limit}.*65536 at most if a cache"):
+            site.start("/job", method="POST", data={"a": "1" * limit})
+        with pytest.raises(RequestTooLarge):
+            site.start(Request.blank("/job", method="POST", body=b"1" * limit + b"1"))
+        assert site.start("/job", method="POST", data={"a": "1" * (limit - 2000)})
+
+
+def test_a_view_over_a_cache_as_the_only_store_answers_413() -> None:
+    with empty_region("memory") as region:
+        app, owner = make_flask(database=None, cache=region, key=KEY, launcher=KeptLaunches(), keeper=False)
+        with closing(owner):
+            body = Body(b"1" * 65537)
+            assert (post(app, body, CONTENT_LENGTH="65537"), body.was_read) == (413, 0)
+
+
+def test_what_works_by_an_id_does_not_read_the_request_from_a_database(tmp_path: Path) -> None:
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    with wrap(tmp_path) as site:
+        ids = [site.start("/job") for _ in range(3)]
+        site.sql("UPDATE background_job SET key_id = 'foreign' WHERE id = ?", ids[0])
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            jobs = site.application.jobs
+            assert jobs.find_foreign([*ids, ids[-1] + 1]) == ids[:1]
+            assert jobs.cancel(ids[0])
+            jobs.fail("no", ids[1])
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        assert [site.status(job_id).status for job_id in ids[:2]] == [Status.CANCELLED, Status.FAILED]
+    assert len(statements) > len(ids)
+    assert [each for each in statements if each.startswith("SELECT") and "background_job.sealed" in each] == []
 
 
 STARTS: dict[str, Callable[[Any], int]] = {

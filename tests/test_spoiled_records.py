@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sqlite3
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 from support import services
-from support.caches import empty_region
+from support.caches import client_region, empty_region, shared_server
 from support.processes import name_dead
 from support.records import TABLE, add, open_store, run
 from support.served import KEY, Site, wrap
@@ -164,6 +166,54 @@ def test_garbage_in_a_cache_entry(tmp_path: Path, dead: str, garbage: Any) -> No
         store._jobs._cells.change(store._jobs._key(jobs[1]), lambda old: garbage)
         assert site.application.sweep() == 2
         assert [job.id for job in site.application.jobs.find()] == [jobs[2], jobs[0]]
+
+
+POISONS = {
+    "redis": [("RPUSH", b"x"), ("HSET", b"a", b"b"), ("SET", b"")],
+    "memcached": [(b"junk", 0), *((b"junk \xff", flags) for flags in (1, 2, 4, 8, 16, 24, 32))],
+}
+"""Commands for a Redis key, and values of memcached with their flags, which tell a client how to read them."""
+
+
+def write_poison(region: Any, server: Any, key: str, poison: tuple[Any, ...]) -> None:
+    if server.kind == "redis":
+        region.actual_backend.writer_client.delete(key)
+        region.actual_backend.writer_client.execute_command(poison[0], key, *poison[1:])
+        return
+    value, flags = poison
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server.socket))
+        client.sendall(f"set {key} {flags} 0 {len(value)}\r\n".encode() + value + b"\r\n")
+        assert client.recv(100) == b"STORED\r\n"
+
+
+@pytest.mark.parametrize("client", ["redis", "pymemcache", "pylibmc", "bmemcached"])
+def test_what_the_client_of_a_cache_can_not_read(tmp_path: Path, client: str) -> None:
+    """The list begins anew and the job is gone. All other jobs are started, found and ended."""
+    if client == "pylibmc" and sys.flags.dev_mode:
+        pytest.skip("with the debug allocator its gets() reports some keys as missing")
+    server = shared_server("redis" if client == "redis" else "memcached")
+    server.empty()
+    with client_region(client, server) as region, wrap(tmp_path, database=None, cache=region) as site:
+        store: Any = site.backend.store
+        prefix, jobs = store._jobs._prefix, site.application.jobs
+        for poison in POISONS[server.kind]:
+            other, spoiled, last = (site.start("/job") for _ in range(3))
+            write_poison(region, server, f"{prefix}job-{spoiled}", poison)
+            assert [job.id for job in jobs.find(Status.STARTED)] == [last, other]
+            assert store.get(spoiled) is None
+            assert store.get(last) is not None
+            assert (site.application.sweep(), site.application.prune()) == (0, 1)  # the one that is gone
+            deployment = store._jobs._deployment
+            write_poison(region, server, f"{prefix}deployment", poison)
+            write_poison(region, server, f"{prefix}index", poison)
+            assert jobs.find() == []
+            assert (site.application.sweep(), site.application.prune()) == (0, 0)
+            first = site.start("/job")
+            assert [job.id for job in jobs.find()] == [first]
+            if poison != (b"junk", 0):  # which would be an id like another
+                assert store._jobs._cells.read(f"{prefix}deployment") == deployment
+            assert jobs.cancel(first) is jobs.cancel(other) is True
 
 
 def test_another_jobs_record_in_a_cache_entry_is_none(tmp_path: Path) -> None:

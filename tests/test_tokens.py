@@ -4,7 +4,7 @@ import io
 import logging
 import random
 import string
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from support.served import KEY, call, make_environ, wrap
@@ -210,6 +210,15 @@ def test_a_check_is_answered_once_in_the_whole_deployment(site, late, tmp_path):
     site.sql("ALTER TABLE background_job_process RENAME TO elsewhere")
     fresh = tokens.sign(CHECK, 0, 1)  # what it is for, among others, is to say that the database is away
     assert [site.send(fresh.text).code for _ in range(2)] == [200, 403]
+
+
+def test_a_check_of_a_host_whose_clock_is_ahead_is_remembered_as_long_as_it_is_valid(site):
+    ahead = ShortTokens(site.backend.keyring, lambda: host_time() + timedelta(seconds=4))
+    token = ahead.sign(CHECK, 0, 1)
+    assert site.send(token.text).code == 200
+    made_at = datetime.fromtimestamp(int(token.nonce.partition(":")[0]), timezone.utc)
+    ((until,),) = site.sql("SELECT alive_until FROM background_job_process WHERE name LIKE 'token-%'")
+    assert datetime.fromisoformat(f"{until}+00:00") >= made_at + timedelta(seconds=LIFETIME)
 
 
 def test_refused_tokens_are_counted_in_the_log(site, caplog):

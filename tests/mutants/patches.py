@@ -1021,14 +1021,14 @@ MUTANTS = [
     Mutant(
         "what a job is cancelled by is a second old",
         "backjob/existing_jobs.py",
-        "self._find_one(store.get, job_id, scope)).status.is_final",
+        "self._find_one(store.look_at, job_id, scope)).status.is_final",
         "self._find_one(store.status, job_id, scope)).status.is_final",
         ("tests/test_cache.py::test_nothing_is_decided_by_what_the_cache_says",),
     ),
     Mutant(
         "no compare-and-set on Redis",
         "backjob/cells.py",
-        "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end",
+        "if old ~= ARGV[1] then return 0 end",
         "",
         ("tests/test_cells.py::test_what_comes_between_is_seen", "tests/test_cells.py::test_threads_that_count"),
     ),
@@ -1620,6 +1620,20 @@ MUTANTS = [
         "return job if job is not None and job.id == job_id else None",
         "return job",
         ("tests/test_spoiled_records.py::test_another_jobs_record_in_a_cache_entry_is_none",),
+    ),
+    Mutant(
+        "a cache backend that is not dogpile's own is taken",
+        "backjob/cache_backends.py",
+        "elif not is_redis(backend) and not _reads_bytes(backend):",
+        "elif False:",
+        ("tests/test_pickles.py",),
+    ),
+    Mutant(
+        "a Redis list in the place of the jobs stops all of them",
+        "backjob/cells.py",
+        'if not str(error).startswith("WRONGTYPE"):',
+        "if True:",
+        ("tests/test_spoiled_records.py::test_what_the_client_of_a_cache_can_not_read[redis]",),
     ),
     Mutant(
         "a status in the cache need not be signed",

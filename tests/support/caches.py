@@ -181,6 +181,21 @@ def cluster_region() -> Iterator[CacheRegion]:
         close_region(region)
 
 
+@contextlib.contextmanager
+def client_region(name: str, server: CacheServer) -> Iterator[CacheRegion]:
+    """A region of dogpile's own backend with this client, which unpickles, unless it is told not to."""
+    arguments: dict[str, Any] = {"url": [server.url if name.startswith("pymemcache") else str(server.socket)]}
+    if name == "redis":
+        arguments["url"] = server.url
+    if name == "pylibmc":
+        arguments["behaviors"] = {"cas": True}
+    if name == "pymemcache with retries":
+        arguments.update(enable_retry_client=True, retry_attempts=2)
+    region = make_region().configure(f"dogpile.cache.{name.partition(' ')[0]}", arguments=arguments)
+    yield region
+    close_region(region)
+
+
 def close_region(region: Any) -> None:
     """What an application does at its end with a region of its own."""
     backend = region.actual_backend
