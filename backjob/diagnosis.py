@@ -64,8 +64,8 @@ _LET_WRITE = (
     "SocketGroup= and SocketMode=0660 in the socket's unit, else the server's umask (gunicorn: --umask 007) and group"
 )
 _SECOND_ADDRESS = (
-    "asks for a client certificate, and self-requests have none. Serve the app on a second, plain address of the "
-    'loopback too, and set connect="http://127.0.0.1:…" to it'
+    "asks for a client certificate, and self-requests have none. Start a second server of the app, on the loopback and "
+    'without TLS, and set connect="http://127.0.0.1:…" to it'
 )
 _CERTIFICATE_REMEDIES = {
     9: "is this host's clock right?",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from .transitions import FINAL, LIVE, Move, Status
 __all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
+_NOT_LAUNCHED = re.compile(r"^(Not launched yet)(, next try in \d+ s)?(?=: )")
 RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
@@ -211,13 +213,12 @@ class Job:
         return failed_for, longest_backoff(failed_for), (self.read_at - self.updated_at).total_seconds()
 
     def as_status(self) -> JobStatus:
-        """The public part of the record. That a launch failed is told in the pause until the next one, no longer."""
-        _, pause, since = self._launch_times
+        """The public part of the record. The reason of a failed launch is part of it until the next launch begins."""
         return JobStatus(
             id=self.id,
             progress=self.progress,
             status=self.status,
-            status_text=self.status_text if since <= pause else "",
+            status_text=self._find_text(),
             error=self.error,
             location=self.location,
             scope=self.scope,
@@ -228,6 +229,14 @@ class Job:
             is_cancelling=self.status is Status.INPROGRESS and self.cancel_requested,
             past=read_ends(self.past),
         )
+
+    def _find_text(self) -> str:
+        _, pause, since = self._launch_times
+        if since <= pause:
+            return self.status_text
+        is_launching = self.held_until is not None and self.held_until > self.read_at
+        # It waits for a place, or for a process that launches it.
+        return "" if is_launching else _NOT_LAUNCHED.sub(r"\1, the last try failed", self.status_text)
 
 
 @dataclass(frozen=True)

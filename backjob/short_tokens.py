@@ -49,6 +49,8 @@ class ShortTokens:
         made_at, has_time, _ = token.nonce.partition(":")
         if not has_time:
             return token.kind == PROBE
+        if not made_at.isascii() or not made_at.isdigit():
+            return False
         if not -_AHEAD <= self._now().timestamp() - int(made_at) <= LIFETIME:
             return False
         with self._lock:

@@ -154,11 +154,14 @@ def test_seconds_are_counted_from_when_it_was_read() -> None:
 def test_a_launch_fails_for_the_pauses_between_the_tries(
     failed_for: float, since: float, counted: float, is_told: bool
 ) -> None:
-    """What is longer than any pause is a wait for a place: it does not count, and the failure is not its reason."""
+    """What is longer than any pause is a wait for a place: it does not count, and the failure may not be its reason."""
     failed_at, read_at = NOW - timedelta(seconds=failed_for), NOW + timedelta(seconds=since)
-    job = make_job(status=Status.STARTED, status_text="refused", launch_failed_at=failed_at, read_at=read_at)
+    text = "Not launched yet, next try in 3 s: refused"
+    job = make_job(status=Status.STARTED, status_text=text, launch_failed_at=failed_at, read_at=read_at)
     assert job.launch_failed_for == counted
-    assert job.as_status().status_text == ("refused" if is_told else "")
+    assert job.as_status().status_text == (text if is_told else "Not launched yet, the last try failed: refused")
+    job = dataclasses.replace(job, held_until=read_at + timedelta(seconds=1))
+    assert job.as_status().status_text == (text if is_told else "")
 
 
 def test_no_repr_shows_what_a_user_sent() -> None:

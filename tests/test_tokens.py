@@ -194,6 +194,7 @@ def test_a_probe_works_once_and_for_a_minute(site, late):
         reply = site.send(token.text, SCRIPT_NAME="/elsewhere")
         assert (reply.code, reply.headers["Backjob-Proof"].split()[0]) == (403, token.prove("here"))
     assert paths._mount == "/here"
+    assert site.send(site.backend.keyring.sign(PROBE, 7, 1, b"", "no time:7").text).code == 403
     # During a deploy the processes of an older release send probes that have no time.
     assert [site.send(site.backend.keyring.sign(PROBE, 7, 1, b"").text).code for _ in range(2)] == [200, 200]
 
