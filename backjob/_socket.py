@@ -44,10 +44,9 @@ def check_method(method: str) -> str:
 def check_target(target: str) -> str:
     """A path of this app, with or without a query, as it stands on the wire. Raises ValueError."""
     if not isinstance(target, str) or not _TARGET.fullmatch(target):
-        # The query may hold what a user typed, so that only the path is shown.
-        path = target.partition("?")[0] if isinstance(target, str) else target
+        shown = re.sub("//[^/]*@", "//…@", re.split("[?#]", target)[0]) if isinstance(target, str) else type(target)
         raise ValueError(
-            f"target {path!r} is not an absolute path of this app: it starts with one '/', has no host, no fragment, "
+            f"target {shown!r} is not an absolute path of this app: it starts with one '/', has no host, no fragment, "
             "no space and no control character, and what is not ASCII is percent-encoded"
         )
     return target
@@ -56,7 +55,7 @@ def check_target(target: str) -> str:
 def check_header(name: str, value: str) -> tuple[str, str]:
     """A header line that stays one line. Raises ValueError, which never shows the value."""
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        raise ValueError(f"header name {name!r} is not a token of RFC 9110")
+        raise ValueError("the name of a header is not a token of RFC 9110")  # it may be the value: it is not shown
     if not is_header_value(value):
         raise ValueError(f"the value of header {name} has a character that is not printable ASCII")
     return name, value

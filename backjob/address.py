@@ -64,8 +64,9 @@ class Address:
 
 
 def parse_connect(text: str) -> Address:
-    """Read a ``connect=`` option. Raises ValueError with what is allowed."""
-    allowed = f'{text!r} is not "http://host:port", "https://host:port", "unix:/path" or, to uWSGI, "uwsgi://host:port"'
+    """Read a ``connect=`` option. Raises ValueError with what is allowed, and without a password or a query."""
+    shown = "the value" if "@" in text and "//" in text else repr(re.split(r"[?#\x00-\x1f\x7f]", text)[0])
+    allowed = f'{shown} is not "http://host:port", "https://host:port", "unix:/path" or, to uWSGI, "uwsgi://host:port"'
     if any(character < " " or character == "\x7f" for character in text):
         raise ValueError(allowed)
     scheme, colon, rest = text.partition(":")

@@ -65,10 +65,15 @@ def check_options(options: Mapping[str, Any], names: Collection[str]) -> None:
         check_redirect_ok(options["redirect_ok"])
 
 
+def _show_number(value: object) -> str:
+    """Return a wrong number as it is, and of anything else the type: it may be what a user typed."""
+    return repr(value) if isinstance(value, (int, float)) else type(value).__name__
+
+
 def check_progress(progress: float) -> float:
     """The progress that was told, or how much more. Raises ValueError for what is none, in a job and outside."""
     if not is_number(progress, -math.inf, math.inf) or abs(progress) == math.inf:
-        raise ValueError(f"progress must be an int or a finite float, not {progress!r}")
+        raise ValueError(f"progress must be an int or a finite float, not {_show_number(progress)}")
     return progress
 
 
@@ -112,7 +117,7 @@ def check_find(limit: int, text: int | None, before: int | str | None) -> int | 
 def check_total(total: float | None) -> float | None:
     """How many rows there are, if that is known. Raises ValueError for what is no number of rows."""
     if total is not None and (not is_number(total, 0, math.inf) or total == math.inf):
-        raise ValueError(f"total must be a number of rows, or None, not {total!r}")
+        raise ValueError(f"total must be a number of rows, or None, not {_show_number(total)}")
     return total
 
 

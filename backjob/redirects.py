@@ -166,7 +166,7 @@ def check_redirect_ok(option: Any) -> None:
     if isinstance(option, str):
         is_path = option.startswith("/") and normalize_path(option) == unquote(option)
         if not is_path or not option.isprintable() or re.search(r"//|[?#\\;]", option):
-            raise ValueError(f"redirect_ok {_ALLOWED}, got {option[:80]!r}")
+            raise ValueError(f"redirect_ok {_ALLOWED}, got {re.split('[?#;]', option)[0][:80]!r}")
     elif not callable(option) or inspect.iscoroutinefunction(option) or isinstance(option, type):
         raise TypeError(f"redirect_ok {_ALLOWED}, got {type(option).__name__}")
 

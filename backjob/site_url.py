@@ -48,7 +48,7 @@ def parse_site_url(text: str) -> SiteUrl:
     if len(text) > _LONGEST:
         raise ValueError(f"it must have at most {_LONGEST} characters: the value {_ALLOWED}")
     if "?" in text or "#" in text:
-        raise ValueError(f"it must have no query and no fragment: {text!r} {_ALLOWED}")
+        raise ValueError(f"it must have no query and no fragment: the value {_ALLOWED}")
     try:
         parts = urlsplit(text)
         name, port = parts.hostname or "", parts.port

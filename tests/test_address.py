@@ -59,6 +59,14 @@ class TestConnect:
             parse_connect(f"{scheme}://{userinfo}@127.0.0.1:8000")
         assert "canary" not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        "text", ["http://u:canary@h:80\n", "https://h/?token=canary", "http://h/#canary", "http://h\ncanary"]
+    )
+    def test_what_may_be_secret_is_not_shown(self, text: str) -> None:
+        with pytest.raises(ValueError, match="http://host:port") as caught:
+            parse_connect(text)
+        assert "canary" not in str(caught.value)
+
 
 class TestOrigin:
     """What stands in a job's record, for another app that shares its table."""

@@ -204,9 +204,9 @@ def test_headers_of_a_job_that_is_started_outside_of_a_request(tmp_path: Path, s
     [
         ("Accept: text/csv", TypeError, "headers must be a mapping of header names to str values, not str"),
         ([("X-A", CANARY)], TypeError, "headers must be a mapping"),
-        ({7: CANARY}, ValueError, "header name 7 is not a token"),
-        ({"X A": CANARY}, ValueError, "header name 'X A' is not a token"),
-        ({"X-A\r\nX-B": CANARY}, ValueError, "is not a token"),
+        ({7: CANARY}, ValueError, "the name of a header is not a token"),
+        ({f"Basic {CANARY}": "Authorization"}, ValueError, "the name of a header is not a token"),
+        ({f"X-A\r\nX-B: {CANARY}": "1"}, ValueError, "is not a token"),
         ({"X-A": None}, TypeError, "the value of header X-A must be a str, not NoneType"),
         ({"X-A": CANARY.encode()}, TypeError, "must be a str, not bytes"),
         ({"X-A": CANARY, "x_a": CANARY}, ValueError, "headers has x_a twice"),
