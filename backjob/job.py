@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -211,13 +212,13 @@ class Job:
         return failed_for, longest_backoff(failed_for), (self.read_at - self.updated_at).total_seconds()
 
     def as_status(self) -> JobStatus:
-        """The public part of the record. That a launch failed is told in the pause until the next one, no longer."""
+        """Return the public part. The reason of a failed launch stays, without the time of the next try once it is past."""
         _, pause, since = self._launch_times
         return JobStatus(
             id=self.id,
             progress=self.progress,
             status=self.status,
-            status_text=self.status_text if since <= pause else "",
+            status_text=self.status_text if since <= pause else re.sub(r", next try in \d+ s", "", self.status_text, count=1),
             error=self.error,
             location=self.location,
             scope=self.scope,

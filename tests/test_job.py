@@ -154,11 +154,13 @@ def test_seconds_are_counted_from_when_it_was_read() -> None:
 def test_a_launch_fails_for_the_pauses_between_the_tries(
     failed_for: float, since: float, counted: float, is_told: bool
 ) -> None:
-    """What is longer than any pause is a wait for a place: it does not count, and the failure is not its reason."""
+    """A wait longer than any pause does not count. The reason of the failure stays, without the time that is past."""
     failed_at, read_at = NOW - timedelta(seconds=failed_for), NOW + timedelta(seconds=since)
-    job = make_job(status=Status.STARTED, status_text="refused", launch_failed_at=failed_at, read_at=read_at)
+    pause = ", next try in 1 s"
+    text = f"Not launched yet{pause}: refused"
+    job = make_job(status=Status.STARTED, status_text=text, launch_failed_at=failed_at, read_at=read_at)
     assert job.launch_failed_for == counted
-    assert job.as_status().status_text == ("refused" if is_told else "")
+    assert job.as_status().status_text == (text if is_told else "Not launched yet: refused")
 
 
 def test_no_repr_shows_what_a_user_sent() -> None:
