@@ -212,13 +212,13 @@ class Job:
         return failed_for, longest_backoff(failed_for), (self.read_at - self.updated_at).total_seconds()
 
     def as_status(self) -> JobStatus:
-        """Return the public part. The reason of a failed launch stays, without the time of the next try once it is past."""
+        """Return the public part. The reason of a failed launch stays, but not a time of the next try that is past."""
         _, pause, since = self._launch_times
         return JobStatus(
             id=self.id,
             progress=self.progress,
             status=self.status,
-            status_text=self.status_text if since <= pause else re.sub(r", next try in \d+ s", "", self.status_text, count=1),
+            status_text=re.sub(r", next try in \d+ s" if since > pause else "", "", self.status_text, count=1),
             error=self.error,
             location=self.location,
             scope=self.scope,
