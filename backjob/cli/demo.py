@@ -19,7 +19,8 @@ from socketserver import ThreadingMixIn
 from typing import Any, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from backjob import BackJob, interrupts
+from backjob import BackJob
+from backjob.interrupts import report
 
 from .screen import Screen
 from .watching import watch_jobs
@@ -89,7 +90,7 @@ def _end_at_once(directory: str) -> NoReturn:
     """Remove the directory and end the process. Closing the app would wait for the job."""
     while os.path.exists(directory):  # the job may have added a file meanwhile
         shutil.rmtree(directory, ignore_errors=True)
-    os._exit(interrupts.report())
+    os._exit(report())
 
 
 def _tell(screen: Screen, text: str) -> None:
