@@ -388,6 +388,18 @@ def test_control_c_while_the_app_is_imported(app: str, site: Site, tmp_path: Pat
     assert (process.returncode, told) == (130, "backjob: interrupted\n")
 
 
+def test_control_c_ends_the_demo_without_its_files(tmp_path: Path) -> None:
+    command = [needs.script("backjob"), "demo", "--pause", "3"]
+    more = {**environ(), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "is begun" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, told, list(tmp_path.iterdir())) == (130, "backjob: interrupted\n", [])
+
+
 def test_control_c_while_backjob_itself_is_imported(tmp_path: Path) -> None:
     """A package that backjob imports early sends the signal."""
     (tmp_path / "sqlalchemy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")

@@ -251,6 +251,21 @@ def test_background_runs_an_async_view_and_hands_its_arguments_on(make_app):
     assert app.extensions["backjob"].jobs.status(1).status_text == "counted to 7"
 
 
+@pytest.mark.parametrize("read", ["get_data", "stream"])
+def test_a_view_in_the_background_has_the_bytes_of_its_form(make_app, read):
+    app = make_app()
+
+    @app.post("/sign")
+    @background
+    def sign() -> str:
+        body = request.get_data() if read == "get_data" else request.stream.read()
+        return f"{body.decode()} {request.content_length} {request.form['a']}"
+
+    sent = "b=2&a=%7E+x&a=1"
+    app.test_client().post("/sign", data=sent, content_type="application/x-www-form-urlencoded")
+    assert app.extensions["backjob"].jobs.status(1).status_text == f"{sent} {len(sent)} ~ x"
+
+
 FORGED = {"Origin": "https://evil.example", "Referer": "https://evil.example/"}
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
+import shutil
 import tempfile
 import threading
 import time
@@ -14,10 +16,11 @@ from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from backjob import BackJob
+from backjob.interrupts import report
 
 from .screen import Screen
 from .watching import watch_jobs
@@ -68,12 +71,26 @@ def run_demo(screen: Screen, pause: float, is_to_break: bool) -> bool:
     with tempfile.TemporaryDirectory(prefix="backjob-demo-") as directory:
         application = BackJob(DemoApp(pause, is_to_break), database=f"sqlite:///{Path(directory, 'jobs.sqlite3')}")
         with contextlib.closing(application), _serve(application) as port:
-            _tell(screen, f"An app is served at http://127.0.0.1:{port}, by threads of this process.")
-            job_id = int(_ask(port, "/start"))
-            _tell(screen, f"Ada asked for a report: job {job_id} runs in that server, as Ada.")
-            has_completed = watch_jobs(application.jobs, [job_id], screen)
+            try:
+                has_completed = _show_job(screen, application, port)
+            except KeyboardInterrupt:
+                _end_at_once(directory)
         _tell(screen, "The job has completed." if has_completed else "The job has not completed.")
     return has_completed
+
+
+def _show_job(screen: Screen, application: BackJob, port: int) -> bool:
+    _tell(screen, f"An app is served at http://127.0.0.1:{port}, by threads of this process.")
+    job_id = int(_ask(port, "/start"))
+    _tell(screen, f"Ada asked for a report: job {job_id} runs in that server, as Ada.")
+    return watch_jobs(application.jobs, [job_id], screen)
+
+
+def _end_at_once(directory: str) -> NoReturn:
+    """Remove the directory and end the process. Closing the app would wait for the job."""
+    while os.path.exists(directory):  # the job may have added a file meanwhile
+        shutil.rmtree(directory, ignore_errors=True)
+    os._exit(report())
 
 
 def _tell(screen: Screen, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,12 +27,14 @@ from .again import (
     NO_FILES,
     ORIGIN_KEYS,
     SENT,
+    add_fields,
     check_background,
     explain_method,
     header_key,
     keep_sent,
     make_again,
     put_back,
+    take_fields,
 )
 
 _NAME = "backjob"
@@ -131,12 +134,15 @@ def _ask_again() -> Any:
     """Return the arguments of start() for this request as a job, or None if it has files."""
     current_jobs.limit_body(request.environ)
     is_form = request.mimetype in (FORM, "multipart/form-data")
+    raw = request.get_data() if request.mimetype == FORM else b""  # before the form is parsed, which drops it
     has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
     if has_files or (request.mimetype.startswith("multipart/") and not is_form):
         return None
-    # If the form was read already, the body is empty.
     fields, tokens = _split_form()
-    body = urlencode(fields).encode() if is_form else request.get_data()
+    if raw:
+        body, _ = take_fields(raw, {name for name, _ in tokens})
+    else:  # a form that was parsed already leaves no body
+        body = urlencode(fields).encode() if is_form else request.get_data()
     sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
     return make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
 
@@ -219,6 +225,7 @@ def _supply_csrf_token(app: Flask, csrf: Any) -> None:
         request.environ[key] = token
     if request.mimetype == FORM:
         # A form that was handed on brings the token along that it had then, and that may have expired.
+        request.get_data()  # keeps the body, which parsing drops
         form = MultiDict(request.form)
         for name in {_token_field(), *(name for name, _ in _split_form()[1])}:
             form[name] = token
@@ -232,12 +239,22 @@ def _put_back() -> None:
 
     A job that the app's own code has started by start() keeps ours: nobody else can have sent it.
     """
-    if SENT not in request.environ:
+    has_sent = SENT in request.environ
+    tokens = put_back(request.environ, _sent_keys()) if has_sent else []
+    if request.mimetype == FORM:
+        _rewind(add_fields(request.get_data(), tokens))
+    if not has_sent:
         return
-    tokens = put_back(request.environ, _sent_keys())
     request.form = ImmutableMultiDict([*_split_form()[0], *tokens])
     request.__dict__.pop("values", None)  # made of the form, and kept
     setattr(g, _PASSED, request.environ[SENT].get("passed", False))
+
+
+def _rewind(body: bytes) -> None:
+    """Let ``get_data()`` and ``stream`` read this body from its beginning. Keep a form that was parsed."""
+    for name in ("_cached_data", "stream", "content_length"):
+        request.__dict__.pop(name, None)
+    request.environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
 
 def _split_form() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
