@@ -128,7 +128,7 @@ def _find_target(given: Mapping[str, Any]) -> str:
 
 def _read_method(method: str) -> str:
     """Return a method as servers accept it. Those of RFC 9110 are upper-cased (case-sensitive, section 9.1)."""
-    if isinstance(method, str) and method.upper() in _METHODS:
+    if isinstance(method, str) and method.isascii() and method.upper() in _METHODS:
         return method.upper()
     if check_method(method) != method.upper():
         raise ValueError(f"method must be in upper case, because some servers refuse others: write {method.upper()!r}")

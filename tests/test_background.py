@@ -26,6 +26,8 @@ DECORATORS = [bottle.background, django.background, flask.background, pyramid.ba
         ({"redirect_ok": "https://else.test"}, "redirect_ok must be"),
         ({"methods": "GET"}, "methods must be a list of HTTP methods"),
         ({"methods": []}, "methods must be a list of HTTP methods"),
+        ({"methods": ["CONNECT"]}, "methods must be a list of HTTP methods"),
+        ({"methods": ["po\u017ft"]}, "methods must be a list of HTTP methods"),
         ({"scope": "a" * 256}, "scope must be"),
     ],
     ids=str,

@@ -238,7 +238,7 @@ def wait_an_hour(site, job_id):
 
 
 def test_a_wait_for_a_place_does_not_count_as_failing(tmp_path):
-    """It failed once, waits as a row for an hour, saying nothing, and fails once more: it is tried again."""
+    """It failed once, waits as a row for an hour, saying why, and fails once more: it is tried again."""
     opened, refused = threading.Event(), []
 
     def job(environ, start_response):
@@ -256,9 +256,9 @@ def test_a_wait_for_a_place_does_not_count_as_failing(tmp_path):
         wait_until(lambda: site.status(first).status is Status.INPROGRESS)
         late, store = site.start("/late"), site.backend.store
         wait_until(lambda: store.hold(late, 1, None, "a launch", 30))
-        assert store.note_launch_failure(late, 1, "a launch", "Not launched yet", 0)
+        assert store.note_launch_failure(late, 1, "a launch", "Not launched yet, next try in 1 s: why", 0)
         wait_an_hour(site, late)
-        assert site.status(late).status_text == ""
+        assert site.status(late).status_text == "Not launched yet, the last try failed: why"
         opened.set()
         end = site.wait_for_end(late)
         assert (end.status, end.status_text, len(refused)) == (Status.COMPLETED, "done", 1)

@@ -9,6 +9,7 @@ Knows WSGI environs; no framework. Without cookies and credentials, which a job 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote_plus, urlencode
@@ -27,6 +28,7 @@ CHANGING_METHODS = ("DELETE", "PATCH", "POST", "PUT")
 """The methods that start a job by default. The CSRF protection of every framework covers them."""
 ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
 """The headers that tell which site's page has sent a request."""
+_METHOD = re.compile(r"(?!(?i:CONNECT)$)[A-Za-z]+(?:-[A-Za-z]+)*")
 _NOT_AGAIN = frozenset(
     {*ORIGIN_KEYS, "HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_ACCEPT_ENCODING"}
     | {"HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_IF_MODIFIED_SINCE"}
@@ -43,8 +45,10 @@ def check_background(methods: Iterable[str], scope: Any, options: Mapping[str, A
     """
     Jobs.check_options(**options, scope="" if callable(scope) else scope)
     names = [*methods] if isinstance(methods, (list, tuple, set, frozenset)) else []
-    if not names or not all(isinstance(each, str) and each.isalpha() for each in names):
-        raise ValueError(f'methods must be a list of HTTP methods, such as ["GET", "POST"], got {methods!r}')
+    if not names or not all(isinstance(each, str) and _METHOD.fullmatch(each) for each in names):
+        raise ValueError(
+            f'methods must be a list of HTTP methods, such as ["GET", "POST"], without CONNECT, got {methods!r}'
+        )
     return tuple(sorted({each.upper() for each in names}))
 
 
