@@ -16,8 +16,8 @@ from backjob.messages import Part, compose, join, plain
 
 CANARY = "canary7"
 NAMES = [
-    *(CANARY, f"my {CANARY}", f"a: {CANARY}", f"a, {CANARY}; b", f"a). {CANARY}; b", f"a): {CANARY} (b", f"a? {CANARY}"),
-    *(f"it's \"{CANARY}\"", f"'a' \"{CANARY}\"", f"a]{CANARY}[", f"{{{CANARY}}}", f"%s {CANARY} \\", f"…{CANARY}ü"),
+    *(CANARY, f"my {CANARY}", f"a: {CANARY}", f"a, {CANARY}; b", f"a). {CANARY}; b", f"a): {CANARY} (b"),
+    *(f"a? {CANARY}", f"it's \"{CANARY}\"", f"'a' \"{CANARY}\"", f"a]{CANARY}[", f"{{{CANARY}}}", f"%s {CANARY} \\", f"…{CANARY}ü"),
 ]
 STATUSES = (200, 302, 400, 401, 403, 404, 405, 407, 410, 418, 421, 429, 500, 503, 504, 599)
 ADDRESSES = ("unix:/run/{}.sock", "unix:@{}", "uwsgi:/run/{}.sock", "uwsgi:@{}")
@@ -123,6 +123,6 @@ def test_a_message_in_one_wording_is_for_the_log() -> None:
 
 
 def test_equal_sentences_are_joined_once() -> None:
-    parts = [plain("a?"), compose("{address}", address=Address(unix="/b")), compose("{address}", address=Address("c", 1))]
+    parts = [plain("a?"), Address(unix="/b"), Address("c", 1)]
     assert str(join("; ", parts)) == "a? unix:/b; http://c:1"
     assert join("; ", parts).public == "a? the app's own address"
