@@ -56,6 +56,11 @@ class Address:
         """Host header of a self-request. It never comes from a job, whose user may have chosen it."""
         return self.site or self.authority
 
+    @property
+    def public(self) -> str:
+        """Its name in messages for everybody."""
+        return "the app's own address"
+
     def __str__(self) -> str:
         scheme = "uwsgi" if self.uwsgi else "https" if self.tls else "http"
         if self.unix:

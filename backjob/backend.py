@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .config import Config
-from .diagnosis import explain_silence, hide_places
+from .connection_failures import explain_silence
 from .dispatcher import Dispatcher
 from .errors import AddressError, Busy, LaunchError, StoreError
 from .events import log_ended
@@ -144,7 +144,7 @@ class Backend:
             if environ is None and not self.config.keeper:
                 self._note_silence(launch)
         except AddressError as error:
-            wait = self._give_up(launch, LaunchError(str(error)), is_for_thread=False)
+            wait = self._give_up(launch, LaunchError(error), is_for_thread=False)
         except LaunchError as error:
             wait = self._give_up(launch, error, isinstance(error, Busy) and self.has_dispatcher(environ))
         if self.has_dispatcher(environ):
@@ -154,7 +154,7 @@ class Backend:
         """Say in the status text that nothing has answered. A process like this one, a command, does not retry."""
         if self.launcher is self.self_request and self.config.address is not None:
             silence = explain_silence(self.config.address, self.config.close_delay)
-            text = f"Not launched yet: {hide_places(str(silence))}"
+            text = f"Not launched yet: {silence.public}"
             self.store.note_launch_failure(launch.job_id, 1, launch.held_by, text, self.config.lease)
 
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:

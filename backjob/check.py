@@ -17,7 +17,8 @@ from .address import Address
 from .backend import Backend
 from .cells import Cells
 from .config import Config, __version__
-from .diagnosis import Silence, explain, sum_up
+from .connection_failures import Silence
+from .diagnosis import explain, sum_up
 from .errors import AddressError, KeyringError, LaunchError, StoreError
 from .exposure import find_exposures
 from .findings import (
@@ -36,6 +37,7 @@ from .findings import (
 )
 from .job import JobRequest
 from .keyring import CHECK, KeySource, Token
+from .messages import compose
 from .outer import find_outer_objects
 from .outer_values import digest_outer_values
 from .proofs import is_proof
@@ -173,10 +175,11 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
     token = backend.self_request.paths.tokens.sign(CHECK, _NO_JOB, 1)
     answer = backend.self_request.ask(address, token, request, patience)
     if is_proof(answer, token, "stale"):
-        raise LaunchError(
-            f"{address} refuses the request as too old or repeated: something in front of it sends requests twice or "
+        stale = (
+            "{address} refuses the request as too old or repeated: something in front of it sends requests twice or "
             "delays them, or the clocks of two hosts differ by a minute while the job database is unreachable"
         )
+        raise LaunchError(compose(stale, address=address))
     text = answer.body.decode("latin-1")
     if answer.status != 200 or prove_facts(token, text).encode() not in answer.raw:
         raise explain(answer, address)

@@ -1,4 +1,4 @@
-"""The errors of backjob: what can go wrong, in the words that a person reads. Knows nothing else of the package.
+"""The errors of backjob: what can go wrong, in the words that a person reads. Knows only messages of the package.
 
 An error's docstring is its default message, so the class says once what went wrong and what to do.
 """
@@ -9,14 +9,26 @@ import inspect
 import traceback
 from collections.abc import Iterator
 
+from .messages import Part
+
 NEWER_RECORD = "a newer release of backjob recorded it"
 
 
-class BackJobError(Exception):
-    """Something went wrong in backjob."""
+def _summarize(kind: type[BaseException]) -> str:
+    """Return the first line of a class's docstring."""
+    return (inspect.getdoc(kind) or kind.__name__).partition("\n")[0]
 
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.getdoc(type(self)) or type(self).__name__)
+
+class BackJobError(Exception):
+    """Something went wrong in backjob.
+
+    ``public``: the message without addresses, and without what a server says of itself, for pages and status texts. If
+    the message was given as a ``str``, it is the first sentence about its class.
+    """
+
+    def __init__(self, message: Part | str | None = None) -> None:
+        super().__init__(str(message or _summarize(type(self))))
+        self.public = _summarize(type(self)) if message is None or isinstance(message, str) else message.public
 
 
 class ConfigError(BackJobError, ValueError):
@@ -36,7 +48,12 @@ class LaunchError(BackJobError):
     """
 
     def __init__(
-        self, message: str | None = None, *, is_final: bool = False, is_of_job: bool = False, is_denied: bool = False
+        self,
+        message: Part | str | None = None,
+        *,
+        is_final: bool = False,
+        is_of_job: bool = False,
+        is_denied: bool = False,
     ) -> None:
         super().__init__(message)
         self.is_final = is_final
@@ -107,7 +124,7 @@ class JobEnded(BaseException):
     """
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
+        super().__init__(message or _summarize(type(self)))
 
 
 class JobEndedInPool(JobEnded, Exception):

@@ -194,19 +194,13 @@ class Job:
 
     @property
     def launch_failed_for(self) -> float:
-        """Seconds for which its launches do not get through, without its waits for a place or a slot; 0: none failed.
-
-        After a failure no more counts than the pause until the next try can last: what goes beyond is such a wait. It
-        does not begin the count anew, for of many jobs that fail each waits for a place, and none would ever end.
-        """
+        """Seconds for which launches have failed, without waits for a place or a slot: these are longer than a pause."""
         failed_for, pause, since = self._launch_times
         return failed_for + min(since, pause)
 
     @property
     def _launch_times(self) -> tuple[float, float, float]:
-        """Of the last launch that did not get through, which is the last that was written of a job that waits: how long
-        they had failed by then, how long the next pause can be, and the seconds since. All are 0 when there was none.
-        """
+        """Of the last failed launch: how long they had failed, the longest next pause, and the seconds since; or 0s."""
         if self.launch_failed_at is None:
             return 0.0, 0.0, 0.0
         failed_for = (self.updated_at - self.launch_failed_at).total_seconds()
@@ -214,11 +208,15 @@ class Job:
 
     def as_status(self) -> JobStatus:
         """The public part of the record. The reason of a failed launch is part of it until the next launch begins."""
+        _, pause, since = self._launch_times
+        text, is_held = self.status_text, self.held_until is not None and self.held_until > self.read_at
+        if since > pause:  # it is launched again, or waits for a place or a process that launches it
+            text = "" if is_held else _NOT_LAUNCHED.sub(r"\1, the last try failed", text)
         return JobStatus(
             id=self.id,
             progress=self.progress,
             status=self.status,
-            status_text=self._find_text(),
+            status_text=text,
             error=self.error,
             location=self.location,
             scope=self.scope,
@@ -229,14 +227,6 @@ class Job:
             is_cancelling=self.status is Status.INPROGRESS and self.cancel_requested,
             past=read_ends(self.past),
         )
-
-    def _find_text(self) -> str:
-        _, pause, since = self._launch_times
-        if since <= pause:
-            return self.status_text
-        is_launching = self.held_until is not None and self.held_until > self.read_at
-        # It waits for a place, or for a process that launches it.
-        return "" if is_launching else _NOT_LAUNCHED.sub(r"\1, the last try failed", self.status_text)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from datetime import datetime, timezone
 from .attempts import AttemptEnd, add_end
 from .config import Config
 from .decisions import Policy, Settlement, Vouched, decide
-from .diagnosis import hide_places
 from .duties import Duties
 from .errors import AddressError, Refused, StoreError, TimedOut, describe
 from .events import log_ended
@@ -184,7 +183,7 @@ class Keeper:
 
     def _explain_waits(self) -> None:
         """Show in waiting jobs that slots are lost here or that the address does not answer, as long as that is so."""
-        before, queue = self._explained, hide_places(self._self_request.wire.queue)
+        before, queue = self._explained, self._self_request.wire.queue
         self._explained = self._limits.lost_slots or queue
         for text in ({"", before} if self._explained else {before}) - {self._explained}:
             self._store.note_wait(self._self_request.home, self._explained, text)

@@ -16,10 +16,12 @@ from ._socket import Connection, Step, check_method, check_target, is_done
 from .address import Address, add_site, read_origin, write_origin
 from .app_id import OwnIds, name_app, name_place
 from .config import Config
-from .diagnosis import explain_failure, sum_up
+from .connection_failures import explain_failure
+from .diagnosis import sum_up
 from .errors import AddressError, Busy, LaunchError, NotHome
 from .job import Job, JobRequest
 from .keyring import Keyring, SealError, Token
+from .messages import compose, plain
 from .own_address import OwnAddress
 from .path_proofs import FRESH, FRESH_FROM_SLOT, LONGEST_PROOF, PathProofs
 from .proofs import is_proof
@@ -31,6 +33,7 @@ MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
 _MOST_ELSEWHERE = 64
+_NO_POST = plain("no POST has reached BackJob: slots are busy, or something in front of it refuses POSTs")
 
 
 class Launcher(Protocol):
@@ -159,7 +162,7 @@ class SelfRequest:
                 raise
             return connection
         except AddressError as error:
-            raise LaunchError(str(error)) from error
+            raise LaunchError(error) from error
         except OSError as error:
             self.forget_proofs()
             raise explain_failure(error, address) from error
@@ -203,7 +206,7 @@ class SelfRequest:
         """Call ``PathProofs.post_ahead()``. ``is_again``: the job was launched before. Raises LaunchError."""
         address = self.candidates(None)[0]
         if is_again and self.paths.has_come_ahead(address, request):
-            raise LaunchError("no POST has reached BackJob: slots are busy, or something in front of it refuses POSTs")
+            raise LaunchError(_NO_POST)
         return self.paths.post_ahead(address, token, request, self._config.close_delay)
 
     def send_ahead(self, token: Token, request: JobRequest) -> None:
@@ -239,7 +242,7 @@ class SelfRequest:
             patience = PROBE_PATIENCE if from_slot else patience
             home = self._prove_one(add_site(address, request.site), token, request, patience, app)
         except LaunchError as error:
-            raise NotHome(f"the app that started this job does not answer: {error}") from None
+            raise NotHome(compose("the app that started this job does not answer: {error}", error=error)) from None
         while len(self._elsewhere) >= _MOST_ELSEWHERE:
             self._elsewhere.pop(next(iter(self._elsewhere), key), None)
         self._elsewhere[key] = home, time.monotonic()
@@ -263,7 +266,7 @@ class SelfRequest:
             if not error.is_final or self.own.is_known(candidates[0]):
                 raise
             # No request has come here. What listens is something else, and this may be no server of the app at all.
-            raise NotHome(f"what listens in this process is not this app: {error}") from None
+            raise NotHome(compose("what listens in this process is not this app: {error}", error=error)) from None
         self.note_proof(address)
         return address
 

@@ -16,7 +16,6 @@ from typing import TypeGuard
 from ._socket import Connection, is_done
 from .config import Config
 from .decisions import ABSENCE
-from .diagnosis import hide_places
 from .errors import Busy, LaunchError, NotHome, OutsideMount, StoreError
 from .events import Requested, log_ended
 from .jitter import backoff, outage_backoff
@@ -24,6 +23,7 @@ from .job import FINAL, Glance, Job, JobRequest, Move, Status
 from .keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Token, new_nonce
 from .launcher import SelfRequest
 from .logs import about
+from .messages import compose, plain
 from .output import first_line
 from .path_proofs import mark_ahead
 from .process import name_process
@@ -106,13 +106,13 @@ class Monitor:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
         is_outage = not error.is_of_job and self._has_worked(error)
         if failed_for >= ABSENCE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
-            reason = f"The job can't be launched: {hide_places(str(error))}"
+            reason = f"The job can't be launched: {error.public}"
             if self._store.move(Move.FAIL, job_id, attempt=attempt, text=reason, error=first_line(reason)):
                 log_ended(Move.FAIL, job_id, attempt, request, reason=f"The job can't be launched: {error}")
             return 0.0
         wait = outage_backoff(failed_for) if is_outage else backoff(failed_for)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error, extra=about(job_id, attempt))
-        text = f"Not launched yet, next try in {wait:.0f} s: {hide_places(str(error))}"
+        text = f"Not launched yet, next try in {wait:.0f} s: {error.public}"
         self._store.note_launch_failure(job_id, attempt, holder, text, wait, failed_for)
         if is_outage and len(self._put_off) < _MOST_PUT_OFF:
             self._put_off[job_id] = attempt, holder
@@ -149,7 +149,7 @@ class Monitor:
         at = request.path[:200]
         unseen = f"BackJob has not been reached at {at}: all slots are busy, or something in front of it answers there"
         if failed_for:  # one was sent before, and has not come in
-            wait = self.refuse(job.id, job.attempt, self.owner, LaunchError(unseen), job, failed_for)
+            wait = self.refuse(job.id, job.attempt, self.owner, LaunchError(plain(unseen)), job, failed_for)
         else:
             wait = _AHEAD
             self._store.note_launch_failure(job.id, job.attempt, self.owner, "", wait)
@@ -165,7 +165,7 @@ class Monitor:
 
     def refuse_target(self, job: Job, error: OutsideMount) -> None:
         """Fail a job whose target is outside of the app: no later launch would end otherwise."""
-        self.refuse(job.id, job.attempt, "", LaunchError(str(error), is_final=True, is_of_job=True), job)
+        self.refuse(job.id, job.attempt, "", LaunchError(error, is_final=True, is_of_job=True), job)
 
     def _launch(
         self, job: Job, then: Callable[[Token, JobRequest, Connection], Verdict], *, from_slot: bool = False
@@ -201,7 +201,7 @@ class Monitor:
     def _leave_to_its_app(self, job: Job, error: LaunchError) -> Verdict:
         """Its own app launches it by itself once it is back, wherever that is then."""
         if job.overdue_for > ABSENCE:
-            self.refuse(job.id, job.attempt, self.owner, LaunchError(str(error), is_final=True, is_of_job=True), job)
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(error, is_final=True, is_of_job=True), job)
             return Verdict.REFUSED
         log.info("Job %d waits: %s", job.id, error, extra=about(job.id, job.attempt))
         self._store.hold(job.id, job.attempt, self.owner, None, 0)
@@ -284,7 +284,8 @@ class Monitor:
             return Verdict.FULL if is_full else Verdict.ENDED
         if is_proof(answer, token, "version"):
             self._launcher.has_worked = True
-            raise LaunchError(f"{connection.address} has another app_version than this job's, {job.app_version!r}")
+            other = "{address} has another app_version than this job's, {version}"
+            raise LaunchError(compose(other, address=connection.address, version=plain(repr(job.app_version))))
         glance = self._store.glance(job.id)
         if not is_proof(answer, token, "refused"):
             self._launcher.forget_proofs()

@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from .errors import OutsideMount
 from .job import JobRequest
+from .messages import plain
 
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
 _QUERY_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
@@ -36,10 +37,11 @@ def split_path(target: str, mount: str | None) -> tuple[str | None, str]:
     script_name = mount.rstrip("/")
     if path != script_name and not path.startswith(script_name + "/"):
         shown, mounted_at = target.partition("?")[0], quote_path(script_name)  # the query may hold a user's input
-        raise OutsideMount(
+        text = (
             f"target {shown[:_SHORT_PATH]!r} is outside of this app, which is mounted at {mounted_at!r}: write targets "
             f"as a browser asks for them, such as {(mounted_at + shown)[:_SHORT_PATH]!r}"
         )
+        raise OutsideMount(plain(text))
     return script_name, path[len(script_name) :]
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from ._socket import Answer
 from .address import Address
-from .diagnosis import Silence, explain, explain_path, explain_post, hint_at_mount
+from .connection_failures import Silence
+from .diagnosis import explain, explain_path, explain_post, hint_at_mount
 from .errors import LaunchError, OutsideMount
 from .job import JobRequest
 from .keyring import PROBE, Token
@@ -207,7 +208,7 @@ class PathProofs:
         try:
             check_mount(request, self._mount)
         except OutsideMount as error:
-            return LaunchError(str(error), is_final=True, is_of_job=True)
+            return LaunchError(error, is_final=True, is_of_job=True)
         return explain_path(answer, address, method, request.path)
 
     def _answers_at_mount(self, address: Address, token: Token, request: JobRequest) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ._socket import Answer, Connection, Step, build_request, is_done
 from .address import Address
 from .config import Config
-from .diagnosis import explain_failure, explain_loss, explain_queue, explain_silence
+from .connection_failures import explain_failure, explain_loss, explain_queue, explain_silence
 from .errors import Busy, LaunchError
 from .job import JobRequest
 from .keyring import Token
@@ -86,7 +86,7 @@ class Wire:
         try:
             with self.connect(address, min(patience, CONNECT_TIMEOUT)) as connection:
                 if not take(connection.shake_hands):
-                    raise Busy(str(explain_silence(address, patience)))
+                    raise Busy(explain_silence(address, patience))
                 connection.send(at_path or self.build_for_mount(token, request, address), CONNECT_TIMEOUT)
                 if not take(connection.receive):
                     raise explain_silence(address, patience)
@@ -105,7 +105,7 @@ class Wire:
             while not is_done(step, pause):
                 waited = time.monotonic() - began
                 if not answers_later():
-                    self.queue = explain_queue(address, waited)
+                    self.queue = explain_queue(address, waited).public
                 elif not is_done(step, _SERVED_AT_ONCE):
                     raise explain_loss(address, waited)
                 pause = min(2 * pause, _LONGEST_UNANSWERED)

@@ -204,6 +204,8 @@ def test_answer_that_is_not_ours(script: Script, is_final: bool, words: list[str
     assert caught.value.is_final is is_final
     for word in [str(peer.address), *words]:
         assert word in text
+    for place in (str(peer.address), "thing/1.0", "a.test", "SSH"):
+        assert place not in caught.value.public
     for secret in ("secret", COOKIE, CREDENTIAL, FORM_VALUE, QUERY_VALUE, sign().text[:20]):
         assert secret not in text
 

@@ -15,10 +15,10 @@ PACKAGE = Path(__file__).parent.parent / "backjob"
 
 ORDER = (
     "interrupts",
-    *("errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
+    *("messages", "errors", "children", "ending", "logs", "ranges", "jitter", "files", "forks", "native"),
     *("keeper_thread", "bounded_calls", "memcached_clients", "cache_backends", "cells", "idle_connections"),
     *("process", "attempts", "transitions", "job", "events", "decisions", "rows", "keyring", "app_id"),
-    *("address", "discovery", "_uwsgi", "_socket", "proofs", "diagnosis", "forms", "headers"),
+    *("address", "discovery", "_uwsgi", "_socket", "proofs", "connection_failures", "diagnosis", "forms", "headers"),
     *("redirects", "corrections"),
     *("outer", "outer_values"),
     *("option_checks", "site_url", "config", "settings", "backlog"),

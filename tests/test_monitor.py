@@ -353,12 +353,17 @@ def test_a_launch_that_finds_no_place_is_no_failure(tmp_path, way):
         site.backend.limits.leave()
 
 
-def test_nobody_there_at_all(tmp_path, caplog, free_port):
-    with wrap(tmp_path, never, launcher=None, connect=f"http://127.0.0.1:{free_port}", launch_timeout=0.6) as site:
+@pytest.mark.parametrize("connect", ["http://127.0.0.1:{port}", "unix:{folder}/my: app.sock", "uwsgi:@it's {port}"])
+def test_nobody_there_at_all(tmp_path, caplog, free_port, connect):
+    connect = connect.format(port=free_port, folder=tmp_path)
+    with wrap(tmp_path, never, launcher=None, connect=connect, launch_timeout=0.6) as site:
         end = site.wait_for_end(site.application.jobs.start("/job"))
     assert end.status is Status.FAILED
-    assert "the app's own address can't be reached" in end.status_text
-    assert f"127.0.0.1:{free_port} can't be reached" in caplog.text
+    assert end.status_text.startswith("The job can't be launched: the app's own address can't be reached (")
+    assert end.error == end.status_text
+    for secret in (str(free_port), "app.sock", str(tmp_path)):
+        assert secret not in end.status_text
+    assert f"{connect} can't be reached" in caplog.text
 
 
 def test_a_password_for_the_gate_opens_it_and_stays_there(tmp_path):

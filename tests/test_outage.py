@@ -17,8 +17,9 @@ from backjob import Status
 from backjob.decisions import ABSENCE
 from backjob.errors import LaunchError
 from backjob.jitter import outage_backoff
+from backjob.messages import plain
 
-FINAL = LaunchError("it answered 302", is_final=True)
+FINAL = LaunchError(plain("it answered 302"), is_final=True)
 DAY = 86400.0
 
 
@@ -31,7 +32,7 @@ def refuse(site: Site, error: LaunchError, failed_for: float) -> tuple[float, in
 
 
 class TestRefuse:
-    @pytest.mark.parametrize("error", [FINAL, LaunchError("refused")], ids=["final", "passing"])
+    @pytest.mark.parametrize("error", [FINAL, LaunchError(plain("refused"))], ids=["final", "passing"])
     @pytest.mark.parametrize("failed_for", [0, 61, 200, DAY - 1])
     def test_at_an_address_that_has_worked_it_waits(
         self, tmp_path: Path, error: LaunchError, failed_for: float
@@ -59,7 +60,7 @@ class TestRefuse:
             assert site.status(job_id).status is Status.FAILED
             assert str(FINAL) in site.status(job_id).status_text
 
-    @pytest.mark.parametrize(("error", "failed_for"), [(FINAL, 0), (LaunchError("refused"), 60)])
+    @pytest.mark.parametrize(("error", "failed_for"), [(FINAL, 0), (LaunchError(plain("refused")), 60)])
     def test_at_one_that_has_never_worked_it_fails(self, tmp_path: Path, error: LaunchError, failed_for: float) -> None:
         with wrap(tmp_path) as site:
             _, job_id = refuse(site, error, failed_for)
@@ -68,7 +69,7 @@ class TestRefuse:
     def test_what_concerns_only_this_job_is_no_outage(self, tmp_path: Path) -> None:
         with wrap(tmp_path) as site:
             site.backend.self_request.has_worked = True
-            _, job_id = refuse(site, LaunchError("something in front", is_final=True, is_of_job=True), 0)
+            _, job_id = refuse(site, LaunchError(plain("something in front"), is_final=True, is_of_job=True), 0)
             assert site.status(job_id).status is Status.FAILED
 
     def test_a_new_process_learns_from_the_jobs_that_ran(self, tmp_path: Path) -> None:

@@ -1342,10 +1342,17 @@ MUTANTS = [
     ),
     Mutant(
         "people see addresses",
-        "backjob/diagnosis.py",
-        "        text = pattern.sub(neutral, text)",
-        "        pass",
-        ("tests/test_monitor.py",),
+        "backjob/address.py",
+        """return "the app's own address\"""",
+        "return str(self)",
+        ("tests/test_launcher.py",),
+    ),
+    Mutant(
+        "people see what a server says of itself",
+        "backjob/messages.py",
+        'return Message(text, "")',
+        "return Message(text, text)",
+        ("tests/test_launcher.py",),
     ),
     Mutant(
         "a probe works twice",

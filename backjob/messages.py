@@ -1,0 +1,58 @@
+"""Messages in two wordings: with all details for the log, and without the names of servers for everybody else.
+
+Both are made at once, from the same parts. Knows nothing else of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Part(Protocol):
+    """Anything that has both wordings: its ``str()`` is the one with all details."""
+
+    @property
+    def public(self) -> str:
+        """The wording for status texts and pages."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A text in both wordings."""
+
+    full: str
+    public: str
+
+    def __str__(self) -> str:
+        return self.full
+
+
+NOTHING = Message("", "")
+
+
+def plain(text: str) -> Message:
+    """Return a message whose text may be shown to everybody: no address and no byte of a server is in it."""
+    return Message(text, text)
+
+
+def detail(text: str) -> Message:
+    """Return a part that only the log shows."""
+    return Message(text, "")
+
+
+def compose(template: str, **parts: Part | float) -> Message:
+    """Fill a template, a constant. Parts are numbers, or have both wordings: a plain ``str`` is refused by mypy."""
+    public = {name: part if isinstance(part, (int, float)) else part.public for name, part in parts.items()}
+    return Message(template.format(**parts), template.format(**public))
+
+
+def join(separator: str, parts: Iterable[Part]) -> Message:
+    """Join sentences, each different one once. After a question mark a blank is enough."""
+    parts = list(parts)
+
+    def join_each(read: Callable[[Part], str]) -> str:
+        return separator.join(dict.fromkeys(map(read, parts))).replace(f"?{separator}", "? ")
+
+    return Message(join_each(str), join_each(lambda part: part.public))
