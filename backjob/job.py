@@ -194,7 +194,7 @@ class Job:
 
     @property
     def launch_failed_for(self) -> float:
-        """Seconds for which launches have failed. A wait for a place or a slot, longer than any pause, does not count."""
+        """Seconds for which launches have failed. A wait for a place or a slot, longer than a pause, does not count."""
         failed_for, pause, since = self._launch_times
         return failed_for + min(since, pause)
 

@@ -17,7 +17,7 @@ from backjob.messages import Part, compose, join, plain
 CANARY = "canary7"
 NAMES = [
     *(CANARY, f"my {CANARY}", f"a: {CANARY}", f"a, {CANARY}; b", f"a). {CANARY}; b", f"a): {CANARY} (b"),
-    *(f"a? {CANARY}", f"it's \"{CANARY}\"", f"'a' \"{CANARY}\"", f"a]{CANARY}[", f"{{{{{CANARY}}}}}"),
+    *(f"a? {CANARY}", f'it\'s "{CANARY}"', f"'a' \"{CANARY}\"", f"a]{CANARY}[", f"{{{{{CANARY}}}}}"),
     *(f"%s {CANARY} \\", f"…{CANARY}ü"),
 ]
 STATUSES = (200, 302, 400, 401, 403, 404, 405, 407, 410, 418, 421, 429, 500, 503, 504, 599)
