@@ -6,6 +6,7 @@ Knows each database's and driver's settings. Nothing is connected here.
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy import (
@@ -30,7 +31,9 @@ KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
 """The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
 _NO_URL = "database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3"
 _SQLITE_WAIT = 0.02
-_MISSPELT = {"mysql2": "mysql", "pgsql": "postgresql", "postgres": "postgresql", "psql": "postgresql"}
+_MISSPELT = {"mysql2": "mysql", "pymysql": "mysql"}
+_MISSPELT |= dict.fromkeys(("pgsql", "postgres", "psql", "psycopg", "psycopg2"), "postgresql")
+_CACHES = frozenset({"memcached", "redis", "rediss", "valkey"})
 _MISSPELT |= {"sqlite3": "sqlite"}
 """Names that other libraries and hosting services give to databases in URLs, and SQLAlchemy's own."""
 _SECURE_DELETE = "PRAGMA secure_delete = ON"
@@ -144,7 +147,10 @@ def _delete_securely(connection: Connection) -> None:
 
 def _check_kind(name: str) -> None:
     if name not in KINDS:
-        if meant := _MISSPELT.get(name.lower()):
+        if name.lower() in _CACHES:
+            raise ConfigError(f"database can't be {name}, which is a cache: give cache= a dogpile region, see the docs")
+        near = get_close_matches(name.lower(), sorted(KINDS), 1)
+        if meant := _MISSPELT.get(name.lower()) or (near and near[0]):
             raise ConfigError(f"database must begin with {meant}:// or {meant}+driver://, not {name}: write {meant}://")
         make_url(f"{name}://").get_dialect()  # raises where the name is nobody's
         raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")

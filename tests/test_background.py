@@ -13,6 +13,12 @@ DECORATORS = [bottle.background, django.background, flask.background, pyramid.ba
 
 
 @pytest.mark.parametrize("background", DECORATORS, ids=lambda each: each.__module__)
+def test_an_option_without_its_name_is_refused_at_once(background: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="give its options by name"):
+        background("reports")
+
+
+@pytest.mark.parametrize("background", DECORATORS, ids=lambda each: each.__module__)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -38,11 +38,13 @@ _OF_A_CACHE = frozenset({"HTTP_IF_NONE_MATCH"})
 """The same with a safe method. With others it is a precondition, such as ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
 
 
-def check_background(methods: Iterable[str], scope: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+def check_background(view: object, methods: Iterable[str], scope: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the methods that start a job, in upper case. Raises TypeError or ValueError for wrong options.
 
     Called when the module is loaded, so that a misspelt option is found before the first visitor comes.
     """
+    if view is not None and not callable(view):
+        raise TypeError(f"background decorates a function, not {type(view).__name__}: give its options by name")
     Jobs.check_options(**options, scope="" if callable(scope) else scope)
     names = [*methods] if isinstance(methods, (list, tuple, set, frozenset)) else []
     if not names or not all(isinstance(each, str) and _METHOD.fullmatch(each) for each in names):

@@ -181,7 +181,7 @@ def background(
     be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
     and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
-    methods = check_background(methods, scope, options)
+    methods = check_background(callback, methods, scope, options)
     if callback is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 

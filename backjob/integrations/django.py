@@ -139,7 +139,7 @@ def background(
     with 405. With ``atomic=False`` the view is exempt from ATOMIC_REQUESTS. Raises TypeError or ValueError for a wrong
     option.
     """
-    methods = check_background(methods, scope, options)
+    methods = check_background(view, methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, atomic=atomic, **options)
 

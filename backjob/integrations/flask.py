@@ -107,7 +107,7 @@ def background(
     than ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError
     for a wrong option.
     """
-    methods = check_background(methods, scope, options)
+    methods = check_background(view, methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
