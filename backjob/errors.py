@@ -155,3 +155,11 @@ def describe(error: BaseException) -> str:
     line = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
     text = line.strip().removeprefix(f"{type(first).__module__}.")
     return f"{text} (and {len(more)} more in the same exception group)" if more else text
+
+
+def describe_publicly(error: BaseException) -> str:
+    """Return the same for status texts: errors of backjob's own may name a host or a file in their message."""
+    first, *_ = leaves(error)
+    if isinstance(first, (StoreError, LaunchError, KeyringError)):
+        return f"{type(first).__name__}: {first.public}"
+    return describe(error)

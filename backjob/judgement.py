@@ -14,7 +14,7 @@ from typing import Any
 from .config import Config
 from .corrections import describe_correction
 from .error_pages import is_error_page
-from .errors import describe
+from .errors import describe_publicly
 from .job import MOST_REASON, Job, JobRequest
 from .left_out import LeftOut
 from .output import first_line
@@ -91,7 +91,7 @@ class Run:
         """Remember the exception that the framework answers."""
         self.answer = find_status(error)
         self.error = error if self.answer is None else None
-        self.cause = describe(error) if self.answer is None else _read_detail(error)
+        self.cause = describe_publicly(error) if self.answer is None else _read_detail(error)
         self.is_denied = self.answer in _REFUSALS or type(error).__name__ == "PermissionDenied"
 
 
@@ -118,10 +118,11 @@ def judge_exception(error: BaseException, run: Run) -> Judgement:
     """Return how a job ends, by its app's exception. One that is an HTTP response counts as that response."""
     code = find_status(error)
     if code is None:
-        return Judgement(_join(describe(error), run.left_out.explain_exception()), may_retry=True, error=error)
+        return Judgement(_join(describe_publicly(error), run.left_out.explain_exception()), may_retry=True, error=error)
     if code < 400:
         return _judge_redirect(code, {"location": _read_location(error)}, run)
-    return Judgement(_add_hint(describe(error), code, run, _read_detail(error)), may_retry_after(code), error=error)
+    text = _add_hint(describe_publicly(error), code, run, _read_detail(error))
+    return Judgement(text, may_retry_after(code), error=error)
 
 
 def _read_location(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .error_pages import TYPES, is_error_page, may_show_secret
-from .errors import describe
+from .errors import describe_publicly
 from .output import Output
 
 
@@ -57,7 +57,7 @@ class Response:
         """Take status and headers from the app (PEP 3333). With ``exc_info`` they may replace earlier ones."""
         error = exc_info[1] if exc_info else sys.exc_info()[1]
         self.exception = error = error if error is not self._outer else None
-        cause = describe(error) if error is not None else ""
+        cause = describe_publicly(error) if error is not None else ""
         try:
             if self.code and (self._has_body or not exc_info):
                 self._note_second_status(status, cause)
@@ -111,7 +111,7 @@ class Response:
             self.breach_code = int(status[:3]) if status[:3].isdigit() else 500
 
     def _break(self, error: Exception) -> Exception:
-        self.breach = self.breach or describe(error)
+        self.breach = self.breach or describe_publicly(error)
         return error
 
     def finish(self) -> None:

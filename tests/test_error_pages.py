@@ -19,10 +19,10 @@ import flask
 import pytest
 import webob.exc
 import werkzeug.exceptions
-from support.served import Site, wrap
+from support.served import KEY, Site, wrap
 from werkzeug.debug import DebuggedApplication
 
-from backjob import JobEnded, JobStatus, Status
+from backjob import BackJob, JobEnded, JobStatus, Status
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 HTML = [("Content-Type", "text/html; charset=utf-8")]
@@ -582,3 +582,16 @@ def test_what_can_t_be_decoded_is_counted(site: Site, body: bytes, coding: str, 
 def test_a_status_is_ready_for_json(site: Site) -> None:
     told = json.loads(json.dumps(run(site, answer(status="500 Oops")).as_dict()))
     assert (told["error"], told["location"]) == ("HTTP 500 Oops", "")
+
+
+def test_an_error_of_backjob_does_not_show_where_the_database_is(site: Site) -> None:
+    """It may be the job's own start(), during an outage."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        with contextlib.closing(BackJob(answer(), database="postgresql://127.0.0.1:1/jobs", key=KEY)) as elsewhere:
+            elsewhere.jobs.find()
+        return []
+
+    status = run(site, app)
+    assert "127.0.0.1" not in status.status_text + status.error
+    assert status.status_text.startswith("Unreachable: There is no connection to the job database")
