@@ -149,11 +149,19 @@ def _check_kind(name: str) -> None:
     if name not in KINDS:
         if name.lower() in _CACHES:
             raise ConfigError(f"database can't be {name}, which is a cache: give cache= a dogpile region, see the docs")
-        near = get_close_matches(name.lower(), sorted(KINDS), 1)
-        if meant := _MISSPELT.get(name.lower()) or (near and near[0]):
+        if meant := _MISSPELT.get(name.lower()) or _find_near(name):
             raise ConfigError(f"database must begin with {meant}:// or {meant}+driver://, not {name}: write {meant}://")
         make_url(f"{name}://").get_dialect()  # raises where the name is nobody's
         raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")
+
+
+def _find_near(name: str) -> str:
+    """Return the kind that a name looks like, or "" for that of another database."""
+    try:
+        make_url(f"{name}://").get_dialect()
+    except (NoSuchModuleError, ImportError):
+        return next(iter(get_close_matches(name.lower(), sorted(KINDS), 1)), "")
+    return ""
 
 
 def _check_driver(dialect: Dialect | type[Dialect]) -> None:
