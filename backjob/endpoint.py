@@ -71,7 +71,7 @@ class Endpoint:
             return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
 
     def _report_unserved(self, error: Exception, *, is_own: bool) -> None:
-        """Log it. Without a key, where anybody may have sent the request, do so once a minute at most."""
+        """Log the error. Without a key anybody may have sent the request: then log once a minute at most."""
         now = time.monotonic()
         if is_own or now >= self._unserved_until:
             self._unserved_until = now + EVERY
