@@ -55,7 +55,7 @@ def check_target(target: str) -> str:
 def check_header(name: str, value: str) -> tuple[str, str]:
     """A header line that stays one line. Raises ValueError, which never shows the value."""
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        raise ValueError("the name of a header is not a token of RFC 9110")  # it may be the value: it is not shown
+        raise ValueError("the name of a header is not a token of RFC 9110")  # not shown: it may be the value
     if not is_header_value(value):
         raise ValueError(f"the value of header {name} has a character that is not printable ASCII")
     return name, value

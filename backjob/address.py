@@ -58,7 +58,7 @@ class Address:
 
     @property
     def public(self) -> str:
-        """Its name in messages for everybody."""
+        """Name of the address in public messages."""
         return "the app's own address"
 
     def __str__(self) -> str:

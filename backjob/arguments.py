@@ -66,7 +66,7 @@ def check_options(options: Mapping[str, Any], names: Collection[str]) -> None:
 
 
 def _show_number(value: object) -> str:
-    """Return a wrong number as it is, and of anything else the type: it may be what a user typed."""
+    """Return a number as it is, and for any other value its type, because a user may have typed the value."""
     return repr(value) if isinstance(value, (int, float)) else type(value).__name__
 
 

@@ -1,7 +1,7 @@
-"""Check of a dogpile.cache region. Only backends are taken that are known to return bytes as they are stored.
+"""Check of a dogpile.cache region. Only backends that are known to return the stored bytes are accepted.
 
-Many other backends unpickle what they read. Knows nothing of keys and values. The backends are told by the modules of
-their classes: dogpile.cache need not be installed.
+Many other backends unpickle what they read. Knows nothing of keys and values. Backends are recognized by the modules of
+their classes, because dogpile.cache may not be installed.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ class RedisCells(_SharedCells):
         except Exception as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
-            return None, b""  # a list or the like: no value, and yet one to overwrite
+            return None, b""  # a list or the like: counts as missing, and may be overwritten
         return value, value
 
     def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a self-request that got no answer means, and what setting mends it: no connection, or no answer in time.
+"""Explanations of self-requests that got no connection or no answer in time, with the setting that mends it.
 
 Knows errors and addresses; sends nothing and decides nothing about a job.
 """
@@ -30,15 +30,15 @@ _CERTIFICATE_REMEDIES = {
     62: "connect= must name a host that is in it, ca_file= alone does not mend that",
     64: "connect= must name an address that is in it, ca_file= alone does not mend that",
 }
-"""By OpenSSL's X509_V_ERR numbers. Any other is an authority that nobody here knows."""
+"""By OpenSSL's X509_V_ERR numbers. Any other number means an unknown authority."""
 
 
 class Silence(LaunchError):
-    """An address takes a request and does not answer."""
+    """An address accepts a request and does not answer."""
 
 
 def explain_failure(error: OSError, address: Address) -> LaunchError:
-    """What an exchange that failed half-way means."""
+    """Return the explanation of an exchange that failed half-way."""
     what = error.strerror or str(error) or type(error).__name__
     name = type(error).__name__
     if name == "SSLCertVerificationError":
@@ -83,7 +83,7 @@ def demands_certificate(error: OSError) -> bool:
 
 
 def explain_silence(address: Address, seconds: float) -> Silence:
-    """What it means that a connection was taken, and no answer came for so long."""
+    """Return the explanation of a connection that was accepted, but not answered for so long."""
     return Silence(
         compose(
             "{address} is busy: it takes a request and does not answer within {seconds:.1f} s. All its slots are "
@@ -131,7 +131,7 @@ def _explain_no_connection(error: OSError, address: Address) -> Message:
     elif isinstance(error, PermissionError):
         found = f"{_LET_WRITE if address.unix else 'a firewall of this host forbids it'}."
     elif isinstance(error, TimeoutError):
-        found = "its backlog is full, for all its slots are busy, or a firewall drops what comes."
+        found = "its backlog is full because all its slots are busy, or a firewall drops what comes."
     elif isinstance(error, ConnectionError) or type(error).__name__.startswith("SSL"):
         found = "it ends the connection at once. Is it the app's web server?"
     else:

@@ -79,7 +79,7 @@ def explain_path(answer: Answer, address: Address, method: str, path: str, *, is
         return LaunchError(failure, is_final=failure.is_final, is_of_job=True)
     found: Part = failure
     if status is not None:
-        # What else may answer at this address is no matter: BackJob does.
+        # BackJob answers at this address: remedies for another program don't apply.
         is_clear = status < 300 or status in (404, 405)
         remedies = [] if is_clear else _find_remedies(answer, status, address, [])
         found = join(": ", [_describe(answer, address), *remedies])
@@ -131,7 +131,7 @@ def _is_own(answer: Answer) -> bool:
 
 
 def _find_remedies(answer: Answer, status: int, address: Address, around: list[Message]) -> list[Message]:
-    """Return what an answer means and what setting mends it. ``around``: what does if nothing else is known."""
+    """Return the meaning of an answer, with the setting that mends it. ``around``: result if no remedy is known."""
     if 300 <= status < 400:
         return [_explain_redirect(answer.header("Location"), address, around)]
     if _is_own(answer) and status in _OWN_REMEDIES:

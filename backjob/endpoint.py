@@ -71,11 +71,13 @@ class Endpoint:
             return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
 
     def _report_unserved(self, error: Exception, *, is_own: bool) -> None:
-        """Log it. Without a key, where anybody may have sent the request, do so once a minute at most."""
+        """Log the error. Without a key anybody may have sent the request: then log once a minute at most."""
         now = time.monotonic()
-        if is_own or now >= self._unserved_until:
+        if not is_own:
+            if now < self._unserved_until:
+                return
             self._unserved_until = now + EVERY
-            log.error("A self-request can't be served: %s", error)
+        log.error("A self-request can't be served: %s", error)
 
     def _prove(self, backend: Backend, token: Token, environ: dict[str, Any], respond: Responder) -> Iterable[bytes]:
         """Prove that this app answers here. A token that is too old, or comes again, has no other effect.

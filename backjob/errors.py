@@ -1,4 +1,4 @@
-"""The errors of backjob: what can go wrong, in the words that a person reads. Knows only messages of the package.
+"""The errors of backjob: what can go wrong, in the words that a person reads. Knows messages.py only.
 
 An error's docstring is its default message, so the class says once what went wrong and what to do.
 """
@@ -22,8 +22,8 @@ def _summarize(kind: type[BaseException]) -> str:
 class BackJobError(Exception):
     """Something went wrong in backjob.
 
-    ``public``: the message without addresses, and without what a server says of itself, for pages and status texts. If
-    the message was given as a ``str``, it is the first sentence about its class.
+    ``public``: the message for pages and status texts, without addresses and without what a server says of itself. If
+    the message was given as a ``str``, ``public`` is the first line of the class's docstring.
     """
 
     def __init__(self, message: Part | str | None = None) -> None:
@@ -74,7 +74,7 @@ class OutsideMount(BackJobError, ValueError):
 
 
 class RequestError(BackJobError, ValueError):
-    """A ``webob.Request``, or the request of a visitor to a ``background`` view, can't be that of a job."""
+    """A ``webob.Request``, or a visitor's request to a ``background`` view, can't be made a job."""
 
     http_status = 400
     """The status with which ``background`` views answer."""

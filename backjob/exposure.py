@@ -17,7 +17,7 @@ from .findings import Finding
 
 
 def find_exposures(database: Path | None, key: Path | None) -> Iterator[Finding]:
-    """Yield findings about the mode of the SQLite file and its WAL, and about the folders of both files and above."""
+    """Yield findings about the modes of the SQLite file and its WAL, and about the folders of both files and above."""
     if database is not None:
         yield from _of_database(database)
     folders = [file.absolute().parent for file in (database, key) if file is not None]

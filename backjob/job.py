@@ -194,7 +194,7 @@ class Job:
 
     @property
     def launch_failed_for(self) -> float:
-        """Seconds for which launches have failed. A wait for a place or a slot, longer than a pause, does not count."""
+        """Seconds for which launches have failed. After the last failure, at most the longest pause counts."""
         failed_for, pause, since = self._launch_times
         return failed_for + min(since, pause)
 
@@ -210,7 +210,7 @@ class Job:
         """The public part of the record. The reason of a failed launch is part of it until the next launch begins."""
         _, pause, since = self._launch_times
         text, is_held = self.status_text, self.held_until is not None and self.held_until > self.read_at
-        if since > pause:  # it is launched again, or waits for a place or a process that launches it
+        if since > pause:  # it is being launched, or waits for a slot or for a process that launches it
             text = "" if is_held else _NOT_LAUNCHED.sub(r"\1, the last try failed", text)
         return JobStatus(
             id=self.id,

@@ -199,7 +199,7 @@ def _join(text: str, addition: str) -> str:
 
 
 def _explain_host(request: JobRequest) -> str:
-    """Return the likely cause of an answer that a Host gets, "" for a job that has the Host of a request."""
+    """Return the likely cause of a refused Host, "" for a job that has the Host of a request."""
     if request.lacks_site:
         return f"{_OUTSIDE}: if the app does not allow its Host, {_SET_SITE}"
     if request.has_site_url:

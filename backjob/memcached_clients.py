@@ -18,9 +18,9 @@ from .errors import ConfigError
 _BYTES = 0
 """The flags of bytes, in pymemcache and pylibmc."""
 _BMEMCACHED_BYTES = 16
-"""The flag of bytes in bmemcached, which may have another one beside it: that they are compressed."""
+"""The flag of bytes in bmemcached. A second flag marks compressed bytes."""
 _MOST_BYTES = 64 * 2**20
-"""Bytes of a value that was compressed."""
+"""Most bytes to which a compressed value is expanded."""
 _OTHER = ""
 """Result for all other values. None would mean a missing key, which could not be overwritten."""
 
@@ -86,8 +86,8 @@ def _make_pymemcache(backend: Any, seconds: float) -> Any:
 def _make_pylibmc(backend: Any, seconds: float) -> Any:
     """Return a client of a subclass: pylibmc looks for deserialize() at construction, and calls it after zlib.
 
-    It fails for a value that is flagged as compressed and is not, and gives no token for compare-and-set. Such a value
-    is deleted before the key is set. Only a writer to the cache makes one, and could delete it as well.
+    pylibmc fails for a value that is flagged as compressed and is not, and gives no token for compare-and-set. Such a
+    value is deleted before the key is set. Only a writer to the cache makes one, and could delete it as well.
     """
     pylibmc = sys.modules["pylibmc"]
 
@@ -120,7 +120,7 @@ def _make_pylibmc(backend: Any, seconds: float) -> Any:
 
 
 class _BoundedZlib:
-    """The compression of bmemcached, which compresses bytes by itself. A small value can't fill the memory."""
+    """The compression module of bmemcached, bounded: a small compressed value can't fill the memory."""
 
     compress = staticmethod(zlib.compress)
 
@@ -130,7 +130,7 @@ class _BoundedZlib:
 
 
 def _make_bmemcached(backend: Any, seconds: float) -> Any:
-    """Return its client. An exception while it reads a value would leave the other answers for the next calls."""
+    """Return a client that raises nothing while it reads a value. The next call would read what is left unread."""
     client = backend._create_client()  # noqa: SLF001
     client.compression = _BoundedZlib
     client.set_servers(backend.url)  # hands it to each connection

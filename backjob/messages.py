@@ -1,6 +1,6 @@
-"""Messages in two wordings: with all details for the log, and without the names of servers for everybody else.
+"""Messages in two wordings: with all details for the log, and without names of servers for pages and status texts.
 
-Both are made at once, from the same parts. Knows nothing else of the package.
+Both are made from the same parts. Knows nothing else of the package.
 """
 
 from __future__ import annotations
@@ -29,11 +29,8 @@ class Message:
         return self.full
 
 
-NOTHING = Message("", "")
-
-
 def plain(text: str) -> Message:
-    """Return a message whose text may be shown to everybody: no address and no byte of a server is in it."""
+    """Return a message that may be public: its text has no address and nothing that a server sent."""
     return Message(text, text)
 
 
@@ -43,13 +40,13 @@ def detail(text: str) -> Message:
 
 
 def compose(template: str, **parts: Part | float) -> Message:
-    """Fill a template, a constant. Parts are numbers, or have both wordings: a plain ``str`` is refused by mypy."""
+    """Fill a constant template. Parts are numbers, or have both wordings: mypy refuses a ``str``."""
     public = {name: part if isinstance(part, (int, float)) else part.public for name, part in parts.items()}
     return Message(template.format(**parts), template.format(**public))
 
 
 def join(separator: str, parts: Iterable[Part]) -> Message:
-    """Join sentences, each different one once. After a question mark a blank is enough."""
+    """Join sentences, without repeating equal ones. After a question mark the separator is a space."""
     parts = list(parts)
 
     def join_each(read: Callable[[Part], str]) -> str:

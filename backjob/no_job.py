@@ -16,7 +16,7 @@ Row = TypeVar("Row")
 
 
 class NotAFile(io.UnsupportedOperation, TypeError):
-    """Error for code that needs the number of an open file. Code that can do without expects the ``OSError`` in it."""
+    """Error for code that needs a file number. Code that can do without one catches it as an ``OSError``."""
 
 
 class NoJob:

@@ -174,7 +174,7 @@ class Output:
                 self.shown_size = self.size
 
     def _hide_line(self, writer: int) -> None:
-        """Hide the unfinished line of a writer if it has one. It is a new one."""
+        """Hide the new unfinished line of a writer, if it has one."""
         self._hidden.pop(writer, None)
         if self._tail.is_open(writer):
             if len(self._hidden) >= MOST_OPEN:

@@ -132,13 +132,13 @@ class OwnAddress:
         return address is not None
 
     def note_arrival_of(self, request: JobRequest) -> None:
-        """Record the arrival of a launch from another process, if it has the same address: that is no failure any more.
+        """Record the arrival of a launch from another process that has the same address.
 
-        It proves ``connect=``.
+        It ends the effect of an earlier failure, and proves an address of ``connect=``.
         """
         with contextlib.suppress(AddressError):
             address = self.candidates(None)[0]
             if request.address == write_origin(address) and request.by_connect == (address.found == CONNECT):
                 self._has_failed = False
-                if address.found == CONNECT:  # of a discovered one, the Host to which the launch was sent is not known
+                if address.found == CONNECT:  # the Host of a launch to a discovered address is not known
                     self.note_proof(address)

@@ -116,7 +116,7 @@ def _add_user(
 
 
 def _find_target(given: Mapping[str, Any]) -> str:
-    """Return path and query of a request, which may be a visitor's, as they are sent again. Raises RequestError."""
+    """Return path and query of a request, quoted for a self-request. Raises RequestError for a visitor's bad URL."""
     try:
         query = quote_query(given.get("QUERY_STRING", ""))
         target = quote_path(given.get("SCRIPT_NAME", "") + given.get("PATH_INFO", "")) + (query and "?" + query)

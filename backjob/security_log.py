@@ -67,7 +67,7 @@ class RefusedTokens:
         self.report()
 
     def report(self, *, is_last: bool = False) -> None:
-        """Log those that were counted, if the last record is a minute old. ``is_last``: in any case."""
+        """Log the counted requests if the last record is a minute old. ``is_last``: log them in any case."""
         now = time.monotonic()
         with self._lock:
             if not self._peers or (now < self._next and not is_last):

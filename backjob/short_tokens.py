@@ -19,7 +19,7 @@ LIFETIME = 60.0
 _AHEAD = 5.0
 """Seconds that the clock of the process which made a token may be ahead."""
 REMEMBERED = LIFETIME + _AHEAD
-"""Seconds for which a used token has to be remembered: it may be valid for so long, by the clock of another host."""
+"""Seconds for which a used token is remembered. One whose maker's clock is ahead is valid for that long."""
 
 
 def host_time() -> datetime:
@@ -35,7 +35,7 @@ class ShortTokens:
         self._now = now
         self._lock = threading.Lock()
         self._taken: dict[str, float] = {}
-        """Nonces of the last minute, with their arrival in ``time.monotonic()``."""
+        """Nonces of the last ``REMEMBERED`` seconds, with their arrival in ``time.monotonic()``."""
 
     def sign(self, kind: str, job_id: int, attempt: int) -> Token:
         """Make a token. Its time is part of the nonce, which older releases read as random."""

@@ -29,7 +29,7 @@ _PATH = "/backjob-check"
 _REFUSALS = (400, 421)
 _LOOPBACK = ("127.", "localhost", "[::1]")
 _is_visit = contextvars.ContextVar("backjob-site-check", default=False)
-"""Does this code run because of a check? A view may call check() itself."""
+"""True in code that a check runs. A view may call check() itself."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SiteAnswer:
 
     page: Page
     status: int = 0
-    """0 if the app has not answered, or not to the end of its checks."""
+    """0 if the app has not answered, or if a view was reached and stopped."""
     location: str = ""
     failure: str = ""
     """The reason why there is no answer; "" if there is one, or if a view was reached."""
@@ -66,12 +66,12 @@ class SiteAnswer:
 
 
 def is_visit() -> bool:
-    """Return whether this code runs because of a check: then no server has got a request."""
+    """Return whether a check runs this code: then no server has received a request."""
     return _is_visit.get()
 
 
 def visit_site(app: Callable[..., Iterable[bytes]], config: Config) -> SiteAnswer | None:
-    """Call the app as a job that is started outside of a request does. None within such a call."""
+    """Return the app's answer to a request like that of a job. None if a check runs this code already."""
     if is_visit():
         return None
     mount = config.site.mount if config.site else ""
@@ -109,7 +109,7 @@ def find_site_problem(answer: SiteAnswer | None, config: Config) -> Iterator[Fin
 
 
 def find_site_warnings(answer: SiteAnswer | None, config: Config) -> Iterator[Finding]:
-    """Yield findings if such links lead to the host on which a job runs, and if the app could not be tried."""
+    """Yield findings if links of such jobs lead to localhost, and if the app could not be tried."""
     if answer is None:
         return
     address = config.address
@@ -147,5 +147,5 @@ def _ask(app: Callable[..., Iterable[bytes]], environ: dict[str, Any], page: Pag
 
 
 def _end_visit() -> NoReturn:
-    """Stand for the backend: a view that would start, find or end a job has accepted the request."""
+    """Replace the backend. A view that is to start, find or end a job has accepted the request."""
     raise JobEnded("A check starts no job")

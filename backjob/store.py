@@ -35,10 +35,10 @@ class Store(Protocol):
         """One record."""
 
     def look_at(self, job_id: int) -> Job | None:
-        """Return the record as it is now, in a database without the sealed request, which may be large."""
+        """Return the current record. A database leaves out the sealed request, which may be large."""
 
     def key_id(self, job_id: int) -> str | None:
-        """Return the id of the key that sealed this job."""
+        """Return the id of the key that sealed this job, or None if there is no such job."""
 
     def status(self, job_id: int) -> JobStatus | None:
         """What people see of one record: up to a second old, so nothing is decided by it."""

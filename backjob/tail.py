@@ -39,7 +39,7 @@ class Tail:
         self._open: dict[int, Line] = {}
         """The unfinished lines by their writers, in the order in which they began."""
         self._last_writer = 0
-        """The writer of the last text, and the number of lines that it has finished there."""
+        """The writer of the end of the text, and the number of lines there that it has finished without another's."""
         self._last_lines = 0
         self._is_ended = True
         """False if the last text is the beginning of a line that was too long to be kept apart."""
@@ -107,7 +107,7 @@ class Tail:
             line.go_up(above)
 
     def _take_back(self, writer: int) -> str | None:
-        """Take the last line out of the text again. None if this writer's is not the last."""
+        """Remove the last line of the text and return it, or return None if this writer did not write it."""
         if writer != self._last_writer or not self._last_lines or not self._is_ended:
             return None
         if not self._fresh:

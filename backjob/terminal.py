@@ -24,7 +24,7 @@ class Line:
 
     def __init__(self) -> None:
         self.length = 0
-        """Characters that it holds."""
+        """Number of characters in all its lines, without old content."""
         self._pieces: list[str] = []
         self._old = ""
         """Old content of the line. Its part behind the pieces is still visible."""
@@ -34,10 +34,10 @@ class Line:
         """Beginning of a control sequence whose end is to follow."""
         self._above: list[str] = []
         self._below: list[str] = []
-        """The next one is the last."""
+        """Lines below this one, from the bottom up."""
 
     def copy(self) -> Line:
-        """Return another one with the same content."""
+        """Return a line with the same content."""
         other = Line()
         for name in self.__slots__:
             value = getattr(self, name)
@@ -46,12 +46,12 @@ class Line:
 
     @property
     def is_plain(self) -> bool:
-        """True if text without control characters only has to be added."""
+        """True if text without control characters can simply be appended."""
         return not (self._is_returned or self._old or self._sequence or self._above or self._below)
 
     @property
     def is_in_use(self) -> bool:
-        """True if it has content, or knows what the next text depends on."""
+        """True if it has content or the beginning of a control sequence."""
         return bool(self._pieces or self._old or self._sequence or self._above or self._below)
 
     @property
@@ -65,7 +65,7 @@ class Line:
         return not self._above
 
     def join(self, text: str) -> str:
-        """Return the text after the beginning of a sequence that came before it. Keep the one at its end."""
+        """Put the beginning of a sequence that was kept before the text. Keep one that the text ends with."""
         if self._sequence:
             text, self._sequence = self._sequence + text, ""
         begin = text.rfind("\x1b")

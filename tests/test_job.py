@@ -154,7 +154,7 @@ def test_seconds_are_counted_from_when_it_was_read() -> None:
 def test_a_launch_fails_for_the_pauses_between_the_tries(
     failed_for: float, since: float, counted: float, is_told: bool
 ) -> None:
-    """What is longer than any pause is a wait for a place: it does not count, and the failure may not be its reason."""
+    """Time beyond the longest pause is a wait for a slot: it does not count, and the failure may not be its reason."""
     failed_at, read_at = NOW - timedelta(seconds=failed_for), NOW + timedelta(seconds=since)
     text = "Not launched yet, next try in 3 s: refused"
     job = make_job(status=Status.STARTED, status_text=text, launch_failed_at=failed_at, read_at=read_at)

@@ -150,7 +150,7 @@ def start(
 
 
 def _check_home(application: BackJob) -> list[str]:
-    """Return warnings of what a job that is started now may wait for, and why it may fail.
+    """Return warnings: why a job that is started now may have to wait, and why it may fail.
 
     A server that is down or busy takes the job later. Raises BackJobError if no server ever could: then nothing is to
     be recorded.
@@ -166,8 +166,8 @@ def _check_home(application: BackJob) -> list[str]:
 
 
 def _check(application: BackJob) -> Check:
-    """Return what a check finds, except for "other-app": the app that answers is always another than the command's."""
-    with contextlib.redirect_stdout(sys.stderr):  # of the app, which is called too
+    """Return what a check finds, except for "other-app": the command is never the app that answers."""
+    with contextlib.redirect_stdout(sys.stderr):  # what the app prints: it is called too
         found = application.check()
     return replace(found, warnings=tuple(each for each in found.warnings if each.name != "other-app"))
 

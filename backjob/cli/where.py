@@ -59,7 +59,7 @@ def is_app(where: str) -> bool:
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> NoReturn:
-    """Stand for an app that is not known here. Its text is for a check."""
+    """Replace an app that is not known here. The error message is shown by check()."""
     raise BackJobError("the command has its options only. Name the app as -A module:application")
 
 
