@@ -21,7 +21,8 @@ def is_stopping(environ: Mapping[str, Any]) -> bool:
     with contextlib.suppress(AttributeError, TypeError):
         worker = find_gunicorn_worker()
         if worker is not None:
-            return not worker.alive
+            # If the signal comes twice, its handler may wait for itself, after it has closed the pool.
+            return not worker.alive or bool(getattr(getattr(worker, "tpool", None), "_shutdown", False))
         if "waitress.client_disconnected" in environ:
             return bool(environ["waitress.client_disconnected"].__self__.server.task_dispatcher.stop_count)
         server = getattr(threading.current_thread(), "server", None)
