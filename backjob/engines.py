@@ -31,10 +31,9 @@ KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
 """The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
 _NO_URL = "database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3"
 _SQLITE_WAIT = 0.02
-_MISSPELT = {"mysql2": "mysql", "pymysql": "mysql"}
-_MISSPELT |= dict.fromkeys(("pgsql", "postgres", "psql", "psycopg", "psycopg2"), "postgresql")
 _CACHES = frozenset({"memcached", "redis", "rediss", "valkey"})
-_MISSPELT |= {"sqlite3": "sqlite"}
+_MISSPELT = {"mysql2": "mysql", "pymysql": "mysql", "sqlite3": "sqlite"}
+_MISSPELT |= dict.fromkeys(("pgsql", "postgres", "psql", "psycopg", "psycopg2"), "postgresql")
 """Names that other libraries and hosting services give to databases in URLs, and SQLAlchemy's own."""
 _SECURE_DELETE = "PRAGMA secure_delete = ON"
 """Pragma by which SQLite overwrites deleted values with zeros, instead of only marking it as free."""
@@ -146,22 +145,21 @@ def _delete_securely(connection: Connection) -> None:
 
 
 def _check_kind(name: str) -> None:
-    if name not in KINDS:
-        if name.lower() in _CACHES:
-            raise ConfigError(f"database can't be {name}, which is a cache: give cache= a dogpile region, see the docs")
-        if meant := _MISSPELT.get(name.lower()) or _find_near(name):
-            raise ConfigError(f"database must begin with {meant}:// or {meant}+driver://, not {name}: write {meant}://")
-        make_url(f"{name}://").get_dialect()  # raises where the name is nobody's
-        raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")
-
-
-def _find_near(name: str) -> str:
-    """Return the kind that a name looks like, or "" for that of another database."""
+    if name in KINDS:
+        return
+    if name.lower() in _CACHES:
+        raise ConfigError(f"database can't be {name}, which is a cache: give cache= a dogpile region, see the docs")
     try:
         make_url(f"{name}://").get_dialect()
     except (NoSuchModuleError, ImportError):
-        return next(iter(get_close_matches(name.lower(), sorted(KINDS), 1)), "")
-    return ""
+        near = get_close_matches(name.lower(), sorted(KINDS), 1)
+        meant = _MISSPELT.get(name.lower()) or (near[0] if near else "")
+        if not meant:
+            raise
+        raise ConfigError(
+            f"database must begin with {meant}:// or {meant}+driver://, not {name}: write {meant}://"
+        ) from None
+    raise ConfigError(f"database must be SQLite, PostgreSQL, MariaDB or MySQL, not {name}")
 
 
 def _check_driver(dialect: Dialect | type[Dialect]) -> None:

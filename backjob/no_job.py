@@ -33,7 +33,7 @@ class NoJob:
     encoding = "utf-8"
     """For code that is given a job as a text file, like the methods of files below."""
     errors = "replace"
-    """What ``write()`` does with characters that UTF-8 can't encode."""
+    """Handling of characters that UTF-8 can't encode, by ``write()``."""
     closed = False
     """A job as a text file is always open."""
 

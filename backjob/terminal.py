@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 CONTROL = re.compile(r"(\n|\r|\x1b\[[02]?K|\x1b\[\d{0,3}A)")
-"""What is interpreted: LF, CR, and of ECMA-48 "erase in line" (EL) and "cursor up" (CUU)."""
+"""Controls that are interpreted: LF, CR, and of ECMA-48 "erase in line" (EL) and "cursor up" (CUU)."""
 _BEGINNING = re.compile(r"\x1b(?:\[\d{0,3})?\Z")
 """The beginning of such a sequence at the end of a piece."""
 SEQUENCE = re.compile(rf"\x1b\[(?:[02]?K|\d{{0,3}}A)|{_BEGINNING.pattern}")
