@@ -36,21 +36,25 @@ class JobList:
     def place(self) -> str:
         """Prefix and random id of the cache. The id is made with the first job.
 
-        Each read of a single record, and of the list for a new job, reads the id too, because a cache may lose it."""
+        Each read of records, and of the list for a new job, reads the id too: a cache may lose it, and a process that
+        has just started opens the records of the others.
+        """
         return f"{self._prefix} {self._deployment.decode('ascii', 'replace')}"
 
     # Records.
 
     def get(self, job_id: int) -> Job | None:
         """One record."""
-        value, deployment = self._cells.read_many([self._key(job_id), self._deployment_key])
-        self._deployment = deployment or self._deployment
-        return self._decode(job_id, value)
+        return self.get_many([job_id])[0]
 
     def get_many(self, job_ids: Iterable[int]) -> list[Job | None]:
         """Each of these records."""
         ids = list(job_ids)
-        return [self._decode(*each) for each in zip(ids, self._cells.read_many(map(self._key, ids)), strict=True)]
+        if not ids:
+            return []
+        *values, deployment = self._cells.read_many([*map(self._key, ids), self._deployment_key])
+        self._keep_deployment(deployment)
+        return [self._decode(*each) for each in zip(ids, values, strict=True)]
 
     def get_live(self, job_ids: Sequence[int]) -> list[Job]:
         """Those of these jobs, listed as live, that are. The others are struck off."""
@@ -106,15 +110,24 @@ class JobList:
     def read_for_new(self) -> Index:
         """Return the current list, for a new job. Makes the id of the deployment if it is missing."""
         value, deployment = self._cells.read_many([self._index_key, self._deployment_key])
-        if not deployment:
-            self._cells.change(self._deployment_key, self._choose_deployment)
-        else:
-            self._deployment = deployment
+        self._keep_deployment(deployment or self._make_deployment())
         return Index.decode(value)
 
-    def _choose_deployment(self, found: bytes | None) -> bytes | None:
-        self._deployment = found or self._deployment or secrets.token_hex(16).encode()
-        return self._deployment if not found else None
+    def _keep_deployment(self, found: bytes | None) -> None:
+        if found:
+            self._deployment = found
+
+    def _make_deployment(self) -> bytes:
+        """Return the id that is stored in the end, which may be another process's."""
+        chosen = proposed = self._deployment or secrets.token_hex(16).encode()
+
+        def put(found: bytes | None) -> bytes | None:
+            nonlocal chosen
+            chosen = found or proposed
+            return None if found else proposed
+
+        self._cells.change(self._deployment_key, put)
+        return chosen
 
     def add(self, job: Job, new: NewJob, unique_keys: Sequence[str]) -> int:
         """List a job, unless a listed one is it already or has one of its unique keys: which one is listed now."""

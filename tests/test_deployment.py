@@ -158,3 +158,16 @@ def test_processes_agree_after_a_cache_has_lost_everything(kind: str) -> None:
         for store in (first, second):
             assert store.get(job_id) is not None
         assert first.place == second.place == third.place
+
+
+def test_a_new_process_opens_a_record_of_another_one_that_it_found_by_the_list() -> None:
+    """The first sweep of a process takes due jobs before anybody has asked for a single one."""
+    with opened(make_memory_region()) as cells:
+        first, *others = (CacheStore(cells, "jobs-") for _ in range(3))
+        new, keyring = new_job(), Keyring([KEY], lambda: first.place)
+        job_id, _ = first.add(new, lambda job_id: keyring.seal(job_id, new.uid, new.request))
+        assert [job.id for job in others[0].find(None, None, 10, None)] == [job_id]
+        taken = others[1].take_due([new.key_id], "process", 30)
+        assert taken is not None
+        for store in others:
+            assert store.place == first.place
