@@ -12,11 +12,10 @@ from typing import Any
 from .config import MOST_SCOPE
 from .forms import encode_form
 from .headers import check_headers
-from .option_checks import suggest
-from .output import clean_text
-from .ranges import TIMEOUT, WHOLE, is_number, is_timeout, is_whole
+from .option_checks import TIMEOUT, WHOLE, is_number, is_timeout, is_whole, suggest
 from .redirects import check_redirect_ok
 from .store import LONGEST
+from .text import clean_text
 
 AnyId = int | str | None
 """The id of a job, also as the text of a URL; None: the job that runs here."""

@@ -17,6 +17,7 @@ from typing import cast
 from . import cache, cache_store
 from .backend import Backend
 from .cache import CachedStore
+from .cache_backends import check_region
 from .cache_store import CacheStore
 from .cells import Cells, open_cells
 from .check import Deployment
@@ -262,6 +263,7 @@ def _make_database(config: Config) -> Database | None:
 def _make_cells(config: Config) -> Cells | None:
     if config.cache is None:
         return None
+    check_region(config.cache, is_alone=config.database is None)
     return open_cells(config.cache, cache_store.LONGEST_CALL if config.database is None else cache.LONGEST_CALL)
 
 

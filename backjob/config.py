@@ -14,11 +14,12 @@ from typing import Any
 
 from ._socket import check_ca_file, is_header_value
 from .address import Address, parse_connect
-from .cache_backends import check_region
 from .headers import FORWARD_HEADERS
 from .job import JobStatus
 from .keyring import check_keys
 from .option_checks import (
+    MOST,
+    TIMEOUT,
     check_function,
     check_header_names,
     check_methods,
@@ -27,13 +28,14 @@ from .option_checks import (
     check_pattern,
     check_redirects,
     check_scope_limits,
+    check_version,
     check_whole,
     check_with,
+    is_timeout,
     refuse,
     suggest,
 )
 from .outer import find_fault
-from .ranges import MOST, TIMEOUT, check_version, is_timeout
 from .redirects import RedirectOk
 from .site_url import SiteUrl, parse_site_url
 
@@ -209,8 +211,6 @@ class Config:
             refuse("forward_environ", fault)
 
     def _check_storage(self) -> None:
-        if self.cache is not None:
-            check_region(self.cache, is_alone=self.database is None)
         is_url = isinstance(self.database, str) or hasattr(self.database, "get_backend_name")
         is_engine = hasattr(self.database, "connect") and hasattr(self.database, "dialect")
         if not is_url and not is_engine and (self.database is not None or self.cache is None):

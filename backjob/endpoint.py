@@ -17,13 +17,13 @@ from .backend import Backend
 from .check import prove_facts
 from .diagnosis import SIGNATURE
 from .errors import KeyringError, OutsideMount, StoreError
+from .iterables import AfterFirstChunk
 from .job import Job, Status
 from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
 from .path_proofs import is_ahead
 from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
 from .request import may_run_in
 from .security_log import EVERY
-from .session import AfterFirstChunk
 from .short_tokens import REMEMBERED
 from .worker import CurrentJob
 

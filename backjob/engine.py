@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from . import faults, tables
+from .dialects import begin, drop_when_read_only, with_advisory_lock, with_named_lock
 from .engines import PATIENCE, bare_engine, check_engine, make_engine, try_new_connection, twin_engine
 from .errors import Refused, StoreError
 from .faults import AnswerLost, Result, Unreachable, as_store_errors, as_unreachable, find_busy_timeout, try_again
@@ -25,7 +26,6 @@ from .idle_connections import IdleConnections, can_lend
 from .lost_answers import as_one_call, limited_try, opening
 from .postgresql import add_lock_patience
 from .sqlite_file import SQLiteFile
-from .transactions import begin, drop_when_read_only, with_advisory_lock, with_named_lock
 
 _Work = Callable[[Connection], Result]
 _ROOM = 65536  # bytes of a packet to MySQL that are reserved for the rest of the statement

@@ -14,8 +14,8 @@ from .errors import NEWER_RECORD, BackJobError, JobFailed, JobNotFound
 from .events import log_ended
 from .job import Job, JobStatus, Move, Status
 from .no_job import NoJob
-from .output import cut_text, first_line
 from .security_log import log_act
+from .text import cut_text, first_line
 
 Found = TypeVar("Found", Job, JobStatus)
 

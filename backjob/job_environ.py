@@ -6,15 +6,14 @@ Knows WSGI environs (PEP 3333) and ASGI scopes; no tokens, no store, no socket.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .config import Config
 from .job import JobRequest
+from .methods import is_safe_method
 from .mounts import split_path
 from .outer import drop_identity, drop_scope_identity
-from .request import SENT, is_safe_method
 
 _OF_THE_WIRE = frozenset(
     {"CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
@@ -22,12 +21,21 @@ _OF_THE_WIRE = frozenset(
 )
 
 
-def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Config) -> dict[str, Any]:
+SENT = "backjob.sent"
+"""Environ key of what an integration passes on for the app's checks against forgery.
+
+A mapping that JSON takes, with the browser's ``headers`` by their environ keys. The job's environ has it too."""
+
+
+def restore_environ(
+    server: Mapping[str, Any], request: JobRequest, *, forward_environ: Sequence[str], user_agent: str
+) -> dict[str, Any]:
     """Return the environ in which the app runs the job.
 
     It is the server's own, except for what a client can send and what identifies the user: that comes from the record.
+    ``forward_environ`` and ``user_agent`` are the options of these names.
     """
-    environ = drop_identity(server, config.forward_environ)
+    environ = drop_identity(server, forward_environ)
     environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
     script_name, path_info = request.script_name, request.path_info
     if script_name is None:  # started outside of a request: the mount is where it arrived
@@ -40,7 +48,7 @@ def restore_environ(server: Mapping[str, Any], request: JobRequest, config: Conf
             "SCRIPT_NAME": script_name,
             "PATH_INFO": path_info,
             "QUERY_STRING": request.query_string,
-            "HTTP_USER_AGENT": request.headers.get("HTTP_USER_AGENT", config.user_agent),
+            "HTTP_USER_AGENT": request.headers.get("HTTP_USER_AGENT", user_agent),
             "HTTP_CACHE_CONTROL": _forbid_caches(request.headers.get("HTTP_CACHE_CONTROL", "")),
             "wsgi.url_scheme": request.scheme,
             "wsgi.input": io.BytesIO(request.body),

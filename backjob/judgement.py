@@ -17,7 +17,7 @@ from .error_pages import is_error_page
 from .errors import describe_publicly
 from .job import MOST_REASON, Job, JobRequest
 from .left_out import LeftOut
-from .output import first_line
+from .methods import is_safe_method
 from .redirects import (
     Page,
     Redirect,
@@ -29,8 +29,8 @@ from .redirects import (
     normalize_path,
     read_redirect,
 )
-from .request import is_safe_method
 from .response import Response
+from .text import first_line
 
 log = logging.getLogger("backjob")
 

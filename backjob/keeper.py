@@ -26,10 +26,10 @@ from .launcher import SelfRequest
 from .limits import Limits
 from .logs import about
 from .native import is_native
-from .output import append_line, first_line
 from .process import is_dead
 from .pruning import Pruning
 from .store import Store
+from .text import append_line, first_line
 from .vouching import Vouching
 
 log = logging.getLogger("backjob")

@@ -15,13 +15,14 @@ from .config import make_config
 from .endpoint import TOKEN_KEY, Endpoint
 from .errors import ConfigError, JobNotFound
 from .findings import Check
+from .iterables import AfterResponse
 from .job import Status
 from .jobs import Jobs
 from .keyring import SealError, new_nonce
 from .process import RESPONSE
 from .request import may_run_in
 from .response import make_server_environ
-from .session import AfterResponse, RequestJobs
+from .session import RequestJobs
 from .settings import read_settings
 from .site_check import is_visit
 from .worker import CurrentJob

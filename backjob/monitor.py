@@ -24,11 +24,11 @@ from .keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Toke
 from .launcher import SelfRequest
 from .logs import about
 from .messages import compose, plain
-from .output import first_line
 from .path_proofs import mark_ahead
 from .process import name_process
 from .proofs import is_proof
 from .store import Store
+from .text import first_line
 from .vouching import Vouching
 
 log = logging.getLogger("backjob")

@@ -18,8 +18,8 @@ from .jitter import retry_delay
 from .job import Job, Move, Status
 from .logs import about
 from .native import is_native
-from .output import first_line
 from .store import Store
+from .text import first_line
 from .vouching import TRIES, Vouching
 
 log = logging.getLogger("backjob")

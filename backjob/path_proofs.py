@@ -18,9 +18,9 @@ from .diagnosis import explain, explain_path, explain_post, hint_at_mount
 from .errors import LaunchError, OutsideMount
 from .job import JobRequest
 from .keyring import PROBE, Token
+from .methods import is_safe_method
 from .mounts import check_mount
 from .proofs import is_proof, prove_app
-from .request import is_safe
 from .short_tokens import ShortTokens
 from .wire import PROBE_PATIENCE, Wire
 
@@ -98,7 +98,7 @@ class PathProofs:
 
     def covers(self, address: Address, request: JobRequest, *, from_slot: bool = False) -> bool:
         """Can this request be sent there without a probe?"""
-        if is_safe(request):
+        if _is_safe(request):
             return True
         fresh, now = FRESH_FROM_SLOT if from_slot else FRESH, time.monotonic()
         proven_at = self._proven.get((address, request.path), float("-inf"))
@@ -183,7 +183,7 @@ class PathProofs:
         A request with effects that anything has answered is not sent again: it may have been acted on.
         """
         is_own = explain(answer, address).is_of_job or is_proof(answer, token, "away")
-        if answer.raw and not is_safe(request) and not is_own:
+        if answer.raw and not _is_safe(request) and not is_own:
             return explain_path(answer, address, request.method, request.path, is_answered=True)
         return self._explain(answer, address, token, request, request.method)
 
@@ -242,3 +242,8 @@ class PathProofs:
     def _name_app(self, request: JobRequest) -> str:
         """The app whose answer is a proof; "" where connect= says which one is meant."""
         return "" if request.by_connect else request.app or self._app
+
+
+def _is_safe(request: JobRequest) -> bool:
+    """Return whether this request can be sent to a foreign app without harm: a safe method without a body."""
+    return is_safe_method(request.method) and not request.body

@@ -17,18 +17,14 @@ from .errors import IdentityUnknown, RequestError
 from .forms import FORM, encode_form
 from .headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
 from .job import JobRequest
+from .job_environ import SENT
+from .methods import METHODS
 from .mounts import check_segments, quote_path, quote_query, split_path
 from .outer import take_identity
 from .outer_values import digest_outer_values
 from .redirects import RedirectOk, seal_redirect_ok
 from .request_size import check_size, limit_body
 
-SENT = "backjob.sent"
-"""The key by which a request that is once more what a browser sent hands on what protects it from forgery; any mapping
-that JSON takes, with the browser's ``headers`` by their keys. In the job its environ has it again."""
-_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-"""The methods of RFC 9110, section 9.3, without CONNECT, and of RFC 5789."""
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
 """What of X-Forwarded-… tells where the site is, and nothing of who asked."""
 
@@ -128,7 +124,7 @@ def _find_target(given: Mapping[str, Any]) -> str:
 
 def _read_method(method: str) -> str:
     """Return a method as servers accept it. Those of RFC 9110 are upper-cased (case-sensitive, section 9.1)."""
-    if isinstance(method, str) and method.isascii() and method.upper() in _METHODS:
+    if isinstance(method, str) and method.isascii() and method.upper() in METHODS:
         return method.upper()
     if check_method(method) != method.upper():
         raise ValueError(f"method must be in upper case, because some servers refuse others: write {method.upper()!r}")
@@ -156,11 +152,6 @@ def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> b
     """True if a job has a cookie or credential that is not the starting request's: its user is not known then."""
     credentials = ("HTTP_COOKIE", "HTTP_AUTHORIZATION")
     return any(own_headers.get(key) not in (None, "", start.get(key)) for key in credentials)
-
-
-def is_safe_method(method: str) -> bool:
-    """Does this method change nothing (RFC 9110, section 9.2.1)?"""
-    return method in _SAFE_METHODS
 
 
 def find_user(environ: Mapping[str, Any], config: Config) -> str | None:
@@ -197,11 +188,6 @@ def name_job(request: JobRequest, scope: str, config: Config, headers: Mapping[s
 def may_run_in(app: str, request: JobRequest) -> bool:
     """Is this a job of the app of this name, or one that is to run where somebody has said?"""
     return request.by_connect or request.app in ("", app)
-
-
-def is_safe(request: JobRequest) -> bool:
-    """Can it be sent to a foreign app without harm: a safe method (RFC 9110, section 9.2.1) without a body?"""
-    return is_safe_method(request.method) and not request.body
 
 
 def _add_params(target: str, params: Any) -> str:

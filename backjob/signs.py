@@ -19,8 +19,9 @@ from .errors import Refused, StoreError
 from .jitter import between
 from .job import Glance, Job
 from .logs import about, running
-from .output import Output, clean_text, cut_text
+from .output import Output
 from .store import Store
+from .text import clean_text, cut_text
 from .vouching import TRIES
 
 log = logging.getLogger("backjob")

@@ -76,7 +76,9 @@ def visit_site(app: Callable[..., Iterable[bytes]], config: Config) -> SiteAnswe
         return None
     mount = config.site.mount if config.site else ""
     request = make_request(None, config, f"{quote_path(mount)}{_PATH}", as_user=False, mount=mount)
-    environ = restore_environ(make_server_environ(), request, config)
+    environ = restore_environ(
+        make_server_environ(), request, forward_environ=config.forward_environ, user_agent=config.user_agent
+    )
     environ[config.environ_key] = Jobs(_end_visit, environ)
     page = Page(f"{request.scheme}://{request.headers.get('HTTP_HOST', '')}{request.path}")
     answers: list[SiteAnswer] = []

@@ -25,11 +25,12 @@ from .left_out import LeftOut
 from .logs import running
 from .no_job import Row
 from .outcome import Outcome, describe_refusal
-from .output import Output, append_line, cut_text, first_line
+from .output import Output
 from .request import find_user
 from .response import Response
 from .shutdown import explain_reason, explain_stop
 from .signs import Signs
+from .text import append_line, cut_text, first_line
 
 _LONGEST_REASON = 4096
 """Bytes of a failure's reason: an exception's message may hold anything, and is not to push the output out."""
@@ -39,16 +40,17 @@ class CurrentJob(Jobs):
     """The job that runs in this request."""
 
     __slots__ = (
-        *("_backend", "_ending", "_failure", "_followers", "_job", "_location", "_outcome", "_output"),
-        *("_response", "_run", "_signs", "attempt", "job_id"),
+        *("_backend", "_ending", "_failure", "_followers", "_job", "_location", "_outcome"),
+        *("_output", "_response", "_run", "_signs", "attempt", "job_id"),
     )
 
     is_worker = True
     _came_through = True
 
     def __init__(self, backend: Backend, job: Job, request: JobRequest, server: Mapping[str, Any]) -> None:
-        environ = restore_environ(server, request, backend.config)
-        environ[backend.config.environ_key] = self
+        config = backend.config
+        environ = restore_environ(server, request, forward_environ=config.forward_environ, user_agent=config.user_agent)
+        environ[config.environ_key] = self
         super().__init__(lambda: backend, environ)
         self.job_id = job.id
         self.attempt = job.attempt

@@ -438,5 +438,6 @@ def test_restored_keys_cost_the_server_nothing() -> None:
     server = make_environ("/", **OBJECTS, **TEXTS)
     before = dict(server)
     config = make_config({})
-    restore_environ(server, make_request(make_environ(), config, "/job"), config)
+    request = make_request(make_environ(), config, "/job")
+    restore_environ(server, request, forward_environ=config.forward_environ, user_agent=config.user_agent)
     assert server == before

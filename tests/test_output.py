@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backjob.output import Output, append_line, clean_text
+from backjob.output import Output
 from backjob.tail import Tail
+from backjob.text import append_line, clean_text
 
 LIMIT = 1_000_000
 CHARSETS = [

@@ -419,6 +419,10 @@ class TestIdentity:
         assert make_request(environ_of(), config, webob.Request.blank("/a")).user == "7"
 
 
+def restore(server: dict[str, Any], request: JobRequest, user_agent: str = "") -> dict[str, Any]:
+    return restore_environ(server, request, forward_environ=(), user_agent=user_agent)
+
+
 HOSTILE = {
     **dict.fromkeys(["HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_X_EVIL", "HTTP_PROXY", "HTTP_BACKJOB_TOKEN"], "wire"),
     **dict.fromkeys(["HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_USER_AGENT", "HTTP_TRANSFER_ENCODING"], "wire"),
@@ -430,7 +434,7 @@ HOSTILE = {
 
 class TestRestore:
     def restore(self, request: JobRequest, **changes: Any) -> dict[str, Any]:
-        return restore_environ({**environ_of(**HOSTILE), **changes}, request, make_config({"user_agent": "me/1"}))
+        return restore({**environ_of(**HOSTILE), **changes}, request, "me/1")
 
     def test_the_app_sees_the_record_and_nothing_of_the_wire(self) -> None:
         environ = environ_of(SCRIPT_NAME="/mount", REMOTE_USER="ann", **USER, **{"wsgi.url_scheme": "https"})
@@ -506,7 +510,7 @@ class TestRestore:
     def test_no_wire_header_survives_but_those_of_the_record(
         self, wire: dict[str, str], record: dict[str, str]
     ) -> None:
-        restored = restore_environ({**environ_of(), **wire}, JobRequest("GET", "/", "", "/", headers=record), CONFIG)
+        restored = restore({**environ_of(), **wire}, JobRequest("GET", "/", "", "/", headers=record))
         seen = {key: value for key, value in restored.items() if key.startswith("HTTP_")}
         assert seen == {**record, "HTTP_USER_AGENT": CONFIG.user_agent, "HTTP_CACHE_CONTROL": "no-cache"}
 
@@ -524,8 +528,8 @@ class TestRestore:
     @pytest.mark.parametrize("key", ["REQUEST_URI", "RAW_URI"])
     def test_a_raw_target_is_there_only_where_the_server_has_one(self, key: str) -> None:
         server = environ_of()
-        assert key not in restore_environ(server, make("/a?b"), CONFIG)
-        assert restore_environ({**server, key: "/x"}, make("/a?b"), CONFIG)[key] == "/a?b"
+        assert key not in restore(server, make("/a?b"))
+        assert restore({**server, key: "/x"}, make("/a?b"))[key] == "/a?b"
 
     @pytest.mark.parametrize(
         ("method", "data", "length", "origin"),
@@ -563,7 +567,7 @@ class TestRestore:
     def test_the_servers_own_environ_stays_as_it_is(self) -> None:
         server = environ_of(**HOSTILE)
         before = dict(server)
-        restored = restore_environ(server, make(), CONFIG)
+        restored = restore(server, make())
         assert server == before
         assert restored["SERVER_NAME"] == server["SERVER_NAME"]
         assert restored["wsgi.errors"] is server["wsgi.errors"]

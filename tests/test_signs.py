@@ -14,7 +14,7 @@ from support import wait_until
 from support.served import say_done, serve_site, wrap
 
 from backjob import JobEnded, Status, signs
-from backjob.ranges import LEAST_ERROR_TIMEOUT
+from backjob.option_checks import LEAST_ERROR_TIMEOUT
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
