@@ -141,7 +141,7 @@ def test_defaults_are_those_of_the_contract() -> None:
 )
 def test_wrong_value_is_refused(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"\b{option}\b") as caught:
-        make_config({option: value})
+        BackJob(app, **{"key": KEY, option: value})
     assert isinstance(caught.value, ValueError)
     assert CANARY not in str(caught.value)
     assert KEY not in str(caught.value)

@@ -419,7 +419,7 @@ class TestIdentity:
         assert make_request(environ_of(), config, webob.Request.blank("/a")).user == "7"
 
 
-def restore(server: dict[str, Any], request: JobRequest, user_agent: str = "") -> dict[str, Any]:
+def restore(server: dict[str, Any], request: JobRequest, user_agent: str = CONFIG.user_agent) -> dict[str, Any]:
     return restore_environ(server, request, forward_environ=(), user_agent=user_agent)
 
 
