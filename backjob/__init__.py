@@ -1,6 +1,10 @@
 """backjob: run any URL of a WSGI app in the background, in the web server that is already there."""
 
-from . import interrupts as interrupts  # before all others: Ctrl-C may come while they are imported
+from .runtime import interrupts as interrupts  # before all others: Ctrl-C may come while they are imported
+
+# isort: split
+from .checks.report import Check, Finding
+from .client.jobs import Jobs
 from .config import Config, __version__
 from .errors import (
     AddressError,
@@ -16,11 +20,11 @@ from .errors import (
     RequestTooLarge,
     StoreError,
 )
-from .findings import Check, Finding
-from .job import JobStatus, Status
-from .jobs import Jobs
+from .keyring import Token
 from .logs import JobFilter, JobLogHandler
 from .middleware import BackJob
+from .model.job import JobRequest, JobStatus, Status
+from .transport.launcher import Launcher
 
 __all__ = [
     "AddressError",
@@ -36,13 +40,16 @@ __all__ = [
     "JobFilter",
     "JobLogHandler",
     "JobNotFound",
+    "JobRequest",
     "JobStatus",
     "Jobs",
     "KeyringError",
     "LaunchError",
+    "Launcher",
     "RequestError",
     "RequestTooLarge",
     "Status",
     "StoreError",
+    "Token",
     "__version__",
 ]

@@ -13,11 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ._socket import check_ca_file, is_header_value
-from .address import Address, parse_connect
-from .headers import FORWARD_HEADERS
-from .job import JobStatus
 from .keyring import check_keys
-from .option_checks import (
+from .model.address import Address, parse_connect
+from .model.job import JobStatus
+from .validation import (
     MOST,
     TIMEOUT,
     check_function,
@@ -35,9 +34,10 @@ from .option_checks import (
     refuse,
     suggest,
 )
-from .outer import find_fault
-from .redirects import RedirectOk
-from .site_url import SiteUrl, parse_site_url
+from .wsgi.headers import FORWARD_HEADERS
+from .wsgi.outer import find_fault
+from .wsgi.redirects import RedirectOk
+from .wsgi.site_url import SiteUrl, parse_site_url
 
 try:
     __version__ = version("backjob")
@@ -174,7 +174,7 @@ class Config:
     one apart. An exception in a hook is logged and harms no job; one that a process did not come to is not made up."""
 
     launcher: Any = None
-    """A :class:`backjob.launcher.Launcher` that takes the place of the self-request. None: the self-request."""
+    """A :class:`backjob.Launcher` that takes the place of the self-request. None: the self-request."""
 
     environ_key: str = "backjob"
     """The key in the environ under which the app finds its jobs."""

@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .assembly import Assembly
-from .backend import Backend
-from .check import prove_facts
-from .diagnosis import SIGNATURE
+from .application import Assembly
+from .checks.check import prove_facts
+from .client.backend import Backend
+from .client.capture import may_run_in
+from .client.security_log import EVERY
 from .errors import KeyringError, OutsideMount, StoreError
-from .iterables import AfterFirstChunk
-from .job import Job, Status
 from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
-from .path_proofs import is_ahead
-from .proofs import PROOF_HEADER, TOKEN_HEADER, prove_app
-from .request import may_run_in
-from .security_log import EVERY
-from .short_tokens import REMEMBERED
-from .worker import CurrentJob
+from .model.job import Job, Status
+from .transport.error_hints import SIGNATURE
+from .transport.path_proofs import is_ahead
+from .transport.protocol import PROOF_HEADER, TOKEN_HEADER, prove_app
+from .transport.short_tokens import REMEMBERED
+from .worker.current_job import CurrentJob
+from .wsgi.iterables import AfterFirstChunk
 
 log = logging.getLogger("backjob")
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from .errors import ConfigError, KeyringError
-from .files import make_file, read_private_file
-from .job import RECORD_VERSION, JobRequest
+from .model.job import RECORD_VERSION, JobRequest
+from .runtime.files import make_file, read_private_file
 
 log = logging.getLogger("backjob")
 

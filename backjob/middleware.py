@@ -10,22 +10,22 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .assembly import Assembly
+from .application import Assembly
+from .checks.report import Check
+from .checks.site_check import is_visit
+from .client.capture import may_run_in
+from .client.jobs import Jobs
+from .client.request_jobs import RequestJobs
 from .config import make_config
 from .endpoint import TOKEN_KEY, Endpoint
 from .errors import ConfigError, JobNotFound
-from .findings import Check
-from .iterables import AfterResponse
-from .job import Status
-from .jobs import Jobs
 from .keyring import SealError, new_nonce
-from .process import RESPONSE
-from .request import may_run_in
-from .response import make_server_environ
-from .session import RequestJobs
+from .model.job import Status
+from .runtime.process_identity import RESPONSE
 from .settings import read_settings
-from .site_check import is_visit
-from .worker import CurrentJob
+from .worker.current_job import CurrentJob
+from .wsgi.iterables import AfterResponse
+from .wsgi.response import make_server_environ
 
 _ON_THE_WAY = {__package__, "bottle", "pyramid"}
 """Whose calls stand between an app and its BackJob: an integration is called by its framework."""

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .option_checks import refuse
-from .redirects import load_redirect_ok
+from .validation import refuse
+from .wsgi.redirects import load_redirect_ok
 
 
 def read_settings(settings: Mapping[str, Any], prefix: str = "backjob.") -> dict[str, Any]:

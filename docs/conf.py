@@ -28,7 +28,7 @@ python_maximum_signature_line_length = 140
 nitpick_ignore_regex = [
     # What is not ours is explained elsewhere, and nothing is fetched to link to it.
     ("py:.*", r"(collections|datetime|dogpile|enum|logging|sqlalchemy|types|typing|webob)\..*"),
-    ("py:class", r"(BaseRequest|backjob\.messages\.Part|backjob\.no_job\.Row|datetime)"),
+    ("py:class", r"(BaseRequest|backjob\.messages\.Part|backjob\.client\.foreground\.Row|datetime)"),
 ]
 
 html_theme = "furo"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backjob.address import Address, parse_connect, read_origin, write_origin
+from backjob.model.address import Address, parse_connect, read_origin, write_origin
 
 
 class TestConnect:

@@ -332,7 +332,7 @@ def test_many_jobs_hold_the_only_slot_for_a_short_time(tmp_path, monkeypatch):
 
 
 def test_what_a_slow_launcher_leaves_is_a_row_that_any_process_may_launch(site, monkeypatch):
-    monkeypatch.setattr("backjob.backend._MOST_TIME", -1.0)
+    monkeypatch.setattr("backjob.client.backend._MOST_TIME", -1.0)
     site.pause_launches()
     log, [status] = answer(site, lambda log: Response(log, b"a"))
     assert (log, status.status) == (["chunk", "close"], Status.STARTED)

@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect
 
 from backjob.integrations.alembic import exclude_tables, include_object
-from backjob.schema import build_table
+from backjob.storage.sql.schema import build_table
 
 
 def find_changes(url: str, hook: Any) -> list[tuple[str, str]]:

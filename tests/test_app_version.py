@@ -11,11 +11,11 @@ from support.records import KEY_IDS, Clock, Databases, add, open_store
 from support.served import Site, serve, wrap
 
 from backjob import Status
-from backjob.cache_store import CacheStore
-from backjob.cells import open_cells
 from backjob.keyring import MONITOR, WORKER
-from backjob.monitor import Verdict
-from backjob.store import VERSION_GRACE, Store
+from backjob.scheduling.monitor import Verdict
+from backjob.storage.cache.entries import open_cells
+from backjob.storage.cache.store import CacheStore
+from backjob.storage.store import VERSION_GRACE, Store
 
 Pair = tuple[Site, Site]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backjob.attempts import MOST_ENDS, MOST_TEXT, AttemptEnd, add_end, read_ends
+from backjob.model.history import MOST_ENDS, MOST_TEXT, AttemptEnd, add_end, read_ends
 
 NOW = datetime(2031, 1, 31, 23, 59, 58, 123456, tzinfo=timezone.utc)
 

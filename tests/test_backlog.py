@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import event, insert, text
 from support.records import SERVERS, Clock, Databases, new_job, open_store
 
-from backjob.backlog import find_cut_offs, find_old
 from backjob.config import make_config
-from backjob.job import Move, Status
-from backjob.sqlstore import SQLStore
+from backjob.model.job import Move, Status
+from backjob.storage.retention import find_cut_offs, find_old
+from backjob.storage.sql.store import SQLStore
 
 NOW = datetime(2031, 1, 31, 12, tzinfo=timezone.utc)
 

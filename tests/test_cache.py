@@ -29,12 +29,12 @@ from support.served import serve_site, wrap
 from support.services import new_database
 
 from backjob import JobNotFound
-from backjob.cache import FINAL_FOR, LIVE_FOR, PAUSE, CachedStore, Entry
-from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.job import Job, JobStatus, Move, Status
 from backjob.keyring import Keyring
-from backjob.schema import build_table
+from backjob.model.job import Job, JobStatus, Move, Status
+from backjob.storage.cache.cached_store import FINAL_FOR, LIVE_FOR, PAUSE, CachedStore, Entry
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
 
 SHARED = ("redis", "memcached")
 KEY = "a key that is long enough for the tests"
@@ -288,7 +288,7 @@ def test_a_live_status_is_not_taken_from_memory(in_memory: Deployment, status: S
 
 
 def test_memory_does_not_fill_up(in_memory: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backjob.cache._MOST_LOCAL", 3)
+    monkeypatch.setattr("backjob.storage.cache.cached_store._MOST_LOCAL", 3)
     (process,) = in_memory.processes(1)
     job_ids = [bring_to(process, Status.COMPLETED) for _ in range(5)]
     assert len(in_memory.region.actual_backend._cache) == 3
@@ -654,8 +654,9 @@ def test_a_move_is_made_whatever_becomes_of_its_showing(deployment: Deployment) 
 @pytest.mark.parametrize("kind", SHARED)
 def test_nothing_is_decided_by_what_the_cache_says(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It still says STARTED while the job runs: cancel() asks the job to end, and does not pull it away."""
-    for how_long in ("LIVE_FOR", "LONGEST_CALL"):  # a second, which a busy machine may take for the next two lines
-        monkeypatch.setattr(f"backjob.cache.{how_long}", PATIENT)
+    # Both are short, and a busy machine may take longer for the next two lines.
+    monkeypatch.setattr("backjob.storage.cache.cached_store.LIVE_FOR", PATIENT)
+    monkeypatch.setattr("backjob.application.CACHE_TIMEOUT", PATIENT)
     with empty_region(kind) as region, wrap(tmp_path, cache=region) as site:
         job_id = site.start("/job")
         assert site.status(job_id).status is Status.STARTED

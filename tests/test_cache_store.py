@@ -17,14 +17,14 @@ from dogpile.cache import CacheRegion
 from support.caches import empty_region, opened, own_server, region_of, shared_server
 from support.records import KEY_IDS, Clock, add, bring_to, new_job, seal
 
-from backjob import changes
-from backjob.cache_index import to_microseconds
-from backjob.cache_list import RESERVED_FOR, UNTOUCHED_FOR
-from backjob.cache_store import CacheStore
-from backjob.cells import Cells
 from backjob.errors import StoreError
-from backjob.job import Job, Move, Status
 from backjob.keyring import Keyring
+from backjob.model import changes
+from backjob.model.job import Job, Move, Status
+from backjob.storage.cache.entries import Cells
+from backjob.storage.cache.index import to_microseconds
+from backjob.storage.cache.job_list import RESERVED_FOR, UNTOUCHED_FOR
+from backjob.storage.cache.store import CacheStore
 
 DAY = 86400.0
 KINDS = ("memory", "redis", "memcached")
@@ -419,7 +419,7 @@ def test_a_list_that_is_gone(deployment: Deployment, value: bytes | None) -> Non
 
 def test_the_list_of_ended_jobs_is_bounded(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those beyond it are still known by number where the cache itself sees to their end, and gone where not."""
-    monkeypatch.setattr("backjob.cache_index.MOST_ENDED", 3)
+    monkeypatch.setattr("backjob.storage.cache.index.MOST_ENDED", 3)
     store = deployment.store()
     job_ids = [bring_to(store, Status.COMPLETED) for _ in range(5)]
     waits = add(store)

@@ -21,10 +21,10 @@ from support import wait_until
 from support.caches import PATIENT, cluster_region, empty_region, make_memory_region, opened, own_server, region_of
 
 from backjob import BackJob, ConfigError
-from backjob.bounded_calls import MOST_THREADS, BoundedCalls
-from backjob.cache_backends import check_region
-from backjob.cells import Cells, open_cells
 from backjob.errors import StoreError
+from backjob.runtime.call_timeout import MOST_THREADS, BoundedCalls
+from backjob.storage.cache.backends import check_region
+from backjob.storage.cache.entries import Cells, open_cells
 
 SHARED = ("redis", "memcached")
 KINDS = ("memory", *SHARED)

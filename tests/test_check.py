@@ -41,15 +41,15 @@ from support.peers import (
 from support.served import KEY, Site, call, make_environ, serve_site, wrap
 
 from backjob import BackJob, Check, Status
-from backjob.check import PATIENCE, find_network_file_system, prove_facts
+from backjob.checks.check import PATIENCE, find_network_file_system, prove_facts
+from backjob.checks.exposure import find_exposures
+from backjob.checks.report import CacheFacts, Finding, Reply, StoreFacts, Trial, find_problems, find_warnings
 from backjob.config import Config, __version__, make_config
 from backjob.errors import LaunchError
-from backjob.exposure import find_exposures
-from backjob.findings import CacheFacts, Finding, Reply, StoreFacts, Trial, find_problems, find_warnings
-from backjob.job import JobRequest
 from backjob.keyring import MONITOR, Keyring
-from backjob.launcher import SelfRequest
-from backjob.server_facts import ServerFacts, look_at_server
+from backjob.model.job import JobRequest
+from backjob.runtime.server_info import ServerFacts, look_at_server
+from backjob.transport.launcher import SelfRequest
 
 OTHER_KEY = "somebody else's key, of which nobody here knows"
 CANARIES = {
@@ -850,7 +850,7 @@ def test_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert page.body.startswith(b"backjob ")
 
 
-CHECKS = ("check.py", "findings.py", "exposure.py", "site_check.py", "integrations/django.py")
+CHECKS = ("checks/check.py", "checks/report.py", "checks/exposure.py", "checks/site_check.py", "integrations/django.py")
 
 
 def test_the_docs_name_all_that_is_found() -> None:

@@ -38,9 +38,9 @@ from support.services import new_database
 import backjob
 from backjob import BackJob, ConfigError, Status
 from backjob.cli.commands import backjob as commands
+from backjob.cli.locate import find_application
 from backjob.cli.screen import Screen, clean, clean_line
-from backjob.cli.watching import BarView, GrowingText
-from backjob.cli.where import find_application
+from backjob.cli.watch import BarView, GrowingText
 
 pytestmark = pytest.mark.live
 

@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy
 
 from backjob import BackJob, ConfigError
-from backjob.address import Address
 from backjob.config import Config, make_config
-from backjob.headers import FORWARD_HEADERS
 from backjob.middleware import make_filter
+from backjob.model.address import Address
 from backjob.settings import read_settings
+from backjob.wsgi.headers import FORWARD_HEADERS
 
 CANARY = "canary-4711"
 KEY = "the-key-of-a-test-and-of-no-user"

@@ -27,7 +27,7 @@ from support.peers import (
 from werkzeug import Request, Response
 
 from backjob._socket import Connection, build_request
-from backjob.address import Address
+from backjob.model.address import Address
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 PATIENCE = 5.0

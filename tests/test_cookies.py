@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.served import wrap
 
-from backjob import cookies
+from backjob.worker import cookies
 
 
 @pytest.mark.parametrize(

@@ -43,15 +43,15 @@ from support.records import (
 from support.relay import Relay
 from support.served import wrap
 
-import backjob.clock
-import backjob.faults
-from backjob import signs
-from backjob.engine import Database
+import backjob.storage.sql.clock
+import backjob.storage.sql.errors
 from backjob.errors import ConfigError, StoreError
-from backjob.faults import AnswerLost, Duplicate, Unreachable
-from backjob.job import Move, Status
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
+from backjob.model.job import Move, Status
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.errors import AnswerLost, Duplicate, Unreachable
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
+from backjob.worker import progress
 
 CANARY = "canary-of-a-user"
 MYSQL = [name for name in SERVERS if name != "postgresql"]
@@ -862,7 +862,7 @@ def test_a_text_that_grows_beyond_what_the_server_takes_is_cut(name: str) -> Non
 def test_a_job_that_writes_more_than_the_server_takes_runs_to_its_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signs, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
     seen = []
 
     def job(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -903,11 +903,11 @@ def test_every_microsecond_and_every_number_is_kept(url: URL) -> None:
 
 
 def test_the_time_is_the_servers(store: SQLStore, url: URL) -> None:
-    clock = backjob.clock.choose_clock(store._database)
+    clock = backjob.storage.sql.clock.choose_clock(store._database)
     kind = "postgresql" if url.get_backend_name() == "postgresql" else "mysql"
     for _ in range(3):
         before = clock()
-        (row,) = run(url, backjob.clock._UTC[kind].text + " AS utc")
+        (row,) = run(url, backjob.storage.sql.clock._UTC[kind].text + " AS utc")
         assert before - timedelta(seconds=0.05) < row["utc"].replace(tzinfo=timezone.utc)
         assert row["utc"].replace(tzinfo=timezone.utc) < clock() + timedelta(seconds=0.05)
 
@@ -926,7 +926,7 @@ def test_the_time_is_read_now_and_then_only(url: URL, monkeypatch: pytest.Monkey
         for _ in range(5):
             add(store)
         assert reads() == 3
-        monkeypatch.setattr(backjob.clock, "READ_EVERY", 0.0)
+        monkeypatch.setattr(backjob.storage.sql.clock, "READ_EVERY", 0.0)
         store._now._next = 0.0  # type: ignore[attr-defined]
         add(store)
         assert reads() > 3
@@ -979,7 +979,7 @@ def test_a_host_whose_clock_is_wrong_writes_and_compares_the_same_times(
 
 _FORK = """
 import os, sys
-from backjob.job import Move
+from backjob.model.job import Move
 from support.records import add, open_store
 
 def write_jobs(store):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backjob.decisions import (
+from backjob.model.job import FINAL, Move, Status
+from backjob.model.recovery import (
     ABSENCE,
     LEASE_LAPSED,
     PROCESS_GONE,
@@ -22,7 +23,6 @@ from backjob.decisions import (
     decide,
     find_timeout,
 )
-from backjob.job import FINAL, Move, Status
 
 NOW = datetime(2031, 1, 31, 23, 59, 58, 123456, tzinfo=timezone.utc)
 LEASE = 30.0

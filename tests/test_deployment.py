@@ -15,11 +15,11 @@ from support.caches import empty_region, make_memory_region, opened
 from support.records import PROCESSES, TABLE, Databases, add, databases, new_job, open_store, run
 from support.served import KEY, wrap
 
-from backjob.cache_store import CacheStore
-from backjob.engine import Database
-from backjob.job import RECORD_VERSION, JobRequest
 from backjob.keyring import Keyring, SealError
-from backjob.schema import DEPLOYMENT, build_table
+from backjob.model.job import RECORD_VERSION, JobRequest
+from backjob.storage.cache.store import CacheStore
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import DEPLOYMENT, build_table
 
 __all__ = ["databases"]
 SERVERS = ["sqlite", "postgresql", "mariadb"]
@@ -96,7 +96,7 @@ def test_processes_that_begin_at_once_agree(databases: Databases, name: str, tmp
     try:
         with ThreadPoolExecutor(9) as pool:
             list(pool.map(use, [twin, *opened_ones]))
-        assert {database.names.place.split()[-1] for database in [twin, *opened_ones]} == {read_id(url)}
+        assert {database.name.split()[-1] for database in [twin, *opened_ones]} == {read_id(url)}
     finally:
         for database in [twin, *opened_ones]:
             database.dispose()

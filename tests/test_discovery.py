@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from support.peers import Authority, has_ipv6
 
-from backjob.address import Address
-from backjob.discovery import discover
+from backjob.model.address import Address
+from backjob.transport.discovery import discover
 
 # Under these, a process's own descriptors don't speak HTTP: what is left comes from the environ alone.
 NO_DESCRIPTORS = {"mod_wsgi.version": (4, 9, 4)}

@@ -17,8 +17,9 @@ from sqlalchemy import Engine, event
 from support import wait_until
 from support.served import Site, serve_site, wrap
 
-from backjob import Status, jitter
-from backjob.server_facts import threads_outlive_requests
+from backjob import Status
+from backjob.runtime import backoff
+from backjob.runtime.server_info import threads_outlive_requests
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ AWAY = "Jobs wait for their database"
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """When a monitor's thread went to the database. The first pauses are short here, so that there are many."""
-    monkeypatch.setattr(jitter, "_SHORTEST", 0.02)
+    monkeypatch.setattr(backoff, "_SHORTEST", 0.02)
     seen: list[float] = []
 
     def note(connection: object) -> None:
@@ -111,7 +112,7 @@ def test_an_outage_is_told_once_and_tried_less_and_less(
 def test_whoever_finds_the_database_there_ends_the_pause(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(jitter, "_SHORTEST", 300.0)  # as the longest, so that nothing else can end the pause
+    monkeypatch.setattr(backoff, "_SHORTEST", 300.0)  # as the longest, so that nothing else can end the pause
     caplog.set_level(logging.INFO, "backjob")
     site.sql("ALTER TABLE background_job RENAME TO elsewhere")
     site.backend.dispatcher.look_after(0)

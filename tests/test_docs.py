@@ -47,9 +47,9 @@ from support.served import make_environ, serve, wrap
 import backjob
 import backjob.testing
 from backjob import BackJob, Config, Status
-from backjob.schema import build_table
-from backjob.transitions import draw_diagram
-from backjob.worker import CurrentJob
+from backjob.model.transitions import draw_diagram
+from backjob.storage.sql.schema import build_table
+from backjob.worker.current_job import CurrentJob
 
 PAGES = find_pages()
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
@@ -199,7 +199,7 @@ def test_what_the_reference_lacks_fails_the_build(tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as caught:
         build(tmp_path, tmp_path / "built")
     assert "alive_until, app_version, nonsense, slots" in str(caught.value)
-    assert "this is not what backjob.transitions.draw_diagram() returns" in str(caught.value)
+    assert "this is not what backjob.model.transitions.draw_diagram() returns" in str(caught.value)
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.language == "python"}))

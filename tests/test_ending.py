@@ -20,7 +20,7 @@ from support import wait_until
 from support.served import Site, call, make_environ, say_done, wrap
 
 from backjob import JobEnded, Status
-from backjob.job import Move
+from backjob.model.job import Move
 from backjob.testing import Inline
 
 if sys.version_info < (3, 11):

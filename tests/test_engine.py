@@ -30,12 +30,12 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.records import TABLE, add, live_a_life, new_job, open_sqlite_store, read_rows, record, seal
 
-import backjob.faults
-from backjob.engine import Database
+import backjob.storage.sql.errors
 from backjob.errors import ConfigError, StoreError
-from backjob.job import Move, Status
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
+from backjob.model.job import Move, Status
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
 
 CANARY = "canary-of-a-user"
 
@@ -321,7 +321,7 @@ def test_our_own_files_have_a_wal(open_database: Callable[..., Database], file: 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backjob.faults, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(backjob.storage.sql.errors, "BUSY_TIMEOUT", 0.1)
 
 
 def test_a_file_that_can_not_be_made(open_store: Callable[..., SQLStore], tmp_path: Path) -> None:
@@ -792,4 +792,4 @@ def test_a_lock_lets_other_greenlets_go_on(tmp_path):
 
             assert store.move(Move.CANCEL, job_id)
         assert len(refused) == 3
-        assert refused[-1] - refused[0] < backjob.faults.BUSY_TIMEOUT / 10
+        assert refused[-1] - refused[0] < backjob.storage.sql.errors.BUSY_TIMEOUT / 10

@@ -14,7 +14,7 @@ PROGRAM = """
 import ctypes, json, os, sys
 
 from backjob import BackJob
-from backjob.forks import call_in_child, notice_fork
+from backjob.runtime.forks import call_in_child, notice_fork
 
 class Witness:
     def __init__(self):
@@ -138,13 +138,13 @@ def test_forks_while_a_keeper_is_at_work(tmp_path: Path) -> None:
 
 GATE = """
 import os, sys, threading
-import backjob.forks
+import backjob.runtime.forks
 
 begun, forked, entered = threading.Event(), threading.Event(), threading.Event()
 seen = []
 look = None
 os.register_at_fork(before=lambda: look and look(), after_in_parent=forked.set)  # "before" is called once it is closed
-gate = backjob.forks.ForkGate()
+gate = backjob.runtime.forks.ForkGate()
 
 def start(target):
     threading.Thread(target=target, daemon=True).start()
@@ -170,7 +170,7 @@ begun.wait()
 assert fork() == 0 and seen == [False], seen
 """
 NOBODY_ENTERS_BUT_WHO_FORKS = """
-backjob.forks._LONGEST_FORK = 1000
+backjob.runtime.forks._LONGEST_FORK = 1000
 def look():
     start(enter)
     seen.append(entered.wait(0.1))
@@ -213,7 +213,7 @@ start(enter)
 assert entered.wait(2)
 """
 A_GATE_THAT_STAYS_CLOSED_IS_NONE = """
-backjob.forks._LONGEST_FORK = 0.1
+backjob.runtime.forks._LONGEST_FORK = 0.1
 look = lambda: (start(enter), seen.append(entered.wait(10)))
 assert fork() == 0 and seen == [True], seen
 """

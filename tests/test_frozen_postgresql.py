@@ -17,11 +17,11 @@ from support.records import TABLE, Databases, add
 from support.served import wrap
 
 from backjob import Status
-from backjob.engine import Database
-from backjob.engines import PATIENCE
 from backjob.errors import StoreError
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.engines import PATIENCE
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
 
 _PATIENCE = 1.0
 

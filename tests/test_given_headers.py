@@ -12,8 +12,8 @@ import webob
 from support.served import Site, make_environ, wrap
 
 from backjob import Status
-from backjob.headers import FORWARD_HEADERS
-from backjob.integrations.again import keep_sent, make_again
+from backjob.integrations.replay import keep_sent, make_again
+from backjob.wsgi.headers import FORWARD_HEADERS
 
 CANARY = "canary-4711"
 BROWSER = {

@@ -13,8 +13,8 @@ from support.patched import run_patched
 from support.records import SERVERS, Databases, open_sqlite_store, run
 from support.served import wrap
 
-from backjob.engine import Database
-from backjob.schema import build_table
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
 
 OPEN = {
     "postgresql": "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()",
@@ -112,8 +112,8 @@ GREENLETS = """
 import time
 import gevent
 from sqlalchemy import text
-from backjob.engine import Database
-from backjob.schema import build_table
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
 
 database = Database({url!r}, build_table("background_job"), True)
 database.find_idle(0.2)

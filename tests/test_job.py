@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.records import new_job
 
-from backjob.attempts import AttemptEnd, add_end
-from backjob.job import FINAL, LIVE, Job, JobRequest, JobStatus, Move, Status
-from backjob.transitions import TRANSITIONS, draw_diagram
+from backjob.model.history import AttemptEnd, add_end
+from backjob.model.job import FINAL, LIVE, Job, JobRequest, JobStatus, Move, Status
+from backjob.model.transitions import TRANSITIONS, draw_diagram
 
 NOW = datetime(2031, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
 CANARY = "canary-of-a-user"

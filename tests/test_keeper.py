@@ -21,25 +21,25 @@ from support.processes import Bearer, Threads, name_dead
 from support.records import TABLE, Clock, add, new_job, record, seal
 from support.served import KEY, PATIENCE, serve_site, wrap
 
-import backjob.grace_period
-import backjob.pruning
+import backjob.scheduling.grace_period
+import backjob.scheduling.pruning
 from backjob import JobEnded, Status
-from backjob.attempts import AttemptEnd, read_ends
-from backjob.cache_store import CacheStore
 from backjob.config import make_config
-from backjob.decisions import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE, TIMED_OUT, Policy, decide
-from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.job import Move
-from backjob.keeper import Keeper
 from backjob.keyring import Keyring
-from backjob.launcher import SelfRequest
-from backjob.limits import Limits
-from backjob.process import is_dead, name_process, name_response
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
-from backjob.store import Store
-from backjob.vouching import Vouching
+from backjob.model.history import AttemptEnd, read_ends
+from backjob.model.job import Move
+from backjob.model.recovery import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE, TIMED_OUT, Policy, decide
+from backjob.runtime.process_identity import is_dead, name_process, name_response
+from backjob.scheduling.concurrency import Limits
+from backjob.scheduling.keeper import Keeper
+from backjob.scheduling.leases import Vouching
+from backjob.storage.cache.store import CacheStore
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
+from backjob.storage.store import Store
+from backjob.transport.launcher import SelfRequest
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
 KEYRING = Keyring([KEY])
@@ -91,7 +91,7 @@ class Process:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """It stands still: who is silent has his chance to be heard from one sweep to the next."""
-    monkeypatch.setattr(backjob.grace_period, "_GRACE", 0)
+    monkeypatch.setattr(backjob.scheduling.grace_period, "_GRACE", 0)
     return Clock()
 
 
@@ -710,7 +710,7 @@ def test_where_nothing_seems_to_be_lost_it_does_not_wait(
 def test_all_that_is_old_is_deleted_however_much_it_is(
     open_store: Callable[[], Store], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backjob.pruning, "_AT_ONCE", 2)
+    monkeypatch.setattr(backjob.scheduling.pruning, "_AT_ONCE", 2)
     process = Process(open_store(), backlog_days=1, all_backlog_days=2)
     for _ in range(5):
         process.store.move(Move.CANCEL, process.add())

@@ -15,12 +15,12 @@ from support.records import add, open_sqlite_store
 
 from backjob import Status
 from backjob.config import make_config
-from backjob.keeper import Keeper
 from backjob.keyring import Keyring
-from backjob.launcher import SelfRequest
-from backjob.limits import Limits
-from backjob.sqlstore import SQLStore
-from backjob.vouching import Vouching
+from backjob.scheduling.concurrency import Limits
+from backjob.scheduling.keeper import Keeper
+from backjob.scheduling.leases import Vouching
+from backjob.storage.sql.store import SQLStore
+from backjob.transport.launcher import SelfRequest
 
 LEASE = 1.0
 KEYRING = Keyring(["a key for this test, and for nothing else"])

@@ -13,8 +13,8 @@ import pytest
 from support import wait_until
 from support.served import PATIENCE
 
-from backjob import keeper_thread
-from backjob.keeper_thread import KeeperThread
+from backjob.runtime import background_thread
+from backjob.runtime.background_thread import KeeperThread
 
 LONG = 3600.0
 
@@ -165,7 +165,7 @@ def test_a_thread_without_a_step_has_nothing_to_let_go_of(keeping: Keeping) -> N
 
 def test_stopping_waits_no_longer_than_a_step_may_take(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs, in a database's driver say, is not to hold up the end of the process."""
-    monkeypatch.setattr(keeper_thread, "_LONGEST_STEP", 0.1)
+    monkeypatch.setattr(background_thread, "_LONGEST_STEP", 0.1)
     at_step, go_on = threading.Event(), threading.Event()
     keeping.in_step = lambda: (at_step.set(), go_on.wait(PATIENCE))
     keeping.thread.start()
@@ -210,7 +210,7 @@ def test_after_an_error_it_takes_its_time(
     keeping: Keeping, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log is not to be filled by what fails each time."""
-    monkeypatch.setattr(keeper_thread, "_AFTER_ERROR", 0.1)
+    monkeypatch.setattr(background_thread, "_AFTER_ERROR", 0.1)
     keeping.pause = 0.0
     keeping.in_step = lambda: 1 // 0
     keeping.thread.start()

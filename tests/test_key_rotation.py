@@ -14,10 +14,10 @@ from support import wait_until
 from support.records import SERVERS, Databases, new_job, open_store, seal
 from support.served import Site, wrap
 
-import backjob.grace_period
+import backjob.scheduling.grace_period
 from backjob import Status
 from backjob.keyring import MONITOR, Keyring
-from backjob.sqlstore import SQLStore
+from backjob.storage.sql.store import SQLStore
 
 OLD, NEW = "the old key of these tests, and of nothing else", "the new key of these tests, and of nothing else"
 LISTS = [[OLD], [OLD, NEW], [NEW, OLD], [NEW]]
@@ -68,7 +68,7 @@ def test_the_other_process_recovers_a_lost_job_at_once(
     pair: Pair, app_id: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one whose row is from an earlier release: its app_id was a digest made with the key."""
-    monkeypatch.setattr(backjob.grace_period, "_GRACE", 0)
+    monkeypatch.setattr(backjob.scheduling.grace_period, "_GRACE", 0)
     starter, other = pair
     job_id = starter.start("/job")
     if app_id == "keyed":

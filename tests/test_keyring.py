@@ -20,7 +20,6 @@ from support.served import wrap
 
 from backjob.config import make_config
 from backjob.errors import ConfigError, KeyringError
-from backjob.job import Job, JobRequest, NewJob, Status
 from backjob.keyring import (
     MONITOR,
     PROBE,
@@ -31,6 +30,7 @@ from backjob.keyring import (
     check_keys,
     read_or_make_key_file,
 )
+from backjob.model.job import Job, JobRequest, NewJob, Status
 
 OLD, NEW = "the old key, for tests and nothing else", "the new key, for tests and nothing else"
 KEYRING = Keyring([OLD])

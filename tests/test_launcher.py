@@ -28,13 +28,13 @@ from support.peers import (
 )
 
 from backjob._socket import is_done
-from backjob.address import Address
 from backjob.config import make_config
 from backjob.errors import AddressError, Busy, LaunchError, NotHome
-from backjob.job import JobRequest
 from backjob.keyring import MONITOR, WORKER, Keyring, Token
-from backjob.launcher import MOST_UNANSWERED, SelfRequest
-from backjob.proofs import prove_app
+from backjob.model.address import Address
+from backjob.model.job import JobRequest
+from backjob.transport.launcher import MOST_UNANSWERED, SelfRequest
+from backjob.transport.protocol import prove_app
 
 KEYRING = Keyring(["k" * 32])
 COOKIE, CREDENTIAL, FORM_VALUE, QUERY_VALUE = "canary-cookie", "canary-credential", "canary-form", "canary-query"

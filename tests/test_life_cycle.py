@@ -23,12 +23,13 @@ from support.keepers import APP, KEY, LEASE, Process
 from support.life import CANCELLED, COMPLETED, FAILED, INPROGRESS, STARTED, Life, Row, as_row, read_whole, writers
 from support.records import SERVERS, Databases, open_store
 
-from backjob import grace_period, jitter, keeper
-from backjob.attempts import read_ends
-from backjob.decisions import ABSENCE
-from backjob.engine import Database
-from backjob.job import Status
-from backjob.process import PROCESS, RESPONSE
+from backjob.model.history import read_ends
+from backjob.model.job import Status
+from backjob.model.recovery import ABSENCE
+from backjob.runtime import backoff
+from backjob.runtime.process_identity import PROCESS, RESPONSE
+from backjob.scheduling import grace_period, keeper
+from backjob.storage.sql.database import Database
 
 LOST_SLOTS = "slots for jobs are held by code that goes on after its job ended"
 
@@ -47,7 +48,7 @@ class LifeCycle(Life):
         monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=self.read_clock))
         monkeypatch.setattr(keeper, "is_dead", self.is_dead)
         monkeypatch.setattr(grace_period, "_GRACE", 0)
-        monkeypatch.setattr(jitter, "_chance", random.Random(0))
+        monkeypatch.setattr(backoff, "_chance", random.Random(0))
 
     def read_clock(self) -> float:
         return (self.now - self.begin).total_seconds()

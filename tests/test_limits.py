@@ -19,10 +19,10 @@ from support.served import Site, say_done, serve_site, wrap
 from backjob import Status
 from backjob.config import make_config
 from backjob.errors import StoreError
-from backjob.job import Move
 from backjob.keyring import MONITOR
-from backjob.limits import MOST_PLACES, Limits, Room, find_room, share_slots
-from backjob.sqlstore import SQLStore
+from backjob.model.job import Move
+from backjob.scheduling.concurrency import MOST_PLACES, Limits, Room, find_room, share_slots
+from backjob.storage.sql.store import SQLStore
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 

@@ -18,8 +18,8 @@ from support import wait_until
 from support.served import Site, serve_site, wrap
 
 from backjob import JobFilter, JobLogHandler, JobStatus, Status
-from backjob.events import log_ended
-from backjob.job import JobRequest, Move
+from backjob.model.events import log_ended
+from backjob.model.job import JobRequest, Move
 
 app_log = logging.getLogger("shop.reports")
 

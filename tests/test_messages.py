@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from backjob._socket import Answer
-from backjob.address import Address, parse_connect
-from backjob.connection_failures import explain_failure, explain_loss, explain_queue, explain_silence
-from backjob.diagnosis import explain, explain_path, explain_post, hint_at_mount, sum_up
 from backjob.errors import AddressError, Busy, LaunchError, NotHome
 from backjob.messages import Part, compose, join, plain
+from backjob.model.address import Address, parse_connect
+from backjob.transport.connection_failures import explain_failure, explain_loss, explain_queue, explain_silence
+from backjob.transport.error_hints import explain, explain_path, explain_post, hint_at_mount, sum_up
 
 CANARY = "canary7"
 NAMES = [

@@ -15,10 +15,12 @@ import pytest
 from support import wait_until
 from support.served import PATIENCE, serve, serve_site, wrap
 
-from backjob import Status, path_proofs, waiting, wire
-from backjob import monitor as monitor_module
-from backjob.job import JobRequest, NewJob
-from backjob.monitor import Verdict
+from backjob import Status
+from backjob.model.job import JobRequest, NewJob
+from backjob.scheduling import monitor as monitor_module
+from backjob.scheduling import queue
+from backjob.scheduling.monitor import Verdict
+from backjob.transport import path_proofs, wire
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
@@ -155,7 +157,7 @@ def test_an_answer_before_the_claim_that_would_be_the_same_again(tmp_path, caplo
         end = site.wait_for_end(site.start("/job"))
         assert (end.status, site.proxy.workers) == (Status.FAILED, 1)
         assert end.status_text.startswith("The job can't be launched: ")
-        assert [word for word in [*words, site.proxy.url] if word not in caplog.text] == []
+        wait_until(lambda: all(word in caplog.text for word in [*words, site.proxy.url]))  # after the status
         places = [site.proxy.url, "gate/1.0", "sso.example", "app.example", "OpenSSH"]
         assert [word for word in places if word in end.status_text + end.error] == []
         shown = [word for word in words if not any(place in word for place in places)]
@@ -625,7 +627,7 @@ def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, caplog, free_p
 
 def test_a_process_that_serves_something_else_fails_no_job(tmp_path, monkeypatch):
     """It has the app, and listens: but what answers there is not this app. Whoever serves it takes the job up."""
-    monkeypatch.setattr(waiting, "_ABSENCE", 0.1)
+    monkeypatch.setattr(queue, "_ABSENCE", 0.1)
     with wrap(tmp_path, launcher=None) as site:
         backend = site.backend
         request = JobRequest("GET", "/job", "", "/job", app=backend.self_request.app)

@@ -11,11 +11,11 @@ from support import wait_until
 from support.patched import run_patched
 from support.served import PATIENCE
 
-from backjob.native import Bell, Threads, is_native
+from backjob.runtime.threads import Bell, Threads, is_native
 
 COMPUTE = """
 import threading, time
-from backjob.native import Bell, Threads, is_native
+from backjob.runtime.threads import Bell, Threads, is_native
 
 def compute(seconds):
     end = time.monotonic() + seconds
@@ -157,7 +157,7 @@ def test_a_thread_leaves_nothing_of_gevents_behind() -> None:
     printed = run_patched(
         """
 import os, socket
-from backjob.native import Bell, Threads
+from backjob.runtime.threads import Bell, Threads
 
 threads = Threads(native=True)
 
@@ -189,7 +189,7 @@ def test_who_logged_in_a_thread_is_gone_before_the_thread() -> None:
     printed = run_patched(
         """
 import threading
-from backjob.native import Bell, Threads
+from backjob.runtime.threads import Bell, Threads
 
 threads = Threads(native=True)
 bell = Bell(threads)

@@ -15,15 +15,15 @@ from support.services import new_database
 
 from backjob import Status
 from backjob.config import Config
-from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.keeper import Keeper
 from backjob.keyring import Keyring
-from backjob.launcher import SelfRequest
-from backjob.limits import Limits
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
-from backjob.vouching import Vouching
+from backjob.scheduling.concurrency import Limits
+from backjob.scheduling.keeper import Keeper
+from backjob.scheduling.leases import Vouching
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
+from backjob.transport.launcher import SelfRequest
 
 LIMIT = 3
 CONFIG = Config(key="key12345" * 4, lease=1)
@@ -59,8 +59,8 @@ def make_keeper(database: Database) -> Keeper:
 def test_a_job_is_not_recovered_before_its_process_could_connect(
     open_database: Callable[[], Database], url: URL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("backjob.grace_period._GRACE", 0)
-    monkeypatch.setattr("backjob.keeper._LONGEST_GRACE", 1)
+    monkeypatch.setattr("backjob.scheduling.grace_period._GRACE", 0)
+    monkeypatch.setattr("backjob.scheduling.keeper._LONGEST_GRACE", 1)
     database = open_database()
     store, keeper = SQLStore(database), make_keeper(database)
     job_id, _ = store.add(new_job(key_id=KEYRING.key_id, app_id=keeper._self_request.home), seal)
@@ -71,7 +71,9 @@ def test_a_job_is_not_recovered_before_its_process_could_connect(
     job = store.get(job_id)
     assert job is not None
     assert job.status is Status.INPROGRESS
-    monkeypatch.setattr("backjob.keeper._LONGEST_GRACE", 30)  # the server may take a while to free the connections
+    monkeypatch.setattr(
+        "backjob.scheduling.keeper._LONGEST_GRACE", 30
+    )  # the server may take a while to free the connections
     assert keeper.settle_all() == 1
 
 
@@ -97,12 +99,12 @@ from sqlalchemy.engine import make_url
 from support.few_connections import use_up_connections
 from support.patched import run_patched
 from support.records import TABLE, add
-from backjob import outcome
-from backjob.engine import Database
-from backjob.job import Move
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
-from backjob.vouching import Vouching
+from backjob.worker import outcome
+from backjob.storage.sql.database import Database
+from backjob.model.job import Move
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
+from backjob.scheduling.leases import Vouching
 
 outcome.PATIENCE = outcome._RETRY_EVERY = 0.1
 database, vouching = Database({url!r}, build_table(TABLE), True), Vouching()

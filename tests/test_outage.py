@@ -14,10 +14,10 @@ from support import wait_until
 from support.served import App, Site, serve, serve_site, wrap
 
 from backjob import Status
-from backjob.decisions import ABSENCE
 from backjob.errors import LaunchError
-from backjob.jitter import outage_backoff
 from backjob.messages import plain
+from backjob.model.recovery import ABSENCE
+from backjob.runtime.backoff import outage_backoff
 
 FINAL = LaunchError(plain("it answered 302"), is_final=True)
 DAY = 86400.0

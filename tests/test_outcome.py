@@ -15,7 +15,8 @@ from support.records import SERVERS, Databases
 from support.relay import Relay
 from support.served import Site, wrap
 
-from backjob import JobEnded, Status, outcome
+from backjob import JobEnded, Status
+from backjob.worker import outcome
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 

@@ -16,12 +16,12 @@ from support.visitor import Visitor
 from werkzeug.local import LocalProxy
 
 from backjob import BackJob, JobStatus, Status
+from backjob.client.capture import make_request, name_user
 from backjob.config import make_config
 from backjob.integrations.bottle import BackJobPlugin
-from backjob.job_environ import restore_environ
-from backjob.outer import find_outer_objects
-from backjob.request import make_request, name_user
 from backjob.testing import Inline
+from backjob.wsgi.environ import restore_environ
+from backjob.wsgi.outer import find_outer_objects
 
 CANARY = "canary-4711"
 TEXTS = {

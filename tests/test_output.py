@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backjob.output import Output
-from backjob.tail import Tail
-from backjob.text import append_line, clean_text
+from backjob.model.text import append_line, clean_text
+from backjob.wsgi.output import Output
+from backjob.wsgi.tail import Tail
 
 LIMIT = 1_000_000
 CHARSETS = [

@@ -18,8 +18,8 @@ from dogpile.cache.backends.memory import MemoryBackend
 from support.caches import client_region, opened, shared_server
 
 from backjob import BackJob, ConfigError
-from backjob.cache_backends import check_region
 from backjob.errors import StoreError
+from backjob.storage.cache.backends import check_region
 
 KEY = "a-key-for-tests-and-for-nothing-but-tests"
 MEMCACHED = ("pymemcache", "pymemcache with retries", "pylibmc", "bmemcached")

@@ -22,12 +22,12 @@ from sqlalchemy.engine import URL, make_url
 from support import needs, services, wait_until
 from support.records import TABLE, Databases, add, live_a_life, open_store
 
-from backjob.engine import Database
 from backjob.errors import StoreError, TimedOut
-from backjob.faults import AnswerLost
-from backjob.lost_answers import one_call
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.errors import AnswerLost
+from backjob.storage.sql.lost_answers import one_call
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
 
 
 @pytest.fixture

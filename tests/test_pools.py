@@ -18,7 +18,7 @@ import pytest
 from support.served import Site, wrap
 
 from backjob import JobEnded, Status
-from backjob.job import Move
+from backjob.model.job import Move
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 

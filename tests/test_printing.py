@@ -23,8 +23,8 @@ from support.served import serve_site, wrap
 from tqdm import tqdm
 
 from backjob import JobStatus, Status
-from backjob.cli.watching import GrowingText
-from backjob.output import UNFINISHED
+from backjob.cli.watch import GrowingText
+from backjob.wsgi.output import UNFINISHED
 
 PAGE = Path(__file__).parent.parent / "docs" / "progress.md"
 

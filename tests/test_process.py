@@ -14,8 +14,8 @@ from support import wait_until
 from support.processes import Bearer
 
 from backjob.keyring import WORKER, Keyring
-from backjob.process import RESPONSE, is_dead, name_process, name_response
-from backjob.schema import build_table
+from backjob.runtime.process_identity import RESPONSE, is_dead, name_process, name_response
+from backjob.storage.sql.schema import build_table
 
 KEYRING = Keyring(["k" * 32])
 

@@ -17,15 +17,15 @@ from support import services
 from support.records import TABLE, Databases, add, open_store, run
 from support.served import KEY
 
-from backjob.backlog import Passed
 from backjob.config import make_config
-from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.faults import Unreachable
-from backjob.job import Move
-from backjob.pruning import Pruning
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
+from backjob.model.job import Move
+from backjob.scheduling.pruning import Pruning
+from backjob.storage.retention import Passed
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.errors import Unreachable
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
 
 LEASE = 30.0
 AT_MOST = Passed.seconds + 1

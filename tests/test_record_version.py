@@ -24,30 +24,30 @@ from support.served import Site, wrap
 
 import backjob
 from backjob import BackJobError, Status
-from backjob.cache_store import CacheStore
-from backjob.cells import open_cells
-from backjob.job import RECORD_VERSION
 from backjob.keyring import MONITOR, WORKER, NewerRecordError, SealError
+from backjob.model.job import RECORD_VERSION
+from backjob.storage.cache.entries import open_cells
+from backjob.storage.cache.store import CacheStore
 
 CHANGES = {
-    "job.py": [
+    "model/job.py": [
         (f"RECORD_VERSION = {RECORD_VERSION}\n", f"RECORD_VERSION = {RECORD_VERSION + 1}\n"),
         ("    by_connect: bool = False\n", '    by_connect: bool = False\n    shade: str = "light"\n'),
         ("    record_version: int\n", "    record_version: int\n    shade: str\n"),
         ("record_version=RECORD_VERSION,\n", 'record_version=RECORD_VERSION,\n            shade="dark",\n'),
     ],
-    "transitions.py": [
+    "model/transitions.py": [
         ("    CANCELLED = 4\n", "    CANCELLED = 4\n    SKIPPED = 5\n"),
         ("FINAL = frozenset({", "FINAL = frozenset({Status.SKIPPED, "),
         ("    RETRY = ", "    SKIP = Transition(frozenset({Status.STARTED}), Status.SKIPPED)\n    RETRY = "),
     ],
-    "schema.py": [
+    "storage/sql/schema.py": [
         (
             '        Column("anonymous",',
             '        Column("shade", String(20), nullable=False, server_default=""),\n        Column("anonymous",',
         )
     ],
-    "statements.py": [("Move.CANCEL, Move.RETRY)", "Move.CANCEL, Move.RETRY, Move.SKIP)")],
+    "storage/sql/statements.py": [("Move.CANCEL, Move.RETRY)", "Move.CANCEL, Move.RETRY, Move.SKIP)")],
 }
 RECORD = """
 with wrap(folder) as site:
@@ -63,8 +63,8 @@ with wrap(folder) as site:
 ADD_TO_CACHE = """
 from dogpile.cache import make_region
 
-from backjob.cache_store import CacheStore
-from backjob.cells import open_cells
+from backjob.storage.cache.store import CacheStore
+from backjob.storage.cache.entries import open_cells
 
 cells = open_cells(make_region().configure("dogpile.cache.dbm", arguments={"filename": str(folder / "cache")}), 2)
 store = CacheStore(cells, "backjob-")
@@ -105,7 +105,7 @@ def run_next(package: Path, tmp_path: Path) -> RunNext:
     head = (
         "import json, sys\nfrom pathlib import Path\nfrom support.records import add\nfrom support.served import wrap\n"
     )
-    head += "from backjob.job import Move\nfolder = Path(sys.argv[1])\n"
+    head += "from backjob.model.job import Move\nfolder = Path(sys.argv[1])\n"
 
     def run(lines: str) -> Any:
         path = os.pathsep.join([str(package), str(Path(__file__).parent)])
@@ -213,7 +213,7 @@ def test_a_field_that_may_be_ignored_does_not_spoil_a_record(
     package: Path, run_next: RunNext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next release has a new field, and the version is the same."""
-    job_py = package / "backjob" / "job.py"
+    job_py = package / "backjob" / "model" / "job.py"
     text = job_py.read_text()
     job_py.write_text(text.replace(f"RECORD_VERSION = {RECORD_VERSION + 1}\n", f"RECORD_VERSION = {RECORD_VERSION}\n"))
     try:

@@ -23,21 +23,22 @@ from support.caches import PATIENT, empty_region
 from support.records import TABLE, add, open_store, run
 from support.served import KEY, wrap
 
-from backjob import Status, outcome
-from backjob.backlog import Passed
-from backjob.cells import open_cells
+from backjob import Status
 from backjob.config import make_config
-from backjob.engine import Database
 from backjob.errors import Refused, StoreError, TimedOut
-from backjob.job import Move
-from backjob.keeper import Keeper
 from backjob.keyring import Keyring
-from backjob.launcher import SelfRequest
-from backjob.limits import Limits
-from backjob.process import name_process
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
-from backjob.vouching import TRIES, Vouching
+from backjob.model.job import Move
+from backjob.runtime.process_identity import name_process
+from backjob.scheduling.concurrency import Limits
+from backjob.scheduling.keeper import Keeper
+from backjob.scheduling.leases import TRIES, Vouching
+from backjob.storage.cache.entries import open_cells
+from backjob.storage.retention import Passed
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
+from backjob.transport.launcher import SelfRequest
+from backjob.worker import outcome
 
 LEASE = 30.0
 KEYRING = Keyring([KEY])

@@ -16,11 +16,11 @@ import werkzeug.datastructures
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backjob.client.capture import FORM, encode_form, make_request, name_user
 from backjob.config import make_config
-from backjob.job import JobRequest
-from backjob.job_environ import restore_environ
-from backjob.mounts import find_mount, mount_target
-from backjob.request import FORM, encode_form, make_request, name_user
+from backjob.model.job import JobRequest
+from backjob.wsgi.environ import restore_environ
+from backjob.wsgi.mounts import find_mount, mount_target
 
 CONFIG = make_config({})
 CANARY = "canary-4711"

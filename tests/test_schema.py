@@ -15,11 +15,11 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 from support.records import add, bring_to, new_job, read_rows, record, seal
 
-from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.job import Status
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
+from backjob.model.job import Status
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
 
 NAMES = ["background_job", "Jobs_2", "order", "_" + "x" * 39]
 

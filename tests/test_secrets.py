@@ -11,8 +11,8 @@ from support import wait_until
 from support.served import call, make_environ, serve_site, wrap
 
 from backjob import BackJob, BackJobError, Status
-from backjob.job import FINAL, NewJob
 from backjob.keyring import MONITOR, WORKER, SealError
+from backjob.model.job import FINAL, NewJob
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 CANARIES = {"cookie": "CanaryCookie", "authorization": "CanaryBearer", "form": "CanaryForm", "query": "CanaryQuery"}

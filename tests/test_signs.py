@@ -13,8 +13,9 @@ from sqlalchemy import Engine, event
 from support import wait_until
 from support.served import say_done, serve_site, wrap
 
-from backjob import JobEnded, Status, signs
-from backjob.option_checks import LEAST_ERROR_TIMEOUT
+from backjob import JobEnded, Status
+from backjob.validation import LEAST_ERROR_TIMEOUT
+from backjob.worker import progress
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
@@ -102,7 +103,7 @@ def test_who_tells_without_end_is_written_five_times_a_second(site, writes, tell
 
 
 def test_no_error_timeout_is_so_short_that_one_slow_write_ends_a_job():
-    assert 2 * signs.QUIET < LEAST_ERROR_TIMEOUT
+    assert 2 * progress.QUIET < LEAST_ERROR_TIMEOUT
 
 
 def test_telling_costs_next_to_nothing(site, writes):
@@ -199,7 +200,7 @@ def test_eight_threads_lose_no_output(site):
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb", "mariadb-mysqlclient"])
 def test_a_text_that_grows_is_sent_once(tmp_path, databases, monkeypatch, writes, database):
-    monkeypatch.setattr(signs, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
     pieces = [f"line {n}: ü 🐔 'quoted' 100% \\ \n" for n in range(20)]
 
     def action(jobs):
@@ -216,7 +217,7 @@ def test_a_text_that_grows_is_sent_once(tmp_path, databases, monkeypatch, writes
 
 
 def test_what_is_no_growth_is_written_whole(site, monkeypatch, writes):
-    monkeypatch.setattr(signs, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
     steps = [("one", "one"), ("one, two", ", two"), ("two", "two"), ("", ""), ("t", "t"), ("two", "wo")]
 
     def action(jobs):
@@ -229,7 +230,7 @@ def test_what_is_no_growth_is_written_whole(site, monkeypatch, writes):
 
 
 def test_output_that_is_cut_does_not_go_there_again_and_again(tmp_path, monkeypatch, writes):
-    monkeypatch.setattr(signs, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
 
     def action(jobs):
         for _ in range(100):
@@ -248,7 +249,7 @@ def test_output_that_is_cut_does_not_go_there_again_and_again(tmp_path, monkeypa
 
 def test_a_record_that_is_not_as_it_was_left_is_written_whole(site, monkeypatch):
     """As when a child of the job's process has given a sign too."""
-    monkeypatch.setattr(signs, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
 
     def action(jobs):
         jobs.write("one ")
@@ -278,7 +279,7 @@ def test_a_record_that_is_not_as_it_was_left_is_written_whole(site, monkeypatch)
 )
 def test_a_sign_that_waits_finds_out_that_the_job_is_cancelled(site, late, monkeypatch):
     """It computes, and gave its last sign a moment before: nobody has to wait for the next one."""
-    monkeypatch.setattr(signs, "QUIET", 1.0)  # within it the second sign waits, however busy the machine is
+    monkeypatch.setattr(progress, "QUIET", 1.0)  # within it the second sign waits, however busy the machine is
 
     def action(jobs):
         jobs.update(1)

@@ -19,8 +19,8 @@ from werkzeug.exceptions import BadRequest, InternalServerError
 from werkzeug.wrappers import Request as WerkzeugRequest
 
 from backjob import BackJob, BackJobError, ConfigError, Jobs, Status
+from backjob.checks.site_check import find_site_problem, find_site_warnings, visit_site
 from backjob.config import make_config
-from backjob.site_check import find_site_problem, find_site_warnings, visit_site
 
 KEY = "a key for tests, and for nothing but tests"
 SITE = "https://shop.example:8443/mount"
@@ -335,7 +335,7 @@ class TestVisit:
 
     def test_an_app_that_hangs_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         may_go_on = threading.Event()
-        monkeypatch.setattr("backjob.site_check.PATIENCE", 0.1)
+        monkeypatch.setattr("backjob.checks.site_check.PATIENCE", 0.1)
         try:
             assert visit(lambda *_: may_go_on.wait(20)) == ([], ["site-unknown"])
         finally:

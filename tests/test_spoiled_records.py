@@ -20,16 +20,16 @@ from support.records import TABLE, add, open_store, run
 from support.served import KEY, Site, wrap
 
 from backjob import Status, StoreError
-from backjob.attempts import read_ends
-from backjob.cache_index import Index, _pack, decode_job, encode_job
 from backjob.config import make_config
-from backjob.keeper import Keeper
 from backjob.keyring import Keyring
-from backjob.launcher import SelfRequest
-from backjob.limits import Limits
-from backjob.process import name_process
-from backjob.sqlstore import SQLStore
-from backjob.vouching import Vouching
+from backjob.model.history import read_ends
+from backjob.runtime.process_identity import name_process
+from backjob.scheduling.concurrency import Limits
+from backjob.scheduling.keeper import Keeper
+from backjob.scheduling.leases import Vouching
+from backjob.storage.cache.index import Index, _pack, decode_job, encode_job
+from backjob.storage.sql.store import SQLStore
+from backjob.transport.launcher import SelfRequest
 
 KEYRING = Keyring([KEY])
 

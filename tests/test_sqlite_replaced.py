@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from support.records import TABLE, add, new_job, read_rows
 
-from backjob.engine import Database
 from backjob.errors import Refused, StoreError, TimedOut
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
 
 
 @pytest.fixture

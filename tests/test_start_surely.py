@@ -14,8 +14,8 @@ from support import needs
 from support.served import make_environ, wrap
 
 from backjob import AddressError, LaunchError, Status
-from backjob.discovery import discover
-from backjob.server_facts import look_at_server
+from backjob.runtime.server_info import look_at_server
+from backjob.transport.discovery import discover
 
 
 @pytest.mark.parametrize("is_after_response", [False, True])

@@ -30,14 +30,14 @@ from support.records import (
 )
 from support.services import new_database
 
-from backjob.decisions import Vouched
-from backjob.engine import Database
 from backjob.errors import StoreError
-from backjob.job import RECORD_VERSION, Move, Status
-from backjob.process import PROCESS, RESPONSE
-from backjob.schema import build_table, find_process_table
-from backjob.sqlstore import SQLStore
-from backjob.store import Store
+from backjob.model.job import RECORD_VERSION, Move, Status
+from backjob.model.recovery import Vouched
+from backjob.runtime.process_identity import PROCESS, RESPONSE
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table, find_process_table
+from backjob.storage.sql.store import SQLStore
+from backjob.storage.store import Store
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
 CACHED: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {

@@ -15,10 +15,10 @@ from support.caches import opened, region_at, shared_server
 from support.races import Racers, racing, wait_for_all
 from support.records import KEY_IDS, SERVERS, TABLE, Databases, add, new_job, open_store, run, seal
 
-from backjob.cache_store import CacheStore
-from backjob.job import Job, Move, Status
 from backjob.keyring import read_or_make_key_file
-from backjob.store import Store
+from backjob.model.job import Job, Move, Status
+from backjob.storage.cache.store import CacheStore
+from backjob.storage.store import Store
 
 PROCESSES = 8
 ENDS = (Move.COMPLETE, Move.FAIL, Move.CANCEL)

@@ -14,9 +14,9 @@ from support.peers import Call, Peer, Script, answer, answer_and_stay
 from support.served import Site, serve, serve_site, wrap
 
 from backjob import Status
-from backjob.address import Address
 from backjob.config import make_config
-from backjob.own_address import OwnAddress
+from backjob.model.address import Address
+from backjob.transport.own_address import OwnAddress
 
 PROBES = ("monitor.", "probe.")
 

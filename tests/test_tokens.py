@@ -10,11 +10,11 @@ import pytest
 from support.served import KEY, call, make_environ, wrap
 
 from backjob import Status
-from backjob.job import JobRequest, Move, NewJob
 from backjob.keyring import CHECK, MONITOR, PROBE, WORKER, Keyring
-from backjob.launcher import SelfRequest
 from backjob.middleware import TOKEN_KEY
-from backjob.short_tokens import LIFETIME, ShortTokens, host_time
+from backjob.model.job import JobRequest, Move, NewJob
+from backjob.transport.launcher import SelfRequest
+from backjob.transport.short_tokens import LIFETIME, ShortTokens, host_time
 
 KINDS = [MONITOR, WORKER]
 STRANGER = Keyring(["another key, which somebody else has made up"])

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from support.served import Site, wrap
 
-from backjob import JobEnded, Status, signs
+from backjob import JobEnded, Status
+from backjob.worker import progress
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A site whose signs are written at once, so that each of them is seen."""
-    monkeypatch.setattr(signs, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
     with wrap(tmp_path) as site:
         yield site
 

@@ -11,8 +11,8 @@ from sqlalchemy import create_engine, event
 from support.processes import name_dead
 from support.served import KEY, Site, call, make_environ, say_done, serve_site, wrap
 
-from backjob import BackJob, BackJobError, ConfigError, JobNotFound, Status, StoreError, assembly
-from backjob.decisions import PROCESS_GONE
+from backjob import BackJob, BackJobError, ConfigError, JobNotFound, Status, StoreError
+from backjob.model.recovery import PROCESS_GONE
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_keeping_begins_with_the_first_request(site: Site, tmp_path: Path, monke
     """A server may end its processes after a few requests, each within its first second."""
     job_id = site.start("/job")
     site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
-    monkeypatch.setattr(assembly, "MOMENT", 3600.0)
+    monkeypatch.setattr("backjob.application.MOMENT", 3600.0)
     application = BackJob(say_done, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", key=KEY)
     call(application, make_environ("/"))
     assert site.wait_for_end(job_id).status_text == PROCESS_GONE

@@ -8,10 +8,10 @@ import pytest
 from support.records import bring_to, open_sqlite_store
 
 from backjob.errors import StoreError
-from backjob.job import Move, Status
-from backjob.outcome import Outcome
-from backjob.store import Store
-from backjob.vouching import Vouching
+from backjob.model.job import Move, Status
+from backjob.scheduling.leases import Vouching
+from backjob.storage.store import Store
+from backjob.worker.outcome import Outcome
 
 
 def test_what_could_not_be_written_is_tried_again(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from sqlalchemy import Engine, NullPool, create_engine, event
 from support import wait_until
 from support.served import serve_site, wrap
 
-from backjob.engine import Database
-from backjob.schema import build_table
-from backjob.wal import empty_wal
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.wal import empty_wal
 
 FORM = {"a": "1" * 20_000}
 """More than fits into a page: SQLite keeps the rest in pages of its own, which a deletion only marks as free."""

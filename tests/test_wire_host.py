@@ -12,10 +12,10 @@ from support.served import App, Site, call, make_environ, serve_site, wrap
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from backjob import Status
-from backjob.address import Address
 from backjob.config import make_config
-from backjob.discovery import find_site
-from backjob.own_address import OwnAddress
+from backjob.model.address import Address
+from backjob.transport.discovery import find_site
+from backjob.transport.own_address import OwnAddress
 
 INTERNAL, OWN = "internal.test", "shop.test"
 

@@ -15,7 +15,8 @@ import pytest
 from support import wait_until
 from support.served import make_environ, serve_site, wrap
 
-from backjob import JobEnded, JobNotFound, JobStatus, Status, signs
+from backjob import JobEnded, JobNotFound, JobStatus, Status
+from backjob.worker import progress
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 GREETING = "Grüße, 世界 🌍"
@@ -24,7 +25,7 @@ GREETING = "Grüße, 世界 🌍"
 @pytest.fixture
 def at_once(monkeypatch):
     """Every sign is written at once, so that each of them is seen."""
-    monkeypatch.setattr(signs, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
 
 
 @pytest.fixture
@@ -234,9 +235,9 @@ def test_progress_and_output_are_seen_while_it_runs(tmp_path, threads):
 
     def job(environ, start_response):
         start_response("200 OK", TEXT)
-        for progress, (name, (reached, go_on)) in enumerate(steps.items(), 1):
+        for step, (name, (reached, go_on)) in enumerate(steps.items(), 1):
             yield f"{name} ".encode()
-            environ["backjob"].update(progress * 40)
+            environ["backjob"].update(step * 40)
             reached.set()
             assert go_on.wait(20)
 

@@ -32,7 +32,7 @@ from .group import (
 )
 from .pairs import headers_option, pairs_option
 from .screen import clean, clean_line, name_status, open_screen
-from .watching import watch_jobs
+from .watch import watch_jobs
 
 _KEY_BYTES = 48
 _STATUSES = ", ".join(status.name.lower() for status in Status)

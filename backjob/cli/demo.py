@@ -20,10 +20,10 @@ from typing import Any, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from backjob import BackJob
-from backjob.interrupts import report
+from backjob.runtime.interrupts import report
 
 from .screen import Screen
-from .watching import watch_jobs
+from .watch import watch_jobs
 
 _STEPS = ("The figures are added up.", "The pages are drawn.", "The table of contents is made.", "The pages are bound.")
 _PATIENCE = 30.0

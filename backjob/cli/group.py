@@ -17,10 +17,10 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from backjob import AddressError, BackJob, BackJobError, ConfigError, __version__
-from backjob.interrupts import interruptible, report
+from backjob.runtime.interrupts import interruptible, report
 
+from .locate import FORMS, find_application, is_app
 from .screen import clean_line
-from .where import FORMS, find_application, is_app
 
 OK, NOT_OK, ERROR, NO_READER = 0, 1, 2, 128 + signal.SIGPIPE
 """Exit codes."""

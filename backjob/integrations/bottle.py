@@ -18,7 +18,7 @@ import bottle
 
 from backjob import BackJob, Jobs, RequestError
 
-from .again import (
+from .replay import (
     CHANGING_METHODS,
     FORM,
     NO_FILES,

@@ -28,12 +28,12 @@ from django.views.debug import ExceptionReporter
 
 from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown, RequestError
 
-from .again import CHANGING_METHODS, NO_FILES, check_background, explain_method
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 from .django_inline import keep_connections
 from .django_session import watch_session
 from .django_transactions import JobsInTransaction, check_sqlite, clear_frames
+from .replay import CHANGING_METHODS, NO_FILES, check_background, explain_method
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {

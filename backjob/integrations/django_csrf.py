@@ -14,7 +14,7 @@ from django.conf import settings
 from django.http import HttpRequest, QueryDict
 from django.middleware.csrf import CSRF_SESSION_KEY, get_token
 
-from .again import FORM, ORIGIN_KEYS, SAFE_METHODS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
+from .replay import FORM, ORIGIN_KEYS, SAFE_METHODS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
 
 _FIELD = "csrfmiddlewaretoken"
 _NO_CHECK = ("csrf_processing_done", "_dont_enforce_csrf_checks")

@@ -21,7 +21,7 @@ from werkzeug.local import LocalProxy
 
 from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestError
 
-from .again import (
+from .replay import (
     CHANGING_METHODS,
     FORM,
     NO_FILES,

@@ -28,7 +28,7 @@ from pyramid.tweens import EXCVIEW, INGRESS
 
 from backjob import BackJob, Jobs, RequestError
 
-from .again import (
+from .replay import (
     CHANGING_METHODS,
     FORM,
     NO_FILES,

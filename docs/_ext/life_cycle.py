@@ -15,8 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from backjob import Status
-from backjob.job import FINAL, Move
-from backjob.transitions import draw_diagram
+from backjob.model.job import FINAL, Move
+from backjob.model.transitions import draw_diagram
 
 _PLACES = {
     Status.STARTED: (120, 140),
@@ -55,7 +55,7 @@ class LifeCycle(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         text = "\n".join(self.content)
         if text != draw_diagram():
-            raise self.error("this is not what backjob.transitions.draw_diagram() returns: copy that here")
+            raise self.error("this is not what backjob.model.transitions.draw_diagram() returns: copy that here")
         described = nodes.literal_block(text, text, language="text")
         return [OnlyDrawn("", described, svg=draw_svg())]
 

@@ -14,7 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 
-from backjob.schema import build_table
+from backjob.storage.sql.schema import build_table
 
 _ENTRY = re.compile(r"(\w+): (.+)")
 

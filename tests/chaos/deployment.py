@@ -20,7 +20,7 @@ from support.relay import Relay
 from support.services import OwnServices, database_on
 
 import backjob
-from backjob.job import RECORD_VERSION
+from backjob.model.job import RECORD_VERSION
 from chaos.blueprint import LEASE, Blueprint
 from chaos.host import RELEASE, Freeze, Host
 from chaos.kinds import Kind
@@ -196,7 +196,7 @@ def _install(folder: Path, version: int) -> None:
     if not release.exists():
         package = Path(backjob.__file__).parent
         shutil.copytree(package, release / "backjob", ignore=shutil.ignore_patterns("__pycache__"))
-        job = release / "backjob" / "job.py"
+        job = release / "backjob" / "model" / "job.py"
         job.write_text(re.sub(r"(?m)^RECORD_VERSION = \d+$", f"RECORD_VERSION = {version}", job.read_text()))
     link = folder / f"{RELEASE}.new"
     link.symlink_to(release)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from backjob.decisions import TIMED_OUT
+from backjob.model.recovery import TIMED_OUT
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backjob import Status
-from backjob.decisions import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE, TIMED_OUT
+from backjob.model.recovery import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE, TIMED_OUT
 from chaos.host import Freeze
 from chaos.kinds import KINDS
 from chaos.load import Asked, Journal, find_steps_back

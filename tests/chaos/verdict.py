@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backjob import Status
-from backjob.decisions import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE
+from backjob.model.recovery import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE
 from chaos.host import Freeze
 from chaos.kinds import Kind
 from chaos.load import Asked, Journal

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backjob._socket import Answer
-from backjob.address import parse_connect
-from backjob.diagnosis import explain
 from backjob.errors import LaunchError
 from backjob.keyring import MONITOR, WORKER, Keyring
-from backjob.proofs import OUTCOMES, is_proof
+from backjob.model.address import parse_connect
+from backjob.transport.error_hints import explain
+from backjob.transport.protocol import OUTCOMES, is_proof
 
 from .mutations import mutate_bytes
 

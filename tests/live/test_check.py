@@ -40,7 +40,7 @@ from support.servers import (
 from support.uwsgi import uwsgi
 
 from backjob import Check
-from backjob.check import PATIENCE
+from backjob.checks.check import PATIENCE
 
 from .conftest import Serve
 

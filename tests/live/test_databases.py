@@ -13,7 +13,7 @@ from support.services import new_database
 
 from backjob import Status
 from backjob.keyring import Keyring, check_keys
-from backjob.sqlstore import SQLStore
+from backjob.storage.sql.store import SQLStore
 
 from .conftest import Serve
 

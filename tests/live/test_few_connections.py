@@ -15,7 +15,7 @@ from support.servers import Server, gunicorn
 from support.services import new_database
 
 from backjob import JobStatus, Status
-from backjob.sqlstore import SQLStore
+from backjob.storage.sql.store import SQLStore
 
 from .conftest import Serve
 

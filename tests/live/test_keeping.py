@@ -27,9 +27,9 @@ from support.records import read_rows
 from support.servers import GEVENT, GTHREAD, ONE_SYNC, SYNC, WAITRESS, Server, Setup, script
 
 from backjob import Status
-from backjob.decisions import PROCESS_GONE, REQUEST_GONE
-from backjob.job import NewJob
-from backjob.process import PROCESS
+from backjob.model.job import NewJob
+from backjob.model.recovery import PROCESS_GONE, REQUEST_GONE
+from backjob.runtime.process_identity import PROCESS
 
 from .conftest import Serve
 

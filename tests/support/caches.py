@@ -16,12 +16,12 @@ from typing import Any
 
 from dogpile.cache import CacheRegion, make_region
 
-from backjob.cache import CachedStore
-from backjob.cache_store import CacheStore
-from backjob.cells import Cells, open_cells
-from backjob.engine import Database
 from backjob.keyring import Keyring
-from backjob.schema import build_table
+from backjob.storage.cache.cached_store import CachedStore
+from backjob.storage.cache.entries import Cells, open_cells
+from backjob.storage.cache.store import CacheStore
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
 
 from . import needs, wait_until
 from .records import TABLE, Clock

@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from backjob.config import Config
-from backjob.engine import Database
-from backjob.job import Job
-from backjob.keeper import Keeper
 from backjob.keyring import Keyring
-from backjob.launcher import SelfRequest
-from backjob.limits import Limits
-from backjob.process import PROCESS, RESPONSE
-from backjob.sqlstore import SQLStore
-from backjob.vouching import Vouching
+from backjob.model.job import Job
+from backjob.runtime.process_identity import PROCESS, RESPONSE
+from backjob.scheduling.concurrency import Limits
+from backjob.scheduling.keeper import Keeper
+from backjob.scheduling.leases import Vouching
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.store import SQLStore
+from backjob.transport.launcher import SelfRequest
 
 from .records import Clock
 

@@ -15,11 +15,11 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule
 
-from backjob.engine import Database
-from backjob.job import RECORD_VERSION, Job, Move, Status
-from backjob.outcome import Outcome
-from backjob.process import RESPONSE
-from backjob.store import Store
+from backjob.model.job import RECORD_VERSION, Job, Move, Status
+from backjob.runtime.process_identity import RESPONSE
+from backjob.storage.sql.database import Database
+from backjob.storage.store import Store
+from backjob.worker.outcome import Outcome
 
 from .keepers import APP, KEY, LEASE, OTHER_APP, OTHER_KEY, Process, Run
 from .records import Clock, new_job, seal

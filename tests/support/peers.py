@@ -18,8 +18,8 @@ from pathlib import Path
 
 import trustme
 
-from backjob.address import Address
 from backjob.keyring import Keyring
+from backjob.model.address import Address
 
 Script = Callable[["Call"], None]
 

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from typing import Any
 
-from backjob.process import PROCESS
+from backjob.runtime.process_identity import PROCESS
 
-_NAME_ITSELF = "import sys; from backjob.process import *; print(name_process(), flush=True); sys.stdin.read()"
+_NAME_ITSELF = (
+    "import sys; from backjob.runtime.process_identity import *; print(name_process(), flush=True); sys.stdin.read()"
+)
 
 
 class Bearer:

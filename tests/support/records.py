@@ -15,11 +15,11 @@ import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import URL, make_url
 
-from backjob.engine import Database
-from backjob.job import Job, JobRequest, Move, NewJob, Status
-from backjob.schema import build_table
-from backjob.sqlstore import SQLStore
-from backjob.store import Store
+from backjob.model.job import Job, JobRequest, Move, NewJob, Status
+from backjob.storage.sql.database import Database
+from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.store import SQLStore
+from backjob.storage.store import Store
 from support import services
 
 SERVERS = ("postgresql", "mariadb", "mariadb-mysqlclient")

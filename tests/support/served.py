@@ -20,10 +20,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.util import setup_testing_defaults
 
 from backjob import BackJob, JobStatus
-from backjob.job import Job, JobRequest
-from backjob.jobs import Backend
+from backjob.client.jobs import Backend
 from backjob.keyring import WORKER, Token
 from backjob.middleware import TOKEN_KEY
+from backjob.model.job import Job, JobRequest
 
 from . import wait_until
 

@@ -8,7 +8,8 @@ import os
 from dogpile.cache import make_region
 from workshop import app
 
-from backjob import BackJob, cache
+import backjob.application
+from backjob import BackJob
 
 kind, url, options = json.loads(os.environ["WORKSHOP_CACHE"])
 if kind == "redis":
@@ -16,5 +17,5 @@ if kind == "redis":
 else:
     region = make_region().configure("dogpile.cache.pymemcache", arguments={"url": [url], "serde": None})
 
-cache.LONGEST_CALL = options.pop("longest_call", cache.LONGEST_CALL)
+backjob.application.CACHE_TIMEOUT = options.pop("longest_call", backjob.application.CACHE_TIMEOUT)
 application = BackJob(app, cache=region, **options)

@@ -1,0 +1,294 @@
+"""The rooms of one application, put together from its options: at first use, and anew in each child of a fork.
+
+Knows which class stands in which place, and nothing of what they do. Connects nothing by itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from .checks.check import Deployment
+from .client.backend import Backend
+from .client.security_log import RefusedTokens
+from .config import Config
+from .errors import ConfigError, KeyringError, StoreError
+from .keyring import KeyFile, Keyring, KeySource, check_keys
+from .runtime.background_thread import MOMENT, KeeperThread
+from .runtime.forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
+from .runtime.threads import is_native
+from .scheduling.concurrency import Limits
+from .scheduling.dispatcher import Dispatcher
+from .scheduling.keeper import Keeper
+from .scheduling.leases import Vouching
+from .scheduling.monitor import Monitor
+from .storage.cache.backends import check_region
+from .storage.cache.cached_store import CACHE_TIMEOUT, CachedStore
+from .storage.cache.entries import Cells, open_cells
+from .storage.cache.store import STORE_TIMEOUT, CacheStore
+from .storage.hooks import tell_of_writes
+from .storage.sql.database import Database
+from .storage.sql.engines import PATIENCE
+from .storage.sql.schema import build_table
+from .storage.sql.store import SQLStore
+from .storage.sql.wal import empty_wal
+from .storage.store import Store
+from .transport.launcher import SelfRequest
+
+log = logging.getLogger("backjob")
+
+_NOTHING_TO_KEEP = 1.0
+"""Seconds until the keeper looks again whether there can be any job."""
+_NOT_HERE = 3600.0
+_PATIENCE_AT_END = 0.5
+"""Seconds for which the end of a process waits for readers of an SQLite file, whose WAL it empties."""
+_LOOK_FOR_CHILDREN = 2.0
+"""Seconds until a parent that serves no requests looks again whether it still has children."""
+
+WSGIApp = Callable[..., Iterable[bytes]]
+
+
+class Assembly:
+    """What an application is made of. ``name`` tells it from others that share its jobs. Raises ConfigError."""
+
+    serves: bool
+    """Has a request come to this process?"""
+
+    def __init__(self, app: WSGIApp, config: Config, name: str) -> None:
+        self._app = app
+        self._config = config
+        self._name = name
+        self._begin()
+        self._keys = _find_keys(config, self._database)
+        if self._cells is not None and self._database is None:
+            _warn_of_loss(self._cells)
+        call_in_child(self._begin_anew)
+        call_after_fork(self._go_on)
+        leave = weakref.WeakMethod(self._leave)
+        atexit.register(lambda: (method := leave()) and method())
+        if config.has_keeper:
+            self._keeper_thread.start(MOMENT)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._database = _make_database(self._config)
+        self._cells = _make_cells(self._config)
+        self._backend: Backend | None = None
+        self.refused_tokens = RefusedTokens()
+        self.serves = self._is_paused = False
+        # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
+        # One call of it lasts no longer than there is from one renewal to the next.
+        patience = min(self._config.lease / 3, PATIENCE)
+        self._keeper_database = self._database and self._database.make_twin(patience)
+        self._idle = self._database.find_idle(self._config.lease / 6) if self._database is not None else None
+        self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
+        # After those of the databases, so that it comes before them: they close what is not in use.
+        call_before_fork(self._pause)
+
+    def _begin_anew(self) -> None:
+        """In a child its parent's threads are not there, and the locks are to be made after gevent's patches.
+
+        The child of a process that serves requests is its tool, and not one more server, until a request comes to it.
+        """
+        was_keeping = self._is_paused or self._keeper_thread.is_running
+        is_server = self._config.has_keeper and was_keeping and not self.serves
+        self._begin()
+        if is_server:
+            self._keeper_thread.start(MOMENT)
+
+    def _pause(self) -> None:
+        """Before a fork: let nothing be under way. A parent that serves no requests leaves the jobs to its children."""
+        self._is_paused = self._is_paused or self._keeper_thread.is_running
+        self._keeper_thread.stop()
+        if self._backend is not None and not self.serves:
+            self._backend.dispatcher.pause()
+
+    def _go_on(self) -> None:
+        """After a fork, in the parent."""
+        if self._is_paused:
+            self._keeper_thread.start(0.0 if self.serves else _LOOK_FOR_CHILDREN)
+        if self.serves:
+            self._resume()
+
+    def _resume(self) -> None:
+        """This process serves, or has no children to do so: it keeps and launches jobs again."""
+        self._is_paused = False
+        if self._backend is not None:
+            self._backend.dispatcher.resume()
+
+    def _leave(self) -> None:
+        """The process ends in an orderly way."""
+        self._keeper_thread.stop()
+        self.refused_tokens.report(is_last=True)
+        if self._backend is not None:
+            self._backend.keeper.leave()
+            self._empty_wal()
+
+    def _empty_wal(self) -> None:
+        if self._database is not None:
+            empty_wal(self._database, _PATIENCE_AT_END, is_last=True)
+
+    def note_request(self) -> None:
+        """The first request has come, of any kind: this process serves."""
+        notice_fork()
+        self.serves = True
+        self._resume()
+        if self._config.has_keeper:  # at once: a server may end this process after a few requests
+            self._keeper_thread.start()
+
+    def get_backend(self) -> Backend:
+        """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
+        notice_fork()
+        if self._backend is None:
+            with self._lock:
+                self._backend = self._backend or self._make_backend()
+        return self._backend
+
+    def note_job_request(self) -> None:
+        """A request of a job has come: this process serves, and has something to vouch for."""
+        if not self._config.is_inline:
+            self._keeper_thread.start()
+
+    def _keep(self) -> float:
+        """Take a step of the keeper, and return the seconds until the next. Without a file there is no job to keep."""
+        uwsgi = sys.modules.get("uwsgi")
+        if uwsgi is not None and not uwsgi.worker_id():
+            return _NOT_HERE
+        if self._is_paused:
+            # A server's master always has children. One whose children are all gone had forked for another purpose.
+            if has_children():
+                return _LOOK_FOR_CHILDREN
+            self._resume()
+        self.refused_tokens.report()
+        try:
+            if self._keeper_database is not None and self._keeper_database.file is not None:
+                self._keys.restore()
+                self._keeper_database.reopen_replaced_file()
+                if not self._keeper_database.file.exists():
+                    return _NOTHING_TO_KEEP
+            backend = self.get_backend()
+            if self.serves:
+                backend.limits.note_serving()
+            pause = backend.keeper.step()
+            if self._keeper_database is not None:
+                empty_wal(self._keeper_database)
+            if self._idle is not None and is_native():
+                self._idle.give_back()
+            return min(pause, _NOTHING_TO_KEEP) if self._keeper_database and self._keeper_database.file else pause
+        except StoreError as error:
+            log.warning("The SQLite file can't be opened anew yet: %s", error)
+            return _NOTHING_TO_KEEP
+        except KeyringError as error:
+            log.error("Nobody looks after the jobs in this process: %s", error)
+            return _NOT_HERE
+
+    def _end_keeping(self) -> None:
+        if self._keeper_database is not None:
+            self._keeper_database.dispose()
+
+    @property
+    def deployment(self) -> Deployment:
+        """The same, as a check asks it."""
+        database = self._database
+        place = database.place if database is not None else "none but the cache"
+        file = database.file if database is not None else None
+        return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
+
+    @property
+    def missing_files(self) -> list[str]:
+        """Those that the first use would make."""
+        files = (self._database.file if self._database is not None else None, self._keys.file)
+        return [str(file) for file in files if file is not None and not os.path.exists(file)]
+
+    def create_table(self) -> None:
+        """Make the job table now, whatever the option says. Raises StoreError, or ConfigError where there is none."""
+        if self._database is None:
+            raise ConfigError("database=None: the jobs are in the cache alone, and there is no table to make")
+        self._database.create_table()
+
+    def close(self) -> None:
+        """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
+        self.serves = self._is_paused = False
+        self._keeper_thread.stop()
+        self.refused_tokens.report(is_last=True)
+        with self._lock:
+            backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.dispatcher.pause()
+            backend.keeper.leave()
+            self._empty_wal()
+        for connections in (self._database, self._keeper_database, self._cells):
+            if connections is not None:
+                connections.dispose()
+
+    def _make_backend(self) -> Backend:
+        config = self._config
+        keyring = Keyring(self._keys.read(), lambda: bare_store.place)
+        bare_store = self._make_store(keyring)
+        store = tell_of_writes(bare_store, config)
+        keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else bare_store
+        keeper_store = tell_of_writes(keeper_store, config, apart=True)  # leases are not to wait for a hook
+        self_request = SelfRequest(config, keyring, self._name, bare_store.time_at_hand)
+        vouching = Vouching()
+        monitor = Monitor(config, keyring, store, self_request, vouching)
+        limits = Limits(config, store, monitor.owner)
+        dispatcher = Dispatcher(config, keyring, store, limits, monitor)
+        keeper = Keeper(config, keyring, keeper_store, self_request, vouching, limits, dispatcher.start_looking)
+        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, vouching, keeper)
+
+    def _make_store(self, keyring: Keyring) -> Store:
+        config = self._config
+        if self._cells is None:
+            return SQLStore(cast(Database, self._database))  # Config wants one of the two
+        if self._database is not None:
+            return CachedStore(self._database, self._cells, keyring, config.cache_prefix)
+        keep_completed, keep_ended = config.backlog_days * 86400, config.all_backlog_days * 86400
+        prefix = f"{config.cache_prefix}{config.table_name}-"
+        return CacheStore(self._cells, prefix, keep_completed=keep_completed, keep_ended=keep_ended)
+
+
+def _make_database(config: Config) -> Database | None:
+    if config.database is None:
+        return None
+    return Database(config.database, build_table(config.table_name), config.create_table)
+
+
+def _make_cells(config: Config) -> Cells | None:
+    if config.cache is None:
+        return None
+    check_region(config.cache, is_alone=config.database is None)
+    return open_cells(config.cache, STORE_TIMEOUT if config.database is None else CACHE_TIMEOUT)
+
+
+def _warn_of_loss(cells: Cells) -> None:
+    """Say what a cache alone can't promise."""
+    if cells.is_shared:
+        where, loss = "the cache", "What it drops, or loses in a restart, is gone."
+    elif cells.is_file:
+        where, loss = "a file of this host", "It is for one process at a time: what decides is a lock of the process."
+    else:
+        where = "the memory of this process"
+        loss = "That is fine for a server with one process; of several, each knows its own jobs only."
+    what = f"database=None: jobs are kept in {where} alone ({cells.backend_name})"
+    log.warning("%s. %s See docs/caching.md", what, loss)
+
+
+def _find_keys(config: Config, database: Database | None) -> KeySource:
+    """Where the keys come from. Raises ConfigError when there is no such place; a key file is read at first use."""
+    if config.key is not None:
+        keys = check_keys(config.key, "key")
+        return KeySource("key=", lambda: keys)
+    if os.environ.get("BACKJOB_KEY"):
+        keys = check_keys(os.environ["BACKJOB_KEY"].split(), "$BACKJOB_KEY")
+        return KeySource("$BACKJOB_KEY", lambda: keys)
+    if database is None or database.file is None:
+        raise ConfigError("key must be set (or $BACKJOB_KEY): a key file is kept beside an SQLite file only")
+    path = database.file.with_name(database.file.name + ".key")
+    key_file = KeyFile(path)
+    return KeySource(f"key file {path}", key_file.read, path, key_file.restore)

@@ -1,0 +1,1 @@
+"""Which job runs when: limits, queue, launches and their monitors, leases, the keeper."""

@@ -1,0 +1,209 @@
+"""How many jobs may run at once: in the whole deployment, in this process, and in each scope.
+
+Counts what runs in this process, knows which processes there are, and makes ``max_running="auto"`` of that. That the
+whole deployment keeps to it is the store's, by the claim. Knows no threads of its own and launches nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backjob.config import Config
+from backjob.errors import Refused, StoreError
+from backjob.runtime.process_identity import is_dead
+from backjob.runtime.server_info import look_at_server
+from backjob.storage.store import Store
+
+log = logging.getLogger("backjob")
+
+UNKNOWN = 4
+"""Jobs that run at once for each process of which it is not known how many requests it takes."""
+MOST_PLACES = 32
+"""Jobs that one process launches and watches at once, whatever may run."""
+
+
+def share_slots(processes: Sequence[int | None]) -> int:
+    """How many jobs run at once, so that people have as many slots. For each process its slots; None: not known."""
+    known = [slots for slots in processes if slots is not None]
+    return max(1, sum(known) // 2 + UNKNOWN * (len(processes) - len(known)))
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where no more jobs may run just now."""
+
+    is_full: bool = False
+    """Nowhere in the deployment."""
+    full_scopes: frozenset[str] = frozenset()
+
+
+def find_room(running: Mapping[str, int], max_running: int, of_scope: Callable[[str], int]) -> Room:
+    """What is full, when so many jobs run in each scope. Limits of 0 are none."""
+    full = frozenset(scope for scope, count in running.items() if 0 < of_scope(scope) <= count)
+    return Room(0 < max_running <= sum(running.values()), full)
+
+
+class Limits:
+    """The limits of one application, as they are in this process. ``name`` is the process's own."""
+
+    def __init__(self, config: Config, store: Store, name: str) -> None:
+        self._config = config
+        self._store = store
+        self.name = name
+        self._lock = threading.Lock()
+        self._running = 0
+        self._is_server = False
+        self._is_uncounted = False
+        """The last renewal for a request failed, which was logged."""
+        self._keeps_version = False
+        self._slots: int | None = None
+        self._strays: tuple[int, ...] = ()
+        self._auto = UNKNOWN
+        self._renew_at = self._renew_version_at = 0.0  # in time.monotonic()
+
+    @property
+    def max_running(self) -> int:
+        """Jobs in the whole deployment, as far as it is known by now; 0: no limit."""
+        limit = self._config.max_running
+        return limit if isinstance(limit, int) else self._auto
+
+    def of_scope(self, scope: str) -> int:
+        """Jobs in this scope; 0: no limit."""
+        limits = self._config.max_running_per_scope
+        if isinstance(limits, Mapping):
+            return limits.get(scope, 0)
+        return limits if scope else 0
+
+    @property
+    def per_process(self) -> int:
+        """Jobs whose code may run at once in this process; 0: no limit.
+
+        Without ``max_running_per_process``, that is the number in ``max_running``, because code that goes on after its
+        job has ended still holds a thread. With "auto" it is half of the process's slots, because a server sends
+        requests to a process even if jobs occupy all of its threads.
+        """
+        if self._config.max_running_per_process:
+            return self._config.max_running_per_process
+        of_all = self._config.max_running
+        return of_all if isinstance(of_all, int) else share_slots([self._slots])
+
+    @property
+    def places(self) -> int:
+        """Jobs that this process launches and watches at once: more would not run."""
+        return min(filter(None, (self.max_running, self._config.max_running_per_process, MOST_PLACES)))
+
+    def find_room(self) -> Room:
+        """What is full now. Raises StoreError."""
+        if not self.max_running and not self._config.max_running_per_scope:
+            return Room()
+        return find_room(self._store.count_running(), self.max_running, self.of_scope)
+
+    def enter(self) -> bool:
+        """A job wants to run in this process: may it? Then leave() is to be called once it does no more."""
+        with self._lock:
+            if not self.has_room_here:
+                return False
+            self._running += 1
+            return True
+
+    @property
+    def has_room_here(self) -> bool:
+        """May one more job run in this process?"""
+        return not 0 < self.per_process <= self._running
+
+    def leave(self) -> None:
+        """A job does not run in this process (any more)."""
+        with self._lock:
+            self._running -= 1
+
+    def note_process(self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None) -> None:
+        """A request is served here: this process counts from now on, and again before the others forget it.
+
+        Raises nothing: what can't be told to the others now is told later.
+        """
+        if not self._is_server and environ is not None:
+            self._slots = look_at_server(environ, start_response).threads_each
+            self._auto = share_slots([self._slots])
+            self._is_server = True
+            self._renew_at = 0.0
+        if time.monotonic() < self._renew_at:
+            return
+        try:
+            self.renew()
+            self._is_uncounted = False
+        except StoreError as error:
+            if not self._is_uncounted:
+                log.warning("This process is not counted for max_running yet: %s", error)
+            self._is_uncounted = True
+
+    def renew(self, store: Store | None = None) -> None:
+        """Tell the others that this process is there, and look who else is. To be called each third of a lease.
+
+        ``store``: another one than that of the requests. Raises StoreError.
+        """
+        store = store or self._store
+        self._renew_at = time.monotonic() + self._config.lease / 3
+        if self._is_server:
+            store.register(self.name, self._free_slots, self._config.lease, self._config.app_version or "")
+        elif self._keeps_version:
+            store.register(self.name, 0, self._config.lease, self._config.app_version or "")
+        slots = store.read_slots()
+        for name in filter(is_dead, tuple(slots)):
+            with contextlib.suppress(Refused):
+                store.unregister(name)
+            del slots[name]
+        # A process without slots is there for its version of the app only, or all of its slots are lost.
+        self._auto = share_slots([each for each in slots.values() if each != 0] or [self._free_slots])
+
+    def note_serving(self) -> None:
+        """Count the version of this process as alive from the next renewal on: it serves requests, even if none of
+        them is a job's."""
+        self._keeps_version = self._config.app_version is not None
+
+    def note_recorder(
+        self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None
+    ) -> None:
+        """Before a job is recorded here: register this process if jobs run in it, and report its version of the app, so
+        that no process of another version takes the job before one of this version can. Raises StoreError."""
+        # With connect= the jobs may run elsewhere: the processes that serve them register themselves.
+        self.note_process(environ if self._config.connect is None else None, start_response)
+        if self._config.app_version and time.monotonic() >= self._renew_version_at:
+            self._renew_version_at = time.monotonic() + self._config.lease / 3
+            slots = self._free_slots if self._is_server else 0
+            self._store.register(self.name, slots, self._config.lease, self._config.app_version or "")
+
+    @property
+    def _free_slots(self) -> int | None:
+        """Those that jobs and people share."""
+        return self._slots and max(self._slots - len(self._strays), 0)
+
+    def note_strays(self, job_ids: Iterable[int], store: Store) -> None:
+        """The code of these jobs goes on here though they have ended: their slots are lost. Raises StoreError."""
+        before, lost_before = self._strays, self.lost_slots
+        self._strays = tuple(sorted(job_ids))
+        if self.lost_slots and not lost_before:
+            log.warning("%s", self.lost_slots)
+        if len(self._strays) != len(before):
+            self.renew(store)
+
+    @property
+    def lost_slots(self) -> str:
+        """Say so where half of this process's slots for jobs, or more, are lost. Else an empty text."""
+        slots = min(filter(None, (self.per_process, self._slots)), default=0)
+        if not slots or 2 * len(self._strays) < slots:
+            return ""
+        named = ", ".join(map(str, self._strays[:MOST_PLACES]))
+        count = min(len(self._strays), slots)
+        return f"{count} of {slots} slots for jobs are held by code that goes on after its job ended: {named}"
+
+    def withdraw(self, store: Store | None = None) -> None:
+        """This process ends: it counts no more. Raises StoreError."""
+        if self._is_server or self._config.app_version:
+            self._is_server = self._keeps_version = False
+            (store or self._store).unregister(self.name)

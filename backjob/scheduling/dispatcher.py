@@ -1,0 +1,273 @@
+"""What this process launches, and when: a bounded number of places, the threads that fill them, the rows that wait.
+
+A job has a place from before its launch until its connection has ended. Of these only a few may wait for a slot of the
+server at once, for people's requests stand in the same queue. All other jobs are rows and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from backjob.config import Config
+from backjob.errors import Refused, StoreError, TimedOut
+from backjob.keyring import Keyring
+from backjob.model.job import Job
+from backjob.runtime.backoff import backoff
+from backjob.runtime.server_info import threads_outlive_requests
+from backjob.storage.store import Store
+
+from .concurrency import Limits
+from .monitor import Monitor, Verdict
+from .queue import LOOK_EVERY, WaitingRows
+
+log = logging.getLogger("backjob")
+
+UNCLAIMED = 2
+"""Worker requests of one process that may wait for a slot at once."""
+LEFT_UNCLAIMED = 4
+"""The same in the whole deployment, where nobody watches."""
+_LONGEST_AWAY = 10.0
+"""Seconds of the pause between two tries while the database is away: where nobody keeps, nothing else ends it."""
+_PATIENCE_IN_REQUEST = 5.0
+"""Seconds for which a monitor in a request waits until its job has a slot. It may hold the only one itself."""
+_NEVER = float("inf")
+
+
+class Dispatcher:
+    """Fills the places of this process with jobs that are handed over, or that wait as rows."""
+
+    def __init__(self, config: Config, keyring: Keyring, store: Store, limits: Limits, monitor: Monitor) -> None:
+        self._config = config
+        self._store = store
+        self._limits = limits
+        self._monitor = monitor
+        self._rows = WaitingRows(config, keyring, store, limits, monitor)
+        self._changed = threading.Condition()
+        self._handed: deque[Job] = deque()
+        self._claims: dict[int, Callable[[], None]] = {}
+        self._is_paused = False
+        self._threads = 0
+        self._taken = 0  # places
+        self._unclaimed = 0  # of them, those whose request waits for a slot
+        self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
+        self._away_since: float | None = None  # the database, in time.monotonic()
+
+    def pause(self) -> None:
+        """Launch nothing until resume(), and wait a moment for threads that are about to end.
+
+        Jobs that were launched are watched to their end.
+        """
+        with self._changed:
+            self._is_paused = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._threads, timeout=1.0)
+
+    def resume(self) -> None:
+        """End a pause: launch what was handed over or is due. Without a pause it does nothing."""
+        with self._changed:
+            if self._is_paused:
+                self._is_paused = False
+                self._look_at = time.monotonic()
+                self._wake()
+
+    def choose_way(self, environ: Mapping[str, Any]) -> str:
+        """Where a monitor waits on this server: "thread", "request" or "leave"."""
+        if self._config.monitor != "auto":
+            return self._config.monitor
+        return "thread" if threads_outlive_requests(environ) else "leave"
+
+    def accept(self, job: Job, nonce: str, way: str, has_threads: bool) -> Callable[[], None] | None:
+        """Take over what start() holds. None when it holds it no more: this launch was taken over before.
+
+        Else what is to be done once the answer is out: until then the job would only be in the way of it.
+        """
+        if way == "thread":
+            # Nobody overtakes the rows that wait.
+            has_place = job.due_in <= 0 and not self._rows.are_there and self._take_place()
+        elif job.due_in > 0:
+            has_place = not has_threads  # who else would wait for its time?
+        else:
+            has_place = way == "request" or self._store.count_launched() < LEFT_UNCLAIMED
+        holder = self._monitor.owner if has_place else None
+        is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease)
+        if not is_taken:
+            if has_place and way == "thread":
+                self._leave_queue()
+                self._give_place_back()
+            return None
+        if not has_place:
+            if job.due_in <= 0:
+                self._rows.note_left()
+            return functools.partial(self.look_after, job.due_in) if has_threads else _nothing
+        if way == "thread":
+            return functools.partial(self._hand_over, job)
+        return functools.partial(self._run_here, job.id, way, has_threads)
+
+    def _hand_over(self, job: Job) -> None:
+        with self._changed:
+            self._handed.append(job)
+            self._wake()
+
+    def _run_here(self, job_id: int, way: str, has_threads: bool) -> None:
+        """In this very request: wait for the job's time, launch it, and watch it ("request") or leave ("leave")."""
+
+        def wait_for_time() -> Job | None:
+            job = self._store.get(job_id)
+            if job is not None and job.due_in > 0 and job.held_by == self._monitor.owner:
+                threading.Event().wait(job.due_in)
+                job = self._store.get(job_id)
+            return job if job is not None and job.held_by == self._monitor.owner else None
+
+        self._run_in_request(wait_for_time, way, has_threads)
+
+    def take_up_here(self, way: str, has_threads: bool) -> None:
+        """Where threads need not look for the rows that wait: launch the next one, now that there is room."""
+        self._run_in_request(self._rows.take, way, has_threads)
+
+    def _run_in_request(self, find: Callable[[], Job | None], way: str, has_threads: bool) -> None:
+        try:
+            job = find()
+            if job is not None:
+                run = functools.partial(self._monitor.run, on_claim=_nothing, patience=_PATIENCE_IN_REQUEST)
+                verdict = run(job) if way == "request" else self._monitor.leave(job)
+                wait = self._rows.note_verdict(job, verdict)
+                if verdict is Verdict.FULL and has_threads:
+                    self.look_after(wait)
+        except StoreError as error:
+            log.warning("Jobs wait for their database: %s", error)
+
+    def start_looking(self) -> None:
+        """Look for rows that wait from now on, if nobody here does, or if that waits for a database: it is there."""
+        if not self._threads or self._away_since is not None:
+            self.look_after(0)
+
+    def look_after(self, seconds: float) -> None:
+        """Look for rows that wait so many seconds from now, or later as soon as there is a place."""
+        with self._changed:
+            self._look_at = min(self._look_at, time.monotonic() + max(seconds, 0))
+            self._wake()
+
+    def note_claim(self, job_id: int) -> None:
+        """This job has its slot in this process: the next one may queue for one."""
+        leave_queue = self._claims.get(job_id)
+        if leave_queue:
+            leave_queue()
+
+    def _take_place(self) -> bool:
+        with self._changed:
+            is_free = self._has_room()
+            if is_free:
+                self._taken += 1
+                self._unclaimed += 1
+            return is_free
+
+    def _has_room(self) -> bool:
+        return self._taken < self._limits.places and self._unclaimed < UNCLAIMED
+
+    def _give_place_back(self) -> None:
+        with self._changed:
+            self._taken -= 1
+            self._changed.notify()
+
+    def _leave_queue(self) -> None:
+        with self._changed:
+            self._unclaimed -= 1
+            self._changed.notify()
+
+    def _wake(self) -> None:
+        """With the lock held: see that there is a thread for each place that is taken, and one to look for rows."""
+        self._changed.notify()
+        if not self._is_paused and self._threads < min(self._limits.places, self._taken + (self._look_at < _NEVER)):
+            try:
+                threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
+                self._threads += 1
+            except RuntimeError as error:  # the job stays where it is, for the next one who comes by here
+                log.warning("Jobs wait, there is no thread for them: %s", error)
+
+    def _work(self) -> None:
+        try:
+            while not self._is_paused:
+                job = self._next()
+                leave_queue = _once(self._leave_queue)
+                try:
+                    job = job or self._look()
+                    if job is not None:
+                        self._run(job, leave_queue)
+                except (Refused, TimedOut) as error:  # of this job alone; the others go on
+                    log.error("A waiting job can't be written: %s", error)
+                    self.look_after(LOOK_EVERY)
+                except StoreError as error:
+                    self.look_after(self._note_away(error))
+                finally:
+                    leave_queue()
+                    self._give_place_back()
+        finally:
+            with self._changed:
+                self._threads -= 1
+                self._changed.notify_all()
+
+    def _next(self) -> Job | None:
+        """Wait for a job that is handed over, or (None) for the time to look for one. Its place is taken either way."""
+        with self._changed:
+            while not self._handed:
+                wait = self._look_at - time.monotonic()
+                if not self._has_room():
+                    wait = _NEVER
+                if wait <= 0 or self._is_paused:
+                    self._look_at = _NEVER
+                    self._taken += 1
+                    self._unclaimed += 1
+                    return None
+                self._changed.wait(wait if wait < _NEVER else None)
+            return self._handed.popleft()
+
+    def _look(self) -> Job | None:
+        """The next row that is due and may run, held by this process now."""
+        if self._is_paused:
+            return None
+        look = self._rows.look()
+        if self._away_since is not None:
+            self._away_since = None
+            log.info("The database of the jobs is back")
+        self.look_after(look.next_in)
+        return look.job
+
+    def _note_away(self, error: StoreError) -> float:
+        """The database can't be reached: seconds until it is tried again, more the longer it is away."""
+        with self._changed:
+            now, since = time.monotonic(), self._away_since
+            self._away_since = now if since is None else since
+        if since is None:
+            log.warning("Jobs wait for their database: %s", error)
+            since = now
+        return backoff(min(now - since, _LONGEST_AWAY))
+
+    def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:
+        self._claims[job.id] = leave_queue
+        try:
+            verdict = self._monitor.run(job, leave_queue)
+        finally:
+            self._claims.pop(job.id, None)
+        self.look_after(self._rows.note_verdict(job, verdict))
+
+
+def _once(call: Callable[[], None]) -> Callable[[], None]:
+    """The call, made at most once, from whichever thread comes first."""
+    calls = [call]
+
+    def call_once() -> None:
+        with contextlib.suppress(IndexError):
+            calls.pop()()
+
+    return call_once
+
+
+def _nothing() -> None:
+    pass

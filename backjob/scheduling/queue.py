@@ -1,0 +1,115 @@
+"""The jobs that wait as rows: which of them this process launches next, and when it looks for one again.
+
+Knows the limits and the apps that are away. Launches nothing, and has no thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import NamedTuple
+
+from backjob.config import Config
+from backjob.keyring import Keyring
+from backjob.model.job import Job
+from backjob.runtime.backoff import between
+from backjob.storage.store import Store
+
+from .concurrency import Limits, Room
+from .monitor import Monitor, Verdict
+
+SHORTEST_WAIT = 0.2
+LOOK_EVERY = 1.0
+"""Seconds between two looks at most: rows may wait that nobody told this process of, or for others to end."""
+_ABSENCE = 10.0
+"""Seconds until another app is asked for again that did not answer."""
+
+
+class Look(NamedTuple):
+    """What a look at the rows has found: a job that this process holds now, and in how many seconds to look again."""
+
+    job: Job | None
+    next_in: float
+
+
+class WaitingRows:
+    """The rows that wait, for one process."""
+
+    def __init__(self, config: Config, keyring: Keyring, store: Store, limits: Limits, monitor: Monitor) -> None:
+        self._config = config
+        self._keyring = keyring
+        self._store = store
+        self._limits = limits
+        self._monitor = monitor
+        self._absent: dict[str, float] = {}  # until when the jobs of an app are left alone, in time.monotonic()
+        self._left = 0  # jobs left behind as rows since a look has found none that is due
+        self._wait = SHORTEST_WAIT
+
+    @property
+    def are_there(self) -> bool:
+        """Do rows wait, as far as is known here, that are due and have no place or are too many? They go first."""
+        return self._left > 0
+
+    def note_left(self) -> None:
+        """A job that is due is a row now."""
+        self._left += 1
+
+    def take(self) -> Job | None:
+        """The first row that is due and may run now: this process holds it from now on. Raises StoreError."""
+        return self._take(self._limits.find_room())
+
+    def look(self) -> Look:
+        """The same, and when to look again."""
+        left, room = self._left, self._limits.find_room()
+        job = self._take(room)
+        if job is not None:
+            self._wait = SHORTEST_WAIT
+            return Look(job, 0)
+        seconds = self._seconds_to_next(())
+        if seconds > 0:
+            if self._left == left:
+                self._left = 0
+            return Look(None, max(seconds, SHORTEST_WAIT))
+        if not room.is_full and not room.full_scopes:
+            return Look(None, SHORTEST_WAIT)  # others were quicker
+        self._left = max(self._left, 1)
+        wait = self.wait_for_room()
+        if not room.is_full:
+            wait = min(wait, max(self._seconds_to_next(room.full_scopes), SHORTEST_WAIT))
+        return Look(None, wait)
+
+    def wait_for_room(self) -> float:
+        """Seconds until the next look, as long as it is full: longer each time. Who ends here is noticed at once."""
+        wait = self._wait
+        self._wait = min(wait * 1.5, LOOK_EVERY)
+        return wait * between(0.75, 1.0)
+
+    def note_verdict(self, job: Job, verdict: Verdict) -> float:
+        """A launch from here has ended: in how many seconds to look for the next row."""
+        if verdict is Verdict.AWAY:
+            self._absent[job.app_id] = time.monotonic() + _ABSENCE * between(0.5, 1.5)
+        if verdict is Verdict.FULL:
+            self.note_left()
+            return self.wait_for_room()
+        if verdict is not Verdict.ENDED:
+            return SHORTEST_WAIT
+        self._wait = SHORTEST_WAIT
+        return 0.0 if self.are_there else LOOK_EVERY
+
+    def _take(self, room: Room) -> Job | None:
+        if room.is_full:
+            return None
+        holder, lease = self._monitor.owner, self._config.lease
+        absent, version = self._list_absent(), self._config.app_version or ""
+        return self._store.take_due(self._keyring.key_ids, holder, lease, absent, room.full_scopes, version)
+
+    def _seconds_to_next(self, full_scopes: Collection[str]) -> float:
+        absent, longest = self._list_absent(), LOOK_EVERY * between(0.75, 1.25)
+        key_ids, version = self._keyring.key_ids, self._config.app_version or ""
+        next_due = self._store.seconds_to_next(key_ids, absent, full_scopes, longest, version)
+        return longest if next_due is None else min(next_due, longest)
+
+    def _list_absent(self) -> list[str]:
+        """The apps whose jobs are not asked for now: there may be many, and each would be tried and given back."""
+        now = time.monotonic()
+        return [app_id for app_id, until in tuple(self._absent.items()) if until > now]

@@ -1,0 +1,1 @@
+"""The store on a database, by SQLAlchemy Core, and all that differs between databases."""

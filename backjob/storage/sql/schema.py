@@ -1,0 +1,173 @@
+"""The job table: its columns, its named constraints and its version. Built for any table name.
+
+Knows the statuses and SQLAlchemy. It says what may stand in a row; what may change in it is the store's.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    types,
+)
+from sqlalchemy.dialects import mysql
+
+from backjob.model.job import FINAL, LIVE, MOST_REASON, Status
+
+VERSION = 4
+"""Version of the tables, raised by each change of them.
+
+Processes of several versions may share the tables during a deploy, and an older one inserts rows without the columns
+that it does not know: each new column is nullable or has a server default.
+"""
+
+
+_MYSQL = ("mysql", "mariadb")
+_PROCESSES = "_process"
+DEPLOYMENT = "deployment"
+"""Name of the row in the table of processes whose ``app_version`` is the random id of this deployment. Sealed requests
+in the job table are bound to it. It is stored there because that table exists everywhere."""
+# Whatever the defaults of the server and of its databases are.
+_OPTIONS: dict[str, Any] = {f"{name}_engine": "InnoDB" for name in _MYSQL}
+_OPTIONS |= {f"{name}_charset": "utf8mb4" for name in _MYSQL}
+
+
+class UtcDateTime(types.TypeDecorator[datetime]):
+    """Aware UTC datetimes, kept without a zone, so that every database compares and shows them alike."""
+
+    # MySQL and MariaDB would keep whole seconds.
+    impl = DateTime().with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(timezone.utc).replace(tzinfo=None) if value is not None else None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=timezone.utc) if value is not None else None
+
+
+class ExactString(types.TypeDecorator[str]):
+    """Text that equals itself alone: to MySQL and MariaDB "a", "A", "á" and "a " are the same, unless they are told."""
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
+        if dialect.name not in _MYSQL:
+            return self.impl_instance
+        collation = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+        exact = mysql.VARCHAR(self.impl_instance.length, charset="utf8mb4", collation=collation)  # type: ignore[attr-defined]
+        return dialect.type_descriptor(exact)
+
+
+def build_table(name: str) -> Table:
+    """The job table under this name, and that of the processes, in a MetaData of their own."""
+
+    def named(kind: str, what: str) -> str:
+        return f"{kind}_{name}_{what}"
+
+    live, final, undone = _numbers(LIVE), _numbers(FINAL), _numbers(FINAL - {Status.COMPLETED})
+    table = Table(
+        name,
+        MetaData(),
+        # SQLite counts on only in an INTEGER; AUTOINCREMENT there, so that a pruned job's id is never given again.
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("uid", ExactString(32), nullable=False),
+        Column("status", SmallInteger, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        Column("retries", Integer, nullable=False),
+        Column("progress", SmallInteger, nullable=False),
+        # How many signs the attempt has given: one that comes late must not be made any more.
+        Column("signs", Integer, nullable=False),
+        # MySQL's TEXT ends at 64 kB.
+        Column("status_text", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
+        # Of fixed length, so that MySQL takes a default: a process of an older version inserts without them.
+        Column("error", String(MOST_REASON), nullable=False, server_default=""),
+        Column("location", String(MOST_REASON), nullable=False, server_default=""),
+        Column("scope", ExactString(255), nullable=False),
+        # In clear for people's eyes only: what runs is what is sealed.
+        Column("method", String(64), nullable=False),
+        Column("path", String(255), nullable=False),
+        Column("key_id", ExactString(16), nullable=False),
+        Column("app_id", ExactString(16), nullable=False),
+        # Which version of the app runs it, and which version of BackJob's records it is: see job.RECORD_VERSION.
+        Column("app_version", ExactString(64), nullable=False, server_default=""),
+        Column("record_version", SmallInteger, nullable=False, server_default="1"),
+        Column("anonymous", Boolean(create_constraint=False), nullable=False),
+        Column("sealed", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)),
+        Column("unique_key", ExactString(64)),
+        Column("priority", Integer, nullable=False),
+        Column("error_timeout", Double, nullable=False),
+        Column("created_at", UtcDateTime, nullable=False),
+        Column("due_at", UtcDateTime, nullable=False),
+        Column("started_at", UtcDateTime),
+        Column("updated_at", UtcDateTime, nullable=False),
+        Column("ended_at", UtcDateTime),
+        Column("held_by", ExactString(64)),
+        Column("held_until", UtcDateTime),
+        Column("lease_by", ExactString(64)),
+        Column("lease_until", UtcDateTime),
+        Column("launch_failed_at", UtcDateTime),
+        Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
+        Column("past", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
+        UniqueConstraint("uid", name=named("uq", "uid")),
+        UniqueConstraint("unique_key", name=named("uq", "unique_key")),
+        CheckConstraint(
+            f"(status IN ({live}) AND ended_at IS NULL) OR (status IN ({final}) AND ended_at IS NOT NULL)",
+            name=named("ck", "status_ended_at"),
+        ),
+        CheckConstraint(
+            f"status <> {int(Status.INPROGRESS)} OR started_at IS NOT NULL", name=named("ck", "status_started_at")
+        ),
+        CheckConstraint(
+            f"status IN ({live}) OR (unique_key IS NULL AND (sealed IS NULL OR (anonymous AND status IN ({undone}))))",
+            name=named("ck", "status_wiped"),
+        ),
+        CheckConstraint("progress BETWEEN 0 AND 100", name=named("ck", "progress")),
+        CheckConstraint("attempt >= 1 AND retries >= 0", name=named("ck", "attempt")),
+        # By which what is old is found.
+        Index(named("ix", "ended"), "status", "ended_at"),
+        sqlite_autoincrement=True,
+        **_OPTIONS,
+    )
+    Table(
+        name + _PROCESSES,
+        table.metadata,
+        Column("name", ExactString(64), primary_key=True),
+        Column("slots", Integer),
+        Column("app_version", ExactString(64), nullable=False, server_default=""),
+        Column("alive_until", UtcDateTime, nullable=False),
+        **_OPTIONS,
+    )
+    # Of the many that may wait only a few are held.
+    Index(named("ix", "held_by"), table.c.status, table.c.held_by)
+    # In the order in which jobs that wait are taken up.
+    Index(named("ix", "due"), table.c.status, table.c.priority.desc(), table.c.due_at, table.c.id)
+    return table
+
+
+def find_process_table(table: Table) -> Table:
+    """The table of the processes that share this job table."""
+    found: Table = table.metadata.tables[table.name + _PROCESSES]
+    return found
+
+
+def _numbers(statuses: frozenset[Status]) -> str:
+    return ", ".join(str(int(status)) for status in sorted(statuses))
