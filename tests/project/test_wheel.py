@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import needs
-
-ROOT = Path(__file__).parent.parent
+from support import ROOT, needs
 
 SCRIPT = '''
 """An app in wsgiref's server, whose single slot serves everything: the start, the job and the questions about it."""

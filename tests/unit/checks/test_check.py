@@ -26,7 +26,7 @@ from wsgiref.simple_server import WSGIServer, make_server
 import pytest
 from dogpile.cache import make_region
 from sqlalchemy import create_engine as make_engine
-from support import services, wait_until
+from support import DOCS, ROOT, services, wait_until
 from support.peers import (
     Authority,
     Call,
@@ -836,7 +836,7 @@ class TestCache:
 
 def test_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A script that asks, and a page."""
-    text = (Path(__file__).parent.parent / "docs" / "check.md").read_text()
+    text = (DOCS / "check.md").read_text()
     names: dict[str, Any] = {}
     with serve_site(tmp_path) as site:
         app = types.ModuleType("app")
@@ -854,7 +854,7 @@ CHECKS = ("checks/check.py", "checks/report.py", "checks/exposure.py", "checks/s
 
 
 def test_the_docs_name_all_that_is_found() -> None:
-    root = Path(__file__).parent.parent
+    root = ROOT
     code = "".join((root / "backjob" / name).read_text() for name in CHECKS)
     named = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs" / "check.md").read_text(), re.MULTILINE)
     assert set(re.findall(r'\bFinding\(\s*"([a-z-]+)"', code)) == set(named)

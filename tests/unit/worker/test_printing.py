@@ -18,7 +18,7 @@ from typing import Any
 import click
 import pytest
 import rich.console
-from support import wait_until
+from support import DOCS, wait_until
 from support.served import serve_site, wrap
 from tqdm import tqdm
 
@@ -26,7 +26,7 @@ from backjob import JobStatus, Status
 from backjob.cli.watch import GrowingText
 from backjob.wsgi.output import UNFINISHED
 
-PAGE = Path(__file__).parent.parent / "docs" / "progress.md"
+PAGE = DOCS / "progress.md"
 
 
 def make_job(action: Callable[[Any], None]) -> Callable[..., list[bytes]]:

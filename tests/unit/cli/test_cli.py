@@ -30,7 +30,7 @@ import pytest
 from click.testing import CliRunner, Result
 from paste.deploy import loadfilter
 from rich.console import Console
-from support import needs, wait_until
+from support import DOCS, needs, wait_until
 from support.processes import name_dead
 from support.served import PATIENCE, Site, serve_site
 from support.services import new_database
@@ -44,7 +44,7 @@ from backjob.cli.watch import BarView, GrowingText
 
 pytestmark = pytest.mark.live
 
-PAGE = Path(__file__).parent.parent / "docs" / "command.md"
+PAGE = DOCS / "command.md"
 KEY = "a-key-of-one-word-as-a-variable-has-it"
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe back"
 HARMLESS = r"\x1b[31mred\x1b[0m \x1b]0;a title\x07 [bold]x[/bold] :boom: \x9b2J\u202egnp.exe back"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from dogpile.cache import CacheRegion, make_region
-from support import wait_until
+from support import DOCS, wait_until
 from support.caches import PATIENT, cluster_region, empty_region, make_memory_region, opened, own_server, region_of
 
 from backjob import BackJob, ConfigError
@@ -354,7 +354,7 @@ def test_a_region_that_does_not_tell_whether_it_keeps_a_value() -> None:
 
 
 def test_what_the_docs_show_can_be_made() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "caching.md").read_text(encoding="utf-8")
+    text = (DOCS / "caching.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 2
     names: dict[str, Any] = {"app": app, "secret": KEY}

@@ -6,11 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
-from support import wait_until
+from support import TESTS, wait_until
 from support.served import say_done, serve_site, wrap
 
 from backjob import JobEnded, Status
@@ -423,7 +422,7 @@ with wrap(Path(sys.argv[1])) as site:
 def test_under_gevent(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(UNDER_GEVENT)
-    tests = Path(__file__).parent
+    tests = TESTS
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script), str(tmp_path)],
         env={"PYTHONPATH": f"{tests}:{tests.parent}"},

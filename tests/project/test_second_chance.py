@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import TESTS
 from support.second_chance import VARIABLE
 
-TESTS = Path(__file__).parent
 SUITE = """
 import pathlib, pytest
 

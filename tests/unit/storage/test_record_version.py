@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from dogpile.cache import make_region
+from support import TESTS
 from support.records import KEY_IDS
 from support.served import Site, wrap
 
@@ -108,7 +109,7 @@ def run_next(package: Path, tmp_path: Path) -> RunNext:
     head += "from backjob.model.job import Move\nfolder = Path(sys.argv[1])\n"
 
     def run(lines: str) -> Any:
-        path = os.pathsep.join([str(package), str(Path(__file__).parent)])
+        path = os.pathsep.join([str(package), str(TESTS)])
         done = subprocess.run(
             [sys.executable, "-c", head + lines, str(tmp_path)],
             cwd=tmp_path,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from support import ROOT
+
 MUTANTS = runpy.run_path(str(ROOT / "tests/mutants/patches.py"))["MUTANTS"]
 
 

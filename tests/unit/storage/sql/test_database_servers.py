@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from support import needs, services, wait_until
+from support import DOCS, needs, services, wait_until
 from support.records import (
     PROCESSES,
     SERVERS,
@@ -724,7 +724,7 @@ def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, 
 
 
 def test_the_statements_that_the_documentation_prints_make_the_table(url: URL) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "databases.md").read_text(encoding="utf-8")
+    page = (DOCS / "databases.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (recipe,) = [block for block in blocks if '"postgresql+psycopg://"' in block]
     recipe = recipe.replace("postgresql+psycopg://", f"{url.drivername}://".replace("mysql+", "mariadb+"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
+from support import TESTS
 from support.recipes import read_blocks, recipe
 
-LIVE = Path(__file__).resolve().parent / "live"
+LIVE = TESTS / "live"
 
 
 def read_calls() -> set[tuple[str, str, int | None]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
+from support import TESTS
 from support.few_connections import limited_role, use_up_connections
 from support.patched import run_patched
 from support.records import TABLE, new_job, seal
@@ -126,4 +126,4 @@ print(store.get(job_id).status.name)
 def test_greenlets_write_an_outcome_that_waits(url: URL) -> None:
     """The keeper's thread can't use the greenlets' connections, and may have none of its own."""
     shown = url.render_as_string(hide_password=False)
-    assert run_patched(GREENLETS.format(tests=str(Path(__file__).parent), url=shown)).split() == ["True", "COMPLETED"]
+    assert run_patched(GREENLETS.format(tests=str(TESTS), url=shown)).split() == ["True", "COMPLETED"]

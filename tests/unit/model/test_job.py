@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support import DOCS
 from support.records import new_job
 
 from backjob.model.history import AttemptEnd, add_end
@@ -178,5 +178,5 @@ def test_no_repr_shows_what_a_user_sent() -> None:
 
 
 def test_the_diagram_in_the_docs_is_made_from_the_moves() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "life-cycle.md").read_text()
+    page = (DOCS / "life-cycle.md").read_text()
     assert f"```mermaid\n{draw_diagram()}\n```\n" in page

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 import backjob
 
-PACKAGE = Path(__file__).parent.parent / "backjob"
+PACKAGE = ROOT / "backjob"
 
 LAYERS = (
     *("runtime", "messages", "errors", "logs", "model", "_uwsgi", "_socket", "wsgi"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import wait_until
+from support import ROOT, wait_until
 from support.served import wrap
 
 from backjob.config import make_config
@@ -34,7 +34,6 @@ from backjob.model.job import Job, JobRequest, NewJob, Status
 
 OLD, NEW = "the old key, for tests and nothing else", "the new key, for tests and nothing else"
 KEYRING = Keyring([OLD])
-ROOT = Path(__file__).parent.parent
 SEALED = b"a sealed request"
 CANARY = "canary-4711"
 REQUEST = JobRequest(

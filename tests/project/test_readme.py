@@ -16,10 +16,10 @@ from wsgiref.util import setup_testing_defaults
 
 import demo
 import pytest
+from support import ROOT
 
 from backjob import BackJob, Config, JobStatus, Status
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FROM_EBACKJOB = (ROOT / "docs" / "from-ebackjob.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
