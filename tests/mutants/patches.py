@@ -723,13 +723,6 @@ MUTANTS = [
         ("tests/unit/checks/test_check.py",),
     ),
     Mutant(
-        "a check runs a job a second time",
-        "backjob/checks/second_visit.py",
-        ' and not getattr(jobs, "is_worker", True)',
-        "",
-        ("tests/unit/checks/test_check.py",),
-    ),
-    Mutant(
         "another app's job is launched at the own address",
         "backjob/transport/launcher.py",
         "if request.app == self.app or not request.address:",

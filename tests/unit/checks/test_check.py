@@ -26,7 +26,7 @@ from wsgiref.simple_server import WSGIServer, make_server
 import pytest
 from dogpile.cache import make_region
 from sqlalchemy import create_engine as make_engine
-from support import DOCS, ROOT, services, wait_until
+from support import DOCS, ROOT, services
 from support.peers import (
     Authority,
     Call,
@@ -40,7 +40,7 @@ from support.peers import (
 )
 from support.served import KEY, Site, call, make_environ, serve_site, wrap
 
-from backjob import BackJob, Check, Status
+from backjob import BackJob
 from backjob.checks.check import PATIENCE, find_network_file_system, prove_facts
 from backjob.checks.exposure import find_exposures
 from backjob.checks.report import CacheFacts, Finding, Reply, StoreFacts, Trial, find_problems, find_warnings
@@ -706,78 +706,6 @@ class TestWarnings:
         assert self.warn(error_timeout=0) == ["error-timeout"]
         assert self.warn(lease=600) == ["lease"]
         assert self.warn(lease=599) == []
-
-
-class TestSession:
-    """An app whose sessions lock for the length of a request, by visitor."""
-
-    @contextlib.contextmanager
-    def app(self, folder: Path, *, does_lock: bool = True) -> Iterator[tuple[BackJob, list[Check], list[str]]]:
-        locks: dict[str, threading.Lock] = {}
-        found: list[Check] = []
-        steps: list[str] = []
-
-        def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-            steps.append("begin")
-            visitor = environ.get("HTTP_COOKIE", "")
-            with locks.setdefault(visitor, threading.Lock()) if does_lock else contextlib.nullcontext():
-                assert "app.session" not in environ  # else it is the first one's own
-                environ["app.session"] = steps.append("session")
-                found.append(application.check(environ))
-                steps.append("end")
-            start_response("200 OK", [])
-            return []
-
-        with Peer(answer(http("401 Unauthorized"))) as peer:
-            options = {"key": KEY, "database": f"sqlite:///{folder}/jobs.sqlite3", "connect": str(peer.address)}
-            application = BackJob(page, **options)
-            yield application, found, steps
-            wait_until(lambda: not any(each.name == "backjob-second-visit" for each in threading.enumerate()))
-            application.close()
-
-    def test_one_that_locks(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        with self.app(tmp_path) as (application, found, steps):
-            call(application, make_environ("/page", **VISITOR))
-            assert "session-lock" in [warning.name for warning in found[0].warnings]
-        # The second visitor goes as far as the first one had come, and no further.
-        assert steps == ["begin", "session", "begin", "end", "session"]
-        assert len(found) == 1
-        assert "Canary" not in f"{found}{found[0]}{caplog.text}"
-
-    def test_one_that_does_not(self, tmp_path: Path) -> None:
-        with self.app(tmp_path, does_lock=False) as (application, found, steps):
-            call(application, make_environ("/page", **VISITOR))
-        assert steps == ["begin", "session", "begin", "session", "end"]
-        assert [warning.name for warning in found[0].warnings] == []
-
-    @pytest.mark.parametrize(
-        "other",
-        [
-            {"REQUEST_METHOD": "POST"},
-            {"HTTP_COOKIE": None},
-            {"wsgi.multithread": False},
-        ],
-    )
-    def test_where_it_is_not_asked(self, tmp_path: Path, other: dict[str, Any]) -> None:
-        with self.app(tmp_path) as (application, _found, steps):
-            call(application, make_environ("/page", **{**VISITOR, **other}))
-        assert steps == ["begin", "session", "end"]
-
-    def test_a_job_runs_once(self, tmp_path: Path) -> None:
-        begun: list[str] = []
-
-        def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-            begun.append("begin")
-            site.application.check(environ)
-            start_response("200 OK", [])
-            return []
-
-        with wrap(tmp_path, job) as site:
-            job_id = site.start("/job", by={"HTTP_COOKIE": "id=1"})
-            site.application._assembly._app = job  # the app itself: a second visit would come this far
-            site.work(job_id, **{"wsgi.multithread": True})
-            assert site.status(job_id).status is Status.COMPLETED
-        assert begun == ["begin"]
 
 
 class TestCache:

@@ -56,7 +56,6 @@ def list_threads() -> list[threading.Thread]:
 def test_makes_no_thread_by_itself(keeping: Keeping) -> None:
     assert list_threads() == []
     assert not keeping.thread.is_running
-    keeping.thread.wake()
     keeping.thread.stop()
     assert keeping.steps == []
 
@@ -82,26 +81,6 @@ def test_does_not_keep_a_process_alive(keeping: Keeping) -> None:
     assert [thread.daemon for thread in list_threads()] == [True]
 
 
-def test_is_woken(keeping: Keeping) -> None:
-    keeping.thread.start(after=LONG)
-    assert keeping.steps == []
-    for count in (1, 2, 3):
-        keeping.thread.wake()
-        keeping.wait_for_steps(count)
-
-
-def test_is_woken_while_it_is_at_a_step(keeping: Keeping) -> None:
-    """What there is to do since then may not have been seen by that step: there is one more."""
-    at_step, go_on = threading.Event(), threading.Event()
-    keeping.in_step = lambda: (at_step.set(), go_on.wait(PATIENCE))
-    keeping.thread.start()
-    assert at_step.wait(PATIENCE)
-    keeping.thread.wake()
-    keeping.thread.wake()
-    go_on.set()
-    keeping.wait_for_steps(2)
-
-
 def test_several_who_start_it_get_one_thread(keeping: Keeping) -> None:
     barrier = threading.Barrier(8)
 
@@ -125,7 +104,6 @@ def test_takes_no_step_after_it_was_stopped(keeping: Keeping) -> None:
     keeping.wait_for_steps(2)
     keeping.thread.stop()
     count = len(keeping.steps)
-    keeping.thread.wake()
     wait_until(lambda: not list_threads())
     assert len(keeping.steps) == count
     assert not keeping.thread.is_running
@@ -189,8 +167,13 @@ def test_goes_on_where_it_is_started_again(keeping: Keeping) -> None:
     wait_until(lambda: not list_threads())
 
 
-def test_an_error_is_told_and_the_next_step_is_taken(keeping: Keeping, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_logged_and_the_next_step_is_taken(
+    keeping: Keeping, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background_thread, "_AFTER_ERROR", 0.1)
+
     def fail() -> None:
+        keeping.in_step = lambda: None
         raise ZeroDivisionError("a keeper's own")
 
     keeping.in_step = fail
@@ -200,8 +183,6 @@ def test_an_error_is_told_and_the_next_step_is_taken(keeping: Keeping, caplog: p
     assert (record.name, record.levelno) == ("backjob", logging.ERROR)
     assert "goes on" in record.message
     assert "ZeroDivisionError: a keeper's own" in caplog.text
-    keeping.in_step = lambda: None
-    keeping.thread.wake()
     keeping.wait_for_steps(2)
     assert len(list_threads()) == 1
 

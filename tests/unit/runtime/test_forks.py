@@ -124,7 +124,7 @@ for turn in range(20):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     backend.keeper._next = type(backend.keeper._next)()
-    application._assembly._keeper_thread.wake()
+    application._assembly._keeper_thread._bell.ring()
 assert application._assembly._keeper_thread.is_running
 application.close()
 """

@@ -18,7 +18,7 @@ import pytest
 from support import wait_until
 from support.caches import make_memory_region, opened
 from support.processes import Bearer, Threads, name_dead
-from support.records import TABLE, Clock, add, new_job, record, seal
+from support.records import TABLE, Clock, add, count_jobs, new_job, record, seal
 from support.served import KEY, PATIENCE, serve_site, wrap
 
 import backjob.scheduling.grace_period
@@ -337,7 +337,7 @@ def test_code_that_goes_on_after_its_job_has_ended_has_a_slot(ours: Process, clo
     ours.sweep()
     clock.advance(5)
     ours.sweep()  # which ends all three
-    assert ours.store.count(FAILED) == 3
+    assert count_jobs(ours.store, FAILED) == 3
     ours.keeper.sweep()  # they may just be at their ends
     assert ours.store.read_slots() == {ours.name: 8}
     ours.vouching.end_lease(claims[0])
@@ -570,7 +570,7 @@ class Outage:
         self.file.mkdir()
         try:
             with pytest.raises(StoreError):
-                self.store.count(STARTED)
+                count_jobs(self.store, STARTED)
             yield
         finally:
             self.file.rmdir()

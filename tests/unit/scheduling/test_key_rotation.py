@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import wait_until
-from support.records import SERVERS, Databases, new_job, open_store, seal
+from support.records import SERVERS, Databases, count_jobs, new_job, open_store, seal
 from support.served import Site, wrap
 
 import backjob.scheduling.grace_period
@@ -136,7 +136,7 @@ def test_equal_requests_at_the_same_time_are_one_job(name: str, databases: Datab
     found: list[set[int]] = [set() for _ in range(rounds)]
     with open_store(url) as first, open_store(url) as second:
         for store in (first, second):
-            store.count(Status.STARTED)
+            count_jobs(store, Status.STARTED)
         barrier = threading.Barrier(2)
 
         def add(store: SQLStore, order: Callable[[list[str]], list[str]]) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from support import services
 from support.caches import PATIENT, empty_region
-from support.records import TABLE, add, open_store, run
+from support.records import TABLE, add, count_jobs, open_store, run
 from support.served import KEY, wrap
 
 from backjob import Status
@@ -80,7 +80,7 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
 def store(url: str) -> Iterator[SQLStore]:
     with open_store(url) as opened:
         opened.time()
-        opened.count(Status.STARTED)  # makes the table
+        count_jobs(opened, Status.STARTED)  # makes the table
         yield opened
 
 
@@ -355,7 +355,7 @@ def test_kinds_of_failures(postgresql: str) -> None:
         run(url, f"ALTER TABLE {TABLE} RENAME TO elsewhere")
         for _ in range(2):  # the second time, the names of the indexes are in use
             with pytest.raises(StoreError) as caught:
-                store.count(Status.STARTED)
+                count_jobs(store, Status.STARTED)
             assert not isinstance(caught.value, (Refused, TimedOut))
         run(url, "DROP TABLE elsewhere")
 
@@ -393,7 +393,7 @@ def refusable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     is_revoke = request.param == "revoke"
     with new_database("postgresql" if is_revoke else request.param, tmp_path) as url:
         with open_store(url) as opened:
-            opened.count(Status.STARTED)
+            count_jobs(opened, Status.STARTED)
         if not is_revoke:
             yield url
             return
@@ -485,7 +485,7 @@ HOWS = ["output", "finish", "fail", "update"]
 @pytest.mark.parametrize("how", HOWS)
 def test_a_text_that_the_database_refuses_fails_its_job(url: str, tmp_path: Path, how: str) -> None:
     with wrap(tmp_path, make_app("some poison", how), database=url) as site:
-        site.backend.store.count(Status.STARTED)
+        count_jobs(site.backend.store, Status.STARTED)
         refuse(url, "BEFORE UPDATE", "NEW.status_text LIKE '%poison%'")
         job_id = site.start("/job")
         site.work(job_id)
@@ -500,7 +500,7 @@ def test_an_outcome_that_is_always_refused_is_left_to_recovery(
     url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with wrap(tmp_path, database=url) as site:
-        site.backend.store.count(Status.STARTED)
+        count_jobs(site.backend.store, Status.STARTED)
         refuse(url, "BEFORE UPDATE", "NEW.status = 2 OR NEW.status_text LIKE 'The job store%'")
         job_id = site.start("/job")
         site.work(job_id)
