@@ -26,7 +26,7 @@ from backjob.storage.cache.entries import Cells
 from backjob.storage.store import Store
 from backjob.transport.connection_failures import Silence
 from backjob.transport.error_hints import explain, sum_up
-from backjob.transport.protocol import is_proof
+from backjob.transport.protocol import WireOutcome
 from backjob.wsgi.outer import find_outer_objects
 from backjob.wsgi.outer_values import digest_outer_values
 
@@ -168,7 +168,7 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
     """What our own middleware tells at this address. Raises LaunchError when it does not, or is not ours."""
     token = backend.self_request.paths.tokens.sign(CHECK, _NO_JOB, 1)
     answer = backend.self_request.ask(address, token, request, patience)
-    if is_proof(answer, token, "stale"):
+    if WireOutcome.STALE_CHECK.is_proven_by(answer, token):
         stale = (
             "{address} refuses the request as too old or repeated: something in front of it sends requests twice or "
             "delays them, or the clocks of two hosts differ by a minute while the job database is unreachable"

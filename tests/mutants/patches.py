@@ -154,8 +154,8 @@ MUTANTS = [
     Mutant(
         "the proof is not checked",
         "backjob/transport/protocol.py",
-        'return answer.status in OUTCOMES[outcome.partition(" ")[0]] and token.prove(outcome).encode() in answer.raw',
-        'return answer.status in OUTCOMES[outcome.partition(" ")[0]]',
+        "return answer.status == int(self.status[:3]) and token.prove(self.text).encode() in answer.raw",
+        "return answer.status == int(self.status[:3])",
         ("tests/unit/transport/test_launcher.py",),
     ),
     Mutant(
@@ -1048,8 +1048,8 @@ MUTANTS = [
     Mutant(
         "another app in its place is good enough",
         "backjob/transport/path_proofs.py",
-        "if not is_proof(answer, probe, prove_app(app)):",
-        'if not is_proof(answer, probe, "here"):',
+        "if not is_here(answer, probe, app):",
+        'if not is_here(answer, probe, ""):',
         ("tests/unit/transport/test_launcher.py",),
     ),
     Mutant(
@@ -1609,8 +1609,8 @@ MUTANTS = [
     Mutant(
         "a proof may be cut",
         "backjob/transport/protocol.py",
-        "token.prove(outcome).encode() in answer.raw",
-        "token.prove(outcome)[:-1].encode() in answer.raw",
+        "token.prove(self.text).encode() in answer.raw",
+        "token.prove(self.text)[:-1].encode() in answer.raw",
         ("tests/fuzz/test_fuzz.py::test_a_few_rounds_find_nothing[answers]",),
     ),
     Mutant(

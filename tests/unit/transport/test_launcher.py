@@ -34,7 +34,7 @@ from backjob.keyring import MONITOR, WORKER, Keyring, Token
 from backjob.model.address import Address
 from backjob.model.job import JobRequest
 from backjob.transport.launcher import MOST_UNANSWERED, SelfRequest
-from backjob.transport.protocol import prove_app
+from backjob.transport.protocol import name_app_here
 
 KEYRING = Keyring(["k" * 32])
 COOKIE, CREDENTIAL, FORM_VALUE, QUERY_VALUE = "canary-cookie", "canary-credential", "canary-form", "canary-query"
@@ -69,7 +69,7 @@ def answer_as(app: str) -> Script:
 
     def answer_probe_and_job(call: Call) -> None:
         token = KEYRING.verify(read_header(call.read_request(), "Backjob-Token"))
-        here = f"{token.prove('here')} {token.prove(prove_app(app))}"
+        here = f"{token.prove('here')} {token.prove(name_app_here(app))}"
         call.send(proof_answer("200 OK", here if token.kind == "probe" else token.prove("ended")))
 
     return answer_probe_and_job
