@@ -35,7 +35,7 @@ from .storage.cache.store import STORE_TIMEOUT, CacheStore
 from .storage.hooks import tell_of_writes
 from .storage.sql.database import Database
 from .storage.sql.engines import PATIENCE
-from .storage.sql.schema import build_table
+from .storage.sql.schema import find_table
 from .storage.sql.store import SQLStore
 from .storage.sql.wal import empty_wal
 from .storage.store import Store
@@ -256,7 +256,7 @@ class Assembly:
 def _make_database(config: Config) -> Database | None:
     if config.database is None:
         return None
-    return Database(config.database, build_table(config.table_name), config.create_table)
+    return Database(config.database, find_table(config.table_name), config.create_table)
 
 
 def _make_cells(config: Config) -> Cells | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import getpass
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,12 +19,29 @@ from support.records import databases  # noqa: F401 - a fixture
 from support.second_chance import pytest_runtest_logreport  # noqa: F401 - a hook
 
 DESCRIPTORS = Path("/proc/self/fd")
+_SHARED_MEMORY = Path("/dev/shm")
+_IN_MEMORY = _SHARED_MEMORY / f"backjob-tests-{os.getuid()}"
+_ENOUGH = 2 * 2**30
 _DATABASES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".db")
 
 settings.register_profile("untimed", deadline=None)  # a machine may be busy
 settings.load_profile("untimed")
 settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.reuse, Phase.generate])
 """For the mutants: it is enough that a test fails, whatever the shortest way there is."""
+
+
+def pytest_configure() -> None:
+    """Keep the tests' files in memory where there is enough: thousands of SQLite files are synced to disk otherwise."""
+    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > _ENOUGH:
+        _IN_MEMORY.mkdir(exist_ok=True)
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+
+def pytest_unconfigure() -> None:
+    """Remove the folder, unless a failed test or another run has files in it."""
+    with contextlib.suppress(OSError):
+        _IN_MEMORY.joinpath(f"pytest-of-{getpass.getuser()}").rmdir()
+        _IN_MEMORY.rmdir()
 
 
 def open_connections() -> dict[str, str]:

@@ -21,7 +21,7 @@ from backjob.storage.cache.cached_store import CachedStore
 from backjob.storage.cache.entries import Cells, open_cells
 from backjob.storage.cache.store import CacheStore
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 
 from . import needs, wait_until
 from .records import TABLE, Clock
@@ -234,7 +234,7 @@ def open_cached_store(kind: str) -> Callable[[Path, Clock], contextlib.AbstractC
     def open_store(folder: Path, clock: Clock) -> Iterator[CachedStore]:
         with contextlib.ExitStack() as stack:
             cells = stack.enter_context(opened(stack.enter_context(empty_region(kind))))
-            database = Database(f"sqlite:///{folder / 'jobs.sqlite3'}", build_table(TABLE), True)
+            database = Database(f"sqlite:///{folder / 'jobs.sqlite3'}", find_table(TABLE), True)
             stack.callback(database.dispose)
             yield CachedStore(database, cells, Keyring(["a key for the entries in a cache" * 2]), "backjob-", clock)
 

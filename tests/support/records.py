@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, make_url
 
 from backjob.model.job import Job, JobRequest, Move, NewJob, Status
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 from backjob.storage.store import Store
 from support import services
@@ -52,7 +52,7 @@ class Clock:
 def open_store(url: str | URL, clock: Callable[[], datetime] | None = None) -> Iterator[SQLStore]:
     """A store on this database. Every connection has been given back at its end, then all are closed."""
     text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
-    database = Database(text, build_table(TABLE), True)
+    database = Database(text, find_table(TABLE), True)
     try:
         yield SQLStore(database, clock)
         assert database._engine.pool.checkedout() == 0  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from backjob.storage.store import LONGEST, VERSION_GRACE
 
 from .clock import ServerClock
 from .database import Database
-from .statements import Statements
+from .statements import build_statements
 
 log = logging.getLogger("backjob")
 
@@ -34,7 +34,7 @@ class SQLReads:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
-        self._statements = Statements(database.table)
+        self._statements = build_statements(database.table)
         self._left: dict[int, float] = {}
         """The waiting jobs that can't be read or held, and until when they are left alone, in time.monotonic()."""
         self._reported: dict[object, None] = {}

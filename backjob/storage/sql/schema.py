@@ -5,6 +5,7 @@ Knows the statuses and SQLAlchemy. It says what may stand in a row; what may cha
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime, timezone
 from typing import Any
 
@@ -77,8 +78,14 @@ class ExactString(types.TypeDecorator[str]):
         return dialect.type_descriptor(exact)
 
 
+@functools.lru_cache(maxsize=16)
+def find_table(name: str) -> Table:
+    """Return the job table of this name, the same object each time. It may not be changed."""
+    return build_table(name)
+
+
 def build_table(name: str) -> Table:
-    """The job table under this name, and that of the processes, in a MetaData of their own."""
+    """Return a new job table of this name. It has a MetaData of its own, with the table of processes."""
 
     def named(kind: str, what: str) -> str:
         return f"{kind}_{name}_{what}"

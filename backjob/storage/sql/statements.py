@@ -6,6 +6,7 @@ The guards come from the table of moves. Says what is written when, and runs not
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from sqlalchemy import (
@@ -35,6 +36,12 @@ _UNTOLD = {"status_text": "", "error": "", "location": ""}
 _MOST_TRIED = 20
 """The number of live jobs, and of jobs of any status, on which ``check_writes()`` tries an update."""
 _NO_LEASE = {"lease_by": null(), "lease_until": null()}
+
+
+@functools.lru_cache(maxsize=16)
+def build_statements(table: Table) -> Statements:
+    """Return the statements on this table. Building them takes milliseconds, so it is done once."""
+    return Statements(table)
 
 
 class Statements:

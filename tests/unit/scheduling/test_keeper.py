@@ -36,7 +36,7 @@ from backjob.scheduling.keeper import Keeper
 from backjob.scheduling.leases import Vouching
 from backjob.storage.cache.store import CacheStore
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 from backjob.storage.store import Store
 from backjob.transport.launcher import SelfRequest
@@ -104,7 +104,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> 
         def open_store() -> Store:
             if cells is not None:
                 return CacheStore(cells, "backjob-", now=clock)
-            database = Database(f"sqlite:///{tmp_path}/jobs.sqlite3", build_table(TABLE), True)
+            database = Database(f"sqlite:///{tmp_path}/jobs.sqlite3", find_table(TABLE), True)
             stack.callback(database.dispose)
             return SQLStore(database, clock)
 
@@ -559,7 +559,7 @@ class Outage:
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.file = folder / "jobs.sqlite3"
-        self.database = Database(f"sqlite:///{self.file}", build_table(TABLE), True)
+        self.database = Database(f"sqlite:///{self.file}", find_table(TABLE), True)
         self.store = SQLStore(self.database, clock)
 
     @contextlib.contextmanager

@@ -19,7 +19,7 @@ from backjob.keyring import Keyring, SealError
 from backjob.model.job import RECORD_VERSION, JobRequest
 from backjob.storage.cache.store import CacheStore
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import DEPLOYMENT, build_table
+from backjob.storage.sql.schema import DEPLOYMENT, find_table
 
 __all__ = ["databases"]
 SERVERS = ["sqlite", "postgresql", "mariadb"]
@@ -86,7 +86,7 @@ def test_processes_that_begin_at_once_agree(databases: Databases, name: str, tmp
     with open_store(url) as store:
         add(store)
     run(url, f"DELETE FROM {PROCESSES}")
-    opened_ones = [Database(url, build_table(TABLE), create_table=False) for _ in range(8)]
+    opened_ones = [Database(url, find_table(TABLE), create_table=False) for _ in range(8)]
     twin = opened_ones[0].make_twin(10)
 
     def use(database: Database) -> None:

@@ -35,7 +35,7 @@ from backjob.scheduling.leases import TRIES, Vouching
 from backjob.storage.cache.entries import open_cells
 from backjob.storage.retention import Passed
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 from backjob.transport.launcher import SelfRequest
 from backjob.worker import outcome
@@ -197,7 +197,7 @@ def open_keepers(url: str, kind: str) -> Iterator[SQLStore]:
     engine = create_engine(url) if kind == "engine" else None
     if kind == "psycopg2":
         url = url.replace("+psycopg:", "+psycopg2:")
-    database = Database(engine or url, build_table(TABLE), True)
+    database = Database(engine or url, find_table(TABLE), True)
     twin = database.make_twin(PATIENCE)
     try:
         yield SQLStore(twin)

@@ -36,7 +36,7 @@ from backjob.model.job import RECORD_VERSION, Move, Status
 from backjob.model.recovery import Vouched
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table, find_process_table
+from backjob.storage.sql.schema import find_process_table, find_table
 from backjob.storage.sql.store import SQLStore
 from backjob.storage.store import Store
 
@@ -71,7 +71,7 @@ def database(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
             url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'jobs.sqlite3'}"
         else:
             url = stack.enter_context(new_database(kind)).render_as_string(hide_password=False)
-        database = Database(url, build_table(TABLE), True)
+        database = Database(url, find_table(TABLE), True)
         stack.callback(database.dispose)
         with database.connect(), database.connect():  # from here on there are as many as the tests use at once
             pass

@@ -34,7 +34,7 @@ from backjob.keyring import Keyring
 from backjob.model.job import Job, JobStatus, Move, Status
 from backjob.storage.cache.cached_store import FINAL_FOR, LIVE_FOR, PAUSE, CachedStore, Entry
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 
 SHARED = ("redis", "memcached")
 KEY = "a key that is long enough for the tests"
@@ -110,7 +110,7 @@ class Deployment:
         is_real: bool = False,
     ) -> Process:
         """Another one. ``is_real``: time goes by."""
-        database = Database(f"sqlite:///{file or self.file}", build_table(table), True)
+        database = Database(f"sqlite:///{file or self.file}", find_table(table), True)
         self._stack.callback(database.dispose)
         cells = self._stack.enter_context(opened(self.region, seconds))
         self._processes += 1
@@ -330,7 +330,7 @@ def test_a_live_status_in_front_of_a_server(server: str, kind: str) -> None:
         region = stack.enter_context(empty_region(kind))
         stores = []
         for _ in range(2):
-            database = Database(url, build_table(TABLE), True)
+            database = Database(url, find_table(TABLE), True)
             stack.callback(database.dispose)
             stores.append(Process(database, stack.enter_context(opened(region, 5)), Keyring([KEY]), "backjob-"))
         worker, reader = stores
@@ -363,7 +363,7 @@ def test_engines_whose_url_does_not_tell_the_database(server: str, kind: str, cl
             arguments, named = engine.dialect.create_connect_args(url)
             event.listen(engine, "do_connect", lambda *_: engine.dialect.connect(*arguments, **named))
             stack.callback(engine.dispose)
-            database = Database(engine, build_table(TABLE), True)
+            database = Database(engine, find_table(TABLE), True)
             return CachedStore(database, stack.enter_context(opened(region)), Keyring([KEY]), "backjob-", clock)
 
         ours, theirs = open_store(), open_store()

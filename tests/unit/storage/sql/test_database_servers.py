@@ -49,7 +49,7 @@ from backjob.errors import ConfigError, StoreError
 from backjob.model.job import Move, Status
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.errors import AnswerLost, Duplicate, Unreachable
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 from backjob.worker import progress
 
@@ -200,7 +200,7 @@ def test_when_every_answer_is_lost_it_is_said(far_store: SQLStore, relay: Relay)
 def test_a_server_that_stays_silent_is_waited_for_once(url: URL, relay: Relay) -> None:
     """The server accepts connections, as a proxy may. Neither the second try nor the look-up of the row is made."""
     patience = 2.0
-    database = Database(url.set(port=relay.port), build_table(TABLE), True, patience=patience)
+    database = Database(url.set(port=relay.port), find_table(TABLE), True, patience=patience)
     store = SQLStore(database)
     try:
         add(store)
@@ -259,7 +259,7 @@ def test_what_a_users_function_raises_while_it_connects_is_a_store_error() -> No
         raise RuntimeError(CANARY)
 
     with own_engine(make_url("postgresql+psycopg://"), creator=connect) as engine:
-        store = SQLStore(Database(engine, build_table(TABLE), True))
+        store = SQLStore(Database(engine, find_table(TABLE), True))
         with pytest.raises(Unreachable, match="RuntimeError") as caught:
             add(store)
     assert CANARY not in str(caught.value)
@@ -292,10 +292,10 @@ def test_our_own_engines_have_patience_but_not_for_ever(url: URL) -> None:
 def test_a_twin_has_the_patience_of_whoever_it_is_for(url: URL) -> None:
     """But what a URL says goes."""
     for patience, seconds in ((0.3, 1), (2.9, 2), (100, 10)):
-        query = Database(url, build_table(TABLE), True).make_twin(patience).url.query
+        query = Database(url, find_table(TABLE), True).make_twin(patience).url.query
         assert query["connect_timeout"] == str(min(seconds, 5))
         assert query.get("read_timeout", query.get("tcp_user_timeout")) in (str(seconds), str(seconds * 1000))
-    told = Database(url.update_query_dict({"connect_timeout": "4"}), build_table(TABLE), True)
+    told = Database(url.update_query_dict({"connect_timeout": "4"}), find_table(TABLE), True)
     assert told.make_twin(1).url.query["connect_timeout"] == "4"
 
 
@@ -315,14 +315,14 @@ def test_a_keeper_gives_up_before_it_is_to_renew_again(
 
 @pytest.mark.parametrize("url", ["mysql://ada:secret@db/jobs", "postgresql://ada:secret@db/jobs", "mariadb://db/jobs"])
 def test_a_url_without_a_driver_means_those_of_the_extras(url: str) -> None:
-    driver = Database(url, build_table(TABLE), True)._engine.driver
+    driver = Database(url, find_table(TABLE), True)._engine.driver
     assert driver == ("psycopg" if url.startswith("postgresql") else "pymysql")
 
 
 @pytest.mark.parametrize("dialect", ["oracle", "mssql"])
 def test_other_databases_are_refused(dialect: str) -> None:
     with pytest.raises(ConfigError, match=f"must be SQLite, PostgreSQL, MariaDB or MySQL, not {dialect}"):
-        Database(f"{dialect}://ada:{CANARY}@db/jobs", build_table(TABLE), True)
+        Database(f"{dialect}://ada:{CANARY}@db/jobs", find_table(TABLE), True)
 
 
 # --- Locks -----------------------------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ def test_a_serialization_failure_is_tried_again(databases: Databases, tmp_path: 
     url = make_url(databases.url("postgresql", tmp_path)).set(drivername=f"postgresql+{driver}")
     connect_args = {"options": "-c default_transaction_isolation=serializable"}
     with own_engine(url, connect_args=connect_args) as engine:
-        store = SQLStore(Database(engine, build_table(TABLE), True))
+        store = SQLStore(Database(engine, find_table(TABLE), True))
         job_id = add(store)
         with session(url) as other, ThreadPoolExecutor(1) as pool:
             other.execute(text(f"UPDATE {TABLE} SET priority = 1 WHERE id = {job_id}"))
@@ -564,7 +564,7 @@ MYSQL_SESSIONS = {
 def test_a_life_on_every_kind_of_engine(url: URL, kind: str) -> None:
     engine = ENGINES[kind](url)
     try:
-        store = SQLStore(Database(engine, build_table(TABLE), True))
+        store = SQLStore(Database(engine, find_table(TABLE), True))
         job_ids = [live_a_life(store, unique_key="u") for _ in range(2)]
         expected = [(job_id, Status.COMPLETED, 100) for job_id in job_ids]
         assert [(row["id"], row["status"], row["progress"]) for row in rows(url)] == expected
@@ -588,7 +588,7 @@ def test_a_life_on_every_kind_of_engine(url: URL, kind: str) -> None:
 def test_a_life_in_every_kind_of_session(url: URL, name: str, setting: str) -> None:
     statement = (POSTGRESQL_SESSIONS if name == "postgresql" else MYSQL_SESSIONS)[setting]
     with own_engine(url) as engine:
-        store = SQLStore(Database(_say(engine, statement), build_table(TABLE), True))
+        store = SQLStore(Database(_say(engine, statement), find_table(TABLE), True))
         before = datetime.now(timezone.utc)
         job_id = live_a_life(store, unique_key="u", scope='back\\slash\'s "quote" %s :x')
         job = store.get(job_id)
@@ -604,7 +604,7 @@ def test_a_life_in_every_kind_of_session(url: URL, name: str, setting: str) -> N
 def test_a_driver_that_counts_changed_rows_tells_no_owner_that_it_lost(url: URL, name: str) -> None:
     with contextlib.closing(_Disposed(_with_creator(url))) as made:
         clock = Clock()
-        store = SQLStore(Database(made.engine, build_table(TABLE), True), clock)
+        store = SQLStore(Database(made.engine, find_table(TABLE), True), clock)
         job_id = bring_to(store, Status.STARTED)
         for _ in range(2):  # at the same moment, so that the second changes nothing
             assert store.hold(job_id, 2, "holder", "holder", 30)
@@ -632,7 +632,7 @@ class _Disposed:
 
 def test_a_users_engine_without_pre_ping_finds_a_restarted_server(url: URL) -> None:
     with own_engine(url, pool_size=3) as engine:
-        store = SQLStore(Database(engine, build_table(TABLE), True))
+        store = SQLStore(Database(engine, find_table(TABLE), True))
         job_id = add(store)
         for call in (
             lambda: store.get(job_id),
@@ -687,9 +687,9 @@ def test_a_map_of_schemas_is_followed(url: URL, create_table: bool) -> None:
         with own_engine(url, execution_options={"schema_translate_map": {None: schema}}) as engine:
             if not create_table:
                 with pytest.raises(StoreError, match="There is no table"):
-                    add(SQLStore(Database(engine, build_table(TABLE), create_table)))
-                live_a_life(SQLStore(Database(engine, build_table(TABLE), True)))
-            job_id = live_a_life(SQLStore(Database(engine, build_table(TABLE), create_table)))
+                    add(SQLStore(Database(engine, find_table(TABLE), create_table)))
+                live_a_life(SQLStore(Database(engine, find_table(TABLE), True)))
+            job_id = live_a_life(SQLStore(Database(engine, find_table(TABLE), create_table)))
         found = run(url, f"SELECT id FROM {schema}.{TABLE} ORDER BY id")
         assert [row["id"] for row in found] == list(range(1, job_id + 1))
         with session(url) as connection:
@@ -712,7 +712,7 @@ def test_a_user_who_may_not_make_tables_uses_one_that_is_there(store: SQLStore, 
         with open_store(url.set(username="clerk")) as clerk:
             live_a_life(clerk, priority=1)
         other = Database(
-            url.set(username="clerk").render_as_string(hide_password=False), build_table("other"), create_table=True
+            url.set(username="clerk").render_as_string(hide_password=False), find_table("other"), create_table=True
         )
         try:
             with pytest.raises(StoreError, match=r"denied|CREATE"):
@@ -733,7 +733,7 @@ def test_the_statements_that_the_documentation_prints_make_the_table(url: URL) -
     for statement in printed.stdout.split(";"):
         if statement.strip():
             run(url, statement)
-    database = Database(url.render_as_string(hide_password=False), build_table(TABLE), create_table=False)
+    database = Database(url.render_as_string(hide_password=False), find_table(TABLE), create_table=False)
     try:
         live_a_life(SQLStore(database), unique_key="u")
         with session(url) as connection:
@@ -778,7 +778,7 @@ def test_a_users_connection_that_can_not_send_every_text_is_refused_at_once(url:
     is_postgresql = name == "postgresql"
     statement = "SET client_encoding = 'LATIN1'" if is_postgresql else "SET NAMES latin1"
     with own_engine(url) as engine:
-        store = SQLStore(Database(_say(engine, statement), build_table(TABLE), True))
+        store = SQLStore(Database(_say(engine, statement), find_table(TABLE), True))
         with pytest.raises(StoreError, match=r"(?i)connection.* latin1, and .* needs utf8"):
             add(store)
 

@@ -34,7 +34,7 @@ import backjob.storage.sql.errors
 from backjob.errors import ConfigError, StoreError
 from backjob.model.job import Move, Status
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 
 CANARY = "canary-of-a-user"
@@ -107,7 +107,7 @@ def open_database(file: Path) -> Iterator[Callable[..., Database]]:
 
         def open_one(kind: str | Callable[[Path], str | URL | Engine] = "ours", at: Path = file) -> Database:
             make = DATABASES[kind] if isinstance(kind, str) else kind
-            database = Database(make(at), build_table(TABLE), True)
+            database = Database(make(at), find_table(TABLE), True)
             stack.callback(database._engine.dispose)
             lent = Lent(database._engine)
             stack.callback(lambda: lent.count == 0 or pytest.fail(f"{lent.count} connections were not given back"))
@@ -191,7 +191,7 @@ def test_a_closed_database_opens_anew(open_database: Callable[..., Database]) ->
 )
 def test_a_database_in_memory_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="database must name an SQLite file"):
-        Database(url, build_table(TABLE), True)
+        Database(url, find_table(TABLE), True)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_wrong_urls_are_refused_at_construction(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=reason) as caught:
-        Database(url, build_table(TABLE), True)
+        Database(url, find_table(TABLE), True)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert str(caught.value).startswith("database ")
     assert list(tmp_path.iterdir()) == []
@@ -226,14 +226,14 @@ def test_wrong_urls_are_refused_at_construction(
 @pytest.mark.parametrize("driver", ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg_async"])
 def test_async_drivers_are_refused_at_construction(driver: str) -> None:
     with pytest.raises(ConfigError, match="database has an async driver") as caught:
-        Database(f"{driver}://ada:{CANARY}@db/jobs", build_table(TABLE), True)
+        Database(f"{driver}://ada:{CANARY}@db/jobs", find_table(TABLE), True)
     assert CANARY not in str(caught.value)
 
 
 def test_an_async_engine_is_refused_at_construction() -> None:
     engine = create_async_engine(f"postgresql+psycopg://ada:{CANARY}@db/jobs")
     with pytest.raises(ConfigError, match=r"database has an async driver \(psycopg\): .* create_engine") as caught:
-        Database(engine, build_table(TABLE), True)  # type: ignore[arg-type]
+        Database(engine, find_table(TABLE), True)  # type: ignore[arg-type]
     assert CANARY not in str(caught.value)
 
 
@@ -247,7 +247,7 @@ def test_an_async_engine_is_refused_at_construction() -> None:
 )
 def test_an_option_that_can_not_be_read_is_named(url: str, options: str) -> None:
     with pytest.raises(ConfigError, match=f"database has an option in its URL that can't be read: {options}") as caught:
-        Database(url, build_table(TABLE), True)
+        Database(url, find_table(TABLE), True)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
@@ -259,12 +259,12 @@ def test_a_url_may_be_an_object(open_database: Callable[..., Database], file: Pa
 
 
 def test_construction_connects_and_makes_nothing(tmp_path: Path, file: Path) -> None:
-    Database(f"sqlite:///{tmp_path}/not there/jobs.sqlite3", build_table(TABLE), True)
-    Database(f"sqlite:///{file}", build_table(TABLE), True)
+    Database(f"sqlite:///{tmp_path}/not there/jobs.sqlite3", find_table(TABLE), True)
+    Database(f"sqlite:///{file}", find_table(TABLE), True)
     connected = []
     engine = create_engine(f"sqlite:///{file}")
     event.listen(engine, "connect", lambda *_: connected.append(1))
-    SQLStore(Database(engine, build_table(TABLE), True))
+    SQLStore(Database(engine, find_table(TABLE), True))
     assert list(tmp_path.iterdir()) == connected == []
 
 
@@ -283,7 +283,7 @@ def test_a_relative_path_is_of_where_it_was_constructed(
 
 def test_a_database_is_forgotten_when_nobody_has_it(file: Path) -> None:
     """The fork hooks, which can't be taken away again, hold none."""
-    database = Database(f"sqlite:///{file}", build_table(TABLE), True)
+    database = Database(f"sqlite:///{file}", find_table(TABLE), True)
     gone = weakref.ref(database)
     del database
     gc.collect()
@@ -342,7 +342,7 @@ def test_a_folder_in_the_files_place(open_store: Callable[..., SQLStore], file: 
 def test_a_folder_that_can_not_be_written() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
-        database = Database(f"sqlite:///{folder}/jobs.sqlite3", build_table(TABLE), True)
+        database = Database(f"sqlite:///{folder}/jobs.sqlite3", find_table(TABLE), True)
         is_root = os.geteuid() == 0
         if is_root:
             os.seteuid(65534)
@@ -437,7 +437,7 @@ def all_calls(store: SQLStore, words: str) -> dict[str, Callable[[], object]]:
     }
 
 
-CALLS = list(all_calls(SQLStore(Database("sqlite:///not-opened.sqlite3", build_table(TABLE), True)), ""))
+CALLS = list(all_calls(SQLStore(Database("sqlite:///not-opened.sqlite3", find_table(TABLE), True)), ""))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -658,7 +658,7 @@ def wait_for(*children: int) -> list[int]:
 
 def fork_writers(kind: str, file: Path) -> list[int]:
     """Use an engine, then let four children and this process write with it at once."""
-    database = Database(DATABASES[kind](file), build_table(TABLE), True)
+    database = Database(DATABASES[kind](file), find_table(TABLE), True)
     store = SQLStore(database)
     write_a_job(store, 0)
 
@@ -703,7 +703,7 @@ def test_a_second_engine_of_a_process_does_not_take_the_locks_of_the_first(
 
 def fork_and_close(kind: str, file: Path) -> list[int]:
     """Use an engine, fork, close it here, and write in turns: here, there, and here again."""
-    database = Database(DATABASES[kind](file), build_table(TABLE), True)
+    database = Database(DATABASES[kind](file), find_table(TABLE), True)
     store = SQLStore(database)
     write_a_job(store, 0)
     (go, let_go), (done, say_done) = os.pipe(), os.pipe()
@@ -741,7 +741,7 @@ def fork_under_use(kind: str, file: Path) -> tuple[bool, list[int]]:
     """Fork while another thread is in the middle of a transaction, and write in the child. Was it still in it?"""
     begun, forked = threading.Event(), threading.Event()
     os.register_at_fork(after_in_parent=forked.set)
-    database = Database(DATABASES[kind](file), build_table(TABLE), True)
+    database = Database(DATABASES[kind](file), find_table(TABLE), True)
     store = SQLStore(database)
     write_a_job(store, 0)
 

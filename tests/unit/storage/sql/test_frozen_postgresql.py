@@ -20,7 +20,7 @@ from backjob import Status
 from backjob.errors import StoreError
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.engines import PATIENCE
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 
 _PATIENCE = 1.0
@@ -49,7 +49,7 @@ def freeze_sessions(url: URL) -> Iterator[None]:
 
 
 def test_a_frozen_session_is_given_up_and_replaced(url: URL) -> None:
-    database = Database(url, build_table(TABLE), True, patience=_PATIENCE)
+    database = Database(url, find_table(TABLE), True, patience=_PATIENCE)
     store = SQLStore(database)
     try:
         job_id = add(store)
@@ -62,7 +62,7 @@ def test_a_frozen_session_is_given_up_and_replaced(url: URL) -> None:
 
 
 def test_a_statement_that_is_frozen_is_given_up(url: URL) -> None:
-    database = Database(url, build_table(TABLE), True, patience=_PATIENCE)
+    database = Database(url, find_table(TABLE), True, patience=_PATIENCE)
     try:
         add(SQLStore(database))
         begin = time.monotonic()

@@ -14,7 +14,7 @@ from support.records import SERVERS, Databases, open_sqlite_store, run
 from support.served import wrap
 
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 
 OPEN = {
     "postgresql": "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()",
@@ -29,7 +29,7 @@ def url(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) ->
 
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
-    opened = Database(url, build_table("background_job"), True)
+    opened = Database(url, find_table("background_job"), True)
     yield opened
     opened.dispose()
 
@@ -113,9 +113,9 @@ import time
 import gevent
 from sqlalchemy import text
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 
-database = Database({url!r}, build_table("background_job"), True)
+database = Database({url!r}, find_table("background_job"), True)
 database.find_idle(0.2)
 
 def use():

@@ -21,7 +21,7 @@ from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.keeper import Keeper
 from backjob.scheduling.leases import Vouching
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 from backjob.transport.launcher import SelfRequest
 
@@ -42,7 +42,7 @@ def open_database(url: URL) -> Iterator[Callable[[], Database]]:
     opened = []
 
     def open_one() -> Database:
-        opened.append(Database(url, build_table(TABLE), True))
+        opened.append(Database(url, find_table(TABLE), True))
         return opened[-1]
 
     yield open_one
@@ -102,12 +102,12 @@ from support.records import TABLE, add
 from backjob.worker import outcome
 from backjob.storage.sql.database import Database
 from backjob.model.job import Move
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 from backjob.scheduling.leases import Vouching
 
 outcome.PATIENCE = outcome._RETRY_EVERY = 0.1
-database, vouching = Database({url!r}, build_table(TABLE), True), Vouching()
+database, vouching = Database({url!r}, find_table(TABLE), True), Vouching()
 store = SQLStore(database)
 job_id = add(store)
 store.claim(job_id, 1, "us", 30, 0)

@@ -26,7 +26,7 @@ from backjob.errors import StoreError, TimedOut
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.errors import AnswerLost
 from backjob.storage.sql.lost_answers import one_call
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 
 
@@ -114,7 +114,7 @@ def test_no_setting_reaches_the_apps_own_queries(pgbouncer: URL, postgresql: URL
 
 def test_a_connection_that_is_read_only_is_given_up(postgresql: URL) -> None:
     """The old primary was demoted. A new connection, by the same address, comes to the new one."""
-    database = Database(postgresql, build_table(TABLE), True)
+    database = Database(postgresql, find_table(TABLE), True)
     store = SQLStore(database)
     try:
         job_id = add(store)
@@ -130,7 +130,7 @@ def test_a_connection_that_is_read_only_is_given_up(postgresql: URL) -> None:
 
 @pytest.mark.parametrize("name", ["mariadb", "mariadb-mysqlclient"])
 def test_mariadb_that_is_read_only_is_given_up(databases: Databases, tmp_path: Path, name: str) -> None:
-    database = Database(databases.url(name, tmp_path, has_table=True), build_table(TABLE), True)
+    database = Database(databases.url(name, tmp_path, has_table=True), find_table(TABLE), True)
     store = SQLStore(database)
     try:
         add(store)
@@ -160,7 +160,7 @@ CALLS: dict[str, Callable[[SQLStore], Any]] = {
 @contextlib.contextmanager
 def patient_store(url: URL, *, is_used: bool = True) -> Iterator[SQLStore]:
     """A store that waits for an answer for _PATIENCE seconds. A used store has a connection and the time."""
-    database = Database(url, build_table(TABLE), True, patience=_PATIENCE)
+    database = Database(url, find_table(TABLE), True, patience=_PATIENCE)
     store = SQLStore(database)
     try:
         if is_used:

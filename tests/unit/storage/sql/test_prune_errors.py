@@ -24,7 +24,7 @@ from backjob.scheduling.pruning import Pruning
 from backjob.storage.retention import Passed
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.errors import Unreachable
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 
 LEASE = 30.0
@@ -39,7 +39,7 @@ CODES = [
 @contextlib.contextmanager
 def open_keepers(url: str) -> Iterator[SQLStore]:
     """Open the store of a keeper, which has shorter time-outs than that of requests."""
-    database = Database(url, build_table(TABLE), True)
+    database = Database(url, find_table(TABLE), True)
     twin = database.make_twin(LEASE / 3)
     try:
         yield SQLStore(twin)

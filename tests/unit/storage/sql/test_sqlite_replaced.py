@@ -14,7 +14,7 @@ from support.records import TABLE, add, new_job, read_rows
 
 from backjob.errors import Refused, StoreError, TimedOut
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
 
 
@@ -30,7 +30,7 @@ def open_database(file: Path) -> Iterator[Callable[[], Database]]:
     opened = []
 
     def open_one() -> Database:
-        opened.append(Database(f"sqlite:///{file}", build_table(TABLE), True))
+        opened.append(Database(f"sqlite:///{file}", find_table(TABLE), True))
         return opened[-1]
 
     yield open_one
@@ -135,8 +135,8 @@ def test_a_twin_opens_the_new_file_and_logs_nothing_more(
 
 
 def test_without_create_table_a_deleted_file_is_an_error_until_the_table_is_there(file: Path) -> None:
-    Database(f"sqlite:///{file}", build_table(TABLE), True).create_table()
-    database = Database(f"sqlite:///{file}", build_table(TABLE), False)
+    Database(f"sqlite:///{file}", find_table(TABLE), True).create_table()
+    database = Database(f"sqlite:///{file}", find_table(TABLE), False)
     store = SQLStore(database)
     try:
         add(store)

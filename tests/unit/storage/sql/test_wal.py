@@ -17,7 +17,7 @@ from support import wait_until
 from support.served import serve_site, wrap
 
 from backjob.storage.sql.database import Database
-from backjob.storage.sql.schema import build_table
+from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.wal import empty_wal
 
 FORM = {"a": "1" * 20_000}
@@ -84,8 +84,8 @@ def test_the_end_of_a_process_removes_it_where_no_keeper_runs(tmp_path: Path) ->
 def test_a_reader_puts_it_off_and_is_not_waited_for(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite3"
     engine = create_engine(f"sqlite:///{file}", poolclass=NullPool, connect_args={"timeout": 60})
-    database = Database(f"sqlite:///{file}", build_table("background_job"), True)
-    patient = Database(engine, build_table("background_job"), True)
+    database = Database(f"sqlite:///{file}", find_table("background_job"), True)
+    patient = Database(engine, find_table("background_job"), True)
     try:
         with database.connect(), closing(sqlite3.connect(file)) as reader, patient.connect():
             reader.execute("BEGIN").execute("SELECT count(*) FROM background_job").fetchall()
