@@ -22,7 +22,7 @@ from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
 from .model.job import Job, Status
 from .transport.error_hints import SIGNATURE
 from .transport.path_proofs import is_ahead
-from .transport.protocol import PROOF_HEADER, TOKEN_HEADER, prove_app
+from .transport.protocol import PROOF_HEADER, TOKEN_HEADER, WireOutcome, name_app_here
 from .transport.short_tokens import REMEMBERED
 from .worker.current_job import CurrentJob
 from .wsgi.iterables import AfterFirstChunk
@@ -46,7 +46,7 @@ class Endpoint:
 
     def answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request with a token. It reaches the app only as a job."""
-        respond: Responder = functools.partial(_respond, environ, start_response)
+        respond: Responder = functools.partial(_respond_with, environ, start_response)
         token = None
         try:
             backend = self._get_backend()
@@ -57,7 +57,7 @@ class Endpoint:
                 return self._tell_facts(backend, token, environ, start_response)
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
-                return respond("410 Gone", token.prove("unknown"))
+                return respond(WireOutcome.UNKNOWN, token)
             self._note_arrival(backend, environ)
             backend.limits.note_process(environ, start_response)
             if token.kind == MONITOR:
@@ -65,10 +65,10 @@ class Endpoint:
             return self._work(backend, job, token, environ, respond)
         except (TokenError, SealError):
             self._assembly.refused_tokens.note(environ)
-            return respond("403 Forbidden")
+            return _respond(environ, start_response, "403 Forbidden")
         except (StoreError, KeyringError) as error:
             self._report_unserved(error, is_own=token is not None)
-            return respond("503 Service Unavailable", token.prove("away") if token is not None else "")
+            return respond(WireOutcome.UNAVAILABLE, token)
 
     def _report_unserved(self, error: Exception, *, is_own: bool) -> None:
         """Log the error. Without a key anybody may have sent the request: then log once a minute at most."""
@@ -85,14 +85,14 @@ class Endpoint:
         It gets the same proof, which reveals nothing new. A probe may have waited long in the server's backlog, and
         some proxies send a request twice.
         """
-        proof = f"{token.prove('here')} {token.prove(prove_app(backend.self_request.app))}"
+        of_app = token.prove(name_app_here(backend.self_request.app))
         if not backend.self_request.paths.tokens.take(token):
             self._assembly.refused_tokens.note(environ, is_stale=True)
-            return respond("403 Forbidden", proof)
+            return respond(WireOutcome.STALE_PROBE, token, of_app)
         self._note_arrival(backend, environ)
         if backend.has_dispatcher(environ):
             backend.dispatcher.start_looking()
-        return respond("200 OK", proof)
+        return respond(WireOutcome.HERE, token, of_app)
 
     def _tell_facts(
         self, backend: Backend, token: Token, environ: dict[str, Any], start_response: Callable[..., Any]
@@ -105,7 +105,7 @@ class Endpoint:
             is_fresh = is_fresh and backend.store.use_once(f"token-{token.nonce}"[:64], REMEMBERED)
         if not is_fresh:
             self._assembly.refused_tokens.note(environ, is_stale=True)
-            return _respond(environ, start_response, "403 Forbidden", token.prove("stale"))
+            return _respond_with(environ, start_response, WireOutcome.STALE_CHECK, token)
         self._note_arrival(backend, environ)
         facts = self._assembly.deployment.answer(environ, start_response)
         return _respond(environ, start_response, "200 OK", prove_facts(token, facts), facts)
@@ -122,56 +122,69 @@ class Endpoint:
             backend.self_request.note_path(job.path, token.nonce)
         backend.monitor.end_outage()
         if job.status is not Status.STARTED:
-            return respond("409 Conflict", token.prove("refused"))
+            return respond(WireOutcome.REFUSED, token)
         if not backend.self_request.is_home_of(job.app_id):
-            return respond("421 Misdirected Request", token.prove("elsewhere"))
+            return respond(WireOutcome.ELSEWHERE, token)
         go_on = backend.accept(job, token.nonce, environ)
         if go_on is None:
-            return respond("409 Conflict", token.prove("refused"))
-        return AfterFirstChunk(respond("202 Accepted", token.prove("monitor")), go_on)
+            return respond(WireOutcome.REFUSED, token)
+        return AfterFirstChunk(respond(WireOutcome.ACCEPTED, token), go_on)
 
     def _work(
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
         if job.status is not Status.STARTED:
-            return respond("409 Conflict", token.prove("refused"))
-        outcome, way = "full", backend.dispatcher.choose_way(environ)
+            return respond(WireOutcome.REFUSED, token)
+        way = backend.dispatcher.choose_way(environ)
         _drain(environ)
         if backend.can_run(job):
             request = backend.keyring.unseal(job.id, job.uid, job.sealed)
             if not may_run_in(backend.self_request.app, request):
-                return respond("421 Misdirected Request", token.prove("elsewhere"))
+                return respond(WireOutcome.ELSEWHERE, token)
             try:
                 current = CurrentJob(backend, job, request, environ)
             except OutsideMount as error:  # started outside of a request, where the mount is not known
                 backend.monitor.refuse_target(job, error)
-                return respond("409 Conflict", token.prove("refused"))
+                return respond(WireOutcome.REFUSED, token)
             outcome = self._run_if_room(backend, job, token, current)
         else:
-            outcome = backend.name_refusal(job)
-        if way != "thread" and outcome == "full" and job.held_by:
+            outcome = backend.choose_refusal(job)
+        is_full = outcome is WireOutcome.FULL
+        if way != "thread" and is_full and job.held_by:
             # The launching process may be gone. The hold is released before the search, so this process or the next to
             # finish a job finds it.
             backend.store.note_full(job.id, job.attempt, job.held_by)
-        if way != "thread" and (outcome == "ended" or (outcome == "full" and backend.limits.has_room_here)):
+        if way != "thread" and (outcome is WireOutcome.ENDED or (is_full and backend.limits.has_room_here)):
             backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
-        return respond("200 OK" if outcome == "ended" else "409 Conflict", token.prove(outcome))
+        return respond(outcome, token)
 
-    def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> str:
-        """Claim the job and run it, unless the limit is reached. Return the outcome, in the words of the proof."""
+    def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> WireOutcome:
+        """Claim the job and run it, unless the limit is reached."""
         limits, owner = backend.limits, backend.monitor.name_claim(token)
         if not limits.enter():
-            return "full"
+            return WireOutcome.FULL
         try:
             most = limits.max_running, limits.of_scope(job.scope)
             if not backend.store.claim(job.id, job.attempt, owner, backend.config.lease, *most):
                 glance = backend.store.glance(job.id)
                 is_full = glance is not None and glance.status is Status.STARTED and glance.attempt == job.attempt
-                return "full" if is_full else "refused"
+                return WireOutcome.FULL if is_full else WireOutcome.REFUSED
             backend.dispatcher.note_claim(job.id)
-            return "ended" if current.run(self._app, owner) else "forked"
+            return WireOutcome.ENDED if current.run(self._app, owner) else WireOutcome.FORKED
         finally:
             limits.leave()
+
+
+def _respond_with(
+    environ: Mapping[str, Any],
+    start_response: Callable[..., Any],
+    outcome: WireOutcome,
+    token: Token | None,
+    further_proof: str = "",
+) -> list[bytes]:
+    """Return an answer with the proof of this outcome, or without a proof if the token could not be verified."""
+    proof = f"{token.prove(outcome.text)} {further_proof}".rstrip() if token is not None else ""
+    return _respond(environ, start_response, outcome.status, proof)
 
 
 def _respond(

@@ -26,7 +26,7 @@ from backjob.storage.cache.entries import Cells
 from backjob.storage.store import Store
 from backjob.transport.connection_failures import Silence
 from backjob.transport.error_hints import explain, sum_up
-from backjob.transport.protocol import is_proof
+from backjob.transport.protocol import WireOutcome
 from backjob.wsgi.outer import find_outer_objects
 from backjob.wsgi.outer_values import digest_outer_values
 
@@ -45,7 +45,6 @@ from .report import (
     find_problems,
     find_warnings,
 )
-from .second_visit import can_visit, does_second_visit_wait, end_if_second_visit
 from .site_check import find_site_problem, find_site_warnings, visit_site
 
 Facts = TypeVar("Facts", ServerFacts, StoreFacts, Reply)
@@ -75,7 +74,6 @@ class Deployment:
 
     def check(self, environ: Mapping[str, Any] | None) -> Check:
         """Try the way that a job's requests take from here. Raises nothing for what it meets: the record has it."""
-        end_if_second_visit(environ)
         here, cache = StoreFacts(self.place), ask_cache(self.cells, self.config.cache_prefix)
         try:
             count = len(self.keys.read())
@@ -90,8 +88,7 @@ class Deployment:
             reply = self._reply(backend, here, environ)
         of_site = [*find_site_problem(site, self.config)]
         problems = [*([problem] if problem else []), *of_site, *find_problems(self.config, here, cache, reply)]
-        is_waiting = environ is not None and self._does_second_visit_wait(environ)
-        warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply, is_waiting)]
+        warnings = [*find_warnings(self.config, self.keys.name, here, cache, reply)]
         warnings += find_exposures(self.file, self.keys.file)
         warnings += find_other_app(backend.self_request.app, reply)
         warnings += find_other_version(self.config.app_version or "", reply)
@@ -106,10 +103,6 @@ class Deployment:
         backend = self.find_backend()
         reply = self._reply(backend, self._ask_store(backend.store), environ, start_response)
         return json.dumps(dataclasses.asdict(reply))
-
-    def _does_second_visit_wait(self, environ: Mapping[str, Any]) -> bool:
-        jobs = environ.get(self.config.environ_key)
-        return can_visit(environ, jobs) and does_second_visit_wait(self.app, environ)
 
     def _reply(
         self,
@@ -175,7 +168,7 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
     """What our own middleware tells at this address. Raises LaunchError when it does not, or is not ours."""
     token = backend.self_request.paths.tokens.sign(CHECK, _NO_JOB, 1)
     answer = backend.self_request.ask(address, token, request, patience)
-    if is_proof(answer, token, "stale"):
+    if WireOutcome.STALE_CHECK.is_proven_by(answer, token):
         stale = (
             "{address} refuses the request as too old or repeated: something in front of it sends requests twice or "
             "delays them, or the clocks of two hosts differ by a minute while the job database is unreachable"

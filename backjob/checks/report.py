@@ -190,7 +190,6 @@ def find_warnings(
     here: StoreFacts,
     cache: CacheFacts | None,
     reply: Reply | None,
-    does_second_visit_wait: bool = False,
 ) -> Iterator[Finding]:
     """What works and may surprise. Each is something that was really seen."""
     yield from _of_options(config)
@@ -211,13 +210,6 @@ def find_warnings(
     if cache is not None and cache.error and config.database is not None:
         text = f"The cache is away, every question for a job goes to the database. {cache.error}"
         yield Finding("cache", text, "Start it, or correct cache=")
-    if does_second_visit_wait:
-        text = "A second request of the same visitor does not come as far as this one while this one is open"
-        yield Finding(
-            "session-lock",
-            text,
-            "If its session locks, so that jobs and pages wait for one another, use one that does not",
-        )
     if reply is not None:
         yield from _of_reply(config, here, reply)
         has_several = config.database is not None and reply.server.has_processes

@@ -28,6 +28,7 @@ from backjob.scheduling.monitor import Monitor
 from backjob.storage.store import Store
 from backjob.transport.connection_failures import explain_silence
 from backjob.transport.launcher import Launcher, SelfRequest
+from backjob.transport.protocol import WireOutcome
 from backjob.wsgi.outer import explain_outer, find_outer_objects
 
 log = logging.getLogger("backjob")
@@ -89,11 +90,14 @@ class Backend:
     def _is_of_other_version(self, job: Job) -> bool:
         return job.app_version not in ("", self.config.app_version)
 
-    def name_refusal(self, job: Job) -> str:
-        """Return the outcome of the launch of a job that can't run here: "full" for the first seconds, in which a
-        process of its version may be found, and then "version"."""
+    def choose_refusal(self, job: Job) -> WireOutcome:
+        """Return the outcome of the launch of a job that can't run here.
+
+        It is FULL for the first seconds, in which a process of the job's version may be found, and then OTHER_VERSION.
+        """
         is_other = job.is_readable and self._is_of_other_version(job)
-        return "version" if is_other and job.overdue_for > _VERSION_PATIENCE else "full"
+        is_late = job.overdue_for > _VERSION_PATIENCE
+        return WireOutcome.OTHER_VERSION if is_other and is_late else WireOutcome.FULL
 
     def accept(self, job: Job, nonce: str, environ: Mapping[str, Any]) -> Callable[[], None] | None:
         """Take over a job from start(), as Dispatcher.accept() does. A job that can't run here is released: a process

@@ -58,11 +58,6 @@ class KeeperThread:
                 self._bell = None
                 log.warning("There is no thread for the keeper: %s", error)
 
-    def wake(self) -> None:
-        """There is something to do now."""
-        if self._bell is not None:
-            self._bell.ring()
-
     def stop(self) -> None:
         """Take no further step, and wait until the one that is under way is done and the thread has let go of all."""
         if self._let_end() and self._working.acquire(True, _LONGEST_STEP):

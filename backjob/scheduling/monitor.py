@@ -28,7 +28,7 @@ from backjob.runtime.process_identity import name_process
 from backjob.storage.store import Store
 from backjob.transport.launcher import SelfRequest
 from backjob.transport.path_proofs import mark_ahead
-from backjob.transport.protocol import is_proof
+from backjob.transport.protocol import WireOutcome
 
 from .leases import Vouching
 
@@ -277,18 +277,18 @@ class Monitor:
 
     def _judge(self, job: Job, token: Token, request: JobRequest, connection: Connection) -> Verdict:
         answer = connection.answer
-        is_full = is_proof(answer, token, "full")
-        if is_full or is_proof(answer, token, "ended"):
+        is_full = WireOutcome.FULL.is_proven_by(answer, token)
+        if is_full or WireOutcome.ENDED.is_proven_by(answer, token):
             self._note_success(connection)
             if is_full:
                 self._store.note_full(job.id, job.attempt, self.owner)
             return Verdict.FULL if is_full else Verdict.ENDED
-        if is_proof(answer, token, "version"):
+        if WireOutcome.OTHER_VERSION.is_proven_by(answer, token):
             self._launcher.has_worked = True
             other = "{address} has another app_version than this job's, {version}"
             raise LaunchError(compose(other, address=connection.address, version=plain(repr(job.app_version))))
         glance = self._store.glance(job.id)
-        if not is_proof(answer, token, "refused"):
+        if not WireOutcome.REFUSED.is_proven_by(answer, token):
             self._launcher.forget_proofs()
             if _is_at(glance, job, Status.STARTED):
                 raise self._launcher.doubt(connection, token, request)

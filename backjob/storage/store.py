@@ -113,9 +113,6 @@ class Store(Protocol):
         """How long until a job, but none of these apps and scopes, is due or loses its hold. None: none is due
         ``within`` so many seconds."""
 
-    def count(self, status: Status) -> int:
-        """How many jobs are in this status."""
-
     def count_running(self) -> dict[str, int]:
         """How many jobs run in each scope that has any."""
 

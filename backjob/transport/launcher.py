@@ -25,7 +25,7 @@ from .connection_failures import explain_failure
 from .error_hints import sum_up
 from .own_address import OwnAddress
 from .path_proofs import FRESH, FRESH_FROM_SLOT, LONGEST_PROOF, PathProofs
-from .protocol import is_proof
+from .protocol import is_taken
 from .short_tokens import Clock, ShortTokens, host_time
 from .wire import CONNECT_TIMEOUT, PROBE_PATIENCE, Wire
 
@@ -125,8 +125,7 @@ class SelfRequest:
                         self.own.doubt()
                         self._last_unanswered = time.monotonic()
                         return False
-                    # Refused by ourselves means that this launch was taken over before: a proxy sends things twice.
-                    if is_proof(connection.answer, token, "monitor") or is_proof(connection.answer, token, "refused"):
+                    if is_taken(connection.answer, token):
                         self.note_proof(address)
                         self._unanswered = 0
                         return True

@@ -21,7 +21,7 @@ from backjob.wsgi.mounts import check_mount
 
 from .connection_failures import Silence
 from .error_hints import explain, explain_path, explain_post, hint_at_mount
-from .protocol import is_proof, prove_app
+from .protocol import WireOutcome, is_here, is_taken
 from .short_tokens import ShortTokens
 from .wire import PROBE_PATIENCE, Wire
 
@@ -169,7 +169,7 @@ class PathProofs:
             answer = self._wire.ask(address, token, request, patience, request.path)
         except Silence:
             return  # the slot of whoever calls may be the only one: the request is in the server's backlog
-        if not (is_proof(answer, token, "monitor") or is_proof(answer, token, "refused")):
+        if not is_taken(answer, token):
             raise self._explain(answer, address, token, request, "GET")
 
     def explain_monitor(self, answer: Answer, address: Address, token: Token, request: JobRequest) -> LaunchError:
@@ -183,7 +183,7 @@ class PathProofs:
 
         A request with effects that anything has answered is not sent again: it may have been acted on.
         """
-        is_own = explain(answer, address).is_of_job or is_proof(answer, token, "away")
+        is_own = explain(answer, address).is_of_job or WireOutcome.UNAVAILABLE.is_proven_by(answer, token)
         if answer.raw and not _is_safe(request) and not is_own:
             return explain_path(answer, address, request.method, request.path, is_answered=True)
         return self._explain(answer, address, token, request, request.method)
@@ -194,7 +194,7 @@ class PathProofs:
         Shortly after an outage was seen, it may have ended just after this answer: then BackJob answers the path too.
         """
         failure = explain(answer, address)
-        if failure.is_of_job or is_proof(answer, token, "away"):
+        if failure.is_of_job or WireOutcome.UNAVAILABLE.is_proven_by(answer, token):
             return failure
         if not self._answers_at_mount(address, token, request):
             is_unknown = request.script_name is None and answer.status in _OUTSIDE_STATUSES
@@ -234,7 +234,7 @@ class PathProofs:
         Return the answer if it is not this app's, or else None."""
         probe = self.tokens.sign(PROBE, token.job_id, token.attempt)
         answer = self._wire.ask(address, probe, request, patience, path)
-        if not is_proof(answer, probe, prove_app(app)):
+        if not is_here(answer, probe, app):
             return answer
         if path is not None or request.script_name is not None:
             self.add(address, _POST if path is None else path)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import needs, wait_until
+from support import ROOT, needs, wait_until
 from support.places import Place, make_place
 
 from chaos import runs
@@ -21,7 +21,6 @@ from chaos.blueprint import Blueprint
 
 RELEASE = "release"
 """The folder of the release of backjob that a new process runs."""
-_ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT = 90.0
 _STOP_TIMEOUT = 15.0
 _RELOAD_TIMEOUT = 60.0
@@ -43,7 +42,7 @@ class Host:
     def __init__(self, blueprint: Blueprint, folder: Path, clock: int, environ: dict[str, str]) -> None:
         self._blueprint = blueprint
         self._folder = folder
-        path = os.pathsep.join(map(str, (folder / RELEASE, _ROOT / "tests", _ROOT)))
+        path = os.pathsep.join(map(str, (folder / RELEASE, ROOT / "tests", ROOT)))
         self._environ = environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         if clock:
             self._environ |= _shift_clock(clock, folder)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+
+from support import DOCS
 
 from chaos.run import Outcome
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "chaos.md"
+PAGE = DOCS / "chaos.md"
 _BEGIN, _END = "<!-- what make chaos has found -->\n", "<!-- end -->\n"
 _COLUMNS = (
     *("Set-up", "Seconds", "Kills", "Faults", "Runs struck", "Accepted", "Completed", "Failed with a cause"),

@@ -13,7 +13,7 @@ from backjob.errors import LaunchError
 from backjob.keyring import MONITOR, WORKER, Keyring
 from backjob.model.address import parse_connect
 from backjob.transport.error_hints import explain
-from backjob.transport.protocol import OUTCOMES, is_proof
+from backjob.transport.protocol import WireOutcome
 
 from .mutations import mutate_bytes
 
@@ -51,16 +51,17 @@ def fuzz(folder: Path) -> Iterator[Callable[[random.Random], None]]:
 
     def do_round(choose: random.Random) -> None:
         token = keyring.sign(choose.choice((MONITOR, WORKER)), choose.randrange(1, 99), 1, b"sealed")
-        outcome = choose.choice(sorted(OUTCOMES))
+        outcome = choose.choice(list(WireOutcome))
         others = [
-            keyring.sign(token.kind, token.job_id, 1, b"sealed").prove(outcome),  # another request's
-            stranger.sign(token.kind, token.job_id, 1, b"sealed", token.nonce).prove(outcome),
-            token.prove(outcome)[:-8],  # more than a mutation completes by chance
+            keyring.sign(token.kind, token.job_id, 1, b"sealed").prove(outcome.text),  # another request's
+            stranger.sign(token.kind, token.job_id, 1, b"sealed", token.nonce).prove(outcome.text),
+            token.prove(outcome.text)[:-8],  # more than a mutation completes by chance
             token.text,
-            *(token.prove(each) for each in OUTCOMES if each != outcome),
+            *(token.prove(each.text) for each in WireOutcome if each.text != outcome.text),
         ]
         shape, method = choose.choice(SHAPES), choose.choice(("GET", "POST", "HEAD"))
-        status = choose.choice((*STATUSES, *sorted(OUTCOMES[outcome]) * 9))
+        code = int(outcome.status[:3])
+        status = choose.choice((*STATUSES, *[code] * 9))
         raw = shape % (status, choose.choice(others).encode())
         if choose.random() < 0.8:
             raw = mutate_bytes(choose, raw, choose.choice(SHAPES))
@@ -71,13 +72,13 @@ def fuzz(folder: Path) -> Iterator[Callable[[random.Random], None]]:
             cut = read(method, raw, sizes_of(choose, choose.choice((1, 7, 200))))
             assert whole.status == cut.status, raw
             assert whole.header("Server") == cut.header("Server"), raw
-        assert not is_proof(whole, token, outcome), f"{outcome}, of another request: {raw!r}"
+        assert not outcome.is_proven_by(whole, token), f"{outcome}, of another request: {raw!r}"
         told = explain(whole, address)
         assert isinstance(told, LaunchError)
         assert len(str(told)) < 2000, raw
         assert str(told).isprintable(), raw
         # The sound one is believed, and no other status with it.
-        true = read("POST", SHAPES[0] % (status, token.prove(outcome).encode()), sizes_of(choose, PIECE))
-        assert is_proof(true, token, outcome) == (status in OUTCOMES[outcome]), (status, outcome)
+        true = read("POST", SHAPES[0] % (status, token.prove(outcome.text).encode()), sizes_of(choose, PIECE))
+        assert outcome.is_proven_by(true, token) == (status == code), (status, outcome)
 
     yield do_round

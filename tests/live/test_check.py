@@ -174,14 +174,6 @@ def test_one_slot_from_within(run_server: Serve, setup: Setup) -> None:
     wait_until(lambda: server.ask("GET", "/").status == 200)
 
 
-@pytest.mark.parametrize(("query", "names"), [("?lock", ["session-lock"]), ("", [])])
-def test_a_session_that_locks(run_server: Serve, query: str, names: list[str]) -> None:
-    server = run_server(gunicorn("gthread", threads=10))
-    seen = server.ask("GET", f"/check{query}", headers=CANARIES).json()
-    assert [warning["name"] for warning in seen["warnings"]] == names
-    assert seen["problems"] == []
-
-
 def test_monitor_that_needs_a_second_slot(run_server: Serve) -> None:
     found = check_from_outside(run_server(ONE_GTHREAD, monitor="request"))
     assert [problem.name for problem in found.problems] == ["monitor"]

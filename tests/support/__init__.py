@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+DOCS = ROOT / "docs"
 
 State = TypeVar("State")
 

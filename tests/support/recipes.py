@@ -10,7 +10,9 @@ from pathlib import Path
 
 from support.servers import GTHREAD, Setup
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "deployments.md"
+from . import DOCS
+
+DOCUMENT = DOCS / "deployments.md"
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _THEIR_SITE = "from mysite import"

@@ -150,7 +150,7 @@ def live_a_life(store: Store, **changes: Any) -> int:
     assert job is not None
     assert store.note_launch_failure(job.id, job.attempt, "holder", "not yet", 0)
     assert store.note_full(job.id, job.attempt, "holder")
-    assert store.count_launched() <= store.count(Status.STARTED)
+    assert store.count_launched() <= count_jobs(store, Status.STARTED)
     assert store.seconds_to_next(KEY_IDS) == 0
     assert store.claim(job_id, 1, "run", 30, 0)
     assert store.touch(job_id, 1, 50, "half", 30)
@@ -158,7 +158,7 @@ def live_a_life(store: Store, **changes: Any) -> int:
     store.register("process", 4, 30)
     assert store.read_slots()
     assert store.claim(job_id, 2, "run", 30, max_running=99, max_in_scope=99)
-    assert sum(store.count_running().values()) == store.count(Status.INPROGRESS) > 0
+    assert sum(store.count_running().values()) == count_jobs(store, Status.INPROGRESS) > 0
     assert store.prune(_LONG_AGO, _LONG_AGO, 9) == 0
     store.unregister("process")
     assert store.request_cancel(job_id)
@@ -180,3 +180,8 @@ def read_rows(file: Path, table: str = TABLE) -> list[dict[str, Any]]:
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY id')]
+
+
+def count_jobs(store: Store, status: Status) -> int:
+    """Return the number of jobs with this status."""
+    return len(store.find([status], None, 1_000_000, None))

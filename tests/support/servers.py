@@ -26,8 +26,10 @@ from backjob import BackJob, Status
 from support import wait_until
 from support.places import Place, make_place
 
+from . import TESTS
+
 PACKAGE = Path(backjob.__file__).resolve().parent
-APPS = Path(__file__).resolve().parent.parent / "live" / "apps"
+APPS = TESTS / "live" / "apps"
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _STOP_TIMEOUT = 10.0
 MANY = 1000

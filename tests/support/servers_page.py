@@ -16,7 +16,9 @@ from pathlib import Path
 
 from support.servers import MANY
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "servers.md"
+from . import DOCS
+
+PAGE = DOCS / "servers.md"
 IS_RECORDED = "MATRIX_RECORD" in os.environ
 """Is this the run of ``make servers``? Then nothing else is to run beside what is measured."""
 _BEGIN, _END = "<!-- what make servers has found -->\n", "<!-- end -->\n"

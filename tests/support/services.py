@@ -16,9 +16,10 @@ from sqlalchemy.engine import URL, make_url
 
 from support import needs
 
-_ROOT = Path(__file__).resolve().parents[2]
-_URLS = _ROOT / ".services" / "urls"
-_SCRIPT = _ROOT / "tests" / "machine" / "services"
+from . import ROOT
+
+_URLS = ROOT / ".services" / "urls"
+_SCRIPT = ROOT / "tests" / "machine" / "services"
 _LONGEST = 60
 _numbers = itertools.count(1)
 

@@ -87,14 +87,6 @@ class CacheReads:
     def check_writes(self) -> None:
         """Do nothing: a cache refuses a value only because of its size."""
 
-    def count(self, status: Status) -> int:
-        index = self._jobs.read()
-        if status.is_final:
-            return len(self.find([status], None, len(index.live) + len(index.ended), None))
-        if status is Status.INPROGRESS:
-            return sum(self.count_running().values())
-        return sum(job.status is status for some in in_turns(sorted(index.live)) for job in self._jobs.get_live(some))
-
     def count_running(self) -> dict[str, int]:
         ids = sorted({job_id for job_id, _ in self._jobs.read().running})  # whatever runs was reserved
         jobs = (job for some in in_turns(ids) for job in self._jobs.get_live(some))

@@ -101,9 +101,6 @@ class SQLReads:
     def try_new_connection(self) -> None:
         self._database.try_new_connection()
 
-    def count(self, status: Status) -> int:
-        return int(self._scalar(self._statements.count, in_status=int(status)))
-
     def count_running(self) -> dict[str, int]:
         return dict(tuple(row) for row in self._database.read(self._statements.count_running, {}))
 

@@ -82,7 +82,6 @@ class Statements:
             columns.ended_at < _at("before", columns.ended_at),
             is_readable,
         )
-        self.count = select(func.count()).select_from(table).where(columns.status == bindparam("in_status"))
 
         # What waits for a response is never free: should its request be gone, the job is not wanted any more.
         is_lapsed = (columns.held_until <= now) & columns.held_by.not_like(f"{RESPONSE}%")
