@@ -43,7 +43,7 @@ MUTANTS = [
         "backjob/middleware.py",
         "self.config.app_name or _name_caller(app)",
         "_name_caller(app)",
-        ("tests/test_app_name.py",),
+        ("tests/unit/transport/test_app_name.py",),
     ),
     Mutant(
         "a row without an app_id is left to another app",
