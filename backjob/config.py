@@ -27,7 +27,7 @@ from .validation import (
     check_pattern,
     check_redirects,
     check_scope_limits,
-    check_version,
+    check_short_name,
     check_whole,
     check_with,
     is_timeout,
@@ -132,6 +132,10 @@ class Config:
     """Whether this process has a keeper, which recovers lost jobs, launches due ones and deletes old ones. False for
     one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
 
+    app_name: str | None = None
+    """Name of the app, which tells its jobs from those of other apps in the same table: 1-64 printable ASCII
+    characters without blanks, the same in all its processes. None: a name made from where the app is wrapped."""
+
     app_version: str | None = None
     """Version of the app's code, such as a commit: 1-64 printable ASCII characters. A job runs in processes of the
     version that recorded it while one of them is alive or was within the last 60 s, then in any. None: in any."""
@@ -183,7 +187,8 @@ class Config:
         self._check_storage()
         check_pattern("cache_prefix", self.cache_prefix, r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
         check_pattern("environ_key", self.environ_key, r"[\x21-\x7e]+", "a name of printable ASCII characters")
-        check_with("app_version", self.app_version, check_version)
+        check_with("app_name", self.app_name, check_short_name)
+        check_with("app_version", self.app_version, check_short_name)
         for name in ("create_table", "keeper"):
             if not isinstance(getattr(self, name), bool):
                 refuse(name, "must be True or False")

@@ -47,7 +47,7 @@ class BackJob:
         """The wrapped app."""
         self.config = make_config(options)
         self._key = self.config.environ_key
-        self._assembly = Assembly(app, self.config, _name_caller(app))
+        self._assembly = Assembly(app, self.config, self.config.app_name or _name_caller(app))
         # Looked up once: an ordinary request is counted in fractions of a microsecond.
         self._get_backend = self._assembly.get_backend
         bind = getattr(self.config.launcher, "bind", None)

@@ -43,8 +43,8 @@ def is_timeout(value: object) -> bool:
     return is_number(value, LEAST_ERROR_TIMEOUT, MOST) or is_number(value, 0, 0)
 
 
-def check_version(text: str) -> None:
-    """Raise ValueError unless this can be a version of the app: 1-64 printable ASCII characters without blanks."""
+def check_short_name(text: str) -> None:
+    """Raise ValueError unless this can name the app or its version: 1-64 printable ASCII characters without blanks."""
     if not 0 < len(text) <= 64 or not all("!" <= each <= "~" for each in text):
         raise ValueError("it must be 1-64 printable ASCII characters without blanks")
 

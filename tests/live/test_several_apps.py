@@ -133,6 +133,16 @@ def test_jobs_of_an_app_that_is_down_wait_for_it(run_app: RunApp) -> None:
     assert_own(again, [waiting])
 
 
+def test_an_app_that_was_renamed_keeps_its_jobs_by_its_app_name(run_app: RunApp) -> None:
+    """Its module and its address are others than before."""
+    before = run_app("before", app_name="shop")
+    waiting = before.start("/echo", delay=1)
+    before.stop()
+    after = run_app("after", app_name="shop")
+    after.end_of(after.start("/echo"))
+    assert_own(after, [waiting])
+
+
 def test_two_backjobs_in_one_process(run_server: Serve, tmp_path: Path) -> None:
     server = run_server(GTHREAD, app=write_app(tmp_path, recipe(SEVERAL, "python")))
     mounts = ("", "/shop")

@@ -39,6 +39,13 @@ MUTANTS = [
         ("tests/unit/storage/test_store.py",),
     ),
     Mutant(
+        "app_name is ignored",
+        "backjob/middleware.py",
+        "self.config.app_name or _name_caller(app)",
+        "_name_caller(app)",
+        ("tests/unit/transport/test_app_name.py",),
+    ),
+    Mutant(
         "a row without an app_id is left to another app",
         "backjob/transport/app_id.py",
         "return not app_id.startswith((_APP, _KEYED_APP)) or app_id in self._ids",

@@ -73,6 +73,7 @@ WRONG: dict[str, list[Any]] = {
         *[{wrong: 1} for wrong in (None, 7, "", "a" * 256, b"a")],
     ],
     "keeper": NO_BOOLS,
+    "app_name": ["", "a b", "ä", "a" * 65, "a\n", 7, b"a", True],
     "app_version": ["", "a b", "ä", "a" * 65, "a\n", 7, b"a", True],
     "forward_headers": [None, "X-A", 7, ["A B"], ["A\n"], [7], [b"A"], [""]],
     "forward_environ": [
@@ -110,6 +111,7 @@ DEFAULTS: dict[str, Any] = {
     "max_running_per_process": 0,
     "max_running_per_scope": 0,
     "keeper": True,
+    "app_name": None,
     "app_version": None,
     "forward_environ": (),
     "redirect_ok": False,
@@ -202,6 +204,7 @@ def test_auto_can_be_written_as_any_word_of_settings(text: str) -> None:
         ("connect", "https://a.test"),
         ("connect", "unix:/run/app.sock"),
         ("connect_headers", {"Authorization": "Basic eA=="}),
+        *[("app_name", name) for name in (None, "a", "shop.example", "~" * 64)],
         *[("app_version", version) for version in (None, "1", "v2.0-3-g5bdb3cb", "~" * 64)],
         ("forward_headers", ()),
         ("forward_headers", ["X-A"]),
