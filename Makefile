@@ -11,13 +11,17 @@ SECONDS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs servers chaos soak fuzz bench mutants audit constraints clean
+.PHONY: demo test test-unit lint types docs servers chaos soak fuzz bench mutants audit constraints clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/dev.stamp
 	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+
+# Without web servers, database servers and cache servers.
+test-unit: $(VENV)/dev.stamp
+	BACKJOB_UNIT=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) -m "not live" tests/unit $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(ARGS)

@@ -21,8 +21,15 @@ def miss(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def skip_servers(name: str) -> None:
+    """Skip the test if servers are not wanted: ``make test-unit`` sets $BACKJOB_UNIT."""
+    if os.environ.get("BACKJOB_UNIT"):
+        pytest.skip(f"unit tests do without {name}")
+
+
 def program(name: str) -> str:
     """The path of a program, also of one that only an administrator has in the PATH."""
+    skip_servers(name)
     return shutil.which(name, path=_PLACES) or miss(f"there is no {name}: tests/machine/install brings it")
 
 

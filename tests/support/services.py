@@ -35,6 +35,7 @@ def url(name: str) -> str:
 
     Databases and Redis also over a unix socket: "postgresql-unix", "mariadb-unix", "redis-unix".
     """
+    needs.skip_servers(name)
     return _read_urls().get(name) or needs.miss(f"no {name} runs: tests/machine/services start")
 
 
