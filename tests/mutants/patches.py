@@ -712,7 +712,7 @@ MUTANTS = [
         "an import points upwards",
         "backjob/validation.py",
         "from __future__ import annotations\n",
-        "from __future__ import annotations\n\nfrom . import jitter  # noqa: F401\n",
+        "from __future__ import annotations\n\nfrom .worker import cookies  # noqa: F401\n",
         ("tests/project/test_layers.py",),
     ),
     Mutant(
