@@ -84,8 +84,7 @@ class BackJob:
         """Will jobs work here? Makes one round trip to the app's own address, and takes a few seconds at most.
 
         In a request, give its ``environ``. Outside of one, ``connect=`` is needed, or a request that came before, and
-        the app is called once in this process, for two seconds at most. If the given request is a GET with a cookie,
-        the app is asked for its page once more, up to this call, to see whether sessions lock.
+        the app is called once in this process, for two seconds at most.
         Raises nothing for what it finds: the record says what is wrong, and what mends it.
         """
         return self._assembly.deployment.check(environ)
