@@ -19,23 +19,23 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "no status guard",
-        "backjob/storage/sql/statements.py",
-        "statement.where(table.c.status.in_(sources)).values(",
-        "statement.values(",
+        "backjob/model/writes.py",
+        'guard: list[Condition] = [OneOf("status", move.sources), READABLE]',
+        "guard: list[Condition] = [READABLE]",
         ("tests/unit/storage/test_store.py",),
     ),
     Mutant(
         "no attempt fence on moves",
-        "backjob/storage/sql/statements.py",
-        'made.where(columns.attempt == bindparam("at_attempt"))',
-        'made.where(bindparam("at_attempt") > 0)',
+        "backjob/model/writes.py",
+        '    "attempt": OF_ATTEMPT,\n',
+        "",
         ("tests/unit/storage/test_store.py",),
     ),
     Mutant(
         "no attempt fence on signs, claims and holds",
-        "backjob/storage/sql/statements.py",
-        'columns.id == bindparam("job_id"), columns.attempt == bindparam("at_attempt")',
-        'columns.id == bindparam("job_id"), bindparam("at_attempt") > 0',
+        "backjob/model/writes.py",
+        'OF_ATTEMPT = Equal("attempt", Arg("attempt"))',
+        'OF_ATTEMPT = AtMost("attempt", 2**31)',
         ("tests/unit/storage/test_store.py",),
     ),
     Mutant(
@@ -69,9 +69,8 @@ MUTANTS = [
     Mutant(
         "a newer release's rows are recovered",
         "backjob/storage/sql/statements.py",
-        """            columns.key_id.in_(bindparam("key_ids", expanding=True)),
-            is_readable,""",
-        """            columns.key_id.in_(bindparam("key_ids", expanding=True)),""",
+        "            compile_condition(READABLE, table),\n        )\n        self.count_running",
+        "        )\n        self.count_running",
         ("tests/unit/storage/test_record_version.py",),
     ),
     Mutant(
@@ -98,8 +97,8 @@ MUTANTS = [
     Mutant(
         "final statuses are not final",
         "backjob/model/transitions.py",
-        "FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)",
-        "FAIL = Transition(frozenset(Status), Status.FAILED)",
+        "FAIL = {Status.STARTED, Status.INPROGRESS}, Status.FAILED",
+        "FAIL = set(Status), Status.FAILED",
         ("tests/unit/model/test_job.py", "tests/unit/storage/test_store.py"),
     ),
     Mutant(
@@ -111,9 +110,9 @@ MUTANTS = [
     ),
     Mutant(
         "a launch can be replayed",
-        "backjob/storage/sql/statements.py",
-        'held.where(columns.held_by == bindparam("old_holder"))',
-        'held.where(bindparam("old_holder") != "")',
+        "backjob/model/holds.py",
+        'Definition((WAITS, OF_ATTEMPT, Equal("held_by", Arg("held_by"))), _VALUES)',
+        "Definition((WAITS, OF_ATTEMPT), _VALUES)",
         ("tests/unit/storage/test_store.py", "tests/unit/transport/test_tokens.py"),
     ),
     Mutant(
@@ -318,9 +317,9 @@ MUTANTS = [
     ),
     Mutant(
         "the reason of an attempt outlives the next claim",
-        "backjob/storage/sql/statements.py",
-        '_UNTOLD = {"status_text": "", "error": "", "location": ""}',
-        '_UNTOLD = {"status_text": "", "location": ""}',
+        "backjob/model/writes.py",
+        '            "error": "",\n            "location": "",\n        },\n    )\n\n\n@dataclass(frozen=True)\nclass Progress',
+        '            "location": "",\n        },\n    )\n\n\n@dataclass(frozen=True)\nclass Progress',
         ("tests/unit/storage/test_store.py", "tests/unit/wsgi/test_error_pages.py"),
     ),
     Mutant(
@@ -514,37 +513,30 @@ MUTANTS = [
     ),
     Mutant(
         "an append is made twice",
-        "backjob/storage/sql/statements.py",
-        "self.touch_without_text = sign.where(columns.signs == number - 1)",
-        "self.touch_without_text = sign.where(columns.signs <= number)",
-        ("tests/unit/storage/test_store.py",),
-    ),
-    Mutant(
-        "an append is made twice in a cache",
-        "backjob/model/changes.py",
-        "job.signs == number - 1 if is_more",
-        "job.signs <= number if is_more",
+        "backjob/model/writes.py",
+        'Equal("signs", Arg("last"))',
+        'AtMost("signs", Arg("number"))',
         ("tests/unit/storage/test_store.py",),
     ),
     Mutant(
         "a late sign is taken",
-        "backjob/storage/sql/statements.py",
-        "sign.where(columns.signs <= number).values",
-        "sign.values",
+        "backjob/model/writes.py",
+        'Definition((*_GUARD, AtMost("signs", Arg("number"))), {',
+        "Definition(_GUARD, {",
         ("tests/unit/storage/test_store.py",),
     ),
     Mutant(
         "an attempt does not count its signs anew",
-        "backjob/storage/sql/statements.py",
-        "progress=0, signs=0, lease_by",
-        "progress=0, lease_by",
+        "backjob/model/writes.py",
+        '            "signs": 0,\n',
+        "",
         ("tests/unit/storage/test_store.py",),
     ),
     Mutant(
         "a text grows beyond what the server takes",
-        "backjob/storage/sql/statements.py",
-        "func.octet_length(columns.status_text) <= bindparam(",
-        "func.octet_length(columns.status_text) <= 2 ** 40 + bindparam(",
+        "backjob/storage/sql/store.py",
+        "statement.where(size <= most // 2",
+        "statement.where(size <= 2**40 + most // 2",
         ("tests/unit/storage/sql/test_database_servers.py",),
     ),
     Mutant(
@@ -703,9 +695,9 @@ MUTANTS = [
     ),
     Mutant(
         "a job's row may have any progress",
-        "backjob/storage/sql/schema.py",
-        '"progress BETWEEN 0 AND 100"',
-        '"progress >= 0"',
+        "backjob/model/invariants.py",
+        'AllOf((AtLeast("progress", 0), AtMost("progress", 100)))',
+        'AtLeast("progress", 0)',
         ("tests/unit/storage/sql/test_schema.py",),
     ),
     Mutant(
@@ -844,17 +836,16 @@ MUTANTS = [
     Mutant(
         "a limit is looked at before the statement that claims",
         "backjob/storage/sql/store.py",
-        "return self._write(self._statements.claim_if_room, values | most, marks)",
-        'if not self._database.read(self._statements.has_room, {"job_id": job_id, **most}):\n'
-        "                return False\n"
-        "            return self._write(self._statements.claim, values, marks)",
+        "                return self._database.write(statement.where(self._statements.has_room), values | most)\n",
+        '                has_room = self._database.read(self._statements.find_room, {"job_id": job_id, **most})\n'
+        "                return self._database.write(statement, values) if has_room else 0\n",
         ("tests/unit/storage/test_store_processes.py",),
     ),
     Mutant(
         "the limit of a scope is not looked at by a database",
         "backjob/storage/sql/statements.py",
-        'has_room &= in_scope.scalar_subquery() < bindparam("max_in_scope")',
-        'has_room &= bindparam("max_in_scope") > 0',
+        'in_scope.scalar_subquery() < bindparam("max_in_scope")',
+        'bindparam("max_in_scope") > 0',
         ("tests/unit/storage/test_store.py", "tests/unit/storage/test_store_processes.py"),
     ),
     Mutant(
@@ -937,7 +928,7 @@ MUTANTS = [
     Mutant(
         "an answer that was lost is taken for a no",
         "backjob/storage/sql/store.py",
-        "count, is_doubtful = write(), True",
+        "count, is_doubtful = make(), True",
         "count, is_doubtful = 0, False",
         ("tests/unit/storage/sql/test_database_servers.py",),
     ),
@@ -1082,9 +1073,9 @@ MUTANTS = [
     ),
     Mutant(
         "a lease ends with the job's age",
-        "backjob/storage/sql/statements.py",
-        "columns.lease_by.in_(named)).values(lease_until=until)",
-        "columns.lease_by.in_(named), columns.started_at > now).values(lease_until=until)",
+        "backjob/model/writes.py",
+        'Definition((RUNS, OneOf("lease_by", Arg("names"))), {',
+        'Definition((RUNS, OneOf("lease_by", Arg("names")), Not(AtMost("started_at", Now()))), {',
         ("tests/unit/scheduling/test_life_cycle.py", "tests/unit/storage/test_store.py"),
     ),
     Mutant(
@@ -1097,7 +1088,7 @@ MUTANTS = [
     Mutant(
         "what is taken is not held",
         "backjob/storage/sql/store.py",
-        "if self.hold(job_id, attempt, None, holder, seconds):",
+        "if self.write(job_id, Hold(attempt, None, holder, seconds)):",
         "if True:",
         ("tests/unit/storage/test_store.py", "tests/unit/scheduling/test_life_cycle.py"),
     ),
@@ -1131,9 +1122,9 @@ MUTANTS = [
     ),
     Mutant(
         "a job that is to be cancelled is retried",
-        "backjob/storage/sql/statements.py",
-        "made = made.where(columns.cancel_requested.is_(False), columns.attempt <= columns.retries).values(",
-        "made = made.where(columns.attempt <= columns.retries).values(",
+        "backjob/model/writes.py",
+        'guard += [Equal("cancel_requested", False), AtMost(',
+        "guard += [AtMost(",
         ("tests/unit/storage/test_store.py", "tests/unit/scheduling/test_life_cycle.py"),
     ),
     Mutant(
@@ -1173,9 +1164,9 @@ MUTANTS = [
     ),
     Mutant(
         "a job is launched whose request died",
-        "backjob/storage/sql/statements.py",
-        'is_lapsed = (columns.held_until <= now) & columns.held_by.not_like(f"{RESPONSE}%")',
-        "is_lapsed = columns.held_until <= now",
+        "backjob/model/writes.py",
+        'AllOf((AtMost("held_until", Now()), Not(StartsWith("held_by", RESPONSE)))),',
+        'AtMost("held_until", Now()),',
         ("tests/unit/storage/test_store.py", "tests/unit/scheduling/test_life_cycle.py"),
     ),
     Mutant(
@@ -1271,9 +1262,9 @@ MUTANTS = [
     ),
     Mutant(
         "a launch that finds no place is a failure",
-        "backjob/storage/sql/statements.py",
-        "            launch_failed_at=null(),\n        )",
-        "        )",
+        "backjob/model/holds.py",
+        '{"status_text": Choice(NO_FAILED_LAUNCH, Field("status_text"), ""), **NO_HOLD}',
+        '{"status_text": Choice(NO_FAILED_LAUNCH, Field("status_text"), ""), "held_by": None, "held_until": None}',
         ("tests/unit/storage/test_store.py", "tests/unit/scheduling/test_monitor.py"),
     ),
     Mutant(
@@ -1440,8 +1431,8 @@ MUTANTS = [
     Mutant(
         "start() raises for a record that a hook can't be shown",
         "backjob/storage/hooks.py",
-        "        except Exception as error:",
-        "        except StoreError as error:",
+        "    except Exception as error:",
+        "    except StoreError as error:",
         ("tests/unit/transport/test_start_surely.py",),
     ),
     Mutant(
@@ -1572,9 +1563,9 @@ MUTANTS = [
     ),
     Mutant(
         "a user's request outlives the job",
-        "backjob/storage/sql/statements.py",
-        "kept = case((columns.anonymous, columns.sealed), else_=null())",
-        "kept = columns.sealed",
+        "backjob/model/writes.py",
+        'Choice(Equal("anonymous", True), Field("sealed"), None) if move.target in KEEPS_REQUEST else None',
+        'Field("sealed")',
         ("tests/unit/storage/test_store.py", "tests/unit/test_secrets.py", "tests/unit/storage/sql/test_schema.py"),
     ),
     Mutant(
@@ -1587,7 +1578,7 @@ MUTANTS = [
     Mutant(
         "a keeper waits for hooks",
         "backjob/storage/hooks.py",
-        "_Apart().call if apart else _call",
+        "_HookThread().call if in_thread else _call",
         "_call",
         ("tests/unit/storage/test_hooks.py",),
     ),

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from backjob.model import changes
+from backjob.model.evaluation import is_met
 from backjob.model.job import FINAL, Glance, Job, JobStatus, Status
 from backjob.model.recovery import Vouched
+from backjob.model.writes import DUE, NO_FAILED_LAUNCH, WAITS
 from backjob.runtime.process_identity import PROCESS, RESPONSE
-from backjob.storage.store import LONGEST
+from backjob.storage.queries import LONGEST
 
 from .index import to_microseconds
 from .job_list import JobList
@@ -96,8 +97,8 @@ class CacheReads:
         index, now = self._jobs.read(), self._now()
 
         def is_launched(job: Job) -> bool:
-            is_sent = not changes.is_free(job, now) and (job.held_by or "").startswith(PROCESS) and job.due_at <= now
-            return job.status is Status.STARTED and is_sent and job.launch_failed_at is None
+            is_sent = job.held_until is not None and job.held_until > now and (job.held_by or "").startswith(PROCESS)
+            return is_sent and all(is_met(each, job, now=now) for each in (WAITS, DUE, NO_FAILED_LAUNCH))
 
         return sum(is_launched(job) for some in in_turns(index.waiting()) for job in self._jobs.get_live(some))
 

@@ -14,8 +14,8 @@ from backjob.errors import Refused, StoreError
 from backjob.logs import about
 from backjob.model.job import Glance, Job, JobStatus, Status
 from backjob.model.recovery import Vouched
+from backjob.storage.queries import LONGEST, VERSION_GRACE
 from backjob.storage.records import Record, SpoiledRecord, make_record
-from backjob.storage.store import LONGEST, VERSION_GRACE
 
 from .clock import ServerClock
 from .database import Database

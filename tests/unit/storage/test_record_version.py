@@ -40,7 +40,7 @@ CHANGES = {
     "model/transitions.py": [
         ("    CANCELLED = 4\n", "    CANCELLED = 4\n    SKIPPED = 5\n"),
         ("FINAL = frozenset({", "FINAL = frozenset({Status.SKIPPED, "),
-        ("    RETRY = ", "    SKIP = Transition(frozenset({Status.STARTED}), Status.SKIPPED)\n    RETRY = "),
+        ("    RETRY = ", "    SKIP = {Status.STARTED}, Status.SKIPPED\n    RETRY = "),
     ],
     "storage/sql/schema.py": [
         (
@@ -48,7 +48,6 @@ CHANGES = {
             '        Column("shade", String(20), nullable=False, server_default=""),\n        Column("anonymous",',
         )
     ],
-    "storage/sql/statements.py": [("Move.CANCEL, Move.RETRY)", "Move.CANCEL, Move.RETRY, Move.SKIP)")],
 }
 RECORD = """
 with wrap(folder) as site:
