@@ -318,7 +318,8 @@ MUTANTS = [
     Mutant(
         "the reason of an attempt outlives the next claim",
         "backjob/model/writes.py",
-        '            "error": "",\n            "location": "",\n        },\n    )\n\n\n@dataclass(frozen=True)\nclass Progress',
+        '            "error": "",\n            "location": "",\n        },\n'
+        "    )\n\n\n@dataclass(frozen=True)\nclass Progress",
         '            "location": "",\n        },\n    )\n\n\n@dataclass(frozen=True)\nclass Progress',
         ("tests/unit/storage/test_store.py", "tests/unit/wsgi/test_error_pages.py"),
     ),
