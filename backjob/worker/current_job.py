@@ -30,7 +30,7 @@ from .followers import Followers
 from .judgement import Judgement, Run, explain_user, judge_answer, judge_exception
 from .left_out import LeftOut
 from .outcome import Outcome, describe_refusal
-from .progress import Signs
+from .reporter import Reporter
 from .shutdown import explain_reason, explain_stop
 
 _LONGEST_REASON = 4096
@@ -42,7 +42,7 @@ class CurrentJob(Jobs):
 
     __slots__ = (
         *("_backend", "_ending", "_failure", "_followers", "_job", "_location", "_outcome"),
-        *("_output", "_response", "_run", "_signs", "attempt", "job_id"),
+        *("_output", "_reporter", "_response", "_run", "attempt", "job_id"),
     )
 
     is_worker = True
@@ -58,15 +58,8 @@ class CurrentJob(Jobs):
         self._backend = backend
         self._job = job
         self._output = Output(config.max_output)
-        self._signs = Signs(
-            *(backend.store, job, self._output),
-            limit=config.max_output,
-            lease=config.lease,
-            is_prompt=config.is_inline,
-            on_refusal=self._find_out,
-            on_unstorable=self._fail_unstorable,
-        )
-        self._ending = Ending(self._find_end)
+        self._reporter = Reporter(backend.store, job, self._output, config, self._check_record, self._fail_unstorable)
+        self._ending = Ending(self._check_for_end)
         self._failure: str | None = None
         left_out = LeftOut(request, server, environ, config)
         backend.warn_once(left_out.other_values)
@@ -74,7 +67,7 @@ class CurrentJob(Jobs):
         self._location = ""
         self._outcome: Outcome | None = None
         self._followers = Followers(backend, environ)
-        self._response = Response(self._output, self._ending.is_live, self._give_sign)
+        self._response = Response(self._output, self._ending.is_live, self._report_output)
 
     def __reduce__(self) -> NoReturn:
         refuse_to_send()
@@ -88,32 +81,32 @@ class CurrentJob(Jobs):
         A child that the job forks may call it too; a last update that is not written yet ends with the child.
         """
         if self._ending.is_live():
-            self._signs.tell(progress, text)
+            self._reporter.report(progress, text)
             self._ending.is_live()
 
     def increment_progress(self, n: float, text: str | None = None) -> None:
         """Like update(), with what is to be added. Several threads of the job may call it."""
         if self._ending.is_live():
-            self._signs.tell(None, text, step=n)
+            self._reporter.report(None, text, step=n)
             self._ending.is_live()
 
     def write(self, text: str) -> int:
         """Add to the job's output; ``print(…, file=…)`` works. In a child of a fork it is a sign alone."""
         check_text(text)
         if self._ending.is_live():
-            if self._signs.is_at_home:
+            if not self._reporter.is_in_child:
                 self._output.write_text(text)
-            self._give_sign()
+            self._report_output()
         return len(text)
 
     def show(self, text: str) -> None:
         """Add to the output, raise nothing and wait for nothing: for who does not know of the job (see logs)."""
-        if self._signs.is_at_home:
+        if not self._reporter.is_in_child:
             self._output.write_text(text)
-        self._signs.leave()
+        self._reporter.report_output(may_write=False)
 
     def check_user(self) -> None:
-        if self._run.request.user is None or not self._signs.is_at_home:
+        if self._run.request.user is None or self._reporter.is_in_child:
             return
         user = find_user(self._environ or {}, self._backend.config)
         if user is not None and user != self._run.request.user:
@@ -129,7 +122,7 @@ class CurrentJob(Jobs):
         """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
         was_live = super().cancel(job_id, scope=scope)
         if parse_id(job_id) == self.job_id:
-            self._signs.hasten()
+            self._reporter.hasten()
         return was_live
 
     def finish(self, text: str | None = None, job_id: AnyId = None, *, scope: str | None = None) -> None:
@@ -158,7 +151,7 @@ class CurrentJob(Jobs):
             # The next attempt must not begin before this one's code has ended: run() makes the move.
             self._failure = text
         else:
-            self._settle_failure(text, retry=False)
+            self._end_as_failed(text, retry=False)
         self._ending.reason = "This job has failed: fail() was called"
         self._ending.tell()
 
@@ -175,52 +168,52 @@ class CurrentJob(Jobs):
                 self._response.take(app, self._environ)
                 judgement = judge_answer(self._response, self._run)
         except BaseException as error:  # noqa: BLE001 - the edge around the app
-            stop = self._settle_exception(error)
+            stop = self._end_after_exception(error)
             if stop is not None:
                 raise stop  # noqa: B904 - alone, not in the group in which it came: servers know no groups
         else:
-            self._find_end()
+            self._check_for_end()
             if self._ending.reason:
-                self._settle_failure(self._failure)
+                self._end_as_failed(self._failure)
             else:
-                self._settle_judgement(judgement)
+                self._end_as_judged(judgement)
         finally:
-            self._signs.stop()
+            self._reporter.stop()
             cookie = self._run.request.headers.get("HTTP_COOKIE", "")
             warn_of_changed(cookie, self._response.set_cookies, self._job.id, self._job.attempt)
             self._response.forget()
             self._run.error = None
-            if self._signs.is_at_home:
+            if not self._reporter.is_in_child:
                 self._followers.release(claim, self._outcome)
-        return self._signs.is_at_home
+        return not self._reporter.is_in_child
 
-    def _settle_exception(self, error: BaseException) -> BaseException | None:
+    def _end_after_exception(self, error: BaseException) -> BaseException | None:
         """Write the outcome of a job that was left by this exception. Return the one that is the server's, if any."""
         stop, is_alone = find_stop(error), all(isinstance(leaf, JobEnded) for leaf in leaves(error))
-        cause = None if is_alone or (stop and not self._signs.is_at_home) else error  # sys.exit() ends many a child
-        self._find_end(holds_job_ended(error))
+        cause = None if is_alone or (stop and self._reporter.is_in_child) else error  # sys.exit() ends many a child
+        self._check_for_end(holds_job_ended(error))
         if stop is not None:
-            self._settle_failure(explain_stop(stop, self._environ or {}), cause=cause)
+            self._end_as_failed(explain_stop(stop, self._environ or {}), cause=cause)
         elif self._ending.reason:
-            self._settle_failure(self._failure, cause=cause)
+            self._end_as_failed(self._failure, cause=cause)
         elif is_alone:
-            self._settle_failure("JobEnded was raised by the app itself")
+            self._end_as_failed("JobEnded was raised by the app itself")
         else:
-            self._settle_judgement(judge_exception(error, self._run))
+            self._end_as_judged(judge_exception(error, self._run))
         return stop
 
-    def _find_end(self, was_met: bool = False) -> None:
+    def _check_for_end(self, was_met: bool = False) -> None:
         """Look how the record stands if JobEnded was met, here or in a child, which leaves the record to its parent."""
-        is_open = self._ending.reason is None and self._signs.is_at_home
+        is_open = self._ending.reason is None and not self._reporter.is_in_child
         if is_open and (was_met or self._ending.children.have_met_end):
             with contextlib.suppress(StoreError):
-                if self._find_out() is None:
-                    self._signs.stop()
+                if self._check_record() is None:
+                    self._reporter.stop()
 
     def _is_other(self, job_id: AnyId, scope: str | None) -> bool:
         """Return whether the id, scope or process is not that of the running job. Another scope is refused."""
         is_own = job_id is None or (parse_id(job_id) == self.job_id and scope in (None, self._job.scope))
-        return not self._signs.is_at_home or not is_own
+        return self._reporter.is_in_child or not is_own
 
     def _check_after_response(self) -> None:
         """A job's response is its outcome: what is to follow it waits for that."""
@@ -232,24 +225,24 @@ class CurrentJob(Jobs):
         self._followers.cancel(job_id)
 
     def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:
-        begin = self._signs.progress
+        begin = self._reporter.progress
         for number, row in enumerate(rows, 1):
             yield row
             self.update(begin + (to - begin) * min(number / total, 1.0) if total else None)
         self.update(to)
 
-    def _settle_judgement(self, judgement: Judgement) -> None:
+    def _end_as_judged(self, judgement: Judgement) -> None:
         self._location = judgement.location
         if judgement.reason:
-            self._settle_failure(judgement.reason, judgement.may_retry, judgement.error)
+            self._end_as_failed(judgement.reason, judgement.may_retry, judgement.error)
         else:
             self._complete()
 
-    def _give_sign(self) -> None:
-        self._signs.give_output()
+    def _report_output(self) -> None:
+        self._reporter.report_output()
         self._ending.is_live()
 
-    def _find_out(self) -> Glance | None:
+    def _check_record(self) -> Glance | None:
         """No sign was taken: why? How the record stands if this attempt runs all the same."""
         job, store = self._job, self._backend.store
         glance = store.glance(job.id)
@@ -262,39 +255,39 @@ class CurrentJob(Jobs):
         elif not glance.cancel_requested:
             return glance
         else:
-            if self._signs.is_at_home:
-                text, progress = self._signs.text(), max(self._signs.progress, glance.progress)
+            if not self._reporter.is_in_child:
+                text, progress = self._reporter.text(), max(self._reporter.progress, glance.progress)
                 if store.move(Move.CANCEL, job.id, attempt=job.attempt, text=text, progress=progress):
                     log_ended(Move.CANCEL, job.id, job.attempt, job, seconds=self._run.seconds)
             self._ending.reason = "This job was cancelled"
         return None
 
     def _fail_unstorable(self, error: Refused) -> None:
-        if self._signs.is_at_home:
+        if not self._reporter.is_in_child:
             text = describe_refusal(error, None)
-            self._settle(Move.FAIL, text, first_line(text))
+            self._write_outcome(Move.FAIL, text, first_line(text))
         self._ending.reason = "This job has failed: the job store refuses what it has to show"
 
     def _complete(self, text: str | None = None) -> None:
-        if self._signs.stop():
+        if self._reporter.stop():
             if text is None:
                 self._response.finish()
-            self._settle(Move.COMPLETE, self._signs.text() if text is None else text)
+            self._write_outcome(Move.COMPLETE, self._reporter.text() if text is None else text)
 
-    def _settle_failure(self, reason: str | None, retry: bool = True, cause: BaseException | None = None) -> None:
+    def _end_as_failed(self, reason: str | None, retry: bool = True, cause: BaseException | None = None) -> None:
         move = Move.RETRY if self._may_retry(retry) else Move.FAIL
-        if self._signs.stop():
+        if self._reporter.stop():
             self._response.finish()
-            shown = self._signs.text()
+            shown = self._reporter.text()
             told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
-            self._settle(move, append_line(shown, told) if told else shown, first_line(told), cause)
+            self._write_outcome(move, append_line(shown, told) if told else shown, first_line(told), cause)
         else:
-            log_late(self._job, cause, is_child=not self._signs.is_at_home)
+            log_late(self._job, cause, is_child=self._reporter.is_in_child)
 
     def _may_retry(self, retry: bool) -> bool:
-        return retry and not self._signs.is_over and self._job.attempt <= self._job.retries
+        return retry and not self._reporter.has_ended and self._job.attempt <= self._job.retries
 
-    def _settle(self, move: Move, text: str, error: str = "", cause: BaseException | None = None) -> None:
+    def _write_outcome(self, move: Move, text: str, error: str = "", cause: BaseException | None = None) -> None:
         told = {"error": error, "location": self._location}
-        self._outcome = Outcome(self._job, move, text, self._signs.progress, self._run.seconds, cause, **told)
+        self._outcome = Outcome(self._job, move, text, self._reporter.progress, self._run.seconds, cause, **told)
         self._outcome.write_patiently(self._backend.store, self._backend.vouching)
