@@ -1,6 +1,6 @@
-"""The worker session: runs the wrapped app as a job, keeps what it writes, and says how it ended.
+"""The running job: calls the wrapped app, keeps its output, and writes the outcome.
 
-``environ["backjob"]`` in a job. It alone ends a job that was claimed: whoever watches may be gone by then.
+``environ["backjob"]`` in a job. It alone ends a claimed job, because the monitor may be gone by then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .reporter import Reporter
 from .shutdown import explain_reason, explain_stop
 
 _LONGEST_REASON = 4096
-"""Bytes of a failure's reason: an exception's message may hold anything, and is not to push the output out."""
+"""Bytes of a failure's reason. The message of an exception may be long, and must leave space for the output."""
 
 
 class CurrentJob(Jobs):
@@ -53,10 +53,8 @@ class CurrentJob(Jobs):
         environ = restore_environ(server, request, forward_environ=config.forward_environ, user_agent=config.user_agent)
         environ[config.environ_key] = self
         super().__init__(lambda: backend, environ)
-        self.job_id = job.id
-        self.attempt = job.attempt
-        self._backend = backend
-        self._job = job
+        self.job_id, self.attempt = job.id, job.attempt
+        self._backend, self._job = backend, job
         self._output = Output(config.max_output)
         self._reporter = Reporter(backend.store, job, self._output, config, self._check_record, self._fail_unstorable)
         self._ending = Ending(self._check_for_end)
@@ -73,25 +71,25 @@ class CurrentJob(Jobs):
         refuse_to_send()
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
-        """Tell how far the job is: 0-100, rounded, never less than before. Without ``text`` its output is shown.
+        """Report the progress, 0-100, rounded, never less than before. Without ``text`` the output is shown.
 
         Call it as often as you like: it is written a few times a second at most, and the last one always is. Raises
         JobEnded once when the job was cancelled, timed out or taken over; ValueError for an invalid progress.
 
-        A child that the job forks may call it too; a last update that is not written yet ends with the child.
+        A child that the job forks may call it too. Its last update is lost if it exits before that is written.
         """
         if self._ending.is_live():
             self._reporter.report(progress, text)
             self._ending.is_live()
 
     def increment_progress(self, n: float, text: str | None = None) -> None:
-        """Like update(), with what is to be added. Several threads of the job may call it."""
+        """Add to the progress; otherwise like update(). Several threads of the job may call it."""
         if self._ending.is_live():
             self._reporter.report(None, text, step=n)
             self._ending.is_live()
 
     def write(self, text: str) -> int:
-        """Add to the job's output; ``print(…, file=…)`` works. In a child of a fork it is a sign alone."""
+        """Add to the job's output; ``print(…, file=…)`` works. A forked child only extends the lease by it."""
         check_text(text)
         if self._ending.is_live():
             if not self._reporter.is_in_child:
@@ -100,7 +98,7 @@ class CurrentJob(Jobs):
         return len(text)
 
     def show(self, text: str) -> None:
-        """Add to the output, raise nothing and wait for nothing: for who does not know of the job (see logs)."""
+        """Add to the output. Raises nothing and waits for nothing: the caller may not know of the job (see logs)."""
         if not self._reporter.is_in_child:
             self._output.write_text(text)
         self._reporter.report_output(may_write=False)
@@ -119,14 +117,14 @@ class CurrentJob(Jobs):
         self._run.login_url = url
 
     def cancel(self, job_id: int | str, *, scope: str | None = None) -> bool:
-        """As elsewhere. A job that cancels itself ends at its next sign, however soon that comes."""
+        """Cancel a job. One that cancels itself ends at its next report, even if that follows at once."""
         was_live = super().cancel(job_id, scope=scope)
         if parse_id(job_id) == self.job_id:
             self._reporter.hasten()
         return was_live
 
     def finish(self, text: str | None = None, job_id: AnyId = None, *, scope: str | None = None) -> None:
-        """Complete this job now (or, by id, another that runs). What it writes later is dropped.
+        """Complete this job now (or, by id, another running one). Later output is dropped.
 
         In a child of a fork it does nothing without an id, as outside of a job.
         """
@@ -138,7 +136,7 @@ class CurrentJob(Jobs):
     def fail(
         self, text: str | None = None, job_id: AnyId = None, retry: bool = False, *, scope: str | None = None
     ) -> None:
-        """Fail this job and end the application at once, by raising JobEnded; or, by id, another live job.
+        """Fail this job, and end the application at once by raising JobEnded; or, by id, fail another live job.
 
         With ``retry=True`` it runs again while it has ``retries`` left. In a child of a fork it raises JobFailed.
         """
@@ -153,13 +151,13 @@ class CurrentJob(Jobs):
         else:
             self._end_as_failed(text, retry=False)
         self._ending.reason = "This job has failed: fail() was called"
-        self._ending.tell()
+        self._ending.raise_job_ended()
 
     def run(self, app: Callable[..., Iterable[bytes]], claim: str) -> bool:
-        """Run the app to its end, close() included, and write the outcome. Raises what is meant for the server only.
+        """Run the app to its end, close() included, and write the outcome. Raises only exceptions for the server.
 
-        ``claim`` is by which the record is leased: the process vouches for it until the outcome is written. False in a
-        child that the app has forked, where that comes back to here: the job goes on in its parent, who alone ends it.
+        ``claim`` identifies the lease, which the process renews until the outcome is written. Returns False in a child
+        that the app has forked and that returns here: the job runs on in the parent, which alone ends it.
         """
         self._backend.vouching.lease(self._job.id, claim)
         log_begun(self._job.id, self._job.attempt, self._job)
@@ -188,7 +186,7 @@ class CurrentJob(Jobs):
         return not self._reporter.is_in_child
 
     def _end_after_exception(self, error: BaseException) -> BaseException | None:
-        """Write the outcome of a job that was left by this exception. Return the one that is the server's, if any."""
+        """Write the outcome of a job that this exception has ended. Return the exception for the server, if any."""
         stop, is_alone = find_stop(error), all(isinstance(leaf, JobEnded) for leaf in leaves(error))
         cause = None if is_alone or (stop and self._reporter.is_in_child) else error  # sys.exit() ends many a child
         self._check_for_end(holds_job_ended(error))
@@ -202,21 +200,21 @@ class CurrentJob(Jobs):
             self._end_as_judged(judge_exception(error, self._run))
         return stop
 
-    def _check_for_end(self, was_met: bool = False) -> None:
-        """Look how the record stands if JobEnded was met, here or in a child, which leaves the record to its parent."""
+    def _check_for_end(self, was_raised: bool = False) -> None:
+        """Read the record if JobEnded was raised, here or in a child, which leaves the record to its parent."""
         is_open = self._ending.reason is None and not self._reporter.is_in_child
-        if is_open and (was_met or self._ending.children.have_met_end):
+        if is_open and (was_raised or self._ending.children.have_met_end):
             with contextlib.suppress(StoreError):
                 if self._check_record() is None:
                     self._reporter.stop()
 
     def _is_other(self, job_id: AnyId, scope: str | None) -> bool:
-        """Return whether the id, scope or process is not that of the running job. Another scope is refused."""
+        """Is the id, scope or process not that of the running job? Another scope is refused."""
         is_own = job_id is None or (parse_id(job_id) == self.job_id and scope in (None, self._job.scope))
         return self._reporter.is_in_child or not is_own
 
     def _check_after_response(self) -> None:
-        """A job's response is its outcome: what is to follow it waits for that."""
+        """Do nothing: jobs that are to follow the response of a job wait for its outcome."""
 
     def _launch_after_response(self, launch: Launch) -> None:
         self._followers.add(launch)
@@ -243,7 +241,7 @@ class CurrentJob(Jobs):
         self._ending.is_live()
 
     def _check_record(self) -> Glance | None:
-        """No sign was taken: why? How the record stands if this attempt runs all the same."""
+        """Return the record if the attempt still runs. Otherwise set the reason of the end, and cancel if asked to."""
         job, store = self._job, self._backend.store
         glance = store.glance(job.id)
         if glance is None:
@@ -266,7 +264,7 @@ class CurrentJob(Jobs):
         if not self._reporter.is_in_child:
             text = describe_refusal(error, None)
             self._write_outcome(Move.FAIL, text, first_line(text))
-        self._ending.reason = "This job has failed: the job store refuses what it has to show"
+        self._ending.reason = "This job has failed: the job store refuses its text"
 
     def _complete(self, text: str | None = None) -> None:
         if self._reporter.stop():
@@ -279,8 +277,8 @@ class CurrentJob(Jobs):
         if self._reporter.stop():
             self._response.finish()
             shown = self._reporter.text()
-            told = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
-            self._write_outcome(move, append_line(shown, told) if told else shown, first_line(told), cause)
+            line = explain_reason(cut_text(reason, _LONGEST_REASON), self._environ or {}) if reason else ""
+            self._write_outcome(move, append_line(shown, line) if line else shown, first_line(line), cause)
         else:
             log_late(self._job, cause, is_child=self._reporter.is_in_child)
 
@@ -288,6 +286,6 @@ class CurrentJob(Jobs):
         return retry and not self._reporter.has_ended and self._job.attempt <= self._job.retries
 
     def _write_outcome(self, move: Move, text: str, error: str = "", cause: BaseException | None = None) -> None:
-        told = {"error": error, "location": self._location}
-        self._outcome = Outcome(self._job, move, text, self._reporter.progress, self._run.seconds, cause, **told)
+        progress, seconds = self._reporter.progress, self._run.seconds
+        self._outcome = Outcome(self._job, move, text, progress, seconds, cause, error, self._location)
         self._outcome.write_patiently(self._backend.store, self._backend.vouching)

@@ -6,7 +6,6 @@ Pure: time and output come in as values, and the arguments of a write go out. Kn
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,10 +47,10 @@ class Progress:
     state: State = State.SAVED
     is_child: bool = False
     is_unreachable: bool = False
+    due_at: float = 0.0  # when the next write may begin
     _text: tuple[str, int] | None = None  # with the size of the output that it replaces
     _stored: str | None = ""  # None: not known
     _number: int = 0
-    _due_at: float = -math.inf
 
     def fork(self) -> Progress:
         """Return the progress for a child process. Until it has a text of its own, it keeps the stored one."""
@@ -67,7 +66,7 @@ class Progress:
         """
         before, self.state = self.state, _AFTER_REPORT.get(self.state, self.state)
         if self.state is not State.ENDED:
-            self.percent = min(max(self.percent, percent) + step, 100.0)
+            self.percent = min(max(self.percent, percent) + max(step, 0.0), 100.0)
             self._text = self._text if text is None else (text, size)
         return self.state is not before
 
@@ -75,19 +74,13 @@ class Progress:
         """Return the status text: the reported one until more output is shown. ``shown_size``: bytes shown so far."""
         return output if self._text is None or self._text[1] < shown_size else cut_text(self._text[0], self.limit)
 
-    def hasten(self) -> None:
-        """Make the next write due at once."""
-        self._due_at = -math.inf
-
     def delay(self, now: float, unfinished: float | None = None) -> float | None:
         """Return the seconds until a write is due, None if there is nothing to write.
 
         ``unfinished``: seconds until an unfinished line of the output is shown.
         """
-        if self.state is State.CHANGED:
-            return max(self._due_at - now, 0.0)
-        is_open = self.state is State.SAVED and unfinished is not None
-        return max(self._due_at - now, unfinished or 0.0) if is_open else None
+        wait = {State.CHANGED: 0.0, State.SAVED: unfinished}.get(self.state)
+        return None if wait is None else max(self.due_at - now, wait)
 
     def is_due(self, now: float) -> bool:
         """Is the job's own thread to write? If the store was unreachable, the reporter's thread is first."""
@@ -110,7 +103,7 @@ class Progress:
     def end_write(self, now: float, *, is_written: bool, retry: float | None = None) -> None:
         """End a write. ``retry``: seconds until the next one if the store was unreachable."""
         self.is_unreachable = retry is not None
-        self._due_at = now + (self.interval if retry is None else retry)
+        self.due_at = now + (self.interval if retry is None else retry)
         if not is_written:
             self._stored = None  # the answer may be lost
         if self.state is not State.ENDED:

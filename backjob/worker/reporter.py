@@ -34,7 +34,7 @@ _LONGEST_WRITE = 30.0
 """Seconds for which stop() waits for a write. After that the store's guard refuses it."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Reporter:
     """Writer of one attempt's progress and output. Several threads of the job may use it, and children of a fork.
 
@@ -75,7 +75,7 @@ class Reporter:
 
     def report(self, progress: float | None = None, text: object = None, *, step: float = 0) -> None:
         """Report a progress, a step on from there, and a status text. Raises ValueError for an invalid progress."""
-        percent, step = _clamp(progress or 0), _clamp(step)
+        percent, step = 0.0 if progress is None else check_progress(progress), check_progress(step)
         if text is not None and not isinstance(text, str):
             text = clean_text(text)  # a text is cut when it is written: most are never
         self._notice_fork()
@@ -99,7 +99,7 @@ class Reporter:
         """Write the next report at once."""
         self._notice_fork()
         with self._changed:
-            self._progress.hasten()
+            self._progress.due_at = 0.0
             self._changed.notify_all()
 
     def stop(self) -> bool:
@@ -120,10 +120,7 @@ class Reporter:
         return self._progress.show(output, self.output.shown_size)
 
     def _notice_fork(self) -> None:
-        """Begin anew in a child: the parent's threads are gone, with the lock that they may have held.
-
-        The output is the parent's to write, who may have more of it by now.
-        """
+        """Begin anew in a child: its parent's threads are gone, maybe with the lock, and the output is the parent's."""
         if os.getpid() != self._process:
             self._changed, self._writer = threading.Condition(), None
             self.output = Output(self.config.max_output)
@@ -210,7 +207,3 @@ class Reporter:
             write, job = self._progress.make_write(text), self.job
         args = (job.id, job.attempt, write.progress, write.text, self.config.lease, write.number)
         return self.store.touch(*args, is_more=write.is_more)
-
-
-def _clamp(progress: float) -> float:
-    return min(max(check_progress(progress), 0), 100)

@@ -340,15 +340,15 @@ MUTANTS = [
     Mutant(
         "JobEnded is raised at each call",
         "backjob/worker/ending.py",
-        "if not (is_known or is_cleaning_up(self._outer) or",
+        "if not (is_raised or is_cleaning_up(self._outer) or",
         "if not (is_cleaning_up(self._outer) or",
         ("tests/unit/worker/test_ending.py", "tests/unit/worker/test_current_job.py"),
     ),
     Mutant(
         "clean-up code is interrupted",
         "backjob/worker/ending.py",
-        "if not (is_known or is_cleaning_up(self._outer) or",
-        "if not (is_known or",
+        "if not (is_raised or is_cleaning_up(self._outer) or",
+        "if not (is_raised or",
         ("tests/unit/worker/test_ending.py",),
     ),
     Mutant(
@@ -473,15 +473,15 @@ MUTANTS = [
     Mutant(
         "progress goes back",
         "backjob/worker/progress.py",
-        "min(max(self.percent, percent) + step, 100.0)",
-        "min(percent + step, 100.0)",
+        "min(max(self.percent, percent) + max(step, 0.0), 100.0)",
+        "min(percent + max(step, 0.0), 100.0)",
         ("tests/unit/worker/test_progress.py",),
     ),
     Mutant(
         "every update is written",
         "backjob/worker/progress.py",
-        "return max(self._due_at - now, 0.0)",
-        "return 0.0",
+        "return None if wait is None else max(self.due_at - now, wait)",
+        "return wait",
         ("tests/unit/worker/test_progress.py",),
     ),
     Mutant(
