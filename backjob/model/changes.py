@@ -12,6 +12,7 @@ from typing import Any
 
 from backjob.runtime.process_identity import RESPONSE
 
+from .app_id import NOBODY, may_have
 from .job import Job, Move, Status
 
 JobChange = Callable[[Job], "Job | None"]
@@ -25,14 +26,18 @@ def is_free(job: Job, now: datetime) -> bool:
     return job.held_until is None or (job.held_until <= now and not (job.held_by or "").startswith(RESPONSE))
 
 
-def pass_hold(attempt: int, held_by: str | None, holder: str | None, seconds: float, now: datetime) -> JobChange:
-    """From one holder (None: from nobody alive) to the next (None: to nobody)."""
+def pass_hold(
+    attempt: int, held_by: str | None, holder: str | None, seconds: float, now: datetime, app_id: str = NOBODY
+) -> JobChange:
+    """From one holder (None: from nobody alive) to the next (None: to nobody). ``app_id``: the one that adopts it."""
     until = now + timedelta(seconds=seconds) if holder is not None else None
 
     def change(job: Job) -> Job | None:
         is_ours = is_free(job, now) if held_by is None else job.held_by == held_by
         is_allowed = job.status is Status.STARTED and job.attempt == attempt and is_ours
-        return replace(job, held_by=holder, held_until=until) if is_allowed else None
+        if not is_allowed or (app_id and not may_have(app_id, job.app_id)):
+            return None
+        return replace(job, held_by=holder, held_until=until, app_id=app_id or job.app_id)
 
     return change
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from backjob.model.app_id import NOBODY
 from backjob.model.job import Glance, Job, JobStatus, Move, NewJob, Status
 from backjob.model.recovery import Vouched
 
@@ -16,6 +17,8 @@ from .retention import Passed
 
 LONGEST = 3650 * 86400.0
 """Seconds for which a job can wait at most."""
+APP_GRACE = 86400.0
+"""Seconds after which a waiting job that no process of its application has taken is failed by one of another."""
 VERSION_GRACE = 60.0
 """Seconds for which a version of the app may be without a process, as during a restart, and keeps its jobs."""
 
@@ -59,8 +62,13 @@ class Store(Protocol):
 
         Without the sealed request, where it is stored separately."""
 
-    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
-        """Pass the hold on a job that waits, from one (None: from nobody alive) to the next (None: to nobody)."""
+    def hold(
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NOBODY
+    ) -> bool:
+        """Transfer the hold on a waiting job. ``held_by=None``: only if it is free. ``holder=None``: release it.
+
+        ``app_id``: the application that received the launch from ``held_by``, and adopts the job.
+        """
 
     def note_launch_failure(
         self, job_id: int, attempt: int, holder: str, text: str, seconds: float, failed_for: float = 0
@@ -92,12 +100,14 @@ class Store(Protocol):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        skipped: Collection[str] = (),
+        app_id: str = NOBODY,
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
-        """Hold the first job that is due and that nobody holds, but none of these apps and scopes.
+        """Hold the first job that is due and that nobody holds, but none of these scopes.
 
+        Of this application, or of none: other queries with an ``app_id`` have the same rule. Of another one only after
+        APP_GRACE, if no job of it runs, or has ended since: then whoever takes it is to fail it.
         A job of another version of the app than ``app_version`` is skipped while a process of that version is alive,
         and for VERSION_GRACE seconds after. "" in the job: any process takes it.
         """
@@ -105,12 +115,12 @@ class Store(Protocol):
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        skipped: Collection[str] = (),
+        app_id: str = NOBODY,
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",
     ) -> float | None:
-        """How long until a job, but none of these apps and scopes, is due or loses its hold. None: none is due
+        """How long until a job, but none of these scopes, is due or loses its hold. None: none is due
         ``within`` so many seconds."""
 
     def count_running(self) -> dict[str, int]:
@@ -148,7 +158,7 @@ class Store(Protocol):
         It is a write, also with nothing to vouch for: a store that can only be read just now lets nobody vouch.
         """
 
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = NOBODY) -> list[Vouched]:
         """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
 
     def time(self) -> datetime:

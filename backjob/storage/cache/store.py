@@ -14,6 +14,7 @@ from datetime import datetime
 from backjob.errors import StoreError
 from backjob.logs import about
 from backjob.model import changes
+from backjob.model.app_id import NOBODY, may_have
 from backjob.model.job import Job, Move, NewJob, Status
 from backjob.runtime.backoff import between
 from backjob.storage.retention import Passed, find_old
@@ -95,8 +96,10 @@ class CacheStore(ProcessCell, CacheReads):
                     self._jobs.delete(job.id)
         return is_listed
 
-    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
-        change = changes.pass_hold(attempt, held_by, holder, seconds, self._now())
+    def hold(
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NOBODY
+    ) -> bool:
+        change = changes.pass_hold(attempt, held_by, holder, seconds, self._now(), app_id)
         return self._jobs.change(job_id, change) is not None
 
     def note_launch_failure(
@@ -110,12 +113,12 @@ class CacheStore(ProcessCell, CacheReads):
 
     def note_wait(self, app_id: str, text: str, old_text: str) -> int:
         now = self._now()
-        waiting = [job for job in self._list_waiting() if job.app_id == app_id and job.due_at <= now]
+        waiting = [job for job in self._list_waiting() if may_have(app_id, job.app_id) and job.due_at <= now]
         change = changes.note_wait(text, old_text)
         return sum(self._jobs.change(job.id, change) is not None for job in waiting if job.status_text == old_text)
 
     def note_missing_key(self, app_id: str, key_ids: Sequence[str], text: str, seconds: float) -> int:
-        waiting = [job for job in self._list_waiting() if job.app_id == app_id and job.key_id not in key_ids]
+        waiting = [job for job in self._list_waiting() if may_have(app_id, job.app_id) and job.key_id not in key_ids]
         change = changes.note_missing_key(text, seconds, self._now())
         return sum(self._jobs.change(job.id, change) is not None for job in waiting)
 
@@ -128,12 +131,12 @@ class CacheStore(ProcessCell, CacheReads):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        skipped: Collection[str] = (),
+        app_id: str = NOBODY,
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
         while True:
-            index, now, is_left = self._jobs.read(), self._now(), self._find_left(app_version)
+            index, now, is_left = self._jobs.read(), self._now(), self._find_left(app_id, app_version)
             due = index.waiting(key_ids, full_scopes)
             due = [job_id for job_id in due if index.live[job_id].due <= to_microseconds(now)]
             due.sort(key=lambda job_id: -index.live[job_id].priority)  # stable: then by time, then by id
@@ -141,7 +144,7 @@ class CacheStore(ProcessCell, CacheReads):
                 for job in self._jobs.get_live(some):
                     is_due = job.status is Status.STARTED and job.due_at <= now and changes.is_free(job, now)
                     is_due = is_due and not is_left(job)
-                    if is_due and job.app_id not in skipped and self.hold(job.id, job.attempt, None, holder, seconds):
+                    if is_due and self.hold(job.id, job.attempt, None, holder, seconds):
                         return self.get(job.id)
             if not self._jobs.mend():
                 return None

@@ -25,7 +25,8 @@ from sqlalchemy import (
     update,
 )
 
-from backjob.model.job import LIVE, RECORD_VERSION, Glance, Job, Move, Status
+from backjob.model.app_id import NAMED
+from backjob.model.job import FINAL, LIVE, RECORD_VERSION, Glance, Job, Move, Status
 from backjob.model.recovery import Vouched
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 
@@ -94,7 +95,13 @@ class Statements:
         is_lapsed = (columns.held_until <= now) & columns.held_by.not_like(f"{RESPONSE}%")
         is_free = or_(columns.held_until.is_(None), is_lapsed)
         waits = (columns.status == int(Status.STARTED)) & columns.key_id.in_(bindparam("key_ids", expanding=True))
-        waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
+        of_app = bindparam("of_app", type_=columns.app_id.type)
+        may_have = (columns.app_id == of_app) | ~columns.app_id.startswith(NAMED)
+        since, seen = _at("abandoned_since", columns.due_at), table.alias("seen").c
+        was_seen = seen.status.in_([int(status) for status in FINAL]) & (seen.ended_at > since)
+        is_served = exists().where(seen.app_id == columns.app_id, (seen.status == int(Status.INPROGRESS)) | was_seen)
+        is_abandoned = (columns.due_at <= since) & (columns.updated_at <= since) & ~is_served.correlate(table)
+        waits &= may_have | is_abandoned
         waits &= columns.scope.not_in(bindparam("full_scopes", expanding=True))
         waits &= columns.id.not_in(bindparam("left", expanding=True))
         process = find_process_table(table).c
@@ -124,6 +131,7 @@ class Statements:
         self.hold_of_nobody = held.where(is_free, is_readable)
         # Also of a newer record: a launch that came to a process of an older release is given back.
         self.hold_of_holder = held.where(columns.held_by == bindparam("old_holder"))
+        self.adopt = self.hold_of_holder.where(may_have).values(app_id=of_app)
         self.held_by_process = select(columns.held_by).distinct()
         self.held_by_process = self.held_by_process.where(is_started, is_readable, columns.held_by.startswith(PROCESS))
         held_by_holder = update(table).where(is_started, is_readable, columns.held_by == bindparam("holder"))
@@ -134,7 +142,7 @@ class Statements:
         self.note_wait = (
             update(table)
             .where(is_started, is_readable, columns.due_at <= now, columns.launch_failed_at.is_(None))
-            .where(columns.app_id == bindparam("of_app"), columns.status_text == bindparam("old_text"))
+            .where(may_have, columns.status_text == bindparam("old_text"))
             .values(status_text=bindparam("text"))
         )
         no_key = columns.key_id.not_in(bindparam("key_ids", expanding=True))
@@ -151,6 +159,7 @@ class Statements:
         self.vouched = select(*_columns(table, Vouched)).where(
             or_(runs, is_started & columns.held_by.startswith(RESPONSE)),
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
+            may_have,
             is_readable,
         )
         lease = {"lease_until": until, "updated_at": now}

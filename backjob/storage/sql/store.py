@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Update, func
 
 from backjob.errors import Refused, StoreError, TimedOut
+from backjob.model.app_id import NOBODY
 from backjob.model.job import Job, Move, NewJob, Status
 from backjob.runtime.backoff import between
 
@@ -103,12 +104,16 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
         encoded = text.encode()
         return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore") + _CUT
 
-    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
+    def hold(
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NOBODY
+    ) -> bool:
         now = self._now()
         until = now + timedelta(seconds=seconds) if holder is not None else None
         statement = self._statements.hold_of_nobody if held_by is None else self._statements.hold_of_holder
         values = {"job_id": job_id, "at_attempt": attempt, "holder": holder, "until": until}
         values |= {"now": now} if held_by is None else {"old_holder": held_by}
+        if app_id:
+            statement, values["of_app"] = self._statements.adopt, app_id
         marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "held_until": until}
         return self._write(statement, values, marks, may_change_nothing=held_by == holder)
 
@@ -143,14 +148,14 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        skipped: Collection[str] = (),
+        app_id: str = NOBODY,
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
-        values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
+        values: dict[str, Any] = {"key_ids": list(key_ids), "full_scopes": list(full_scopes)}
         while True:
             now = self._now()
-            values |= {"now": now, "left": self._list_left(), **self._of_versions(app_version, now)}
+            values |= {"now": now, "left": self._list_left(), **self._of_apps(app_id, app_version, now)}
             due = self._database.read(self._statements.due, values)
             for job_id, attempt in due:
                 try:

@@ -317,9 +317,9 @@ def test_a_job_of_another_app_is_not_run_here(site, kind):
     request = JobRequest("GET", "/job", "", "/job", app="another", address="http://127.0.0.1:1")
     backend = site.backend
     other = SelfRequest(backend.config, backend.keyring, "another")
-    new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=other.home)
+    new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=other.app_id)
     job_id, _ = backend.store.add(new, lambda job_id: backend.keyring.seal(job_id, new.uid, request))
     before = site.rows()
     reply = site.send(site.token(job_id, kind), "/job")
-    assert reply.code == 421
+    assert reply.code == 410
     assert site.rows() == before
