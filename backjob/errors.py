@@ -62,8 +62,10 @@ class LaunchError(BackJobError):
 
 
 class Busy(LaunchError):
-    """Nothing could be sent from here: the server makes the TLS handshake in a slot, and all of them are busy. Or this
-    process serves something else than the app."""
+    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy.
+
+    ``is_final``: nothing will be sent from this process either, because it serves something else than the app.
+    """
 
 
 class OutsideMount(BackJobError, ValueError):

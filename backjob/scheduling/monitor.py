@@ -140,7 +140,10 @@ class Monitor:
         """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
         if not self._launcher.has_worked and not error.is_denied:
             ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None, 0)
-            self._launcher.has_worked = any(job.started_at is not None and job.app_id == self.app_id for job in ran)
+            # With connect= they may have run in any application.
+            is_any = self._config.address is not None
+            ran = [job for job in ran if job.started_at is not None and (is_any or job.app_id == self.app_id)]
+            self._launcher.has_worked = bool(ran)
         return self._launcher.has_worked
 
     def _send_ahead(self, job: Job, token: Token, request: JobRequest) -> Verdict:
@@ -194,8 +197,10 @@ class Monitor:
             reason = "The record was changed: it does not open."
             if self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason):
                 log_ended(Move.FAIL, job.id, job.attempt, job, reason=reason)
-        except Busy:
-            return self._leave_to_threads(job, self.owner)
+        except Busy as error:
+            if not error.is_final or job.overdue_for < LONGEST_OUTAGE:
+                return self._leave_to_threads(job, self.owner)
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(error, is_final=True, is_of_job=True), job)
         except LaunchError as error:
             self.refuse(job.id, job.attempt, self.owner, error, job, job.launch_failed_for)
         return Verdict.REFUSED

@@ -237,7 +237,8 @@ class SelfRequest:
             if not error.is_final or candidates[0].is_recorded or self.own.is_known(candidates[0]):
                 raise
             # No request has come here. What listens is something else, and this may be no server of the app at all.
-            raise Busy(compose("what listens in this process is not this app: {error}", error=error)) from None
+            text = compose("what listens in this process is not this app: {error}", error=error)
+            raise Busy(text, is_final=True) from None
         self.note_proof(address)
         return address
 

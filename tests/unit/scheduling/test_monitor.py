@@ -619,17 +619,31 @@ def test_a_job_that_its_app_has_not_taken_for_a_day_fails(tmp_path, overdue, sta
             assert (row.status, row.status_text, row.held_by) == (status, "", None)
 
 
+def add_row(site):
+    """A job of this app that waits as a row."""
+    backend = site.backend
+    request = JobRequest("GET", "/job", "", "/job", app=backend.self_request.app)
+    new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=backend.self_request.app_id)
+    job_id, _ = backend.store.add(new, lambda job_id: backend.keyring.seal(job_id, new.uid, request))
+    return job_id
+
+
 def test_a_process_that_serves_something_else_fails_no_job(tmp_path):
     """It has the app, and listens: but what answers there is not this app. Whoever serves it takes the job up."""
     with wrap(tmp_path, launcher=None) as site:
-        backend = site.backend
-        request = JobRequest("GET", "/job", "", "/job", app=backend.self_request.app)
-        new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=backend.self_request.app_id)
         with serve(say_done):
-            job_id, _ = backend.store.add(new, lambda job_id: backend.keyring.seal(job_id, new.uid, request))
-            backend.dispatcher.look_after(0)
-            wait_until(lambda: backend.dispatcher._rows.are_there)  # it was taken, and left to others
+            job_id = add_row(site)
+            site.backend.dispatcher.look_after(0)
+            wait_until(lambda: site.backend.dispatcher._rows.are_there)  # it was taken, and left to others
             row = wait_until(lambda: (row := site.row(job_id)).held_by is None and row)
             assert (row.status, row.status_text) == (Status.STARTED, "")
         with serve(site.application):
             assert site.wait_for_end(job_id).status is Status.COMPLETED
+
+
+def test_where_nobody_serves_the_app_for_a_day_its_job_fails(tmp_path):
+    with wrap(tmp_path, launcher=None) as site, serve(say_done):
+        job_id = add_row(site)
+        site.sql("UPDATE background_job SET due_at = '2020-01-01 00:00:00.000000'")
+        site.backend.dispatcher.look_after(0)
+        assert "what listens in this process is not this app" in site.wait_for_end(job_id).status_text
