@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .app_id import NO_APP, OF_APP
 from .conditions import (
     AnyOf,
     Arg,
@@ -29,22 +30,28 @@ _HELD_UNTIL: dict[str, Value] = {"held_until": Now(plus="seconds")}
 class Hold(Write):
     """Hold a waiting job for ``holder``, for so many seconds. Both None: release it.
 
-    ``held_by``: the current holder. None: only if no process holds the job.
+    ``held_by``: the current holder. None: only if no process holds the job. ``app_id``: the application that received
+    the launch from ``held_by``, and adopts the job.
     """
 
     attempt: int
     held_by: str | None
     holder: str | None
     seconds: float | None
+    app_id: str = NO_APP
 
     _VALUES: ClassVar[dict[str, Value]] = {"held_by": Arg("holder"), **_HELD_UNTIL}
     _TAKE: ClassVar = Definition((WAITS, OF_ATTEMPT, FREE, READABLE), _VALUES)
     # Also a record of a newer release: a launch that reached a process of an older one is given back.
     _PASS: ClassVar = Definition((WAITS, OF_ATTEMPT, Equal("held_by", Arg("held_by"))), _VALUES)
 
+    _ADOPT: ClassVar = Definition((*_PASS.guard, OF_APP), {**_VALUES, "app_id": Arg("app_id")})
+
     @property
     def definition(self) -> Definition:
-        return self._TAKE if self.held_by is None else self._PASS
+        if self.held_by is None:
+            return self._TAKE
+        return self._ADOPT if self.app_id else self._PASS
 
     @property
     def may_change_nothing(self) -> bool:
@@ -106,7 +113,7 @@ class WaitReason(Write):
     definition = Definition(
         (
             *(WAITS, READABLE, DUE, NO_FAILED_LAUNCH),
-            *(Equal("app_id", Arg("app_id")), Equal("status_text", Arg("old_text"))),
+            *(OF_APP, Equal("status_text", Arg("old_text"))),
         ),
         {"status_text": Arg("text")},
     )
@@ -128,7 +135,7 @@ class MissingKey(Write):
     definition = Definition(
         (
             *(WAITS, READABLE, AtMost("due_at", _BEFORE), NO_FAILED_LAUNCH),
-            *(Equal("app_id", Arg("app_id")), Equal("status_text", ""), Not(OneOf("key_id", Arg("key_ids")))),
+            *(OF_APP, Equal("status_text", ""), Not(OneOf("key_id", Arg("key_ids")))),
             AnyOf((Missing("held_until"), AtMost("held_until", _BEFORE))),
         ),
         {"status_text": Arg("text")},

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
+from backjob.model.app_id import NO_APP
 from backjob.model.job import Glance, Job, JobStatus, Status
 from backjob.model.recovery import Vouched
 
@@ -13,6 +14,8 @@ from .retention import Passed
 
 LONGEST = 3650 * 86400.0
 """Seconds for which a job can wait at most."""
+APP_GRACE = 86400.0
+"""Seconds after which a waiting job that no process of its application has taken is failed by one of another."""
 VERSION_GRACE = 60.0
 """Seconds for which a version of the app may be without a process, as during a restart, and keeps its jobs."""
 
@@ -70,12 +73,14 @@ class Queries(abc.ABC):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        skipped: Collection[str] = (),
+        app_id: str = NO_APP,
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
-        """Hold the first job that is due and that nobody holds, but none of these apps and scopes.
+        """Hold the first job that is due and that no process holds, but none of these scopes.
 
+        Only a job of this application, or of none: other queries with an ``app_id`` have the same rule. Of another one
+        only after APP_GRACE, if no job of it runs, or has ended since: then the caller is to fail it.
         A job of another version of the app than ``app_version`` is skipped while a process of that version is alive,
         and for VERSION_GRACE seconds after. "" in the job: any process takes it.
         """
@@ -84,13 +89,15 @@ class Queries(abc.ABC):
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        skipped: Collection[str] = (),
+        app_id: str = NO_APP,
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",
     ) -> float | None:
-        """How long until a job, but none of these apps and scopes, is due or loses its hold. None: none is due
-        ``within`` so many seconds."""
+        """Return the seconds until a job, but none of these scopes, is due or loses its hold.
+
+        None: no job is due ``within`` so many seconds.
+        """
 
     @abc.abstractmethod
     def count_running(self) -> dict[str, int]:
@@ -101,7 +108,7 @@ class Queries(abc.ABC):
         """How many worker requests wait for a slot."""
 
     @abc.abstractmethod
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = NO_APP) -> list[Vouched]:
         """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
 
     @abc.abstractmethod

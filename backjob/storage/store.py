@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
+from backjob.model.app_id import NO_APP
 from backjob.model.holds import AtCapacity, Hold, HoldRenewal, LaunchFailure, MissingKey, ReleaseAll, WaitReason
 from backjob.model.job import Move, NewJob
 from backjob.model.writes import CancelRequest, Claim, LeaseRenewal, Progress, Transition, Write
@@ -46,9 +47,14 @@ class Store(Queries):
             self._listener("on_start", job_id)
         return job_id, is_new
 
-    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
-        """Transfer the hold on a waiting job. ``held_by=None``: only if it is free. ``holder=None``: release it."""
-        return self.write(job_id, Hold(attempt, held_by, holder, seconds if holder is not None else None))
+    def hold(
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NO_APP
+    ) -> bool:
+        """Transfer the hold on a waiting job. ``held_by=None``: only if it is free. ``holder=None``: release it.
+
+        ``app_id``: the application that received the launch from ``held_by``, and adopts the job.
+        """
+        return self.write(job_id, Hold(attempt, held_by, holder, seconds if holder is not None else None, app_id))
 
     def note_launch_failure(
         self, job_id: int, attempt: int, holder: str, text: str, seconds: float, failed_for: float = 0

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from backjob.errors import StoreError
 from backjob.logs import about
+from backjob.model.app_id import NO_APP
 from backjob.model.evaluation import apply_write, is_applied, is_met
 from backjob.model.holds import Hold
 from backjob.model.job import Job, Move, NewJob, Status
@@ -101,12 +102,12 @@ class CacheStore(ProcessCell, CacheReads, Store):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        skipped: Collection[str] = (),
+        app_id: str = NO_APP,
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
         while True:
-            index, now, is_left = self._jobs.read(), self._now(), self._find_left(app_version)
+            index, now, is_left = self._jobs.read(), self._now(), self._find_left(app_id, app_version)
             due = index.waiting(key_ids, full_scopes)
             due = [job_id for job_id in due if index.live[job_id].due <= to_microseconds(now)]
             due.sort(key=lambda job_id: -index.live[job_id].priority)  # stable: then by time, then by id
@@ -114,7 +115,7 @@ class CacheStore(ProcessCell, CacheReads, Store):
                 for job in self._jobs.get_live(some):
                     is_due = all(is_met(each, job, now=now) for each in (WAITS, DUE, FREE)) and not is_left(job)
                     hold = Hold(job.attempt, None, holder, seconds)
-                    if is_due and job.app_id not in skipped and self.write(job.id, hold):
+                    if is_due and self.write(job.id, hold):
                         return self.get(job.id)
             if not self._jobs.mend():
                 return None

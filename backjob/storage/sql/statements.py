@@ -23,7 +23,8 @@ from sqlalchemy import (
     update,
 )
 
-from backjob.model.job import LIVE, Glance, Job, Status
+from backjob.model.app_id import OF_APP
+from backjob.model.job import FINAL, LIVE, Glance, Job, Status
 from backjob.model.recovery import Vouched
 from backjob.model.writes import DUE, FREE, NO_FAILED_LAUNCH, READABLE, RUNS, WAITS
 from backjob.runtime.process_identity import PROCESS, RESPONSE
@@ -96,7 +97,11 @@ class Statements:
         is_started = compile_condition(WAITS, table)
         is_readable = compile_condition(READABLE, table)
         waits = is_started & columns.key_id.in_(bindparam("key_ids", expanding=True))
-        waits &= columns.app_id.not_in(bindparam("skipped", expanding=True))
+        since, seen = _at("abandoned_since", columns.due_at), table.alias("seen").c
+        was_seen = seen.status.in_([int(status) for status in FINAL]) & (seen.ended_at > since)
+        is_served = exists().where(seen.app_id == columns.app_id, (seen.status == int(Status.INPROGRESS)) | was_seen)
+        is_abandoned = (columns.due_at <= since) & (columns.updated_at <= since) & ~is_served.correlate(table)
+        waits &= compile_condition(OF_APP, table) | is_abandoned
         waits &= columns.scope.not_in(bindparam("full_scopes", expanding=True))
         waits &= columns.id.not_in(bindparam("left", expanding=True))
         process = find_process_table(table).c
@@ -127,6 +132,7 @@ class Statements:
         self.vouched = select(*_columns(table, Vouched)).where(
             or_(runs, compile_condition(WAITS, table) & columns.held_by.startswith(RESPONSE)),
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
+            compile_condition(OF_APP, table),
             compile_condition(READABLE, table),
         )
         self.count_running = select(columns.scope, func.count()).where(runs).group_by(columns.scope)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, func
 
 from backjob.errors import Refused, StoreError, TimedOut
+from backjob.model.app_id import NO_APP
 from backjob.model.evaluation import is_applied
 from backjob.model.holds import Hold
 from backjob.model.job import Job, NewJob
@@ -107,14 +108,14 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        skipped: Collection[str] = (),
+        app_id: str = NO_APP,
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
-        values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
+        values: dict[str, Any] = {"key_ids": list(key_ids), "full_scopes": list(full_scopes)}
         while True:
             now = self._now()
-            values |= {"now": now, "left": self._list_left(), **self._of_versions(app_version, now)}
+            values |= {"now": now, "left": self._list_left(), **self._of_apps(app_id, app_version, now)}
             due = self._database.read(self._statements.due, values)
             for job_id, attempt in due:
                 try:
