@@ -9,8 +9,7 @@ import hashlib
 
 NAMED = "w"
 """First letter of the id of an application. A row whose app_id begins otherwise is nobody's: it was started with
-``connect=``, or by an earlier release, and belongs to the application that receives its launch."""
-NOBODY = ""
+``connect=`` ("") or by an earlier release, and belongs to the application that receives its launch."""
 
 
 def name_app(app: str) -> str:

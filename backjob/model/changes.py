@@ -12,7 +12,7 @@ from typing import Any
 
 from backjob.runtime.process_identity import RESPONSE
 
-from .app_id import NOBODY, may_have
+from .app_id import may_have
 from .job import Job, Move, Status
 
 JobChange = Callable[[Job], "Job | None"]
@@ -27,7 +27,7 @@ def is_free(job: Job, now: datetime) -> bool:
 
 
 def pass_hold(
-    attempt: int, held_by: str | None, holder: str | None, seconds: float, now: datetime, app_id: str = NOBODY
+    attempt: int, held_by: str | None, holder: str | None, seconds: float, now: datetime, app_id: str = ""
 ) -> JobChange:
     """From one holder (None: from nobody alive) to the next (None: to nobody). ``app_id``: the one that adopts it."""
     until = now + timedelta(seconds=seconds) if holder is not None else None

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from backjob.model.app_id import NOBODY
 from backjob.model.job import Glance, Job, JobStatus, Move, NewJob, Status
 from backjob.model.recovery import Vouched
 
@@ -63,7 +62,7 @@ class Store(Protocol):
         Without the sealed request, where it is stored separately."""
 
     def hold(
-        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NOBODY
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = ""
     ) -> bool:
         """Transfer the hold on a waiting job. ``held_by=None``: only if it is free. ``holder=None``: release it.
 
@@ -100,7 +99,7 @@ class Store(Protocol):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        app_id: str = NOBODY,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
@@ -115,7 +114,7 @@ class Store(Protocol):
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        app_id: str = NOBODY,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",
@@ -158,7 +157,7 @@ class Store(Protocol):
         It is a write, also with nothing to vouch for: a store that can only be read just now lets nobody vouch.
         """
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = NOBODY) -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Vouched]:
         """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
 
     def time(self) -> datetime:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from backjob.model import changes
-from backjob.model.app_id import NOBODY, may_have
+from backjob.model.app_id import may_have
 from backjob.model.job import FINAL, Glance, Job, JobStatus, Status
 from backjob.model.recovery import Vouched
 from backjob.runtime.process_identity import PROCESS, RESPONSE
@@ -106,7 +106,7 @@ class CacheReads:
         names = {job.held_by for job in self._list_waiting() if job.held_by and job.is_readable}
         return [name for name in names if name.startswith(PROCESS)]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = NOBODY) -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Vouched]:
         index = self._jobs.read()
         ids = {*index.waiting(key_ids), *(job_id for job_id, _ in index.running)}
         found = [job for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some)]
@@ -124,7 +124,7 @@ class CacheReads:
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        app_id: str = NOBODY,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",

@@ -14,7 +14,7 @@ from datetime import datetime
 from backjob.errors import StoreError
 from backjob.logs import about
 from backjob.model import changes
-from backjob.model.app_id import NOBODY, may_have
+from backjob.model.app_id import may_have
 from backjob.model.job import Job, Move, NewJob, Status
 from backjob.runtime.backoff import between
 from backjob.storage.retention import Passed, find_old
@@ -97,7 +97,7 @@ class CacheStore(ProcessCell, CacheReads):
         return is_listed
 
     def hold(
-        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NOBODY
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = ""
     ) -> bool:
         change = changes.pass_hold(attempt, held_by, holder, seconds, self._now(), app_id)
         return self._jobs.change(job_id, change) is not None
@@ -131,7 +131,7 @@ class CacheStore(ProcessCell, CacheReads):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        app_id: str = NOBODY,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:

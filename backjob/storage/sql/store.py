@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import Connection, Update, func
 
 from backjob.errors import Refused, StoreError, TimedOut
-from backjob.model.app_id import NOBODY
 from backjob.model.job import Job, Move, NewJob, Status
 from backjob.runtime.backoff import between
 
@@ -105,7 +104,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
         return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore") + _CUT
 
     def hold(
-        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NOBODY
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = ""
     ) -> bool:
         now = self._now()
         until = now + timedelta(seconds=seconds) if holder is not None else None
@@ -148,7 +147,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        app_id: str = NOBODY,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
