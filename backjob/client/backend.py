@@ -17,7 +17,6 @@ from backjob.config import Config
 from backjob.errors import AddressError, Busy, LaunchError, StoreError
 from backjob.keyring import MONITOR, Keyring, new_nonce
 from backjob.logs import about
-from backjob.model.app_id import NO_APP
 from backjob.model.events import log_ended
 from backjob.model.job import Job, JobRequest, Move
 from backjob.runtime.server_info import threads_outlive_requests
@@ -79,7 +78,7 @@ class Backend:
     @property
     def identity(self) -> dict[str, Any]:
         """The owner of the jobs that are recorded here, as fields of a NewJob."""
-        app_id = NO_APP if self.config.address else self.self_request.app_id  # connect= may lead to any application
+        app_id = "" if self.config.address else self.self_request.app_id  # connect= may lead to any application
         return {"key_id": self.keyring.key_id, "app_id": app_id, "app_version": self.config.app_version or ""}
 
     def can_run(self, job: Job) -> bool:

@@ -12,7 +12,6 @@ from .conditions import AnyOf, Arg, Equal, Not, StartsWith
 NAMED = "w"
 """First letter of the id of an application. A row whose app_id begins otherwise is nobody's: it was started with
 ``connect=``, or by an earlier release, and belongs to the application that receives its launch."""
-NO_APP = ""
 
 OF_APP = AnyOf((Equal("app_id", Arg("app_id")), Not(StartsWith("app_id", NAMED))))
 """The row is one of this application, or of none."""

@@ -752,8 +752,8 @@ MUTANTS = [
     ),
     Mutant(
         "another app's job is launched at the own address",
-        "backjob/transport/launcher.py",
-        "if request.app == self.app or not request.address:",
+        "backjob/transport/own_address.py",
+        "if request.app == app or not request.address:",
         "if request.app or not request.address:",
         ("tests/unit/transport/test_launcher.py",),
     ),

@@ -15,7 +15,8 @@ from backjob.keyring import MONITOR, WORKER
 from backjob.scheduling.monitor import Verdict
 from backjob.storage.cache.entries import open_cells
 from backjob.storage.cache.store import CacheStore
-from backjob.storage.store import VERSION_GRACE, Store
+from backjob.storage.queries import VERSION_GRACE
+from backjob.storage.store import Store
 
 Pair = tuple[Site, Site]
 
