@@ -1,6 +1,7 @@
-"""Checks of single values: the ranges of numbers, and one check for each kind of option.
+"""Checks of values: the ranges of numbers, and one check for each kind of option.
 
-Checks of options raise ConfigError, naming the option and what is allowed. Knows no option's default: see config.py.
+The check of an option takes a value and returns what is wrong with it, without the option's name, or "". Knows no
+option's name or default: see config.py.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from ._socket import check_header
-from .errors import ConfigError
+from ._socket import check_header, is_header_value
+from .keyring import check_keys
 from .wsgi.redirects import check_redirect_ok
 
+Check = Callable[[Any], str]
+"""Check of an option."""
+MOST_SCOPE = 255
+"""Characters of a scope."""
 MOST_WHOLE = 2**31 - 1
 """What the databases' integers hold."""
 WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
@@ -49,100 +54,115 @@ def check_short_name(text: str) -> None:
         raise ValueError("it must be 1-64 printable ASCII characters without blanks")
 
 
-def refuse(option: str, reason: str) -> NoReturn:
-    """Raise the ConfigError of an option."""
-    raise ConfigError(f"{option} {reason}")
-
-
 def suggest(name: str, known: Sequence[str]) -> str:
     """Return a hint for an unknown option: the most similar known name, or all of them."""
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
 
 
-def check_pattern(option: str, value: object, pattern: str, allowed: str) -> None:
-    """Refuse all but a str that matches the pattern as a whole."""
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        refuse(option, f"must be {allowed}")
+def must_be(allowed: str, is_allowed: Callable[[Any], bool]) -> Check:
+    """Return a check that allows the values for which this function returns True."""
+    return lambda value: "" if is_allowed(value) else f"must be {allowed}"
 
 
-def check_number(option: str, value: object, least: float, most: float) -> None:
-    """Refuse all but a number in this range."""
-    if not is_number(value, least, most):
-        refuse(option, f"must be a number from {least:g} to {most:.0f}")
+def must_match(pattern: str, allowed: str) -> Check:
+    """Return a check that allows a str that matches the pattern as a whole."""
+    return must_be(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
 
 
-def check_whole(option: str, value: object, otherwise: str = "") -> None:
-    """Refuse all but a whole number. ``otherwise`` says what else is allowed."""
-    if not is_whole(value):
-        refuse(option, f"must be {WHOLE}{otherwise}")
+def must_be_number(least: float, most: float) -> Check:
+    """Return a check that allows a number in this range."""
+    return must_be(f"a number from {least:g} to {most:.0f}", lambda value: is_number(value, least, most))
 
 
-def check_with(option: str, value: object, check: Callable[[str], object]) -> None:
-    """Refuse all but None and a str for which ``check`` raises neither OSError nor ValueError."""
-    if value is None:
-        return
-    if not isinstance(value, str):
-        refuse(option, "must be a str")
-    try:
-        check(value)
-    except (OSError, ValueError) as error:
-        refuse(option, f"is wrong: {error}")
+def must_pass(function: Callable[[str], object]) -> Check:
+    """Return a check that allows None and a str for which the function raises neither OSError nor ValueError."""
+
+    def check(value: Any) -> str:
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            return "must be a str"
+        try:
+            function(value)
+        except (OSError, ValueError) as error:
+            return f"is wrong: {error}"
+        return ""
+
+    return check
 
 
-def check_function(option: str, value: object, argument: str) -> None:
-    """Refuse all but None and a plain function. ``argument`` says what it is called with."""
-    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
-        refuse(option, f"must be a plain function of {argument}")
+def is_database(value: object) -> bool:
+    """Is it None, or looks it like an SQLAlchemy URL or Engine?"""
+    is_url = isinstance(value, str) or hasattr(value, "get_backend_name")
+    return value is None or is_url or (hasattr(value, "connect") and hasattr(value, "dialect"))
 
 
-def check_methods(option: str, value: object, names: tuple[str, ...]) -> None:
-    """Refuse all but None and an object with these methods."""
-    if value is not None and not all(callable(getattr(value, name, None)) for name in names):
-        refuse(option, f"must have the methods {' and '.join(names)}")
+def is_function(value: object) -> bool:
+    """Is it None, or callable and no coroutine function?"""
+    return value is None or (callable(value) and not inspect.iscoroutinefunction(value))
 
 
-def check_redirects(value: Any) -> None:
-    """Refuse values that ``redirect_ok`` can't have."""
+def is_launcher(value: object) -> bool:
+    """Is it None, or has it the methods of a Launcher?"""
+    return value is None or all(callable(getattr(value, name, None)) for name in ("check", "launch"))
+
+
+def is_user_agent(value: object) -> bool:
+    """Is it a header value that leaves enough room for the rest of a self-request's head?"""
+    return isinstance(value, str) and 0 < len(value) <= 200 and is_header_value(value)
+
+
+def check_key(value: Any) -> str:
+    """Return "" for None, one key or a list of keys. Raises ConfigError for other values, without showing them."""
+    if value is not None:
+        check_keys(value, "key")
+    return ""
+
+
+def check_redirects(value: Any) -> str:
+    """Return what is wrong with a value of ``redirect_ok``, or ""."""
     try:
         check_redirect_ok(value)
     except (TypeError, ValueError) as error:
-        raise ConfigError(str(error)) from None
+        return str(error).removeprefix("redirect_ok ")
+    return ""
 
 
-def check_scope_limits(option: str, value: object, most_scope: int) -> None:
-    """Refuse all but a whole number and a mapping of scopes, of up to ``most_scope`` characters, to such numbers."""
+def check_scope_limits(value: Any) -> str:
+    """Return what is wrong with a limit for each scope, or with a mapping of scopes to limits, or ""."""
     if not isinstance(value, Mapping):
-        check_whole(option, value, ", or a mapping of scopes to such numbers")
-        return
+        return "" if is_whole(value) else f"must be {WHOLE}, or a mapping of scopes to such numbers"
     for scope, limit in value.items():
-        if not isinstance(scope, str) or not 0 < len(scope) <= most_scope:
-            refuse(option, f"must name scopes of 1-{most_scope} characters")
+        if not isinstance(scope, str) or not 0 < len(scope) <= MOST_SCOPE:
+            return f"must name scopes of 1-{MOST_SCOPE} characters"
         if not is_whole(limit):
-            refuse(option, f"must have {WHOLE} for {scope[:40]!r}")
+            return f"must have {WHOLE} for {scope[:40]!r}"
+    return ""
 
 
-def check_header_names(option: str, value: object) -> None:
-    """Refuse all but a list of names of headers."""
+def check_header_names(value: Any) -> str:
+    """Return what is wrong with a list of header names, or ""."""
     if not isinstance(value, (list, tuple)):
-        refuse(option, "must be a list of header names")
+        return "must be a list of header names"
     try:
         for name in value:
             check_header(name, "")
     except ValueError as error:
-        refuse(option, f"is wrong: {error}")
+        return f"is wrong: {error}"
+    return ""
 
 
-def check_own_headers(option: str, value: object) -> None:
-    """Refuse all but a mapping of header names to values that can be added to the head of a self-request."""
+def check_own_headers(value: Any) -> str:
+    """Return what is wrong with a mapping of headers for the head of self-requests, or ""."""
     if not isinstance(value, Mapping):
-        refuse(option, "must be a mapping of header names to values")
+        return "must be a mapping of header names to values"
     try:
         lines = [check_header(name, text) for name, text in value.items()]
     except ValueError as error:
-        refuse(option, f"is wrong: {error}")
+        return f"is wrong: {error}"
     own = [name for name, _ in lines if name.lower() in _OWN_HEADERS]
     if own:
-        refuse(option, f"can't have {own[0]}: backjob writes that header itself")
-    if sum(len(name) + len(text) + 4 for name, text in lines) > _MOST_HEADER_BYTES:
-        refuse(option, f"must be at most {_MOST_HEADER_BYTES} bytes: some servers drop a head over 4096")
+        return f"can't have {own[0]}: backjob writes that header itself"
+    is_long = sum(len(name) + len(text) + 4 for name, text in lines) > _MOST_HEADER_BYTES
+    return f"must be at most {_MOST_HEADER_BYTES} bytes: some servers drop a head over 4096" if is_long else ""

@@ -16,20 +16,20 @@ from urllib.parse import urlencode
 
 import bottle
 
-from backjob import BackJob, Jobs, RequestError
+from backjob import BackJob, Jobs
+from backjob.wsgi.names import FORM, SENT
 
 from .replay import (
     CHANGING_METHODS,
-    FORM,
-    NO_FILES,
     ORIGIN_KEYS,
-    SENT,
+    HasFiles,
     add_fields,
     check_background,
-    explain_method,
+    is_form,
     keep_sent,
     make_again,
     put_back,
+    start_job,
     take_fields,
 )
 
@@ -143,17 +143,17 @@ def _watch(chunks: Iterator[Any], jobs: Jobs) -> Iterator[Any]:
         raise
 
 
-def _do_again(request: Any, csrf_field: str) -> Any:
+def _ask_again(request: Any) -> Any:
     """This request for a job, its form without the token, which differs from page to page."""
     body, content_type = request.body.read(), request.environ.get("CONTENT_TYPE", "")
     if content_type.lower().startswith("multipart/"):
         form = list(request.forms.decode().allitems())
         if not form or request.files:
-            bottle.abort(415, NO_FILES)
+            raise HasFiles
         body, content_type = urlencode(form).encode(), FORM
     fields: list[tuple[str, str]] = []
-    if content_type.partition(";")[0].strip().lower() in ("", FORM):
-        body, fields = take_fields(body, [csrf_field])
+    if is_form(content_type):
+        body, fields = take_fields(body, [request.environ[_PLUGIN].csrf_field])
     # Bottle decodes the path in place, and keeps the one that came.
     environ = {**request.environ, "PATH_INFO": request.environ["bottle.raw_path"]}
     return make_again(environ, body, content_type, keep_sent(environ, _GUARDS, fields))
@@ -188,28 +188,14 @@ def background(
     @functools.wraps(callback)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
         request = bottle.request
-        plugin = request.environ.get(_PLUGIN)
-        if plugin is None:
+        if _PLUGIN not in request.environ:
             raise RuntimeError("background needs a BackJobPlugin: install one in this app, or in the outermost")
         if request.backjob.is_worker:
             request.backjob.check_user()
             if SENT in request.environ:  # for the callback's own checks; until now Origin was the site's own
                 put_back(request.environ, _GUARDS)
             return callback(*args, **kwargs)
-        if refusal := explain_method(request.method, methods):
-            return _answer(405, {"error": refusal}, Allow=", ".join(methods))
-        try:
-            request.backjob.limit_body(request.environ)
-            again = _do_again(request, plugin.csrf_field)
-            job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
-        except RequestError as error:
-            return _answer(error.http_status, {"error": str(error)})
-        return _answer(202, {"id": job_id})
+        status, body, headers = start_job(request, request.backjob, _ask_again, scope, methods, options)
+        return bottle.HTTPResponse(json.dumps(body), status, {"Content-Type": "application/json", **headers})
 
     return start_or_run
-
-
-def _answer(status: int, body: Mapping[str, Any], **headers: str) -> bottle.HTTPResponse:
-    return bottle.HTTPResponse(
-        json.dumps(body), status, {"Content-Type": "application/json", "Cache-Control": "no-store", **headers}
-    )

@@ -26,14 +26,14 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown, RequestError
+from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown
 
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 from .django_inline import keep_connections
 from .django_session import watch_session
 from .django_transactions import JobsInTransaction, check_sqlite, clear_frames
-from .replay import CHANGING_METHODS, NO_FILES, check_background, explain_method
+from .replay import CHANGING_METHODS, check_background, start_job
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {
@@ -148,18 +148,8 @@ def background(
         if request.backjob.is_worker:
             put_back_sent(request)
             return view(request, *args, **kwargs)
-        if refusal := explain_method(request.method, methods):
-            return JsonResponse({"error": refusal}, status=405, headers={"Allow": ", ".join(methods)})
-        try:
-            request.backjob.limit_body(request.META)
-            again = ask_again(request)
-            if again is None:
-                return JsonResponse({"error": NO_FILES}, status=415)
-            name = scope(request) if callable(scope) else scope
-            job_id = request.backjob.start(again, scope=name, **options)
-            return JsonResponse({"id": job_id}, status=202, headers={"Cache-Control": "no-store"})
-        except RequestError as error:
-            return JsonResponse({"error": str(error)}, status=error.http_status)
+        status, body, headers = start_job(request, request.backjob, ask_again, scope, methods, options)
+        return JsonResponse(body, status=status, headers=headers)
 
     if not atomic:
         for alias in connections:

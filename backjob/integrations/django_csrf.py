@@ -14,7 +14,9 @@ from django.conf import settings
 from django.http import HttpRequest, QueryDict
 from django.middleware.csrf import CSRF_SESSION_KEY, get_token
 
-from .replay import FORM, ORIGIN_KEYS, SAFE_METHODS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
+from backjob.wsgi.names import FORM, SENT, is_safe_method
+
+from .replay import ORIGIN_KEYS, HasFiles, add_fields, keep_sent, make_again, put_back, take_fields
 
 _FIELD = "csrfmiddlewaretoken"
 _NO_CHECK = ("csrf_processing_done", "_dont_enforce_csrf_checks")
@@ -24,7 +26,7 @@ _NO_CHECK = ("csrf_processing_done", "_dont_enforce_csrf_checks")
 @contextlib.contextmanager
 def supply_token(request: HttpRequest) -> Iterator[None]:
     """In it a job has the token of its session or cookie, as it is by now; where there is none, of a new one."""
-    if request.method in SAFE_METHODS:
+    if is_safe_method(request.method):
         yield
         return
     is_in_session = settings.CSRF_USE_SESSIONS and CSRF_SESSION_KEY in request.session
@@ -62,14 +64,14 @@ def _unnoticed(session: Any) -> Iterator[None]:
 
 
 def ask_again(request: HttpRequest) -> Any:
-    """What start() takes to do the browser's request once more, as a job; None for one with files.
+    """Return the browser's request for a job. Raises HasFiles.
 
-    The form goes along without its tokens, so that it is the same whenever its page was loaded.
+    The form is without its tokens, so that with ``unique`` two submissions of it are equal.
     """
     is_post = request.method == "POST"  # Django reads the form of no other
     if request.content_type.startswith("multipart/"):
         if not is_post or request.content_type != "multipart/form-data" or request.FILES:
-            return None
+            raise HasFiles
         body, content_type = request.POST.urlencode().encode(), FORM
     else:
         body, content_type = request.body, request.META.get("CONTENT_TYPE", "")

@@ -14,26 +14,34 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Flask, current_app, g, got_request_exception, has_request_context, request, request_started, session
+from flask import (
+    Flask,
+    Request,
+    current_app,
+    g,
+    got_request_exception,
+    has_request_context,
+    request,
+    request_started,
+    session,
+)
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestError
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
+from backjob.wsgi.names import FORM, SENT, header_key
 
 from .replay import (
     CHANGING_METHODS,
-    FORM,
-    NO_FILES,
     ORIGIN_KEYS,
-    SENT,
+    HasFiles,
     add_fields,
     check_background,
-    explain_method,
-    header_key,
     keep_sent,
     make_again,
     put_back,
+    start_job,
     take_fields,
 )
 
@@ -116,28 +124,20 @@ def background(
         if current_jobs.is_worker:
             _put_back()
             return current_app.ensure_sync(view)(*args, **kwargs)
-        if refusal := explain_method(request.method, methods):
-            return {"error": refusal}, 405, {"Allow": ", ".join(methods)}
-        try:
-            again = _ask_again()
-            if again is None:
-                return {"error": NO_FILES}, 415
-            name = scope() if callable(scope) else scope
-            return {"id": current_jobs.start(again, scope=name, **options)}, 202, {"Cache-Control": "no-store"}
-        except RequestError as error:
-            return {"error": str(error)}, error.http_status
+        find_scope = (lambda _: scope()) if callable(scope) else scope
+        status, body, headers = start_job(request, current_jobs, _ask_again, find_scope, methods, options)
+        return body, status, headers
 
     return start_or_run
 
 
-def _ask_again() -> Any:
-    """Return the arguments of start() for this request as a job, or None if it has files."""
-    current_jobs.limit_body(request.environ)
+def _ask_again(request: Request) -> Any:
+    """Return this request for a job. Raises HasFiles."""
     is_form = request.mimetype in (FORM, "multipart/form-data")
     raw = request.get_data() if request.mimetype == FORM else b""  # before the form is parsed, which drops it
     has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
     if has_files or (request.mimetype.startswith("multipart/") and not is_form):
-        return None
+        raise HasFiles
     fields, tokens = _split_form()
     if raw:
         body, _ = take_fields(raw, {name for name, _ in tokens})

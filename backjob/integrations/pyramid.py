@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPUnsupportedMediaType
 from pyramid.interfaces import IDefaultCSRFOptions, IExecutionPolicy, ISessionFactory
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -27,28 +26,24 @@ from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
 from backjob import BackJob, Jobs, RequestError
+from backjob.wsgi.names import FORM, SAFE_METHODS, SENT, header_key
 
 from .replay import (
     CHANGING_METHODS,
-    FORM,
-    NO_FILES,
     ORIGIN_KEYS,
-    SAFE_METHODS,
-    SENT,
+    HasFiles,
     add_fields,
     check_background,
-    explain_method,
-    header_key,
+    is_form,
     keep_sent,
     make_again,
     put_back,
+    start_job,
     take_fields,
 )
 
 _AFTER_ALL_OTHERS = 10
 """The order of an action after those of the app, such as one that sets an execution policy."""
-_DOTTED = [f"backjob.{name}" for name in ("cache", "identify", "launcher", "on_start", "on_update", "on_end")]
-"""Options that are Python objects: in an ini file their dotted name stands for them."""
 _CSRF_HEADER, _CSRF_FIELD = "X-CSRF-Token", "csrf_token"
 """Where a view that calls check_csrf_token() finds a token if it says nothing else, whatever the app's options are."""
 
@@ -70,8 +65,7 @@ def includeme(config: Configurator) -> None:
 def _wrap(config: Configurator) -> None:
     registry = config.registry
     policy = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
-    objects = {name: config.maybe_dotted(registry.settings[name]) for name in _DOTTED if name in registry.settings}
-    wrapped = WrappedPolicy(policy, registry, {**registry.settings, **objects})
+    wrapped = WrappedPolicy(policy, registry, registry.settings)
     registry.registerUtility(wrapped, IExecutionPolicy)
     registry.backjob = wrapped.application
 
@@ -233,7 +227,7 @@ def _find_csrf_names(registry: Registry) -> tuple[set[str], set[str]]:
     return {header_key(name) for name in headers} | set(ORIGIN_KEYS), fields
 
 
-def _do_again(request: Request) -> Any:
+def _ask_again(request: Request) -> Any:
     """This request for a job, its form without the token, which differs from page to page."""
     body, content_type = request.body, request.environ.get("CONTENT_TYPE", "")
     if request.content_type.startswith("multipart/"):
@@ -242,10 +236,10 @@ def _do_again(request: Request) -> Any:
         except ValueError as error:
             raise RequestError(f"the multipart form can't be read: {error}") from None
         if not form or any(hasattr(value, "file") for _, value in form):  # none: WebOb does not read it
-            raise HTTPUnsupportedMediaType(NO_FILES)
+            raise HasFiles
         body, content_type = urlencode(form).encode(), FORM
     names, fields = _find_csrf_names(request.registry)
-    body, taken = take_fields(body, fields) if _is_form(content_type) else (body, [])
+    body, taken = take_fields(body, fields) if is_form(content_type) else (body, [])
     return make_again(request.environ, body, content_type, keep_sent(request.environ, names, taken))
 
 
@@ -253,13 +247,9 @@ def _put_back_sent(request: Request) -> None:
     """For the view's own checks: what the browser sent, and nothing of what let the job pass those around the view."""
     names, fields = _find_csrf_names(request.registry)
     taken = put_back(request.environ, names)
-    if _is_form(request.environ.get("CONTENT_TYPE", "")):
+    if is_form(request.environ.get("CONTENT_TYPE", "")):
         # A new body is read anew: what was written into request.POST is gone.
         request.body = add_fields(take_fields(request.body, fields)[0], taken)
-
-
-def _is_form(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() in ("", FORM)
 
 
 def background(
@@ -287,14 +277,9 @@ def background(
             if SENT in request.environ:
                 _put_back_sent(request)
             return view(context, request)
-        if refusal := explain_method(request.method, methods):
-            return Response(status=405, json_body={"error": refusal}, allow=methods)
-        name = scope(request) if callable(scope) else scope
-        try:
-            request.backjob.limit_body(request.environ)
-            job_id = request.backjob.start(_do_again(request), scope=name, **options)
-        except RequestError as error:
-            return Response(status=error.http_status, json_body={"error": str(error)})
-        return Response(status=202, json_body={"id": job_id}, cache_control="no-store")
+        status, body, headers = start_job(request, request.backjob, _ask_again, scope, methods, options)
+        response = Response(status=status, json_body=body)
+        response.headers.update(headers)
+        return response
 
     return start_or_run

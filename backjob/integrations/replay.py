@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote_plus, urlencode
 
 from webob.request import BaseRequest
 
-from backjob import Jobs
+from backjob import Jobs, RequestError
+from backjob.wsgi.names import FORM, SENT, is_safe_method
 
-FORM = "application/x-www-form-urlencoded"
-NO_FILES = "a job can't get uploaded files: save them first, and start a job with their names"
-SENT = "backjob.sent"
-"""What start() takes from its target's environ to the job's: the same key as in backjob/request.py."""
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Those that change nothing (RFC 9110, section 9.2.1), and need no token."""
 CHANGING_METHODS = ("DELETE", "PATCH", "POST", "PUT")
 """The methods that start a job by default. The CSRF protection of every framework covers them."""
 ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
@@ -54,19 +49,39 @@ def check_background(view: object, methods: Iterable[str], scope: Any, options: 
     return tuple(sorted({each.upper() for each in names}))
 
 
-def explain_method(method: str, methods: Collection[str]) -> str:
-    """Return why a request with this method starts no job, or "" if it does.
+class HasFiles(RequestError):
+    """The request has uploaded files."""
 
-    Any page on the web can make a browser send a GET, which CSRF protection does not check.
+    http_status = 415
+
+    def __init__(self) -> None:
+        super().__init__("a job can't get uploaded files: save them first, and start a job with their names")
+
+
+def start_job(
+    request: Any,
+    jobs: Any,
+    ask_again: Callable[[Any], BaseRequest],
+    scope: str | Callable[[Any], str],
+    methods: Collection[str],
+    options: Mapping[str, Any],
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Start a job for a framework's request. Return the status, the JSON and the headers of the response.
+
+    ``ask_again`` returns the request of the job, or raises RequestError. Other methods than ``methods`` start no job:
+    any page on the web can make a browser send a GET, which CSRF protection does not check.
     """
-    if method.upper() in methods:
-        return ""
-    return f"{method.upper()[:20]} starts no job here: send {' or '.join(methods)} (option methods of background)"
-
-
-def header_key(name: str) -> str:
-    """Where an environ has the header of this name (PEP 3333)."""
-    return "HTTP_" + name.upper().replace("-", "_")
+    method, headers = request.method.upper(), {"Cache-Control": "no-store"}
+    if method not in methods:
+        refusal = f"{method[:20]} starts no job here: send {' or '.join(methods)} (option methods of background)"
+        return 405, {"error": refusal}, {**headers, "Allow": ", ".join(methods)}
+    try:
+        jobs.limit_body(request.environ)
+        target = ask_again(request)
+        job_id = jobs.start(target, scope=scope(request) if callable(scope) else scope, **options)
+    except RequestError as error:
+        return error.http_status, {"error": str(error)}, headers
+    return 202, {"id": job_id}, headers
 
 
 def make_again(
@@ -77,7 +92,7 @@ def make_again(
     It has the same method, path, query and headers, because a view may read any of them. Headers of a browser's cache,
     and what ``sent`` has, stay behind.
     """
-    left_out = _NOT_AGAIN | (_OF_A_CACHE if environ["REQUEST_METHOD"] in SAFE_METHODS else set())
+    left_out = _NOT_AGAIN | (_OF_A_CACHE if is_safe_method(environ["REQUEST_METHOD"]) else set())
     left_out |= set(sent["headers"] if sent else ())
     headers = {key: environ[key] for key in environ.keys() - left_out if key.startswith("HTTP_")}
     return BaseRequest(
@@ -110,6 +125,11 @@ def put_back(environ: MutableMapping[str, Any], names: Iterable[str]) -> list[tu
         if name in headers:
             environ[name] = headers[name]
     return [(name, value) for name, value in sent.get("fields", [])]
+
+
+def is_form(content_type: str) -> bool:
+    """Return whether a body of this Content-Type is a url-encoded form. Without a type it may be one."""
+    return content_type.partition(";")[0].strip().lower() in ("", FORM)
 
 
 def take_fields(body: bytes, names: Collection[str]) -> tuple[bytes, list[tuple[str, str]]]:
