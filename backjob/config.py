@@ -80,11 +80,11 @@ class Config:
     None: no database, the ``cache`` alone."""
 
     cache: Any = option(None, lambda value: "", is_dotted=True, is_secret=True)
-    """A dogpile.cache region, configured, in front of the database; with ``database=None`` instead of it."""
+    """Configured dogpile.cache region in front of the database, or with ``database=None`` in place of it."""
 
     key: str | list[str] | tuple[str, ...] | None = option(None, check_key, read_key, is_secret=True)
-    """Secret of 32 or more characters, or a list of such, newest first. None: $BACKJOB_KEY; without it, for an SQLite
-    file only, a random key that is kept beside it in a file of its own."""
+    """Secret of 32 or more characters, or a list of secrets, newest first. None: $BACKJOB_KEY. Without that variable,
+    and for an SQLite file only, a random key is stored in a file beside it."""
 
     table_name: str = option(
         "background_job", must_match(r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
@@ -92,13 +92,14 @@ class Config:
     """Name of the job table."""
 
     create_table: bool = option(True, _BOOL, read_bool)
-    """Make the job table at first use when it is not there."""
+    """Whether the job table is created at first use."""
 
     cache_prefix: str = option("backjob-", must_match(r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters"))
     """Prefix of the keys in the cache."""
 
     error_timeout: float = option(120, must_be(TIMEOUT, is_timeout), read_number)
-    """Seconds without a sign from the running job after which it fails, at least 0.5. 0: never. Also per start()."""
+    """Seconds without a progress report from the running job after which it fails, at least 0.5. 0: never. Also an
+    argument of start()."""
 
     user_agent: str = option(f"backjob/{__version__}", must_be("1-200 printable ASCII characters", is_user_agent))
     """User-Agent of the self-requests, of anonymous jobs, and of jobs that were started outside of a request."""
@@ -122,91 +123,97 @@ class Config:
     """PEM file of the authority that signed the certificate at ``connect="https://…"``. None: the system's."""
 
     connect_headers: Mapping[str, str] = option(dict, check_own_headers, read_headers, is_secret=True)
-    """Headers of every self-request, for what stands in front of the app, such as a proxy's Basic auth. The app does
-    not see them."""
+    """Headers of every self-request, for a proxy in front of the app that asks for them, such as Basic auth. The app
+    does not see them."""
 
     close_delay: float = option(0.2, must_be_number(0.01, 60), read_number)
-    """Seconds that start() waits at most for the monitor's answer before it closes its socket."""
+    """Longest time in seconds that start() waits for the monitor's answer before it closes its socket."""
 
     monitor: str = option("auto", must_be(f"one of {', '.join(MONITORS)}", MONITORS.__contains__))
-    """Where the monitor waits for the job: ``"thread"``, ``"request"``, ``"leave"``, or ``"auto"``, which is thread,
-    and leave where a server's threads don't outlive a request."""
+    """Where the monitor waits for the job: ``"thread"``, ``"request"``, ``"leave"``, or ``"auto"``, which is leave on
+    servers whose threads end with the request, and thread on all others."""
 
     lease: float = option(30, must_be_number(1, 86400), read_number)
-    """Seconds for which a process vouches for a job that it runs or is about to launch."""
+    """Seconds after which a job is lost unless its process has renewed the lease. The process is the one that runs the
+    job or is about to launch it."""
 
     launch_timeout: float = option(60, must_be_number(0, MOST), read_number)
-    """Seconds for which a failed launch is tried again before the job fails. It holds for an address that has never
-    worked. At one that has, a failure is an outage: the job waits for up to a day, with the reason as status text."""
+    """Seconds for which a failed launch is retried before the job fails, at an address that has never worked. At one
+    that has worked, a failure is an outage: the job waits for up to a day, with the reason as its status text."""
 
     max_running: int | str = option(
         "auto", must_be(f'{WHOLE}, or "auto"', lambda value: value == "auto" or is_whole(value)), read_number
     )
-    """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: half of the requests that its processes
-    take at once, and at least 1; 4 for each process of which that is not known."""
+    """Limit of jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: half of the requests that its
+    processes can handle at once, at least 1. A process for which that number is not known counts as 4 jobs."""
 
     max_running_per_process: int = option(0, _WHOLE, read_number)
-    """Jobs that run at once in one process. 0: the number in ``max_running``, or with "auto" half of its slots."""
+    """Limit of jobs that run at once in one process. 0: the number in ``max_running``, or with "auto" half of its
+    slots."""
 
     max_running_per_scope: int | Mapping[str, int] = option(0, check_scope_limits, read_scopes, is_dotted=True)
-    """Jobs that run at once in each scope that is not "", or a mapping of scopes to such numbers. 0: no limit."""
+    """Limit of jobs that run at once in each scope that is not "", or a mapping of scopes to such limits. 0: no
+    limit."""
 
     keeper: bool = option(True, _BOOL, read_bool)
-    """Whether this process has a keeper, which recovers lost jobs, launches due ones and deletes old ones. False for
-    one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
+    """Whether this process has a keeper, the thread that recovers lost jobs, launches due ones and deletes old ones.
+    False for a process that only reads or starts jobs, such as a script. It renews the leases of the jobs that it runs
+    itself."""
 
     app_name: str | None = option(None, must_pass(check_short_name))
-    """Name of the app, which tells its jobs from those of other apps in the same table: 1-64 printable ASCII
+    """Name of the app, which separates its jobs from those of other apps in the same table: 1-64 printable ASCII
     characters without blanks, the same in all its processes. None: a name made from where the app is wrapped."""
 
     app_version: str | None = option(None, must_pass(check_short_name))
     """Version of the app's code, such as a commit: 1-64 printable ASCII characters. A job runs in processes of the
-    version that recorded it while one of them is alive or was within the last 60 s, then in any. None: in any."""
+    version that recorded it while one of them is alive or was alive in the last 60 s, then in any. None: in any."""
 
     forward_headers: tuple[str, ...] = option(FORWARD_HEADERS, check_header_names, read_words)
-    """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
-    job, start() has ``headers=``."""
+    """Request headers that a job gets from the request that started it, in addition to Cookie, Authorization and Host.
+    For one job, start() has ``headers=``."""
 
     forward_environ: tuple[str, ...] = option((), find_fault, read_words)
     """Environ keys, such as ``"OIDC_CLAIM_email"`` or ``"eppn"``, whose texts a job gets from the request that started
-    it; with a ``*`` at the end all that begin so. Known ones of authentication modules go along without it."""
+    it. A ``*`` at the end stands for any ending. The known keys of authentication modules are included anyway."""
 
     redirect_ok: RedirectOk = option(False, check_redirects, read_path_or_bool, is_dotted=True)
-    """Which redirects complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
-    those for which a function of (status, location) returns True. A redirect to a login page never does, nor one that
-    only corrects the job's own URL, nor a 307 or 308. Also per start()."""
+    """Redirects that complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
+    those for which a function of (status, location) returns True. Redirects to a login page never complete a job. Nor
+    do those that only correct the job's own URL, nor 307 and 308. Also an argument of start()."""
 
     max_output: int = option(1048576, _WHOLE, read_number)
-    """Bytes of UTF-8 that are kept of a job's output: the last ones, or up to an eighth less, on whole lines."""
+    """Largest number of bytes of UTF-8 that are kept of a job's output: its end, from the beginning of a line where
+    that loses at most an eighth."""
 
     max_request: int = option(1048576, _WHOLE, read_number)
     """Largest request of a job in bytes: body, URL, headers and the rest of its sealed record. For a larger one start()
     raises :class:`backjob.RequestTooLarge`, and ``background`` views answer 413. 0: no limit. With a cache as the only
-    store, where each look at a job reads all of it, the limit is 65536 at most."""
+    store the limit is 65536 at most, because each read of a job reads all of it."""
 
     identify: Callable[[Mapping[str, Any]], str | None] | None = option(
         None, must_be("a plain function of an environ", is_function), is_dotted=True
     )
     """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
-    start() of a user's job, for ``unique`` and for ``check_user()``. Where it can't know, as in a middleware around the
-    framework, it raises :class:`backjob.IdentityUnknown`: the user of that job is not compared. Without ``identify``,
+    start() of a user's job, for ``unique`` and for ``check_user()``. If it can't know the user, as in a middleware
+    around the framework, it raises :class:`backjob.IdentityUnknown`, and the user of that job is not compared. None:
     ``unique`` uses REMOTE_USER, or else a digest of the Authorization and Cookie headers."""
 
     on_start: Callable[[JobStatus], object] | None = option(None, _HOOK, is_dotted=True)
-    """Called with the :class:`backjob.JobStatus` of each job that was recorded, by the process that started it."""
+    """Hook: called with the :class:`backjob.JobStatus` of each recorded job, by the process that started it."""
 
     on_update: Callable[[JobStatus], object] | None = option(None, _HOOK, is_dotted=True)
-    """Called with that of a job each time when its progress or text was written: a few times a second at most."""
+    """Hook: called with the JobStatus of a job after its progress or text was written, a few times a second at most."""
 
     on_end: Callable[[JobStatus], object] | None = option(None, _HOOK, is_dotted=True)
-    """Called with that of a job that has ended, once, by the process that wrote the end: in the job's own thread, or in
-    one apart. An exception in a hook is logged and harms no job; one that a process did not come to is not made up."""
+    """Hook: called once with the JobStatus of a job that has ended, by the process that wrote the outcome, in the job's
+    own thread or in another one. An exception in a hook is logged and does not affect the job. A call that was lost
+    with its process is not repeated."""
 
     launcher: Any = option(None, must_be("a launcher, with the methods check and launch", is_launcher), is_dotted=True)
-    """A :class:`backjob.Launcher` that takes the place of the self-request. None: the self-request."""
+    """A :class:`backjob.Launcher` that replaces the self-request. None: the self-request."""
 
     environ_key: str = option("backjob", must_match(r"[\x21-\x7e]+", "a name of printable ASCII characters"))
-    """The key in the environ under which the app finds its jobs."""
+    """Key in the environ under which the app finds its jobs."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -222,17 +229,17 @@ class Config:
 
     @property
     def is_inline(self) -> bool:
-        """Does the launcher run jobs by itself, right here? Then no thread of ours has anything to do."""
+        """Does the launcher run jobs itself, in the calling thread? No thread of backjob is needed then."""
         return bool(getattr(self.launcher, "is_inline", False))
 
     @property
     def has_keeper(self) -> bool:
-        """Does a thread of this process look after the jobs?"""
+        """Does this process have a keeper?"""
         return self.keeper and not self.is_inline
 
     @cached_property
     def address(self) -> Address | None:
-        """Address in ``connect=``, parsed. A unix socket has no name of its own for the Host header."""
+        """Address in ``connect=``, parsed. Over a unix socket the Host header is that of ``site_url``."""
         address = parse_connect(self.connect) if self.connect is not None else None
         return replace(address, site=self.site.authority) if address and address.unix and self.site else address
 
@@ -243,7 +250,7 @@ class Config:
 
     @cached_property
     def forward_keys(self) -> tuple[str, ...]:
-        """The environ keys of the headers that a job of a user gets."""
+        """Environ keys of the headers that a job of a user gets."""
         return tuple(dict.fromkeys(map(header_key, ("Cookie", "Authorization", *self.forward_headers))))
 
 

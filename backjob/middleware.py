@@ -167,5 +167,5 @@ def _name_caller(app: WSGIApp) -> str:
 
 
 def make_filter(app: WSGIApp, global_conf: Mapping[str, str], **settings: str) -> BackJob:
-    """A ``paste.filter_app_factory``: ``[filter:backjob]`` with the options in an ini file."""
+    """Wrap the app, as a ``paste.filter_app_factory``: the options are those in ``[filter:backjob]`` of an ini file."""
     return BackJob.from_settings(app, settings, prefix="")

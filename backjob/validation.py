@@ -21,11 +21,11 @@ Check = Callable[[Any], str]
 MOST_SCOPE = 255
 """Characters of a scope."""
 MOST_WHOLE = 2**31 - 1
-"""What the databases' integers hold."""
+"""Largest integer that all databases store."""
 WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
 LEAST_ERROR_TIMEOUT = 0.5
-"""Seconds. What a job tells is written each 0.2 s at most: with less, one that tells all the time would fail when one
-such write takes a moment."""
+"""Seconds. Progress is written every 0.2 s at most. With a shorter time-out one slow write would fail a job that
+reports progress all the time."""
 MOST = 1e9
 TIMEOUT = f"0 (never) or a number of seconds from {LEAST_ERROR_TIMEOUT} to {MOST:.0f}"
 _OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
@@ -34,7 +34,7 @@ _MOST_HEADER_BYTES = 1024
 
 
 def is_whole(value: object) -> bool:
-    """Is it what WHOLE says?"""
+    """Is it an int in the range that WHOLE names?"""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_WHOLE
 
 
@@ -44,12 +44,12 @@ def is_number(value: object, least: float, most: float) -> bool:
 
 
 def is_timeout(value: object) -> bool:
-    """Is it what TIMEOUT says?"""
+    """Is it a number in the range that TIMEOUT names?"""
     return is_number(value, LEAST_ERROR_TIMEOUT, MOST) or is_number(value, 0, 0)
 
 
 def check_short_name(text: str) -> None:
-    """Raise ValueError unless this can name the app or its version: 1-64 printable ASCII characters without blanks."""
+    """Raise ValueError unless this can be an app's name or version: 1-64 printable ASCII characters without blanks."""
     if not 0 < len(text) <= 64 or not all("!" <= each <= "~" for each in text):
         raise ValueError("it must be 1-64 printable ASCII characters without blanks")
 
@@ -93,7 +93,7 @@ def must_pass(function: Callable[[str], object]) -> Check:
 
 
 def is_database(value: object) -> bool:
-    """Is it None, or looks it like an SQLAlchemy URL or Engine?"""
+    """Is it None, a str, or an object with the methods of an SQLAlchemy URL or Engine?"""
     is_url = isinstance(value, str) or hasattr(value, "get_backend_name")
     return value is None or is_url or (hasattr(value, "connect") and hasattr(value, "dialect"))
 
@@ -104,12 +104,12 @@ def is_function(value: object) -> bool:
 
 
 def is_launcher(value: object) -> bool:
-    """Is it None, or has it the methods of a Launcher?"""
+    """Is it None, or an object with the methods of a Launcher?"""
     return value is None or all(callable(getattr(value, name, None)) for name in ("check", "launch"))
 
 
 def is_user_agent(value: object) -> bool:
-    """Is it a header value that leaves enough room for the rest of a self-request's head?"""
+    """Is it a header value that is short enough for the head of a self-request?"""
     return isinstance(value, str) and 0 < len(value) <= 200 and is_header_value(value)
 
 

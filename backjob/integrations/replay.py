@@ -1,9 +1,9 @@
-"""Shared code of the ``background`` decorators: their options, and the browser's request as arguments of start().
+"""Shared code of the ``background`` decorators: their options, the job's request, and the response to the visitor.
 
-Also what protects that request against forgery. A check within the decorated view is made in the job alone. It must
-find there what the browser sent, not the token and the origin that let the job itself pass.
+A CSRF check inside the decorated view runs in the job only. There it must find the token and the origin that the
+browser sent, not those that let the job itself pass the checks around the view.
 
-Knows WSGI environs; no framework. Without cookies and credentials, which a job gets from the request that starts it.
+Knows WSGI environs and no framework. Cookies and credentials are left out: start() adds those of the current request.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from backjob.wsgi.names import FORM, SENT, is_safe_method
 CHANGING_METHODS = ("DELETE", "PATCH", "POST", "PUT")
 """The methods that start a job by default. The CSRF protection of every framework covers them."""
 ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
-"""The headers that tell which site's page has sent a request."""
+"""Environ keys of the headers that name the site whose page has sent a request."""
 _METHOD = re.compile(r"(?!(?i:CONNECT)$)[A-Za-z]+(?:-[A-Za-z]+)*")
 _NOT_AGAIN = frozenset(
     {*ORIGIN_KEYS, "HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_ACCEPT_ENCODING"}
     | {"HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_IF_MODIFIED_SINCE"}
 )
-"""Headers of a browser that are not for a job: it has no use for a part of the response, a 304 or compressed text."""
+"""Browser headers that a job does not get: it can't use a part of the response, a 304 or compressed text."""
 _OF_A_CACHE = frozenset({"HTTP_IF_NONE_MATCH"})
-"""The same with a safe method. With others it is a precondition, such as ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
+"""More of them with a safe method. With another one it is a precondition: ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
 
 
 def check_background(view: object, methods: Iterable[str], scope: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the methods that start a job, in upper case. Raises TypeError or ValueError for wrong options.
 
-    Called when the module is loaded, so that a misspelt option is found before the first visitor comes.
+    It is called when the module is loaded, so that a misspelt option is found before the first request.
     """
     if view is not None and not callable(view):
         raise TypeError(f"background decorates a function, not {type(view).__name__}: give its options by name")
@@ -87,10 +87,10 @@ def start_job(
 def make_again(
     environ: Mapping[str, Any], body: bytes, content_type: str, sent: Mapping[str, Any] | None = None
 ) -> BaseRequest:
-    """Return the request of this environ with another body; ``sent``: what keep_sent() has made.
+    """Return the request of this environ with another body. ``sent`` is a result of keep_sent().
 
-    It has the same method, path, query and headers, because a view may read any of them. Headers of a browser's cache,
-    and what ``sent`` has, stay behind.
+    It has the same method, path, query and headers, because a view may read any of them. The headers of a browser's
+    cache and those in ``sent`` are left out.
     """
     left_out = _NOT_AGAIN | (_OF_A_CACHE if is_safe_method(environ["REQUEST_METHOD"]) else set())
     left_out |= set(sent["headers"] if sent else ())
@@ -111,14 +111,14 @@ def make_again(
 
 
 def keep_sent(environ: Mapping[str, Any], names: Iterable[str], fields: Iterable[Iterable[str]]) -> dict[str, Any]:
-    """What the browser sent against forgery: those of these header keys that are there, and these fields of a form."""
+    """Return the browser's CSRF tokens for put_back(): the headers with these environ keys, and form fields."""
     headers = {name: environ[name] for name in names if name in environ}
     return {"headers": headers, "fields": [list(pair) for pair in fields]}
 
 
 def put_back(environ: MutableMapping[str, Any], names: Iterable[str]) -> list[tuple[str, str]]:
-    """In the job: these headers as the browser sent them, or not at all; and the fields that belong into the form."""
-    sent = environ.get(SENT, {})  # with nothing in it in a job of nobody
+    """Restore these headers in a job as the browser sent them, or remove them. Return the form fields to restore."""
+    sent = environ.get(SENT, {})  # empty in an anonymous job
     headers = sent.get("headers", {})
     for name in names:
         environ.pop(name, None)
@@ -133,7 +133,7 @@ def is_form(content_type: str) -> bool:
 
 
 def take_fields(body: bytes, names: Collection[str]) -> tuple[bytes, list[tuple[str, str]]]:
-    """A url-encoded form without the fields of these names, byte by byte as it was; and these fields."""
+    """Return a url-encoded form without the fields of these names, its other bytes unchanged, and these fields."""
     rest, taken = [], []
     for part in body.split(b"&"):
         name, _, value = (unquote_plus(each) for each in part.decode("utf-8", "replace").partition("="))
@@ -145,5 +145,5 @@ def take_fields(body: bytes, names: Collection[str]) -> tuple[bytes, list[tuple[
 
 
 def add_fields(body: bytes, fields: Iterable[tuple[str, str]]) -> bytes:
-    """A url-encoded form with these fields after its own."""
+    """Return a url-encoded form with these fields after its own."""
     return b"&".join(part for part in (body, urlencode([*fields]).encode()) if part)
