@@ -37,12 +37,10 @@ from .validation import (
     check_own_headers,
     check_redirects,
     check_scope_limits,
-    check_short_name,
     is_database,
     is_function,
     is_launcher,
     is_timeout,
-    is_user_agent,
     is_whole,
     must_be,
     must_be_number,
@@ -67,6 +65,7 @@ MONITORS = ("auto", "thread", "request", "leave")
 HOOKS = ("on_start", "on_update", "on_end")
 _DATABASE = "an SQLAlchemy URL or Engine, or None with cache= set"
 _BOOL = must_be("True or False", lambda value: isinstance(value, bool))
+_SHORT_NAME = must_match(r"[!-~]{1,64}", "1-64 printable ASCII characters without blanks", (None,))
 _WHOLE = must_be(WHOLE, is_whole)
 _HOOK = must_be("a plain function of a JobStatus", is_function)
 
@@ -101,7 +100,9 @@ class Config:
     """Seconds without a progress report from the running job after which it fails, at least 0.5. 0: never. Also an
     argument of start()."""
 
-    user_agent: str = option(f"backjob/{__version__}", must_be("1-200 printable ASCII characters", is_user_agent))
+    user_agent: str = option(
+        f"backjob/{__version__}", must_match(r"[!-~]([ -~\t]{0,198}[!-~])?", "1-200 printable ASCII characters")
+    )
     """User-Agent of the self-requests, of anonymous jobs, and of jobs that were started outside of a request."""
 
     backlog_days: float = option(30, must_be_number(0, MOST), read_number)
@@ -160,11 +161,11 @@ class Config:
     False for a process that only reads or starts jobs, such as a script. It renews the leases of the jobs that it runs
     itself."""
 
-    app_name: str | None = option(None, must_pass(check_short_name))
+    app_name: str | None = option(None, _SHORT_NAME)
     """Name of the app, which separates its jobs from those of other apps in the same table: 1-64 printable ASCII
     characters without blanks, the same in all its processes. None: a name made from where the app is wrapped."""
 
-    app_version: str | None = option(None, must_pass(check_short_name))
+    app_version: str | None = option(None, _SHORT_NAME)
     """Version of the app's code, such as a commit: 1-64 printable ASCII characters. A job runs in processes of the
     version that recorded it while one of them is alive or was alive in the last 60 s, then in any. None: in any."""
 

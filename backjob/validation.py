@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ._socket import check_header, is_header_value
+from ._socket import check_header
 from .keyring import check_keys
 from .wsgi.redirects import check_redirect_ok
 
@@ -48,26 +48,20 @@ def is_timeout(value: object) -> bool:
     return is_number(value, LEAST_ERROR_TIMEOUT, MOST) or is_number(value, 0, 0)
 
 
-def check_short_name(text: str) -> None:
-    """Raise ValueError unless this can be an app's name or version: 1-64 printable ASCII characters without blanks."""
-    if not 0 < len(text) <= 64 or not all("!" <= each <= "~" for each in text):
-        raise ValueError("it must be 1-64 printable ASCII characters without blanks")
-
-
 def suggest(name: str, known: Sequence[str]) -> str:
     """Return a hint for an unknown option: the most similar known name, or all of them."""
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
 
 
-def must_be(allowed: str, is_allowed: Callable[[Any], bool]) -> Check:
-    """Return a check that allows the values for which this function returns True."""
+def must_be(allowed: str, is_allowed: Callable[[Any], object]) -> Check:
+    """Return a check that allows the values for which the function returns a true value."""
     return lambda value: "" if is_allowed(value) else f"must be {allowed}"
 
 
-def must_match(pattern: str, allowed: str) -> Check:
-    """Return a check that allows a str that matches the pattern as a whole."""
-    return must_be(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+def must_match(pattern: str, allowed: str, others: tuple[object, ...] = ()) -> Check:
+    """Return a check that allows a str that matches the pattern as a whole, and some other values."""
+    return must_be(allowed, lambda value: re.fullmatch(pattern, value) if isinstance(value, str) else value in others)
 
 
 def must_be_number(least: float, most: float) -> Check:
@@ -106,11 +100,6 @@ def is_function(value: object) -> bool:
 def is_launcher(value: object) -> bool:
     """Is it None, or an object with the methods of a Launcher?"""
     return value is None or all(callable(getattr(value, name, None)) for name in ("check", "launch"))
-
-
-def is_user_agent(value: object) -> bool:
-    """Is it a header value that is short enough for the head of a self-request?"""
-    return isinstance(value, str) and 0 < len(value) <= 200 and is_header_value(value)
 
 
 def check_key(value: Any) -> str:

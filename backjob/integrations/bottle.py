@@ -19,23 +19,11 @@ import bottle
 from backjob import BackJob, Jobs
 from backjob.wsgi.names import FORM, SENT
 
-from .replay import (
-    CHANGING_METHODS,
-    ORIGIN_KEYS,
-    HasFiles,
-    add_fields,
-    check_background,
-    is_form,
-    keep_sent,
-    make_again,
-    put_back,
-    start_job,
-    take_fields,
-)
+from . import replay
 
 _PLUGIN = "backjob.bottle"
 """Environ key of the plugin."""
-_GUARDS = (*ORIGIN_KEYS, "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN")
+_GUARDS = (*replay.ORIGIN_KEYS, "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN")
 """Environ keys of the usual headers for CSRF checks. Bottle itself defines none."""
 
 Callback = Callable[..., Any]
@@ -145,26 +133,26 @@ def _watch(chunks: Iterator[Any], jobs: Jobs) -> Iterator[Any]:
 
 
 def _ask_again(request: Any) -> Any:
-    """Return this request for a job, its form without the token. Raises HasFiles."""
+    """Return this request for a job, its form without the token. Raises replay.HasFiles."""
     body, content_type = request.body.read(), request.environ.get("CONTENT_TYPE", "")
     if content_type.lower().startswith("multipart/"):
         form = list(request.forms.decode().allitems())
         if not form or request.files:
-            raise HasFiles
+            raise replay.HasFiles
         body, content_type = urlencode(form).encode(), FORM
     fields: list[tuple[str, str]] = []
-    if is_form(content_type):
-        body, fields = take_fields(body, [request.environ[_PLUGIN].csrf_field])
+    if replay.is_form(content_type):
+        body, fields = replay.take_fields(body, [request.environ[_PLUGIN].csrf_field])
     # Bottle decodes the path in place, and keeps the original here.
     environ = {**request.environ, "PATH_INFO": request.environ["bottle.raw_path"]}
-    return make_again(environ, body, content_type, keep_sent(environ, _GUARDS, fields))
+    return replay.make_again(environ, body, content_type, replay.keep_sent(environ, _GUARDS, fields))
 
 
 def _put_back_fields(request: Any) -> None:
     """Restore the form as the browser sent it, for all checks that follow. backjob can't make a newer token."""
-    fields = put_back(request.environ, ())
+    fields = replay.put_back(request.environ, ())
     if fields:
-        body = add_fields(request.body.read(), fields)
+        body = replay.add_fields(request.body.read(), fields)
         request["wsgi.input"], request["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
 
 
@@ -172,7 +160,7 @@ def background(
     callback: Callback | None = None,
     *,
     scope: str | Callable[[Any], str] = "",
-    methods: Iterable[str] = CHANGING_METHODS,
+    methods: Iterable[str] = replay.CHANGING_METHODS,
     **options: Any,
 ) -> Any:
     """Decorate a callback to run it as a job: requests get 202 with the job's id, ``{"id": 7}``.
@@ -183,7 +171,7 @@ def background(
     ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError for
     a wrong option.
     """
-    methods = check_background(callback, methods, scope, options)
+    methods = replay.check_background(callback, methods, scope, options)
     if callback is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
@@ -195,9 +183,9 @@ def background(
         if request.backjob.is_worker:
             request.backjob.check_user()
             if SENT in request.environ:  # for the callback's own checks
-                put_back(request.environ, _GUARDS)
+                replay.put_back(request.environ, _GUARDS)
             return callback(*args, **kwargs)
-        status, body, headers = start_job(request, request.backjob, _ask_again, scope, methods, options)
+        status, body, headers = replay.start_job(request, request.backjob, _ask_again, scope, methods, options)
         return bottle.HTTPResponse(json.dumps(body), status, {"Content-Type": "application/json", **headers})
 
     return start_or_run

@@ -14,17 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import (
-    Flask,
-    Request,
-    current_app,
-    g,
-    got_request_exception,
-    has_request_context,
-    request,
-    request_started,
-    session,
-)
+from flask import Flask, current_app, g, got_request_exception, has_request_context, request, request_started, session
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
@@ -32,18 +22,7 @@ from werkzeug.local import LocalProxy
 from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
 from backjob.wsgi.names import FORM, SENT, header_key
 
-from .replay import (
-    CHANGING_METHODS,
-    ORIGIN_KEYS,
-    HasFiles,
-    add_fields,
-    check_background,
-    keep_sent,
-    make_again,
-    put_back,
-    start_job,
-    take_fields,
-)
+from . import replay
 
 _NAME = "backjob"
 _PASSED = "csrf_valid"
@@ -105,7 +84,7 @@ def background(
     view: Callable[..., Any] | None = None,
     *,
     scope: str | Callable[[], str] = "",
-    methods: Iterable[str] = CHANGING_METHODS,
+    methods: Iterable[str] = replay.CHANGING_METHODS,
     **options: Any,
 ) -> Any:
     """Decorate a view, below ``@app.route``, to run it as a job: requests get 202 with the job's id, ``{"id": 7}``.
@@ -115,7 +94,7 @@ def background(
     415, one larger than ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises
     TypeError or ValueError for a wrong option.
     """
-    methods = check_background(view, methods, scope, options)
+    methods = replay.check_background(view, methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
@@ -125,26 +104,26 @@ def background(
             _put_back()
             return current_app.ensure_sync(view)(*args, **kwargs)
         find_scope = (lambda _: scope()) if callable(scope) else scope
-        status, body, headers = start_job(request, current_jobs, _ask_again, find_scope, methods, options)
+        status, body, headers = replay.start_job(request, current_jobs, _ask_again, find_scope, methods, options)
         return body, status, headers
 
     return start_or_run
 
 
-def _ask_again(request: Request) -> Any:
-    """Return this request for a job. Raises HasFiles."""
+def _ask_again(request: Any) -> Any:
+    """Return this request for a job. Raises replay.HasFiles."""
     is_form = request.mimetype in (FORM, "multipart/form-data")
     raw = request.get_data() if request.mimetype == FORM else b""  # before the form is parsed, which drops it
     has_files = any(file.filename for _, file in request.files.items(multi=True))  # an empty input has no name
     if has_files or (request.mimetype.startswith("multipart/") and not is_form):
-        raise HasFiles
+        raise replay.HasFiles
     fields, tokens = _split_form()
     if raw:
-        body, _ = take_fields(raw, {name for name, _ in tokens})
+        body, _ = replay.take_fields(raw, {name for name, _ in tokens})
     else:  # a form that was parsed already leaves no body
         body = urlencode(fields).encode() if is_form else request.get_data()
-    sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
-    return make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
+    sent = replay.keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
+    return replay.make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:
@@ -240,9 +219,9 @@ def _put_back() -> None:
     A job that the app's own code has started by start() keeps the supplied token, because no browser has sent it.
     """
     has_sent = SENT in request.environ
-    tokens = put_back(request.environ, _sent_keys()) if has_sent else []
+    tokens = replay.put_back(request.environ, _sent_keys()) if has_sent else []
     if request.mimetype == FORM:
-        _rewind(add_fields(request.get_data(), tokens))
+        _rewind(replay.add_fields(request.get_data(), tokens))
     if not has_sent:
         return
     request.form = ImmutableMultiDict([*_split_form()[0], *tokens])
@@ -278,7 +257,7 @@ def _token_keys() -> list[str]:
 
 
 def _sent_keys() -> list[str]:
-    return [*_token_keys(), *ORIGIN_KEYS]
+    return [*_token_keys(), *replay.ORIGIN_KEYS]
 
 
 def _noting(handle: Callable[[Exception], Any]) -> Callable[[Exception], Any]:

@@ -28,19 +28,7 @@ from pyramid.tweens import EXCVIEW, INGRESS
 from backjob import BackJob, Jobs, RequestError
 from backjob.wsgi.names import FORM, SAFE_METHODS, SENT, header_key
 
-from .replay import (
-    CHANGING_METHODS,
-    ORIGIN_KEYS,
-    HasFiles,
-    add_fields,
-    check_background,
-    is_form,
-    keep_sent,
-    make_again,
-    put_back,
-    start_job,
-    take_fields,
-)
+from . import replay
 
 _AFTER_ALL_OTHERS = 10
 """Order of an action after those of the app, such as one that sets an execution policy."""
@@ -225,11 +213,11 @@ def _find_csrf_names(registry: Registry) -> tuple[set[str], set[str]]:
     options = registry.queryUtility(IDefaultCSRFOptions)
     headers = {_CSRF_HEADER, options and options.header} - {None, ""}
     fields = {_CSRF_FIELD, options and options.token} - {None, ""}
-    return {header_key(name) for name in headers} | set(ORIGIN_KEYS), fields
+    return {header_key(name) for name in headers} | set(replay.ORIGIN_KEYS), fields
 
 
 def _ask_again(request: Request) -> Any:
-    """Return this request for a job, its form without the token. Raises HasFiles or RequestError."""
+    """Return this request for a job, its form without the token. Raises replay.HasFiles or RequestError."""
     body, content_type = request.body, request.environ.get("CONTENT_TYPE", "")
     if request.content_type.startswith("multipart/"):
         try:
@@ -237,27 +225,27 @@ def _ask_again(request: Request) -> Any:
         except ValueError as error:
             raise RequestError(f"the multipart form can't be read: {error}") from None
         if not form or any(hasattr(value, "file") for _, value in form):  # WebOb does not read other multipart types
-            raise HasFiles
+            raise replay.HasFiles
         body, content_type = urlencode(form).encode(), FORM
     names, fields = _find_csrf_names(request.registry)
-    body, taken = take_fields(body, fields) if is_form(content_type) else (body, [])
-    return make_again(request.environ, body, content_type, keep_sent(request.environ, names, taken))
+    body, taken = replay.take_fields(body, fields) if replay.is_form(content_type) else (body, [])
+    return replay.make_again(request.environ, body, content_type, replay.keep_sent(request.environ, names, taken))
 
 
 def _put_back_sent(request: Request) -> None:
     """Restore the tokens that the browser sent, for checks in the view. Remove the supplied ones."""
     names, fields = _find_csrf_names(request.registry)
-    taken = put_back(request.environ, names)
-    if is_form(request.environ.get("CONTENT_TYPE", "")):
+    taken = replay.put_back(request.environ, names)
+    if replay.is_form(request.environ.get("CONTENT_TYPE", "")):
         # Setting the body discards request.POST, with the token that was written into it.
-        request.body = add_fields(take_fields(request.body, fields)[0], taken)
+        request.body = replay.add_fields(replay.take_fields(request.body, fields)[0], taken)
 
 
 def background(
     view: View | None = None,
     *,
     scope: str | Callable[[Any], str] = "",
-    methods: Iterable[str] = CHANGING_METHODS,
+    methods: Iterable[str] = replay.CHANGING_METHODS,
     **options: Any,
 ) -> Any:
     """Decorate a view to run it as a job: requests get 202 with the job's id, ``{"id": 7}``.
@@ -267,7 +255,7 @@ def background(
     may be a function of the request. A request with uploaded files is refused with 415, one larger than ``max_request``
     with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
-    methods = check_background(view, methods, scope, options)
+    methods = replay.check_background(view, methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
@@ -278,7 +266,7 @@ def background(
             if SENT in request.environ:
                 _put_back_sent(request)
             return view(context, request)
-        status, body, headers = start_job(request, request.backjob, _ask_again, scope, methods, options)
+        status, body, headers = replay.start_job(request, request.backjob, _ask_again, scope, methods, options)
         response = Response(status=status, json_body=body)
         response.headers.update(headers)
         return response
