@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from .errors import ConfigError, KeyringError, StoreError
 from .keyring import KeyFile, Keyring, KeySource, check_keys
 from .runtime.background_thread import MOMENT, KeeperThread
 from .runtime.forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
+from .runtime.server_info import find_uwsgi
 from .runtime.threads import is_native
 from .scheduling.concurrency import Limits
 from .scheduling.dispatcher import Dispatcher
@@ -157,7 +157,7 @@ class Assembly:
 
     def _keep(self) -> float:
         """Take a step of the keeper, and return the seconds until the next. Without a file there is no job to keep."""
-        uwsgi = sys.modules.get("uwsgi")
+        uwsgi = find_uwsgi()
         if uwsgi is not None and not uwsgi.worker_id():
             return _NOT_HERE
         if self._is_paused:

@@ -27,10 +27,11 @@ from .transport.protocol import PROOF_HEADER, TOKEN_HEADER, WireOutcome, name_ap
 from .transport.short_tokens import REMEMBERED
 from .worker.current_job import CurrentJob
 from .wsgi.iterables import AfterFirstChunk
+from .wsgi.names import header_key
 
 log = logging.getLogger("backjob")
 
-TOKEN_KEY = "HTTP_" + TOKEN_HEADER.upper().replace("-", "_")
+TOKEN_KEY = header_key(TOKEN_HEADER)
 _DRAIN_CHUNK = 65536
 
 Responder = Callable[..., list[bytes]]

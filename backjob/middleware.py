@@ -16,13 +16,12 @@ from .checks.site_check import is_visit
 from .client.capture import may_run_in
 from .client.jobs import Jobs
 from .client.request_jobs import RequestJobs
-from .config import make_config
+from .config import make_config, read_settings
 from .endpoint import TOKEN_KEY, Endpoint
 from .errors import ConfigError, JobNotFound
 from .keyring import SealError, new_nonce
 from .model.job import Status
 from .runtime.process_identity import RESPONSE
-from .settings import read_settings
 from .worker.current_job import CurrentJob
 from .wsgi.iterables import AfterResponse
 from .wsgi.response import make_server_environ
@@ -168,5 +167,5 @@ def _name_caller(app: WSGIApp) -> str:
 
 
 def make_filter(app: WSGIApp, global_conf: Mapping[str, str], **settings: str) -> BackJob:
-    """A ``paste.filter_app_factory``: ``[filter:backjob]`` with the options in an ini file."""
+    """Wrap the app, as a ``paste.filter_app_factory``: the options are those in ``[filter:backjob]`` of an ini file."""
     return BackJob.from_settings(app, settings, prefix="")

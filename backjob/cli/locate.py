@@ -10,7 +10,6 @@ import configparser
 import contextlib
 import dataclasses
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,12 +18,11 @@ from typing import Any, NoReturn
 
 from backjob import BackJob, BackJobError, ConfigError, Jobs
 from backjob.runtime.interrupts import resume
+from backjob.settings import load_object
 
 FORMS = "a database URL (sqlite:///jobs.sqlite3), an ini file, or module:application"
 _INSIDE = ("wsgi_app", "wsgi", "registry", "backjob", "application", "app", "__wrapped__")
 """Attributes that hold the inner app: those of Flask, Bottle, Pyramid, our extensions, middleware and functools."""
-_OBJECTS = ("cache", "identify", "launcher", "on_start", "on_update", "on_end")
-"""Options that are Python objects: in an ini file their dotted name stands for them."""
 _DEEPEST = 20
 _PREFIX = "backjob."
 _MODULE = re.compile(r"[\w.]+:[\w.]+(\(\))?")
@@ -44,7 +42,8 @@ def find_application(where: str, connect: str | None = None, *, makes_table: boo
         return BackJob(_refuse, **{"database": where, **own})
     path, _, section = where.partition("#")
     if path.endswith(".ini") or Path(path).is_file():
-        return BackJob.from_settings(_refuse, {**_import_objects(_read_ini(Path(path), section)), **own}, prefix="")
+        with _run_app_code():
+            return BackJob.from_settings(_refuse, {**_read_ini(Path(path), section), **own}, prefix="")
     if _MODULE.fullmatch(where):
         application = _find_in_module(where)
         config = application.config
@@ -106,28 +105,25 @@ def _find_options(parser: configparser.ConfigParser, section: str) -> Iterator[t
             yield option.removeprefix(_PREFIX), parser.get(section, option)
 
 
-def _import_objects(options: dict[str, str]) -> dict[str, Any]:
-    return {name: _import(text) if name in _OBJECTS else text for name, text in options.items()}
-
-
-def _import(name: str) -> Any:
-    """What has this name, ``module:object`` or dotted; with ``()`` at its end, what a call of it gives."""
-    path = name.removesuffix("()")
+@contextlib.contextmanager
+def _run_app_code() -> Iterator[None]:
+    """Let modules be imported from the current directory, and write what they print to standard error."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a command prints is its own
-            found = pkgutil.resolve_name(path)
-            return found() if path != name else found
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         resume()
 
 
 def _find_in_module(where: str) -> BackJob:
     """Return the BackJob that a module has, ``module:application`` or ``module:factory()``."""
-    found = _import(where)
+    try:
+        with _run_app_code():
+            found = load_object(where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     application = _find_owner(found, where) if isinstance(found, Jobs) else _find_backjob(found)
     if application is None:
         where_else = ", ".join(_INSIDE)

@@ -9,10 +9,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from backjob.config import MOST_SCOPE
 from backjob.model.text import clean_text
 from backjob.storage.queries import LONGEST
-from backjob.validation import TIMEOUT, WHOLE, is_number, is_timeout, is_whole, suggest
+from backjob.validation import MOST_SCOPE, TIMEOUT, WHOLE, is_number, is_timeout, is_whole, suggest
 from backjob.wsgi.forms import encode_form
 from backjob.wsgi.headers import check_headers
 from backjob.wsgi.redirects import check_redirect_ok

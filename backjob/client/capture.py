@@ -15,11 +15,10 @@ from backjob._socket import check_method, check_target, is_header_value
 from backjob.config import Config
 from backjob.errors import IdentityUnknown, RequestError
 from backjob.model.job import JobRequest
-from backjob.wsgi.environ import SENT
-from backjob.wsgi.forms import FORM, encode_form
+from backjob.wsgi.forms import encode_form
 from backjob.wsgi.headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
-from backjob.wsgi.methods import METHODS
 from backjob.wsgi.mounts import check_segments, quote_path, quote_query, split_path
+from backjob.wsgi.names import FORM, METHODS, SENT
 from backjob.wsgi.outer import take_identity
 from backjob.wsgi.outer_values import digest_outer_values
 from backjob.wsgi.redirects import RedirectOk, seal_redirect_ok

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from .server_info import find_uwsgi
+
 _LONGEST_WAIT = 1.0
 """Seconds that a fork waits for those who are within a gate."""
 _LONGEST_FORK = 5.0
@@ -51,7 +53,7 @@ def has_children() -> bool:
 
 def _follow_uwsgi() -> None:
     """uWSGI forks in C, where none of Python's hooks is called. It has one of its own, and others may be on it."""
-    uwsgi = sys.modules.get("uwsgi")
+    uwsgi = find_uwsgi()
     if uwsgi is None or _followed:
         return
     _followed.append(uwsgi)
@@ -65,7 +67,7 @@ def _follow_uwsgi() -> None:
         notice_fork()
         others()
 
-    uwsgi.post_fork_hook = call_all  # type: ignore[attr-defined]
+    uwsgi.post_fork_hook = call_all
 
 
 def notice_fork() -> None:

@@ -86,10 +86,14 @@ def find_gunicorn_worker() -> Any:
     return worker if is_gunicorn else None
 
 
+def find_uwsgi(environ: Mapping[str, Any] | None = None) -> Any:
+    """Return the module that only uWSGI's processes have, or None; None also for the environ of another server."""
+    return sys.modules.get("uwsgi") if environ is None or "uwsgi.version" in environ else None
+
+
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
     """Not under an old uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and "uwsgi.version" in environ:
+    if (uwsgi := find_uwsgi(environ)) is not None:
         options = getattr(uwsgi, "opt", {})
         has_option = any(name in options or name.encode() in options for name in ("enable-threads", "threads"))
         return has_option or _uwsgi_version(environ["uwsgi.version"]) >= _UWSGI_WITH_THREADS
@@ -131,8 +135,7 @@ def _waitress(environ: Mapping[str, Any]) -> Found:
 
 
 def _uwsgi(environ: Mapping[str, Any]) -> Found:
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and "uwsgi.version" in environ:
+    if (uwsgi := find_uwsgi(environ)) is not None:
         yield "software", f"uWSGI/{_text(environ['uwsgi.version'])}"
         yield "worker", _text(uwsgi.loop) if uwsgi.loop else "threads" if uwsgi.cores > 1 else "one at a time"
         yield "processes", uwsgi.numproc

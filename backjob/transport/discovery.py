@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from backjob.model.address import Address, parse_connect
+from backjob.runtime.server_info import find_uwsgi
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 _SCHEME_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL")
@@ -38,7 +39,7 @@ def discover(environ: Mapping[str, Any]) -> list[Address]:
 
 def discover_unasked() -> list[Address]:
     """The same where no request is at hand: in a process that has just begun."""
-    if "uwsgi" in sys.modules:
+    if find_uwsgi() is not None:
         return list(dict.fromkeys(_of_uwsgi()))
     if "mod_wsgi" in sys.modules or "PASSENGER_APP_ENV" in os.environ:
         return []
@@ -138,13 +139,13 @@ def _of_host_and_port(host: str, port: str, found: str) -> Iterator[Address]:
 
 
 def _of_uwsgi_request(environ: Mapping[str, Any]) -> Iterator[Address]:
-    if "uwsgi.version" in environ:
+    if find_uwsgi(environ) is not None:
         yield from _of_uwsgi()
 
 
 def _of_uwsgi() -> Iterator[Address]:
     """Where uWSGI listens: for HTTP by its options, else for its own protocol, as it is behind nginx."""
-    uwsgi = sys.modules.get("uwsgi")
+    uwsgi = find_uwsgi()
     options = {_text(name): value for name, value in getattr(uwsgi, "opt", {}).items()}
     for option in _UWSGI_HTTP:
         values = options.get(option, ())

@@ -17,7 +17,7 @@ from backjob.model.job import MOST_REASON, Job, JobRequest
 from backjob.model.text import first_line
 from backjob.wsgi.corrections import describe_correction
 from backjob.wsgi.error_pages import is_error_page
-from backjob.wsgi.methods import is_safe_method
+from backjob.wsgi.names import is_safe_method
 from backjob.wsgi.redirects import (
     Page,
     Redirect,

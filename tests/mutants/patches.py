@@ -730,6 +730,13 @@ MUTANTS = [
         ("tests/unit/storage/sql/test_schema.py",),
     ),
     Mutant(
+        "a dotted name in an ini file stays text",
+        "backjob/settings.py",
+        'is_name = field.metadata["is_dotted"] and',
+        "is_name = False and",
+        ("tests/unit/test_config.py",),
+    ),
+    Mutant(
         "an import points upwards",
         "backjob/validation.py",
         "from __future__ import annotations\n",
@@ -1404,8 +1411,8 @@ MUTANTS = [
     Mutant(
         "background starts jobs by any method",
         "backjob/integrations/replay.py",
-        "    if method.upper() in methods:",
-        "    if True:",
+        "    if method not in methods:",
+        "    if False:",
         ("tests/unit/integrations/test_bottle.py",),
     ),
     Mutant(

@@ -29,6 +29,8 @@ import pexpect
 import pytest
 from click.testing import CliRunner, Result
 from paste.deploy import loadfilter
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationExecutionError
 from rich.console import Console
 from support import DOCS, needs, wait_until
 from support.processes import name_dead
@@ -687,6 +689,25 @@ database = sqlite:///%(here)s/100%%.sqlite3
 keeper = false
 connect_headers = Authorization: Basic abc
     X-Site: a
+identify = ini_objects.identify
+cache = ini_objects:make_region()
+max_running_per_scope = ini_objects:LIMITS
+redirect_ok = ini_objects:is_ticket
+"""
+INI_OBJECTS = """
+from dogpile.cache import make_region as make
+
+LIMITS = {"reports": 1}
+region = make().configure("dogpile.cache.memory")
+
+def identify(environ):
+    return environ.get("eppn")
+
+def is_ticket(status, location):
+    return status == 303
+
+def make_region():
+    return region
 """
 
 
@@ -744,14 +765,56 @@ def test_an_app_is_found_in_an_ini_file(tmp_path: Path) -> None:
         find_application("app.ini")
 
 
-def test_a_filter_is_read_as_pastedeploy_reads_it(tmp_path: Path) -> None:
+def test_a_filter_is_read_as_pastedeploy_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ini_objects.py").write_text(INI_OBJECTS)
     (tmp_path / "filter.ini").write_text(FILTER.format(key=KEY))
     theirs: BackJob = loadfilter(f"config:{tmp_path}/filter.ini", "jobs")(print)
     ours = find_application("filter.ini")
     assert ours.config == theirs.config
     assert ours.config.connect_headers == {"Authorization": "Basic abc", "X-Site": "a"}
+    objects = sys.modules.pop("ini_objects")
+    assert ours.config.identify is objects.identify
+    assert ours.config.redirect_ok is objects.is_ticket
+    assert ours.config.cache is objects.region
+    assert ours.config.max_running_per_scope == {"reports": 1}
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("identify", "nowhere_at_all:f"),
+        ("identify", "json.nothing"),
+        ("identify", "print"),
+        ("identify", "json:__name__"),
+        ("launcher", "json"),
+        ("lease", "long"),
+        ("keeper", "perhaps"),
+        ("max_running_per_scope", "reports=1, mail"),
+        ("forward_headers", "A:B"),
+        ("leese", "1"),
+    ],
+)
+def test_a_wrong_text_has_the_same_message_everywhere(option: str, text: str, tmp_path: Path) -> None:
+    ini = tmp_path / "wrong.ini"
+    ini.write_text(f"[filter:backjob]\nuse = egg:backjob\n{option} = {text}\n")
+    with pytest.raises(ConfigError, match=rf"^{option} ") as caught:
+        BackJob.from_settings(print, {f"backjob.{option}": text})
+    message = str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        loadfilter(f"config:{ini}", "backjob")(print)
+    assert str(caught.value) == message
+    if option != "keeper":  # a command has no keeper, whatever the file says
+        with pytest.raises(ConfigError) as caught:
+            find_application(str(ini))
+        assert str(caught.value) == message
+    config = Configurator(settings={f"backjob.{option}": text})
+    config.include("backjob.integrations.pyramid")
+    with pytest.raises(ConfigurationExecutionError) as refused:
+        config.commit()
+    assert str(refused.value.evalue) == message
 
 
 # What is wrong is told in one line.
