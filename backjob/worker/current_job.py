@@ -168,7 +168,7 @@ class CurrentJob(Jobs):
         ``claim`` is by which the record is leased: the process vouches for it until the outcome is written. False in a
         child that the app has forked, where that comes back to here: the job goes on in its parent, who alone ends it.
         """
-        self._backend.vouching.lease(self._job.id, claim)
+        self._backend.renewals.lease(self._job.id, claim)
         log_begun(self._job.id, self._job.attempt, self._job)
         try:
             with running(self), self._ending.children.watching():
@@ -297,4 +297,4 @@ class CurrentJob(Jobs):
     def _settle(self, move: Move, text: str, error: str = "", cause: BaseException | None = None) -> None:
         told = {"error": error, "location": self._location}
         self._outcome = Outcome(self._job, move, text, self._signs.progress, self._run.seconds, cause, **told)
-        self._outcome.write_patiently(self._backend.store, self._backend.vouching)
+        self._outcome.write_patiently(self._backend.store, self._backend.renewals)

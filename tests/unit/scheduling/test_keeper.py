@@ -865,7 +865,7 @@ def test_a_job_that_says_nothing_is_vouched_for_as_long_as_it_runs(tmp_path: Pat
             time.sleep(0.1)
         go_on.set()
         assert site.wait_for_end(job_id).status is COMPLETED
-        wait_until(lambda: site.backend.vouching.leases == {})
+        wait_until(lambda: site.backend.renewals.leases == {})
 
 
 def test_a_run_that_died_runs_again_with_what_its_user_sent(tmp_path: Path, dead: str) -> None:
