@@ -113,7 +113,7 @@ def test_a_failed_assertion_shows_how_it_ended(application: BackJob, tester: Job
     job_id = application.jobs.start("/breaks")
     for check, message in (
         (lambda: tester.assert_completed(job_id), "is not completed: failed, 0 %\nOSError: it broke"),
-        (lambda: tester.assert_failed(job_id, text="other"), "has no 'other' in its text: FAILED"),
+        (lambda: tester.assert_failed(job_id, text="other"), "has no 'other' in its text: failed"),
         (lambda: tester.assert_failed(job_id, progress=[5]), r"reported the progress \[\], not \[5\]"),
     ):
         with pytest.raises(AssertionError, match=message):
