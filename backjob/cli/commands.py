@@ -135,7 +135,7 @@ def start(
     """
     screen = open_screen(is_json)
     with open_application(connect, needs_files=not names_app()) as application:
-        warnings = _check_home(application)
+        warnings = _check_app(application)
         method = method or ("POST" if data else "GET")
         try:
             job_id = application.jobs.start(target, params, method=method, data=data or None, as_user=False, **options)
@@ -149,7 +149,7 @@ def start(
         return OK if watch_jobs(application.jobs, [job_id], screen) else NOT_OK
 
 
-def _check_home(application: BackJob) -> list[str]:
+def _check_app(application: BackJob) -> list[str]:
     """Return warnings with reasons why a job that is started now may have to wait, or may fail.
 
     A server that is down or busy runs the job later. Raises BackJobError if no server can ever run it, so that nothing
@@ -210,7 +210,7 @@ def retry(job_id: int, connect: str | None, is_json: bool) -> None:
     It must be anonymous, and must have failed or been cancelled. Prints the ID of the new job.
     """
     with open_application(connect) as application:
-        warnings = _check_home(application)
+        warnings = _check_app(application)
         new_id = application.jobs.retry(job_id)
     open_screen(is_json).write(str(new_id), {"id": new_id})
     _warn(warnings)
