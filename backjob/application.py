@@ -271,7 +271,10 @@ def _warn_of_loss(cache: Cells) -> None:
     if cache.is_shared:
         where, loss = "the cache", "Jobs that it drops, or loses in a restart, are gone."
     elif cache.is_file:
-        where, loss = "a file of this host", "Use it in one process only: its lock does not exclude other processes."
+        where, loss = (
+            "a file of this host",
+            "Use it in one process at a time, because its lock does not exclude others.",
+        )
     else:
         where = "the memory of this process"
         loss = "That works for a server with one process. Of several, each knows only its own jobs."

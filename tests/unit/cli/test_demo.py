@@ -76,7 +76,7 @@ def test_says_why_the_server_did_not_start(tmp_path):
 def test_gives_up_at_the_time_limit(tmp_path):
     run = run_demo(tmp_path, "--pause", "20", "--limit", "6")
     assert run.returncode == 2
-    assert "still INPROGRESS" in run.stderr
+    assert "still running" in run.stderr
 
 
 def test_bar_stays_on_one_line_of_a_terminal(tmp_path):
