@@ -273,7 +273,7 @@ def _warn_of_loss(cache: Cells) -> None:
     elif cache.is_file:
         where, loss = (
             "a file of this host",
-            "Use it in one process at a time, because its lock does not exclude others.",
+            "Use it in one process at a time: its lock does not exclude others.",
         )
     else:
         where = "the memory of this process"
