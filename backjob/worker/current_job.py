@@ -258,7 +258,7 @@ class CurrentJob(Jobs):
         elif glance.attempt != job.attempt or glance.status is Status.STARTED:
             self._ending.reason = "This job was taken over by another attempt"
         elif glance.status is not Status.INPROGRESS:
-            self._ending.reason = f"This job has ended: it is {glance.status.name}"
+            self._ending.reason = f"This job has ended: it is {glance.status.word}"
         elif not glance.cancel_requested:
             return glance
         else:

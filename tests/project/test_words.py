@@ -67,11 +67,11 @@ NAME = re.compile(
 
 
 def find_modules() -> list[Path]:
-    """Return the modules that are done."""
+    """Return the modules that are done, and the examples."""
     found = [
         path for name in DONE for path in ((PACKAGE / name).rglob("*.py") if "." not in name else [PACKAGE / name])
     ]
-    return sorted(found)
+    return sorted([*found, *(ROOT / "examples").rglob("*.py")])
 
 
 def find_docstrings(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
@@ -170,7 +170,7 @@ def test_a_term_is_used_in_docstrings_and_pages(term: str) -> None:
     assert any(is_used(term, strip_code(page.read_text(encoding="utf-8"))) for page in pages)
 
 
-@pytest.mark.parametrize("path", find_modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", find_modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_are_in_the_words_of_the_field(path: Path) -> None:
     assert find_faults(path) == []
 
