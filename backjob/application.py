@@ -64,18 +64,18 @@ class Assembly:
         self._app = app
         self._config = config
         self._name = name
-        self._begin()
+        self._build()
         self._keys = _find_keys(config, self._database)
         if self._cache is not None and self._database is None:
             _warn_of_loss(self._cache)
-        call_in_child(self._begin_anew)
-        call_after_fork(self._go_on)
-        leave = weakref.WeakMethod(self._leave)
+        call_in_child(self._rebuild_in_child)
+        call_after_fork(self._continue_in_parent)
+        leave = weakref.WeakMethod(self._stop_at_exit)
         atexit.register(lambda: (method := leave()) and method())
         if config.has_keeper:
             self._keeper_thread.start(MOMENT)
 
-    def _begin(self) -> None:
+    def _build(self) -> None:
         self._lock = threading.Lock()
         self._database = _make_database(self._config)
         self._cache = _make_cache(self._config)
@@ -87,29 +87,29 @@ class Assembly:
         patience = min(self._config.lease / 3, PATIENCE)
         self._keeper_database = self._database and self._database.make_twin(patience)
         self._idle = self._database.find_idle(self._config.lease / 6) if self._database is not None else None
-        self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
+        self._keeper_thread = KeeperThread(self._run_keeper, self._close_keeper, native=self._database is not None)
         # Registered after the databases' own functions, so that it is called before them: they close idle connections.
-        call_before_fork(self._pause)
+        call_before_fork(self._pause_before_fork)
 
-    def _begin_anew(self) -> None:
+    def _rebuild_in_child(self) -> None:
         """Rebuild the parts in a child of a fork, which has no threads and needs locks made after gevent's patches.
 
         A child of a serving process counts as its tool, and not as a server, until a request comes to it.
         """
         was_keeping = self._is_paused or self._keeper_thread.is_running
         is_server = self._config.has_keeper and was_keeping and not self.serves
-        self._begin()
+        self._build()
         if is_server:
             self._keeper_thread.start(MOMENT)
 
-    def _pause(self) -> None:
+    def _pause_before_fork(self) -> None:
         """Stop the threads before a fork. A parent that serves no requests leaves the jobs to its children."""
         self._is_paused = self._is_paused or self._keeper_thread.is_running
         self._keeper_thread.stop()
         if self._backend is not None and not self.serves:
             self._backend.dispatcher.pause()
 
-    def _go_on(self) -> None:
+    def _continue_in_parent(self) -> None:
         """Continue in the parent after a fork."""
         if self._is_paused:
             self._keeper_thread.start(0.0 if self.serves else _LOOK_FOR_CHILDREN)
@@ -122,7 +122,7 @@ class Assembly:
         if self._backend is not None:
             self._backend.dispatcher.resume()
 
-    def _leave(self) -> None:
+    def _stop_at_exit(self) -> None:
         """Stop the keeper in an orderly exit of the process."""
         self._keeper_thread.stop()
         self.refused_tokens.report(is_last=True)
@@ -155,7 +155,7 @@ class Assembly:
         if not self._config.is_inline:
             self._keeper_thread.start()
 
-    def _keep(self) -> float:
+    def _run_keeper(self) -> float:
         """Run one step of the keeper. Return the seconds until the next. Without an SQLite file there is no job."""
         uwsgi = sys.modules.get("uwsgi")
         if uwsgi is not None and not uwsgi.worker_id():
@@ -188,7 +188,7 @@ class Assembly:
             log.error("The keeper of this process does not run: %s", error)
             return _NOT_HERE
 
-    def _end_keeping(self) -> None:
+    def _close_keeper(self) -> None:
         if self._keeper_database is not None:
             self._keeper_database.dispose()
 

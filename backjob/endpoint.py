@@ -146,7 +146,7 @@ class Endpoint:
             except OutsideMount as error:  # started outside of a request, where the mount is not known
                 backend.monitor.refuse_target(job, error)
                 return respond(WireOutcome.REFUSED, token)
-            outcome = self._run_if_room(backend, job, token, current)
+            outcome = self._run_if_slot_is_free(backend, job, token, current)
         else:
             outcome = backend.choose_refusal(job)
         is_full = outcome is WireOutcome.FULL
@@ -158,7 +158,7 @@ class Endpoint:
             backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
         return respond(outcome, token)
 
-    def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> WireOutcome:
+    def _run_if_slot_is_free(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> WireOutcome:
         """Claim the job and run it, unless the limit is reached."""
         limits, owner = backend.limits, backend.monitor.name_claim(token)
         if not limits.enter():

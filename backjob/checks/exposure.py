@@ -19,7 +19,7 @@ from .report import Finding
 def find_exposures(database: Path | None, key: Path | None) -> Iterator[Finding]:
     """Yield findings about the modes of the SQLite file and its WAL, and about the folders of both files and above."""
     if database is not None:
-        yield from _of_database(database)
+        yield from _check_database(database)
     folders = [file.absolute().parent for file in (database, key) if file is not None]
     above = [parent for folder in folders for parent in folder.parents]
     for folder in dict.fromkeys(folders + above):
@@ -27,10 +27,10 @@ def find_exposures(database: Path | None, key: Path | None) -> Iterator[Finding]
             found = folder.stat()
             # In a sticky folder, other users can create files, but not rename or delete those of others.
             if folder in folders or not found.st_mode & stat.S_ISVTX:
-                yield from _of_folder(folder, found)
+                yield from _check_folder(folder, found)
 
 
-def _of_database(database: Path) -> Iterator[Finding]:
+def _check_database(database: Path) -> Iterator[Finding]:
     for file in (database, database.with_name(f"{database.name}-wal")):
         with contextlib.suppress(OSError):
             mode = stat.S_IMODE(file.stat().st_mode)
@@ -40,7 +40,7 @@ def _of_database(database: Path) -> Iterator[Finding]:
                 return
 
 
-def _of_folder(folder: Path, found: os.stat_result) -> Iterator[Finding]:
+def _check_folder(folder: Path, found: os.stat_result) -> Iterator[Finding]:
     reason = f"belongs to user {found.st_uid}" if found.st_uid not in (0, os.geteuid()) else ""
     mode = stat.S_IMODE(found.st_mode)
     if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_own_group(found)):

@@ -192,7 +192,7 @@ def find_warnings(
     reply: Reply | None,
 ) -> Iterator[Finding]:
     """Yield warnings about settings with which jobs work, but have surprised users."""
-    yield from _of_options(config)
+    yield from _find_in_options(config)
     is_spread = False
     address = config.address
     if address is not None and address.host and not address.host.startswith(_LOOPBACK):
@@ -211,7 +211,7 @@ def find_warnings(
         text = f"The cache is unreachable, so every status is read from the database. {cache.error}"
         yield Finding("cache", text, "Start the cache, or correct cache=")
     if reply is not None:
-        yield from _of_reply(config, here, reply)
+        yield from _find_in_reply(config, here, reply)
         has_several = config.database is not None and reply.server.has_processes
         if cache is not None and not cache.is_shared and has_several:
             text = f"Processes do not share the cache ({cache.kind}), and the server has several"
@@ -252,7 +252,7 @@ def find_lost_slots(here: str, reply: Reply | None) -> Iterator[Finding]:
         yield Finding("lost-slots", text, "Restart the server, and set time limits in the code of these jobs")
 
 
-def _of_options(config: Config) -> Iterator[Finding]:
+def _find_in_options(config: Config) -> Iterator[Finding]:
     if not config.error_timeout:
         text = "error_timeout=0: a job that hangs is never failed, and keeps its slot"
         remedy = "Set error_timeout= to more seconds than there are between two progress reports of a job"
@@ -262,7 +262,7 @@ def _of_options(config: Config) -> Iterator[Finding]:
         yield Finding("lease", text, "Set lease= to less. Running jobs renew it, however long they take")
 
 
-def _of_reply(config: Config, here: StoreFacts, reply: Reply) -> Iterator[Finding]:
+def _find_in_reply(config: Config, here: StoreFacts, reply: Reply) -> Iterator[Finding]:
     server = reply.server
     if reply.version != __version__:
         text = f"The process that answers runs backjob {reply.version}, this one {__version__}"

@@ -24,11 +24,11 @@ from .group import (
     STATUS_WORDS,
     StatusName,
     backjob,
-    give_connect,
-    give_id,
-    give_ids,
-    give_json,
-    names_app,
+    connect_option,
+    has_app,
+    id_argument,
+    ids_argument,
+    json_option,
     open_application,
     run_group,
 )
@@ -60,7 +60,7 @@ def run() -> NoReturn:
     "--limit", metavar="NUMBER", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number."
 )
 @click.option("--before", metavar="ID", type=ID, help="Only jobs that are older than this one.")
-@give_json
+@json_option
 def list_jobs(statuses: Sequence[Status], scope: str | None, limit: int, before: int | None, is_json: bool) -> None:
     """List jobs, the newest first."""
     with open_application() as application:
@@ -73,8 +73,8 @@ def list_jobs(statuses: Sequence[Status], scope: str | None, limit: int, before:
 
 
 @backjob.command()
-@give_id
-@give_json
+@id_argument
+@json_option
 def show(job_id: int, is_json: bool) -> None:
     """Show a job: all fields of its status, and its status text."""
     with open_application() as application:
@@ -85,8 +85,8 @@ def show(job_id: int, is_json: bool) -> None:
 
 
 @backjob.command()
-@give_ids
-@give_json
+@ids_argument
+@json_option
 def watch(ids: Sequence[int], is_json: bool) -> int:
     """Watch jobs until they have ended. Ctrl-C ends only the watching.
 
@@ -113,8 +113,8 @@ def watch(ids: Sequence[int], is_json: bool) -> int:
 @click.option("--error-timeout", metavar="SECONDS", type=float, help="Fail it after so long without a progress report.")
 @click.option("--redirect-ok", is_flag=True, default=None, help="A redirect as the response completes it.")
 @click.option("--watch", "watches", is_flag=True, help="Watch it afterwards, as 'backjob watch' does.")
-@give_connect
-@give_json
+@connect_option
+@json_option
 def start(
     target: str,
     params: list[tuple[str, str]],
@@ -134,7 +134,7 @@ def start(
     @FILE, a file with one NAME=VALUE (or NAME: VALUE) per line, or as @- for such lines on standard input.
     """
     screen = open_screen(is_json)
-    with open_application(connect, needs_files=not names_app()) as application:
+    with open_application(connect, needs_files=not has_app()) as application:
         warnings = _check_app(application)
         method = method or ("POST" if data else "GET")
         try:
@@ -178,8 +178,8 @@ def _warn(texts: Sequence[str]) -> None:
 
 
 @backjob.command()
-@give_ids
-@give_json
+@ids_argument
+@json_option
 def cancel(ids: Sequence[int], is_json: bool) -> None:
     """Cancel jobs.
 
@@ -201,9 +201,9 @@ def cancel(ids: Sequence[int], is_json: bool) -> None:
 
 
 @backjob.command()
-@give_id
-@give_connect
-@give_json
+@id_argument
+@connect_option
+@json_option
 def retry(job_id: int, connect: str | None, is_json: bool) -> None:
     """Start an ended job again.
 
@@ -217,7 +217,7 @@ def retry(job_id: int, connect: str | None, is_json: bool) -> None:
 
 
 @backjob.command()
-@give_json
+@json_option
 def sweep(is_json: bool) -> None:
     """Recover lost jobs. Takes a little longer than the lease if there are any."""
     with open_application() as application:
@@ -228,7 +228,7 @@ def sweep(is_json: bool) -> None:
 
 
 @backjob.command()
-@give_json
+@json_option
 def prune(is_json: bool) -> None:
     """Delete old jobs, as the app's options backlog_days and all_backlog_days say."""
     with open_application() as application:
@@ -252,14 +252,14 @@ def _count_jobs(count: int) -> str:
 
 
 @backjob.command()
-@give_connect
-@give_json
+@connect_option
+@json_option
 def check(connect: str | None, is_json: bool) -> int:
     """Check whether jobs will work here. Makes one round trip to the app.
 
     The exit code is 0 if they will work, else 1, with the cause.
     """
-    with open_application(connect, needs_files=not names_app()) as application:
+    with open_application(connect, needs_files=not has_app()) as application:
         found = _check(application)
     open_screen(is_json).write(clean(str(found)), found.as_dict())
     return OK if found.is_ok else NOT_OK
@@ -290,7 +290,7 @@ def key() -> None:
     help="Duration of a step.",
 )
 @click.option("--break", "is_to_break", is_flag=True, help="Fail the job at its last step.")
-@give_json
+@json_option
 def demo(pause: float, is_to_break: bool, is_json: bool) -> int:
     """Serve a small app, start a job in it and watch the job. Needs no other files, and leaves none behind.
 

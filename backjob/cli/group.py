@@ -86,19 +86,19 @@ def _report_error(text: str) -> int:
     return ERROR
 
 
-def give_json(command: Command) -> Command:
+def json_option(command: Command) -> Command:
     return click.option("--json", "is_json", is_flag=True, help="Write JSON.")(command)
 
 
-def give_connect(command: Command) -> Command:
+def connect_option(command: Command) -> Command:
     return click.option(
         "--connect", metavar="URL", help="Address of the app, such as http://127.0.0.1:8000, if WHERE does not have it."
     )(command)
 
 
 ID = click.IntRange(1, 2**63 - 1)
-give_ids = click.argument("ids", metavar="ID...", type=ID, nargs=-1, required=True)
-give_id = click.argument("job_id", metavar="ID", type=ID)
+ids_argument = click.argument("ids", metavar="ID...", type=ID, nargs=-1, required=True)
+id_argument = click.argument("job_id", metavar="ID", type=ID)
 
 
 _STATUSES = {status.word: status for status in Status}
@@ -129,7 +129,7 @@ def open_application(connect: str | None = None, *, needs_files: bool = True) ->
         yield application
 
 
-def names_app() -> bool:
+def has_app() -> bool:
     """Return whether -A names an app, which may be unused yet, and not only a database."""
     return is_app(_read_where())
 
