@@ -74,9 +74,9 @@ class Jobs(ExistingJobs):
         ``as_user=False``: the job gets no cookie and no credential. ``delay``: seconds until it may run.
         ``priority``: waiting jobs with a higher one run first (-1000 to 1000). ``retries``: the number of times that
         it may run again after a failure. ``unique``: if an equal job (request, scope and user) has not ended, return
-        that one's id and start none, even if it still waits for another request's response. ``after_response``: launch the job when this request's response has ended, and
-        cancel it if the request raises or answers 5xx. ``error_timeout`` and ``redirect_ok`` are as in the
-        application's options. A function must be at the top level of a module, so that another process can import it.
+        that one's id and start none, even if it still waits for another request's response. ``after_response``: launch
+        the job when this request's response has ended, and cancel it if the request raises or answers 5xx.
+        ``error_timeout`` and ``redirect_ok`` are as in the application's options. A function must be at the top level of a module, so that another process can import it.
 
         Raises ValueError or TypeError for invalid arguments (RequestTooLarge for more bytes than ``max_request``),
         AddressError if the app's own address is not known, StoreError if the record can't be written, and the errors of
