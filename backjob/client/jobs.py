@@ -76,7 +76,8 @@ class Jobs(ExistingJobs):
         it may run again after a failure. ``unique``: if an equal job (request, scope and user) has not ended, return
         that one's id and start none, even if it still waits for another request's response. ``after_response``: launch
         the job when this request's response has ended, and cancel it if the request raises or answers 5xx.
-        ``error_timeout`` and ``redirect_ok`` are as in the application's options. A function must be at the top level of a module, so that another process can import it.
+        ``error_timeout`` and ``redirect_ok`` are as in the application's options. A function must be at the
+        top level of a module, so that another process can import it.
 
         Raises ValueError or TypeError for invalid arguments (RequestTooLarge for more bytes than ``max_request``),
         AddressError if the app's own address is not known, StoreError if the record can't be written, and the errors of
