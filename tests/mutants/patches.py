@@ -690,8 +690,8 @@ MUTANTS = [
     Mutant(
         "unique jobs are shared between users",
         "backjob/client/capture.py",
-        "repr((site, what, scope, user, *",
-        "repr((site, what, scope, *",
+        "repr((site, content, scope, user, *",
+        "repr((site, content, scope, *",
         ("tests/unit/client/test_identity.py",),
     ),
     Mutant(
@@ -753,7 +753,7 @@ MUTANTS = [
     Mutant(
         "a check asks only whether the store can be read",
         "backjob/checks/check.py",
-        "store.request_cancel(_NO_JOB)  # a write that changes nothing: only reading would be no proof",
+        "store.request_cancel(_NO_JOB)  # a write that changes nothing, because a read would not prove write access",
         "store.get(_NO_JOB)",
         ("tests/unit/checks/test_check.py",),
     ),

@@ -160,7 +160,7 @@ def test_a_process_that_serves_pages_alone_speaks_for_its_version(tmp_path: Path
     with wrap(tmp_path, app_version="new", keeper=True) as site, wrap(tmp_path, app_version="old") as old:
         site.application.create_table()
         site.within(lambda jobs: None)
-        site.application._assembly._keep()
+        site.application._assembly._run_keeper()
         site.backend.limits.renew()
         assert old.backend.store.is_version_alive("new")
         assert list(old.backend.store.read_slots().values()) == [0]
