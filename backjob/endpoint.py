@@ -21,7 +21,7 @@ from .errors import KeyringError, OutsideMount, StoreError
 from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
 from .model.job import Job, Status
 from .transport.error_hints import SIGNATURE
-from .transport.path_proofs import is_ahead
+from .transport.path_proofs import is_for_job_path
 from .transport.protocol import PROOF_HEADER, TOKEN_HEADER, WireOutcome, name_app_here
 from .transport.short_tokens import REMEMBERED
 from .worker.current_job import CurrentJob
@@ -118,7 +118,7 @@ class Endpoint:
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
         backend.self_request.note_arrival(job, token)
-        if is_ahead(token.nonce):
+        if is_for_job_path(token.nonce):
             backend.self_request.note_path(job.path, token.nonce)
         backend.monitor.end_outage()
         if job.status is not Status.STARTED:

@@ -40,11 +40,11 @@ class AddressError(BackJobError):
 
 
 class LaunchError(BackJobError):
-    """A self-request got no answer of ours.
+    """A self-request got no answer of BackJob's.
 
-    ``is_final`` tells whether the same request would meet the same answer again: a redirect or a demand for a
-    password is final, a refused connection is not. ``is_of_job``: the address works, and only the request of this job
-    fails there. ``is_denied``: this process's user may not connect, however well the address works for others.
+    ``is_final``: the same request would fail again. A redirect or a request for a password is final, a refused
+    connection is not. ``is_of_job``: the address works, and only the request of this job fails there. ``is_denied``:
+    this process has no permission to connect, although the address may work for others.
     """
 
     def __init__(
@@ -60,9 +60,14 @@ class LaunchError(BackJobError):
         self.is_of_job = is_of_job
         self.is_denied = is_denied
 
+    def reword(self, message: Part, **changed: bool) -> LaunchError:
+        """Return an error with this message, and with the attributes of this one except for the changed ones."""
+        kept = {"is_final": self.is_final, "is_of_job": self.is_of_job, "is_denied": self.is_denied}
+        return LaunchError(message, **{**kept, **changed})
+
 
 class Busy(LaunchError):
-    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy."""
+    """Nothing was sent: the server makes the TLS handshake in a slot, and all slots are busy."""
 
 
 class NotHome(LaunchError):

@@ -24,7 +24,7 @@ from backjob.model.job import JobRequest
 from backjob.runtime.server_info import ServerFacts, look_at_server
 from backjob.storage.cache.entries import Cells
 from backjob.storage.store import Store
-from backjob.transport.connection_failures import Silence
+from backjob.transport.connection_failures import NoAnswer
 from backjob.transport.error_hints import explain, sum_up
 from backjob.transport.protocol import WireOutcome
 from backjob.wsgi.outer import find_outer_objects
@@ -156,7 +156,7 @@ def _try_addresses(
         else:
             trials.append(Trial(str(address), address.found, time.perf_counter() - begin))
             return tuple(trials), reply, None
-    if environ is not None and any(isinstance(failure, Silence) for failure in failures):
+    if environ is not None and any(isinstance(failure, NoAnswer) for failure in failures):
         hint = (
             "If the server of this request has one slot, this request holds it: check from outside then, with connect="
         )

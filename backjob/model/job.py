@@ -13,10 +13,12 @@ from .history import AttemptEnd, read_ends
 from .transitions import FINAL, LIVE, Move, Status
 
 # The statuses and moves belong to a record: other modules import them from here.
-__all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
+__all__ = ["FINAL", "LIVE", "MOST_REASON", "NOT_LAUNCHED", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
-_NOT_LAUNCHED = re.compile(r"^(Not launched yet)(, next try in \d+ s)?(?=: )")
+NOT_LAUNCHED = "Not launched yet"
+"""Beginning of the status text after a failed launch."""
+_LAUNCH_FAILURE = re.compile(rf"^({NOT_LAUNCHED})(, next try in \d+ s)?(?=: )")
 RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
@@ -212,7 +214,7 @@ class Job:
         _, pause, since = self._launch_times
         text, is_held = self.status_text, self.held_until is not None and self.held_until > self.read_at
         if since > pause:  # it is being launched, or waits for a slot or for a process that launches it
-            text = "" if is_held else _NOT_LAUNCHED.sub(r"\1, the last try failed", text)
+            text = "" if is_held else _LAUNCH_FAILURE.sub(r"\1, the last try failed", text)
         return JobStatus(
             id=self.id,
             progress=self.progress,

@@ -289,7 +289,7 @@ class Keeper:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
             token = self._keyring.sign(PROBE, job.id, job.attempt, b"")
-            self._self_request.knock(token, request, _KNOCK_PATIENCE)
+            self._self_request.send_wake_up(token, request, _KNOCK_PATIENCE)
         except (AddressError, SealError) as error:
             log.info("Job %d waits until a request comes: %s", job.id, error, extra=about(job.id, job.attempt))
         finally:

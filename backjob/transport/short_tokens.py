@@ -1,6 +1,6 @@
-"""Tokens of probes and checks. No record ends them, so they are valid for a minute and once in each process.
+"""Tokens of probes and checks: no record ends them, so each is valid for a minute, and once in each process.
 
-Knows no socket and no database: a function gives the time, which all processes of a deployment have to share.
+Knows no socket and no database. The caller gives a clock that all processes of a deployment share.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from backjob.keyring import PROBE, Keyring, Token, new_nonce
 
 Clock = Callable[[], datetime]
-"""A function that gives the time, as an aware datetime. It raises nothing."""
+"""Function that returns the time, as an aware datetime, and raises nothing."""
 LIFETIME = 60.0
 """Seconds for which a token is valid."""
 _AHEAD = 5.0
-"""Seconds that the clock of the process which made a token may be ahead."""
+"""Seconds by which the clock of the process that made a token may be ahead."""
 REMEMBERED = LIFETIME + _AHEAD
-"""Seconds for which a used token is remembered. One whose maker's clock is ahead is valid for that long."""
+"""Seconds for which a used token is stored: that long it is valid if its maker's clock is ahead."""
 
 
 def host_time() -> datetime:

@@ -189,9 +189,9 @@ def no_key_there(ground: Ground) -> str:
 YEAR = timedelta(days=365)
 NOW = datetime.now(timezone.utc)
 FAILURES: dict[str, tuple[Plant, list[str]]] = {
-    "nobody listens": (refused, ["nobody listens there", "ConnectionRefusedError", "correct connect="]),
+    "nobody listens": (refused, ["nothing listens there", "ConnectionRefusedError", "correct connect="]),
     "no such socket": (lambda ground: f"unix:{ground.folder}/none", ["there is no such socket", "correct connect="]),
-    "a socket that was left": (stale_socket, ["nobody listens there"]),
+    "a socket that was left": (stale_socket, ["nothing listens there"]),
     "a socket of somebody else's": (
         forbidden_socket,
         ["the user of this process must be able to write to the socket", "SocketMode="],
@@ -231,7 +231,7 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     "504": (answered(http("504 Late")), ["504", "gave up", "slots are busy"]),
     "to https": (
         answered(http("301 M", "Location: https://app.test/x?a=secret")),
-        ["app.test/x: it wants https", "X-Forwarded-Proto", "correct connect="],
+        ["app.test/x: it requires https", "X-Forwarded-Proto", "correct connect="],
     ),
     "to a login": (
         answered(http("302 F", "Location: http://me:secret@sso.test/login?next=secret")),
