@@ -27,8 +27,7 @@ from backjob.storage.store import Store
 from backjob.transport.connection_failures import NoAnswer
 from backjob.transport.error_hints import explain, sum_up
 from backjob.transport.protocol import WireOutcome
-from backjob.wsgi.outer import find_outer_objects
-from backjob.wsgi.outer_values import digest_outer_values
+from backjob.wsgi.outer import digest_outer_values, find_outer_objects
 
 from .exposure import find_exposures
 from .report import (

@@ -14,6 +14,7 @@ _LONGEST_PATH = 107  # of the 108 that Linux has, one is for the end
 _UNVERIFIED = " unverified"
 _RECORD = "the job's record"
 CONNECT = "connect="
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Address:
         if self.unix:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        is_default = not self.uwsgi and self.port == (443 if self.tls else 80)
+        is_default = not self.uwsgi and self.port == DEFAULT_PORTS["https" if self.tls else "http"]
         return host if is_default else f"{host}:{self.port}"
 
     @property
@@ -100,7 +101,7 @@ def parse_connect(text: str) -> Address:
         raise ValueError(f"{allowed}: uwsgi has no port of its own")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{allowed}: the path comes from each request's own SCRIPT_NAME")
-    port = port or (443 if tls else 80)
+    port = port or DEFAULT_PORTS[parts.scheme]
     return Address(host=host, port=port, tls=tls, uwsgi=uwsgi, is_verified=tls, found=CONNECT)
 
 

@@ -16,8 +16,7 @@ from .transitions import FINAL, LIVE, Move, Status
 __all__ = ["FINAL", "LIVE", "MOST_REASON", "NOT_LAUNCHED", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
-NOT_LAUNCHED = "Not launched yet"
-"""Beginning of the status text after a failed launch."""
+NOT_LAUNCHED = "Not launched yet"  # the beginning of the status text after a failed launch
 _LAUNCH_FAILURE = re.compile(rf"^({NOT_LAUNCHED})(, next try in \d+ s)?(?=: )")
 RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
@@ -37,7 +36,7 @@ class JobRequest:
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333); a
     ``script_name`` of None is not known yet. ``headers`` and ``variables`` are environ keys with their values,
     ``left_out`` names of headers that only the starting request had, ``outer`` digests of what middleware outside of
-    BackJob knew of its user (see outer_values), None if there was no request. ``user`` is who started it, as
+    BackJob knew of its user (see wsgi.outer), None if there was no request. ``user`` is who started it, as
     ``identify`` says: "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a
     function by its name, "module:function"; None: the option decides. The last four are its app, and when it was
     started, its address, whether ``connect=`` gave it, and the Host header for a server that routes by it.

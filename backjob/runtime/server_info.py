@@ -61,9 +61,7 @@ _UWSGI_WITH_THREADS = (2, 0, 27)
 def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any] | None = None) -> ServerFacts:
     """The server of this request; ``start_response`` is the server's own, if it is at hand."""
     facts: dict[str, Any] = {"has_processes": bool(environ.get("wsgi.multiprocess"))}
-    name = environ.get("SERVER_SOFTWARE")
-    if isinstance(name, str) and name:
-        facts["software"] = re.sub(r"[^\x20-\x7e]", "", name)[:80]
+    facts["software"] = name_server(environ.get("SERVER_SOFTWARE"))
     for look in (_gunicorn, _waitress, _uwsgi, _mod_wsgi, _cheroot, _werkzeug):
         # Another version of a server may show itself in another way: then it is not known.
         with contextlib.suppress(AttributeError, TypeError, ValueError, LookupError):
@@ -72,6 +70,11 @@ def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any
     if facts.get("processes"):
         facts["has_processes"] = facts["processes"] > 1
     return ServerFacts(**facts)
+
+
+def name_server(text: object) -> str:
+    """Return a server's own name, as SERVER_SOFTWARE or a Server header has it, shortened and in printable ASCII."""
+    return re.sub(r"[^\x20-\x7e]", "", text if isinstance(text, str) else "")[:80] or NAMELESS
 
 
 def find_gunicorn_worker() -> Any:

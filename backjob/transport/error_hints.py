@@ -13,6 +13,7 @@ from backjob._socket import Answer
 from backjob.errors import LaunchError
 from backjob.messages import Message, Part, compose, detail, join, plain
 from backjob.model.address import Address
+from backjob.runtime.server_info import name_server
 
 from .connection_failures import SECOND_ADDRESS, demands_certificate, explain_failure, name_setting
 
@@ -122,9 +123,8 @@ def _lead_around(address: Address) -> Message:
 
 
 def _describe(answer: Answer, address: Address) -> Message:
-    server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
-    status, hidden = answer.status or 0, detail(f" (Server: {server})")
-    return compose("{address} answered {status}{server}", address=address, status=status, server=hidden)
+    server = detail(f" (Server: {name_server(answer.header('Server'))})")
+    return compose("{address} answered {status}{server}", address=address, status=answer.status or 0, server=server)
 
 
 def _is_own(answer: Answer) -> bool:

@@ -81,7 +81,7 @@ class PathProofs:
             self.add(address, _POST)
 
     def has_reached_job_path(self, address: Address, request: JobRequest) -> bool:
-        """Return whether a request from send_to_job_path() has just come in. The POST sent before it then is too."""
+        """Return whether a request from send_to_job_path() has just come in, and so the POST sent before it."""
         return time.monotonic() - self._proven.get((address, request.path), float("-inf")) < FRESH
 
     def add(self, address: Address, path: str) -> None:

@@ -276,7 +276,7 @@ MUTANTS = [
     ),
     Mutant(
         "a plain value that only a self-request has is not warned of",
-        "backjob/wsgi/outer_values.py",
+        "backjob/wsgi/outer.py",
         "for key in {**started, **arrived} if",
         "for key in started if",
         ("tests/unit/wsgi/test_outer_middleware.py",),
@@ -605,7 +605,7 @@ MUTANTS = [
     ),
     Mutant(
         "a path in the log has control characters",
-        "backjob/model/events.py",
+        "backjob/model/text.py",
         "    return _CONTROLS.sub(",
         "    return re.compile(r'(?!)').sub(",
         ("tests/unit/test_logs.py",),
@@ -620,7 +620,7 @@ MUTANTS = [
     Mutant(
         "a given request loses its preconditions",
         "backjob/wsgi/headers.py",
-        'if key.startswith("HTTP_") and key not in _OF_THE_MESSAGE}',
+        'if key.startswith("HTTP_") and key not in _MESSAGE_HEADERS}',
         'if key.startswith("HTTP_") and not _is_precondition(key)}',
         ("tests/unit/client/test_given_headers.py",),
     ),
@@ -634,7 +634,7 @@ MUTANTS = [
     Mutant(
         "an anonymous job is given the credentials of a copied request",
         "backjob/wsgi/headers.py",
-        "if as_user or not _OF_A_USER.search(key[5:])}",
+        "if as_user or not _USER_HEADER.search(key[5:])}",
         "if as_user or key not in _CREDENTIALS}",
         ("tests/unit/client/test_given_headers.py",),
     ),
