@@ -20,8 +20,8 @@ from .client.security_log import RefusedTokens
 from .config import Config
 from .errors import ConfigError, KeyringError, StoreError
 from .keyring import KeyFile, Keyring, KeySource, check_keys
-from .runtime.background_thread import MOMENT, KeeperThread
-from .runtime.forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
+from .runtime.background_thread import START_DELAY, BackgroundThread
+from .runtime.forks import call_after_fork, call_before_fork, call_in_child, detect_fork, has_children
 from .runtime.threads import is_native
 from .scheduling.concurrency import Limits
 from .scheduling.dispatcher import Dispatcher
@@ -73,7 +73,7 @@ class Assembly:
         leave = weakref.WeakMethod(self._leave)
         atexit.register(lambda: (method := leave()) and method())
         if config.has_keeper:
-            self._keeper_thread.start(MOMENT)
+            self._keeper_thread.start(START_DELAY)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class Assembly:
         patience = min(self._config.lease / 3, PATIENCE)
         self._keeper_database = self._database and self._database.make_twin(patience)
         self._idle = self._database.find_idle(self._config.lease / 6) if self._database is not None else None
-        self._keeper_thread = KeeperThread(self._keep, self._end_keeping, native=self._database is not None)
+        self._keeper_thread = BackgroundThread(self._keep, self._end_keeping, native=self._database is not None)
         # After those of the databases, so that it comes before them: they close what is not in use.
         call_before_fork(self._pause)
 
@@ -100,7 +100,7 @@ class Assembly:
         is_server = self._config.has_keeper and was_keeping and not self.serves
         self._begin()
         if is_server:
-            self._keeper_thread.start(MOMENT)
+            self._keeper_thread.start(START_DELAY)
 
     def _pause(self) -> None:
         """Before a fork: let nothing be under way. A parent that serves no requests leaves the jobs to its children."""
@@ -136,7 +136,7 @@ class Assembly:
 
     def note_request(self) -> None:
         """The first request has come, of any kind: this process serves."""
-        notice_fork()
+        detect_fork()
         self.serves = True
         self._resume()
         if self._config.has_keeper:  # at once: a server may end this process after a few requests
@@ -144,7 +144,7 @@ class Assembly:
 
     def get_backend(self) -> Backend:
         """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
-        notice_fork()
+        detect_fork()
         if self._backend is None:
             with self._lock:
                 self._backend = self._backend or self._make_backend()

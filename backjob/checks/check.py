@@ -21,7 +21,7 @@ from backjob.keyring import CHECK, KeySource, Token
 from backjob.messages import compose
 from backjob.model.address import Address
 from backjob.model.job import JobRequest
-from backjob.runtime.server_info import ServerFacts, look_at_server
+from backjob.runtime.server_info import ServerFacts, detect_server
 from backjob.storage.cache.entries import Cells
 from backjob.storage.store import Store
 from backjob.transport.connection_failures import NoAnswer
@@ -110,7 +110,7 @@ class Deployment:
         environ: Mapping[str, Any],
         start_response: Callable[..., Any] | None = None,
     ) -> Reply:
-        server = look_at_server(environ, start_response)
+        server = detect_server(environ, start_response)
         outer = find_outer_objects(environ, self.config.environ_key)
         names = tuple(f"{key} ({kind})" for key, kind in outer.items())
         way, app = backend.dispatcher.choose_way(environ), backend.self_request.app

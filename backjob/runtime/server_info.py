@@ -1,6 +1,7 @@
-"""What a server tells of itself to the request that it serves: which one it is, and how many requests it takes at once.
+"""Facts about the server of a request: its name, how many requests it takes at once, and whether it is being stopped.
 
-Reads what the server has put within reach and believes nothing that a client can send. What is not known stays None.
+Reads the environ and the internal state of known servers, and nothing that a client can send. Unknown facts are None,
+and a server whose version keeps its state elsewhere counts as not stopping.
 """
 
 from __future__ import annotations
@@ -21,31 +22,31 @@ NAMELESS = "a server that does not say its name"
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """A server in the words of its own settings. None: it does not tell, or has no bound."""
+    """A server in the terms of its own settings. None: unknown or without a bound."""
 
     software: str = NAMELESS
     worker: str = ""
-    """What works on a request: gunicorn's kind of worker, "threads", "one at a time", …"""
+    """Kind of worker that handles a request: gunicorn's worker class, "threads", "one at a time", …"""
     processes: int | None = None
     slots_each: int | None = None
-    """Requests that one process works on at once."""
+    """Requests that one process handles at once."""
     has_processes: bool = False
-    """Are there several processes?"""
+    """True if there are several processes."""
     is_cooperative: bool = False
-    """Do the requests of a process take turns in one thread?"""
+    """True if the requests of a process take turns in one thread."""
     timeout: float = 0
-    """Seconds after which the server kills a worker with the request in it; 0: it does not."""
+    """Seconds after which the server kills a worker with a request in it; 0: never."""
 
     @property
     def slots(self) -> int | None:
-        """Requests that the whole server works on at once."""
+        """Requests that the whole server handles at once."""
         if self.processes is None or self.slots_each is None:
             return None
         return self.processes * self.slots_each
 
     @property
     def threads_each(self) -> int | None:
-        """Requests that one process works on at once, each in a thread or process of its own."""
+        """Requests that one process handles at once, each in a thread or process of its own."""
         return None if self.is_cooperative else self.slots_each
 
     def __str__(self) -> str:
@@ -55,15 +56,15 @@ class ServerFacts:
 
 Found = Iterator[tuple[str, Any]]
 _UWSGI_WITH_THREADS = (2, 0, 27)
-"""From this version on its option enable-threads changes nothing: threads always run."""
+"""First version in which threads always run, whatever the option enable-threads says."""
 
 
-def look_at_server(environ: Mapping[str, Any], start_response: Callable[..., Any] | None = None) -> ServerFacts:
-    """The server of this request; ``start_response`` is the server's own, if it is at hand."""
+def detect_server(environ: Mapping[str, Any], start_response: Callable[..., Any] | None = None) -> ServerFacts:
+    """Return the facts about the server of this request. ``start_response`` is the server's own, or None."""
     facts: dict[str, Any] = {"has_processes": bool(environ.get("wsgi.multiprocess"))}
     facts["software"] = name_server(environ.get("SERVER_SOFTWARE"))
     for look in (_gunicorn, _waitress, _uwsgi, _mod_wsgi, _cheroot, _werkzeug):
-        # Another version of a server may show itself in another way: then it is not known.
+        # Other versions of a server may lack these keys and attributes.
         with contextlib.suppress(AttributeError, TypeError, ValueError, LookupError):
             facts.update(look(environ))
     facts.update(_socketserver(getattr(start_response, "__self__", None)))
@@ -80,7 +81,7 @@ def name_server(text: object) -> str:
 def find_gunicorn_worker() -> Any:
     """Return gunicorn's worker object in this process, or None.
 
-    It handles SIGQUIT with a method of its own: this way no wrapper of the application is in between.
+    It is found by its method that handles SIGQUIT, which no wrapper of the application hides.
     """
     if not hasattr(signal, "SIGQUIT"):  # on Windows
         return None
@@ -90,7 +91,10 @@ def find_gunicorn_worker() -> Any:
 
 
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
-    """Not under an old uWSGI without threads, which freezes them, and not in a forking werkzeug's child, which ends."""
+    """Return whether a thread that a request starts goes on after it.
+
+    False under an old uWSGI without threads, which freezes them, and in a forking werkzeug's child, which ends.
+    """
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is not None and "uwsgi.version" in environ:
         options = getattr(uwsgi, "opt", {})
@@ -99,8 +103,42 @@ def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
     return "werkzeug.socket" not in environ or not environ.get("wsgi.multiprocess")
 
 
+def is_stopping(environ: Mapping[str, Any]) -> bool:
+    """Return whether the server of this request, or Python, is being stopped."""
+    if is_python_stopping():
+        return True
+    with contextlib.suppress(AttributeError, TypeError):
+        worker = find_gunicorn_worker()
+        if worker is not None:
+            # If the signal comes twice, its handler may wait for itself, after it has closed the pool.
+            return not worker.alive or bool(getattr(getattr(worker, "tpool", None), "_shutdown", False))
+        if "waitress.client_disconnected" in environ:
+            return bool(environ["waitress.client_disconnected"].__self__.server.task_dispatcher.stop_count)
+        server = getattr(threading.current_thread(), "server", None)
+        if type(server).__module__.startswith("cheroot."):
+            return not server.ready  # type: ignore[union-attr]
+    return False
+
+
+def is_python_stopping() -> bool:
+    """Return whether the interpreter is exiting: it waits for its threads, and its thread pools are closed."""
+    futures = sys.modules.get("concurrent.futures.thread")
+    return getattr(threading, "_SHUTTING_DOWN", False) or getattr(futures, "_shutdown", False) or sys.is_finalizing()
+
+
+def is_quick_stop() -> bool:
+    """Return whether gunicorn has stopped its threads at once, as at SIGINT and SIGQUIT.
+
+    In an orderly stop, at SIGTERM, a gthread worker closes its poller when --graceful-timeout is over.
+    """
+    with contextlib.suppress(AttributeError, TypeError):
+        worker = find_gunicorn_worker()
+        return worker is not None and getattr(worker.tpool, "_shutdown", False) and worker.poller.get_map() is not None
+    return False
+
+
 def _uwsgi_version(version: bytes | str) -> tuple[int, ...]:
-    """The numbers at its beginning: "2.0.21-debian" is 2.0.21."""
+    """Return the numbers at the beginning of a version, such as (2, 0, 21) for "2.0.21-debian"."""
     text = version.decode("ascii", "replace") if isinstance(version, bytes) else version
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
@@ -154,7 +192,7 @@ def _mod_wsgi(environ: Mapping[str, Any]) -> Found:
     if environ.get("mod_wsgi.process_group"):
         yield "worker", "daemon processes"
         yield "processes", mod_wsgi.maximum_processes
-    else:  # Apache's own processes, of which it makes as many as it needs
+    else:  # Apache's own processes, whose number varies
         yield "worker", "embedded"
 
 
@@ -178,7 +216,7 @@ def _werkzeug(environ: Mapping[str, Any]) -> Found:
 
 
 def _socketserver(server_side: Any) -> Found:
-    """wsgiref, and what is made of it: Django's runserver, Bottle's own server."""
+    """Yield facts about wsgiref and the servers based on it: Django's runserver, Bottle's own server."""
     server = getattr(getattr(server_side, "request_handler", None), "server", None)
     if isinstance(server, socketserver.ThreadingMixIn):
         yield "worker", "a thread for each request"
@@ -194,7 +232,7 @@ _ONE_AT_A_TIME = {"worker": "one at a time", "processes": 1, "slots_each": 1}
 def _version_of(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # it can be imported from a place where it was never installed
+    except PackageNotFoundError:  # imported from a folder without being installed
         return "?"
 
 

@@ -21,7 +21,7 @@ from backjob.model.history import AttemptEnd, add_end
 from backjob.model.job import Job, Move
 from backjob.model.recovery import Policy, Settlement, Vouched, decide
 from backjob.model.text import append_line, first_line
-from backjob.runtime.backoff import between, retry_delay
+from backjob.runtime.backoff import random_between, retry_delay
 from backjob.runtime.process_identity import is_dead
 from backjob.runtime.threads import is_native
 from backjob.storage.store import Store
@@ -102,7 +102,7 @@ class Keeper:
             if not self._is_away:
                 self._is_away = True
                 log.warning("Nobody settles lost jobs until the job store is back: %s", error)
-            return _AFTER_FAILURE * between(0.75, 1.25)
+            return _AFTER_FAILURE * random_between(0.75, 1.25)
         if self._is_away:
             self._is_away = False
             log.info("The job store is back")
@@ -132,7 +132,7 @@ class Keeper:
         do("Outcomes of jobs wait to be written", lambda: self._vouching.write_postponed(self._store))
         if now >= self._next.sweep:
             pause = do("Lost jobs are not recovered", self.sweep, is_vital=True) if self._config.keeper else None
-            self._next.sweep = now + (pause or _SWEEP_EVERY) * between(0.75, 1.25)
+            self._next.sweep = now + (pause or _SWEEP_EVERY) * random_between(0.75, 1.25)
             if self._config.keeper:
                 do("Waiting jobs are not looked for", self._see_to_launches)
         if self._config.keeper and now >= self._next.missing_keys:
@@ -140,7 +140,7 @@ class Keeper:
             do("Jobs with another key are not looked for", self._note_missing_keys)
         if is_pruning:
             pause = do("Old jobs are not deleted", self._pruning.prune)
-            self._next.pruning = now + (pause or self._pruning.EVERY) * between(0.75, 1.25)
+            self._next.pruning = now + (pause or self._pruning.EVERY) * random_between(0.75, 1.25)
 
     def _renew(self) -> None:
         self._vouching.renew(self._store, self._config.lease)

@@ -19,7 +19,7 @@ from backjob.logs import running
 from backjob.model.events import log_begun, log_ended, log_late
 from backjob.model.job import Glance, Job, JobRequest, Move, Status
 from backjob.model.text import append_line, cut_text, first_line
-from backjob.runtime.child_processes import refuse_to_send
+from backjob.runtime.child_processes import refuse_pickling
 from backjob.wsgi.environ import restore_environ
 from backjob.wsgi.output import Output
 from backjob.wsgi.response import Response
@@ -77,7 +77,7 @@ class CurrentJob(Jobs):
         self._response = Response(self._output, self._ending.is_live, self._give_sign)
 
     def __reduce__(self) -> NoReturn:
-        refuse_to_send()
+        refuse_pickling()
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
         """Tell how far the job is: 0-100, rounded, never less than before. Without ``text`` its output is shown.
@@ -212,7 +212,7 @@ class CurrentJob(Jobs):
     def _find_end(self, was_met: bool = False) -> None:
         """Look how the record stands if JobEnded was met, here or in a child, which leaves the record to its parent."""
         is_open = self._ending.reason is None and self._signs.is_at_home
-        if is_open and (was_met or self._ending.children.have_met_end):
+        if is_open and (was_met or self._ending.children.have_reported_end):
             with contextlib.suppress(StoreError):
                 if self._find_out() is None:
                     self._signs.stop()

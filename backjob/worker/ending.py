@@ -43,7 +43,7 @@ class Ending:
 
     def is_live(self) -> bool:
         """Does the attempt go on? If it has ended, raise JobEnded, except to code that is cleaning up."""
-        if self.reason is None and self.children.have_met_end:
+        if self.reason is None and self.children.have_reported_end:
             self._find_out()
         if self.reason is None:
             return True

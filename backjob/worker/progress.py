@@ -19,7 +19,7 @@ from backjob.errors import Refused, StoreError
 from backjob.logs import about, running
 from backjob.model.job import Glance, Job
 from backjob.model.text import clean_text, cut_text
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 from backjob.scheduling.leases import TRIES
 from backjob.storage.store import Store
 from backjob.wsgi.output import Output
@@ -227,7 +227,7 @@ class Signs:
                 is_over = not self._write_or_give_up()
             is_written = True
         except StoreError as error:
-            self._stored, wait, job = None, _AWAY * between(0.8, 1.2), self._job
+            self._stored, wait, job = None, _AWAY * random_between(0.8, 1.2), self._job
             if not self._is_away:
                 log.warning("Job %d goes on, its update waits: %s", job.id, error, extra=about(job.id, job.attempt))
         finally:

@@ -15,7 +15,7 @@ from backjob.errors import StoreError
 from backjob.logs import about
 from backjob.model import changes
 from backjob.model.job import Job, Move, NewJob, Status
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 from backjob.storage.retention import Passed, find_old
 from backjob.storage.sql.clock import host_time
 
@@ -63,7 +63,7 @@ class CacheStore(ProcessCell, CacheReads):
             raise StoreError("The job cache refuses the record: retries must be at least 0")
         for turn in range(_TRIES):
             if turn > 1:
-                time.sleep(between(0, 0.02))  # spreads those who race for one unique key
+                time.sleep(random_between(0, 0.02))  # spreads those who race for one unique key
             index = self._jobs.read_for_new()
             found = index.find(new.uid, unique_keys)
             if found is None:

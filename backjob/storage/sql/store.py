@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Update, func
 
 from backjob.errors import Refused, StoreError, TimedOut
 from backjob.model.job import Job, Move, NewJob, Status
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 
 from .clock import choose_clock
 from .database import Database
@@ -85,7 +85,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
                 # Another one was first with this unique key: take that one's job, if it still lives.
                 if not unique_keys or not tries_left:
                     raise
-                time.sleep(between(0, _PAUSE))  # spreads those who wait
+                time.sleep(random_between(0, _PAUSE))  # spreads those who wait
         raise AssertionError("unreachable")
 
     def _fit(self, sealed: bytes) -> bytes:

@@ -48,7 +48,7 @@ from backjob.config import Config, __version__, make_config
 from backjob.errors import LaunchError
 from backjob.keyring import MONITOR, Keyring
 from backjob.model.job import JobRequest
-from backjob.runtime.server_info import ServerFacts, look_at_server
+from backjob.runtime.server_info import ServerFacts, detect_server
 from backjob.transport.launcher import SelfRequest
 
 OTHER_KEY = "somebody else's key, of which nobody here knows"
@@ -616,15 +616,15 @@ def test_mod_wsgi(
     module.__dict__.update(maximum_processes=2, threads_per_process=3)
     monkeypatch.setitem(sys.modules, "mod_wsgi", module)
     seen = {"SERVER_SOFTWARE": "Apache", "mod_wsgi.version": (4, 9, 4), "wsgi.multiprocess": True, **environ}
-    facts = look_at_server({key: value for key, value in seen.items() if value is not None})
+    facts = detect_server({key: value for key, value in seen.items() if value is not None})
     assert (facts.software, facts.worker, facts.slots) == expected
 
 
 def test_what_a_server_says_of_itself_is_harmless() -> None:
-    facts = look_at_server({"SERVER_SOFTWARE": "a\x1b[2Jb\n" + "x" * 500})
+    facts = detect_server({"SERVER_SOFTWARE": "a\x1b[2Jb\n" + "x" * 500})
     assert facts.software.startswith("a[2Jbxxx")
     assert len(facts.software) == 80
-    assert look_at_server({"SERVER_SOFTWARE": None}) == ServerFacts()
+    assert detect_server({"SERVER_SOFTWARE": None}) == ServerFacts()
 
 
 class TestWarnings:
