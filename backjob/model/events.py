@@ -81,8 +81,8 @@ def log_late(job: Job, error: BaseException | None, *, is_child: bool = False) -
     """Log an exception, if there is one, that does not decide how its job ends."""
     if error is not None:
         where = "in a process that it has forked" if is_child else "after its end"
-        told = about(job.id, job.attempt)
-        log.error("Job %d, attempt %d: exception %s", *told.values(), where, exc_info=error, extra=told)
+        extra = about(job.id, job.attempt)
+        log.error("Job %d, attempt %d: exception %s", job.id, job.attempt, where, exc_info=error, extra=extra)
 
 
 def _unharmed() -> contextlib.AbstractContextManager[None]:

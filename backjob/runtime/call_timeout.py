@@ -1,4 +1,4 @@
-"""Calls with a time-out, each in one of a few threads, for clients that have none.
+"""Calls with a time-out, each in one of a few threads, for clients without one.
 
 A cache's client belongs to the application and may wait without limit. A call that hangs keeps its thread.
 """

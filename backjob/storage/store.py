@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from backjob.model.job import Glance, Job, JobStatus, Move, NewJob, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 
 from .retention import Passed
 
@@ -148,7 +148,7 @@ class Store(Protocol):
         It is a write, also with nothing to vouch for: a store that can only be read just now lets nobody vouch.
         """
 
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str]) -> list[RecoveryRecord]:
         """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
 
     def time(self) -> datetime:

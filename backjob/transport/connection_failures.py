@@ -20,8 +20,8 @@ _LET_WRITE = (
     "SocketGroup= and SocketMode=0660 in the socket's unit, else the server's umask (gunicorn: --umask 007) and group"
 )
 SECOND_ADDRESS = (
-    "asks for a client certificate, and self-requests have none. Start a second server of the app, on the loopback and "
-    'without TLS, and set connect="http://127.0.0.1:…" to it'
+    "asks for a client certificate, which self-requests do not have. Start a second server of the app, on the loopback "
+    'and without TLS, and set connect="http://127.0.0.1:…" to it'
 )
 _SET_AUTHORITY = "set ca_file= to its authority's own"
 _CERTIFICATE_REMEDIES = {

@@ -58,7 +58,7 @@ class _Correction:
         return changes if path.rstrip("/") == own.rstrip("/") else {}
 
     def _without_language(self, own: str) -> str:
-        """Return the target's path, without its language if ``own`` has none there."""
+        """Return the target's path, without its language if ``own`` does not have it there."""
         segments = self._redirect.path.split("/")
         first = self._page.mount.count("/") + 1
         for index, segment in enumerate(segments):

@@ -52,7 +52,7 @@ _SCOPE_IDENTITY = frozenset({"auth", "session", "user"})
 
 
 def find_fault(names: object) -> str:
-    """Return what is wrong with a list of environ keys, where a ``*`` at the end stands for any, or ""."""
+    """Return what is wrong with a list of environ keys, with ``*`` at the end for any ending, or ""."""
     if not isinstance(names, (list, tuple)):
         return "must be a list of environ keys"
     for name in names:

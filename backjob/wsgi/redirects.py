@@ -45,7 +45,7 @@ class Page:
     hosts: tuple[str, ...] = ()
     """The names, with ports, under which the application is reached."""
     is_safe: bool = True
-    """Does its method change nothing (RFC 9110, section 9.2.1)?"""
+    """True if its method changes nothing (RFC 9110, section 9.2.1)."""
     login_url: str = field(repr=False, default="")
     """The URL of the application's login page, "" where it is not known."""
     mount: str = ""
@@ -63,7 +63,7 @@ class Redirect:
     target: SplitResult | None = field(repr=False)
     """Absolute; None without a Location, or with one that can't be read."""
     is_own: bool
-    """Does it lead to a page of the application's own site?"""
+    """True if it leads to a page of the application's own site."""
 
     @property
     def path(self) -> str:

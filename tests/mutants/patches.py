@@ -1104,14 +1104,14 @@ MUTANTS = [
     Mutant(
         "a job is settled that was vouched for since",
         "backjob/scheduling/keeper.py",
-        "vouched_until=None if settlement.is_silence else job.lease_until or job.held_until,",
+        "vouched_until=None if settlement.is_timeout else job.lease_until or job.held_until,",
         "vouched_until=None,",
         ("tests/unit/scheduling/test_keeper.py",),
     ),
     Mutant(
         "a job is settled that has given a sign since",
         "backjob/scheduling/keeper.py",
-        "silent_for=job.error_timeout if settlement.is_silence else 0,",
+        "silent_for=job.error_timeout if settlement.is_timeout else 0,",
         "silent_for=0,",
         ("tests/unit/scheduling/test_keeper.py", "tests/unit/scheduling/test_life_cycle.py"),
     ),
@@ -1181,7 +1181,7 @@ MUTANTS = [
     Mutant(
         "a job whose request died waits for ever",
         "backjob/model/recovery.py",
-        "return Settlement(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None",
+        "return Recovery(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None",
         "return None",
         ("tests/unit/scheduling/test_keeper.py", "tests/unit/scheduling/test_life_cycle.py"),
     ),

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from backjob.model import changes
 from backjob.model.job import FINAL, Glance, Job, JobStatus, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 from backjob.storage.store import LONGEST
 
@@ -105,7 +105,7 @@ class CacheReads:
         names = {job.held_by for job in self._list_waiting() if job.held_by and job.is_readable}
         return [name for name in names if name.startswith(PROCESS)]
 
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str]) -> list[RecoveryRecord]:
         index = self._jobs.read()
         ids = {*index.waiting(key_ids), *(job_id for job_id, _ in index.running)}
         found = [job for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some)]
@@ -116,8 +116,8 @@ class CacheReads:
             and job.is_readable
             and (job.status is Status.INPROGRESS or (job.held_by or "").startswith(RESPONSE))
         ]
-        names = [each.name for each in dataclasses.fields(Vouched)]
-        return [Vouched(*(getattr(job, name) for name in names)) for job in wanted]
+        names = [each.name for each in dataclasses.fields(RecoveryRecord)]
+        return [RecoveryRecord(*(getattr(job, name) for name in names)) for job in wanted]
 
     def seconds_to_next(
         self,

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from backjob.model.job import LIVE, RECORD_VERSION, Glance, Job, Move, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 
 from .schema import find_process_table
@@ -148,7 +148,7 @@ class Statements:
         named: BindParameter[Any] = bindparam("names", expanding=True)
         self.renew_leases = of_these.where(runs, columns.lease_by.in_(named)).values(lease_until=until)
         self.renew_holds = of_these.where(is_started, columns.held_by.in_(named)).values(held_until=until)
-        self.vouched = select(*_columns(table, Vouched)).where(
+        self.vouched = select(*_columns(table, RecoveryRecord)).where(
             or_(runs, is_started & columns.held_by.startswith(RESPONSE)),
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
             is_readable,
@@ -208,7 +208,7 @@ class Statements:
             self.fenced_moves[move] = made.where(columns.attempt == bindparam("at_attempt"))
 
 
-def _columns(table: Table, record: type[Job] | type[Glance] | type[Vouched]) -> list[Any]:
+def _columns(table: Table, record: type[Job] | type[Glance] | type[RecoveryRecord]) -> list[Any]:
     """The columns of a record's fields, in their order; when it was read is no column."""
     return [table.c[each.name] for each in dataclasses.fields(record) if each.name != "read_at"]
 
