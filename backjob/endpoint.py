@@ -22,8 +22,7 @@ from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
 from .model.job import Job, Status
 from .transport.error_hints import SIGNATURE
 from .transport.path_proofs import is_for_job_path
-from .transport.protocol import PROOF_HEADER, TOKEN_HEADER, WireOutcome, name_app_here
-from .transport.short_tokens import REMEMBERED
+from .transport.protocol import PROOF_HEADER, REMEMBERED, TOKEN_HEADER, WireOutcome, name_app_here
 from .worker.current_job import CurrentJob
 from .wsgi.iterables import AfterFirstChunk
 

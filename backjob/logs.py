@@ -42,16 +42,6 @@ def about(job_id: int, attempt: int | None = None) -> dict[str, int | None]:
     return {"job": job_id, "attempt": attempt}
 
 
-class _OwnFilter(logging.Filter):
-    """Filter that gives each of backjob's records all attributes, so that a formatter can use them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        for name in ("method", "path", "outcome", "seconds"):
-            if not hasattr(record, name):
-                setattr(record, name, None)
-        return True
-
-
 class JobFilter(logging.Filter):
     """Filter that gives each record the attributes ``job`` and ``attempt`` of the job that logged it, or None.
 
@@ -61,10 +51,20 @@ class JobFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return True for each record."""
         job = _current.get()
-        for name, value in (("job", job and job.job_id), ("attempt", job and job.attempt)):
-            if not hasattr(record, name):
-                setattr(record, name, value)
+        _set_missing(record, job=job and job.job_id, attempt=job and job.attempt)
         return True
+
+
+class _OwnFilter(JobFilter):
+    """Filter that gives each of backjob's records all attributes, so that a formatter can use them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        _set_missing(record, method=None, path=None, outcome=None, seconds=None)
+        return super().filter(record)
+
+
+def _set_missing(record: logging.LogRecord, **attributes: object) -> None:
+    record.__dict__.update({**attributes, **record.__dict__})
 
 
 class JobLogHandler(logging.Handler):
@@ -98,5 +98,4 @@ class JobLogHandler(logging.Handler):
 
 
 for _name in _OWN:
-    for _filter in (JobFilter(), _OwnFilter()):
-        logging.getLogger(_name).addFilter(_filter)
+    logging.getLogger(_name).addFilter(_OwnFilter())

@@ -12,7 +12,7 @@ import signal
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -54,7 +54,8 @@ class ServerFacts:
         return ", ".join(filter(None, (self.software, self.worker, slots)))
 
 
-Found = Iterator[tuple[str, Any]]
+_Facts = dict[str, Any]
+_ONE_AT_A_TIME = {"worker": "one at a time", "processes": 1, "slots_each": 1}
 _UWSGI_WITH_THREADS = (2, 0, 27)
 """First version in which threads always run, whatever the option enable-threads says."""
 
@@ -63,11 +64,11 @@ def detect_server(environ: Mapping[str, Any], start_response: Callable[..., Any]
     """Return the facts about the server of this request. ``start_response`` is the server's own, or None."""
     facts: dict[str, Any] = {"has_processes": bool(environ.get("wsgi.multiprocess"))}
     facts["software"] = name_server(environ.get("SERVER_SOFTWARE"))
-    for look in (_gunicorn, _waitress, _uwsgi, _mod_wsgi, _cheroot, _werkzeug):
+    for find in (_find_gunicorn, _find_waitress, _find_uwsgi, _find_mod_wsgi, _find_cheroot, _find_werkzeug):
         # Other versions of a server may lack these keys and attributes.
         with contextlib.suppress(AttributeError, TypeError, ValueError, LookupError):
-            facts.update(look(environ))
-    facts.update(_socketserver(getattr(start_response, "__self__", None)))
+            facts.update(find(environ))
+    facts.update(_find_socketserver(start_response))
     if facts.get("processes"):
         facts["has_processes"] = facts["processes"] > 1
     return ServerFacts(**facts)
@@ -88,6 +89,11 @@ def find_gunicorn_worker() -> Any:
     worker = getattr(signal.getsignal(signal.SIGQUIT), "__self__", None)
     is_gunicorn = any(kind.__module__.startswith("gunicorn.") for kind in type(worker).__mro__)
     return worker if is_gunicorn else None
+
+
+def find_waitress_channel(environ: Mapping[str, Any]) -> Any:
+    """Return waitress' object for the connection of this request, or None."""
+    return getattr(environ.get("waitress.client_disconnected"), "__self__", None)
 
 
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
@@ -113,7 +119,7 @@ def is_stopping(environ: Mapping[str, Any]) -> bool:
             # If the signal comes twice, its handler may wait for itself, after it has closed the pool.
             return not worker.alive or bool(getattr(getattr(worker, "tpool", None), "_shutdown", False))
         if "waitress.client_disconnected" in environ:
-            return bool(environ["waitress.client_disconnected"].__self__.server.task_dispatcher.stop_count)
+            return bool(find_waitress_channel(environ).server.task_dispatcher.stop_count)
         server = getattr(threading.current_thread(), "server", None)
         if type(server).__module__.startswith("cheroot."):
             return not server.ready  # type: ignore[union-attr]
@@ -143,90 +149,76 @@ def _uwsgi_version(version: bytes | str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
-def _gunicorn(environ: Mapping[str, Any]) -> Found:
+def _find_gunicorn(environ: Mapping[str, Any]) -> _Facts:
     worker = find_gunicorn_worker() if "gunicorn.socket" in environ else None
     settings = getattr(worker, "cfg", None)
     if settings is None:
-        return
-    yield "worker", str(settings.worker_class_str)
-    yield "processes", settings.workers
+        return {}
+    facts = {"worker": str(settings.worker_class_str), "processes": settings.workers}
     kinds = {kind.__name__ for kind in type(worker).__mro__}
     if "SyncWorker" in kinds:
-        yield "slots_each", 1
-        yield "timeout", settings.timeout
+        facts |= {"slots_each": 1, "timeout": settings.timeout}
     elif "ThreadWorker" in kinds:
-        yield "slots_each", settings.threads
+        facts |= {"slots_each": settings.threads}
     elif "AsyncWorker" in kinds:
-        yield "slots_each", settings.worker_connections
-        yield "is_cooperative", True
+        facts |= {"slots_each": settings.worker_connections, "is_cooperative": True}
+    return facts
 
 
-def _waitress(environ: Mapping[str, Any]) -> Found:
-    channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
-    settings = getattr(getattr(channel, "server", None), "adj", None)
-    if settings is not None:
-        yield "software", f"waitress/{_version_of('waitress')}"
-        yield "worker", "threads"
-        yield "processes", 1
-        yield "slots_each", settings.threads
+def _find_waitress(environ: Mapping[str, Any]) -> _Facts:
+    settings = getattr(getattr(find_waitress_channel(environ), "server", None), "adj", None)
+    if settings is None:
+        return {}
+    software = f"waitress/{_version_of('waitress')}"
+    return {"software": software, "worker": "threads", "processes": 1, "slots_each": settings.threads}
 
 
-def _uwsgi(environ: Mapping[str, Any]) -> Found:
+def _find_uwsgi(environ: Mapping[str, Any]) -> _Facts:
     uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and "uwsgi.version" in environ:
-        yield "software", f"uWSGI/{_text(environ['uwsgi.version'])}"
-        yield "worker", _text(uwsgi.loop) if uwsgi.loop else "threads" if uwsgi.cores > 1 else "one at a time"
-        yield "processes", uwsgi.numproc
-        yield "slots_each", uwsgi.cores
-        yield "is_cooperative", bool(uwsgi.loop)
+    if uwsgi is None or "uwsgi.version" not in environ:
+        return {}
+    software = f"uWSGI/{_text(environ['uwsgi.version'])}"
+    worker = _text(uwsgi.loop) if uwsgi.loop else "threads" if uwsgi.cores > 1 else "one at a time"
+    facts = {"software": software, "worker": worker, "processes": uwsgi.numproc}
+    return facts | {"slots_each": uwsgi.cores, "is_cooperative": bool(uwsgi.loop)}
 
 
-def _mod_wsgi(environ: Mapping[str, Any]) -> Found:
+def _find_mod_wsgi(environ: Mapping[str, Any]) -> _Facts:
     mod_wsgi = sys.modules.get("mod_wsgi")
     if mod_wsgi is None or "mod_wsgi.version" not in environ:
-        return
+        return {}
+    facts = {"slots_each": mod_wsgi.threads_per_process}
     name = environ.get("SERVER_SOFTWARE") or "Apache"
     if "mod_wsgi" not in name:  # Apache's ServerTokens may keep it short
-        yield "software", f"{name} mod_wsgi/{'.'.join(str(part) for part in environ['mod_wsgi.version'])}"
-    yield "slots_each", mod_wsgi.threads_per_process
+        facts["software"] = f"{name} mod_wsgi/{'.'.join(str(part) for part in environ['mod_wsgi.version'])}"
     if environ.get("mod_wsgi.process_group"):
-        yield "worker", "daemon processes"
-        yield "processes", mod_wsgi.maximum_processes
-    else:  # Apache's own processes, whose number varies
-        yield "worker", "embedded"
+        return {**facts, "worker": "daemon processes", "processes": mod_wsgi.maximum_processes}
+    return {**facts, "worker": "embedded"}  # Apache's own processes, whose number varies
 
 
-def _cheroot(environ: Mapping[str, Any]) -> Found:
+def _find_cheroot(environ: Mapping[str, Any]) -> _Facts:
     pool = getattr(getattr(threading.current_thread(), "server", None), "requests", None)
-    if type(pool).__module__.startswith("cheroot."):
-        yield "worker", "threads"
-        yield "processes", 1
-        yield "slots_each", pool.min  # type: ignore[union-attr]
+    is_cheroot = type(pool).__module__.startswith("cheroot.")
+    return {"worker": "threads", "processes": 1, "slots_each": pool.min} if is_cheroot else {}  # type: ignore[union-attr]
 
 
-def _werkzeug(environ: Mapping[str, Any]) -> Found:
+def _find_werkzeug(environ: Mapping[str, Any]) -> _Facts:
     if "werkzeug.socket" not in environ:
-        return
+        return {}
     if environ.get("wsgi.multithread"):
-        yield "worker", "a thread for each request"
-    elif environ.get("wsgi.multiprocess"):
-        yield "worker", "a process for each request"
-    else:
-        yield from _ONE_AT_A_TIME.items()
+        return {"worker": "a thread for each request"}
+    return {"worker": "a process for each request"} if environ.get("wsgi.multiprocess") else _ONE_AT_A_TIME
 
 
-def _socketserver(server_side: Any) -> Found:
-    """Yield facts about wsgiref and the servers based on it: Django's runserver, Bottle's own server."""
-    server = getattr(getattr(server_side, "request_handler", None), "server", None)
+def _find_socketserver(start_response: object) -> _Facts:
+    """Return facts about wsgiref and the servers based on it: Django's runserver, Bottle's own server."""
+    server = getattr(getattr(getattr(start_response, "__self__", None), "request_handler", None), "server", None)
     if isinstance(server, socketserver.ThreadingMixIn):
-        yield "worker", "a thread for each request"
-    elif isinstance(server, socketserver.ForkingMixIn):
-        yield "worker", "a process for each request"
-    elif getattr(type(server), "process_request", None) is socketserver.BaseServer.process_request:
-        yield from _ONE_AT_A_TIME.items()
-
-
-_ONE_AT_A_TIME = {"worker": "one at a time", "processes": 1, "slots_each": 1}
+        return {"worker": "a thread for each request"}
+    if isinstance(server, socketserver.ForkingMixIn):
+        return {"worker": "a process for each request"}
+    is_plain = getattr(type(server), "process_request", None) is socketserver.BaseServer.process_request
+    return _ONE_AT_A_TIME if is_plain else {}
 
 
 def _version_of(package: str) -> str:

@@ -17,13 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 from backjob.model.address import Address, parse_connect
+from backjob.runtime.server_info import find_waitress_channel
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 _SCHEME_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL")
 _UWSGI_HTTP = ("http-socket", "http11-socket", "https-socket", "http", "https")
 """uWSGI's options for addresses that speak HTTP, those of its workers before those of its router."""
 
-_NOT_OF_PROXIES = frozenset({"HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_COOKIE"})
+_CLIENT_HEADERS = frozenset({"HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_COOKIE"})
 _SITE = re.compile(r"(?:[A-Za-z0-9._~%-]{1,200}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 _MOST_DESCRIPTORS = 1024
@@ -62,7 +63,7 @@ def find_site(environ: Mapping[str, Any]) -> str:
         return _check_site(str(original.get("SERVER_NAME") or environ.get("SERVER_NAME", "")))
     host = original.get("HTTP_HOST") or environ.get("HTTP_HOST", "")
     name = str(host).rpartition("]")[0] or str(host).partition(":")[0]
-    others = (value for key, value in environ.items() if key.startswith("HTTP_") and key not in _NOT_OF_PROXIES)
+    others = (value for key, value in environ.items() if key.startswith("HTTP_") and key not in _CLIENT_HEADERS)
     if not original and any(name.lower() in str(value).lower() for value in others):
         return ""
     return _check_site(str(host))
@@ -83,9 +84,7 @@ def _from_accepted(environ: Mapping[str, Any]) -> Iterator[Address]:
     """Yield the local address of the connection by which this request came."""
     for key in ("gunicorn.socket", "werkzeug.socket"):
         yield from _from_socket(environ.get(key), key)
-    client_disconnected = environ.get("waitress.client_disconnected")
-    channel = getattr(client_disconnected, "__self__", None)
-    yield from _from_socket(getattr(channel, "socket", None), "waitress.client_disconnected")
+    yield from _from_socket(getattr(find_waitress_channel(environ), "socket", None), "waitress.client_disconnected")
 
 
 def _from_listeners(environ: Mapping[str, Any]) -> Iterator[Address]:

@@ -25,8 +25,7 @@ from .connection_failures import explain_failure
 from .error_hints import sum_up
 from .own_address import OwnAddress
 from .path_proofs import FRESH, FRESH_FROM_SLOT, LONGEST_PROOF, PathProofs
-from .protocol import is_taken
-from .short_tokens import Clock, ShortTokens, host_time
+from .protocol import Clock, ShortTokens, host_time, is_taken
 from .wire import CONNECT_TIMEOUT, PROBE_TIMEOUT, Wire
 
 SEND_TIMEOUT = 30.0

@@ -21,8 +21,7 @@ from backjob.wsgi.mounts import check_mount
 
 from .connection_failures import NoAnswer
 from .error_hints import explain, explain_path, explain_post, hint_at_mount
-from .protocol import WireOutcome, is_here, is_taken
-from .short_tokens import ShortTokens
+from .protocol import ShortTokens, WireOutcome, is_here, is_taken
 from .wire import PROBE_TIMEOUT, Wire
 
 _END_OF_OUTAGE = 60.0

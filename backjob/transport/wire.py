@@ -43,13 +43,7 @@ class Wire:
         return Connection(address, timeout=max(timeout, 0.01), ca_file=self._config.ca_file, site=site)
 
     def build(
-        self,
-        token: Token,
-        address: Address,
-        method: str,
-        target: str,
-        body: bytes = b"",
-        content_type: str = "",
+        self, token: Token, address: Address, method: str, target: str, body: bytes = b"", content_type: str = ""
     ) -> bytes:
         """Return the bytes of one self-request."""
         return build_request(
@@ -64,8 +58,12 @@ class Wire:
         )
 
     def build_for_mount(self, token: Token, request: JobRequest, address: Address) -> bytes:
-        """Return the bytes of a request to the mount, without a body."""
-        return self.build(token, address, _choose_mount_method(request), mount_target(request))
+        """Return the bytes of a request without a body to the mount: a POST, or a GET if the mount is unknown.
+
+        That GET goes to a path of the job, where another app may answer.
+        """
+        method = "GET" if request.script_name is None else "POST"
+        return self.build(token, address, method, mount_target(request))
 
     def ask(
         self, address: Address, token: Token, request: JobRequest, timeout: float, path: str | None = None
@@ -118,8 +116,3 @@ class Wire:
             return bool(self.ask(address, token, request, PROBE_TIMEOUT, path).raw)
         except LaunchError:
             return False
-
-
-def _choose_mount_method(request: JobRequest) -> str:
-    """Return GET if the mount is unknown: the request goes to a path of the job, where another app may answer."""
-    return "GET" if request.script_name is None else "POST"

@@ -22,22 +22,9 @@ def _keys(names: str) -> frozenset[str]:
 
 
 FORWARD_HEADERS = (
-    "Accept",
-    "Accept-Language",
-    "Forwarded",
-    "User-Agent",
-    "X-CSRF-Token",
-    "X-CSRFToken",
-    "X-XSRF-Token",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Port",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-Proto",
-    "X-Real-IP",
-    "X-Request-ID",
-    "traceparent",
-    "tracestate",
+    *("Accept", "Accept-Language", "Forwarded", "User-Agent", "X-CSRF-Token", "X-CSRFToken", "X-XSRF-Token"),
+    *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Proto"),
+    *("X-Real-IP", "X-Request-ID", "traceparent", "tracestate"),
 )
 """Headers that a job has by default from the request that starts it, beside Cookie, Authorization and Host."""
 _CONNECTION_HEADERS = _keys(
