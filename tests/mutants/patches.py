@@ -263,7 +263,7 @@ MUTANTS = [
     Mutant(
         "an HTML error page is kept",
         "backjob/wsgi/response.py",
-        "        is_page = self.code >= 300 and content_type in TYPES",
+        "        is_page = self.code >= 300 and content_type in _HTML_TYPES",
         "        is_page = False",
         ("tests/unit/wsgi/test_error_pages.py",),
     ),
