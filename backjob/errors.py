@@ -67,11 +67,10 @@ class LaunchError(BackJobError):
 
 
 class Busy(LaunchError):
-    """Nothing was sent: the server makes the TLS handshake in a slot, and all slots are busy."""
+    """Nothing was sent: the server makes the TLS handshake in a slot, and all slots are busy.
 
-
-class NotHome(LaunchError):
-    """The app that started this job does not answer where it did, and in another one it would be another job."""
+    ``is_final``: this process will not send it later either, because it does not serve the app.
+    """
 
 
 class OutsideMount(BackJobError, ValueError):

@@ -12,7 +12,7 @@ from backjob.model.job import Job, JobRequest, Status
 from .backend import Backend
 from .capture import may_run_in
 
-_USER_HEADER = "only a job that was started with as_user=False can. The request of a user's job is deleted when it ends"
+_OF_A_USER = "only a job that was started with as_user=False can. The request of a user's job is deleted when it ends"
 
 
 def open_again(backend: Backend, job: Job) -> JobRequest:
@@ -28,7 +28,7 @@ def open_again(backend: Backend, job: Job) -> JobRequest:
     except SealError:
         raise refuse("its request does not open: its key is missing here, or the record was changed") from None
     if not request.anonymous:  # the row may have been changed
-        raise refuse(_USER_HEADER)
+        raise refuse(_OF_A_USER)
     if backend.config.address is None and not may_run_in(backend.self_request.app, request):
         raise refuse("it is another app's", " here")
     return request
@@ -39,7 +39,7 @@ def _find_refusal(job: Job) -> str:
     if not job.is_readable:
         return NEWER_RECORD
     if not job.anonymous:
-        return _USER_HEADER
+        return _OF_A_USER
     if not job.status.is_final:
         return f"it has not ended, it is {job.status.name}"
     if job.status is Status.COMPLETED:

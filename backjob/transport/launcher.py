@@ -14,17 +14,17 @@ from typing import Any, Protocol
 
 from backjob._socket import Connection, Step, check_method, check_target, is_done
 from backjob.config import Config
-from backjob.errors import AddressError, Busy, LaunchError, NotHome
+from backjob.errors import AddressError, Busy, LaunchError
 from backjob.keyring import Keyring, SealError, Token
 from backjob.messages import compose, plain
-from backjob.model.address import Address, add_site, read_origin, write_origin
+from backjob.model.address import Address
+from backjob.model.app_id import name_app
 from backjob.model.job import Job, JobRequest
 
-from .app_id import OwnIds, name_app, name_place
 from .connection_failures import explain_failure
 from .error_hints import sum_up
 from .own_address import OwnAddress
-from .path_proofs import FRESH, FRESH_FROM_SLOT, LONGEST_PROOF, PathProofs
+from .path_proofs import FRESH, FRESH_FROM_SLOT, PathProofs
 from .protocol import Clock, ShortTokens, host_time, is_taken
 from .wire import CONNECT_TIMEOUT, PROBE_TIMEOUT, Wire
 
@@ -32,7 +32,6 @@ SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_TIMEOUT = 0.01
-_MOST_ELSEWHERE = 64
 _NO_POST = plain("no POST has reached BackJob: slots are busy, or something in front of it refuses POSTs")
 
 
@@ -53,12 +52,8 @@ class SelfRequest:
         self._config = config
         self._keyring = keyring
         self.app = app
-        self._own_ids = OwnIds(keyring, app)
-        place = config.address
-        self.home = name_place(write_origin(place)) if place else name_app(app)
-        """The app_id of jobs that are started here."""
+        self.app_id = name_app(app)
         self.own = OwnAddress(config)
-        self._elsewhere: dict[tuple[str, str], tuple[Address, float]] = {}
         self.wire = Wire(config)
         self._connect, self._build, self.ask = self.wire.connect, self.wire.build, self.wire.ask
         self.paths = PathProofs(ShortTokens(keyring, now), self.wire, app)
@@ -99,9 +94,11 @@ class SelfRequest:
         """Return the request with what another process needs to launch it: the app and its address."""
         return replace(self.own.note_origin(request, environ), app=self.app)
 
-    def is_home_of(self, app_id: str) -> bool:
-        """Return False if this app_id shows that the job belongs to another app."""
-        return app_id in self._own_ids
+    def unseal(self, job: Job) -> JobRequest:
+        """Return the request of a job. One that this app has adopted becomes its own. Raises SealError."""
+        request = self._keyring.unseal(job.id, job.uid, job.sealed)
+        is_adopted = request.by_connect and job.app_id == self.app_id
+        return replace(request, app=self.app, by_connect=False) if is_adopted else request
 
     @property
     def is_backlogged(self) -> bool:
@@ -145,13 +142,12 @@ class SelfRequest:
         """
         check_method(request.method), check_target(request.target)
         try:
-            home = self._home_elsewhere(token, request, from_slot)
-            address = home or self._proven_address(token, request, from_slot)
+            address = self._proven_address(token, request, from_slot)
             target = request.target
             wire = self._build(token, address, request.method, target, request.body, request.content_type)
             if not self.paths.covers(address, request, from_slot=from_slot):
                 self.paths.prove(address, token, request, PROBE_TIMEOUT if from_slot else float("inf"))
-                self.has_worked = self.has_worked or home is None
+                self.has_worked = True
             connection = self._connect(address, CONNECT_TIMEOUT)
             try:
                 self._shake_hands(connection, token, request, from_slot)
@@ -191,15 +187,15 @@ class SelfRequest:
     def covers(self, request: JobRequest) -> bool:
         """Return whether the worker's request can be sent from a slot, which can't wait for a probe.
 
-        True for another application's job and if no address is known: open() decides about those.
+        True for a job that is sent to another address and if no address is known: open() decides about those.
         """
         try:
-            is_ours = request.by_connect or request.app == self.app
             address = self.candidates(None)[0]
         except AddressError:
             return True
-        needs_proof = self.own.needs_proof(FRESH_FROM_SLOT)
-        return not is_ours or (not needs_proof and self.paths.covers(address, request, from_slot=True))
+        if self.own.find_elsewhere(request, self.app):
+            return True
+        return not self.own.needs_proof(FRESH_FROM_SLOT) and self.paths.covers(address, request, from_slot=True)
 
     def post_to_mount(self, token: Token, request: JobRequest, *, is_again: bool) -> bool:
         """Call ``PathProofs.post_to_mount()``. ``is_again``: the job was launched before. Raises LaunchError."""
@@ -215,67 +211,41 @@ class SelfRequest:
         self.paths.send_to_job_path(address, token, request, self._config.close_delay)
 
     def note_proof(self, address: Address) -> None:
-        """Record that the app, or the home of another app's job, has just answered at this address."""
+        """Record that the app has just answered at this address, or what a job was started for elsewhere."""
         self.own.note_proof(address)
         self.has_worked = True
 
     def forget_proofs(self) -> None:
         """Make each address prove itself again, after a failure or an answer of another program."""
         self.own.forget()
-        self._elsewhere.clear()
         self.paths.clear()
-
-    def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
-        """Return the address of the other app that a job belongs to, None for this app's own job. Raises NotHome."""
-        if request.app == self.app or not request.address:
-            return None
-        address = read_origin(request.address)
-        if request.by_connect and self.own.is_known(address):
-            return None
-        key = request.address, request.app
-        home, proven_at = self._elsewhere.get(key, (address, float("-inf")))
-        if time.monotonic() - proven_at < LONGEST_PROOF:
-            return home
-        app, timeout = "" if request.by_connect else request.app, self._config.launch_timeout
-        try:
-            timeout = PROBE_TIMEOUT if from_slot else timeout
-            home = self._prove_one(add_site(address, request.site), token, request, timeout, app)
-        except LaunchError as error:
-            raise NotHome(compose("the app that started this job does not answer: {error}", error=error)) from None
-        while len(self._elsewhere) >= _MOST_ELSEWHERE:
-            self._elsewhere.pop(next(iter(self._elsewhere), key), None)
-        self._elsewhere[key] = home, time.monotonic()
-        return home
 
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Return an address at which this app has proved that it answers: the request may hold a user's form."""
         candidates = self.own.guess(request, self.app)
         fresh = FRESH_FROM_SLOT if from_slot else FRESH
-        is_only = len(candidates) == 1 and not self.own.needs_proof(fresh)
+        is_only = len(candidates) == 1 and not candidates[0].is_recorded and not self.own.needs_proof(fresh)
         if self.own.is_proven(candidates[0], fresh) or (from_slot and is_only):
             return candidates[0]
         # A single address is waited for without limit. Of several, one may be a program that never answers.
         is_one = len({replace(address, site="") for address in candidates}) == 1
         timeout = float("inf") if is_one and not from_slot else PROBE_TIMEOUT
         try:
-            # connect= may lead to another app on purpose.
-            app = "" if self._config.address and request.by_connect else self.app
-            address = self._prove_one(candidates, token, request, timeout, app)
+            address = self._prove_one(candidates, token, request, timeout)
         except LaunchError as error:
-            if not error.is_final or self.own.is_known(candidates[0]):
+            if not error.is_final or candidates[0].is_recorded or self.own.is_known(candidates[0]):
                 raise
             # No request has come to this process, which may be no server of the app at all.
-            raise NotHome(compose("what listens in this process is not this app: {error}", error=error)) from None
+            text = compose("what listens in this process is not this app: {error}", error=error)
+            raise Busy(text, is_final=True) from None
         self.note_proof(address)
         return address
 
-    def _prove_one(
-        self, candidates: list[Address], token: Token, request: JobRequest, timeout: float, app: str
-    ) -> Address:
+    def _prove_one(self, candidates: list[Address], token: Token, request: JobRequest, timeout: float) -> Address:
         failures: list[LaunchError] = []
         for address in candidates:
             try:
-                self.paths.prove_mount(address, token, request, timeout, app)
+                self.paths.prove_mount(address, token, request, timeout)
                 return address
             except LaunchError as error:
                 failures.append(error)
@@ -283,9 +253,9 @@ class SelfRequest:
 
     def send_wake_up(self, token: Token, request: JobRequest, timeout: float) -> None:
         """Send a probe, so that a process of this app has a request. Raises AddressError if no address is known."""
-        for address in self.own.guess(request, self.app):
+        for address in self.own.guess(replace(request, app=self.app), self.app):
             with contextlib.suppress(LaunchError):
-                self.paths.prove_mount(address, token, request, timeout, self.app)
+                self.paths.prove_mount(address, token, request, timeout)
                 break
 
     def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:

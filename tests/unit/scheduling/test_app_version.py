@@ -149,7 +149,10 @@ def test_a_script_speaks_for_its_version(tmp_path: Path) -> None:
             script.application.close()
         backend = old.backend
         assert backend.store.is_version_alive("new")
-        assert backend.store.take_due(backend.keyring.key_ids, "holder", 30, app_version="old") is None
+        assert (
+            backend.store.take_due(backend.keyring.key_ids, "holder", 30, backend.monitor.app_id, app_version="old")
+            is None
+        )
 
 
 def test_a_process_that_serves_pages_alone_speaks_for_its_version(tmp_path: Path) -> None:
