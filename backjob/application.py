@@ -1,6 +1,6 @@
-"""The rooms of one application, put together from its options: at first use, and anew in each child of a fork.
+"""The composition root: builds the parts of one application from its options, at first use and after each fork.
 
-Knows which class stands in which place, and nothing of what they do. Connects nothing by itself.
+Knows the classes of the parts, and nothing of what they do. Opens no connection itself.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from .errors import ConfigError, KeyringError, StoreError
 from .keyring import KeyFile, Keyring, KeySource, check_keys
 from .runtime.background_thread import START_DELAY, BackgroundThread
 from .runtime.forks import call_after_fork, call_before_fork, call_in_child, detect_fork, has_children
+from .runtime.server_info import find_uwsgi
 from .runtime.threads import is_native
 from .scheduling.concurrency import Limits
 from .scheduling.dispatcher import Dispatcher
@@ -44,86 +44,86 @@ from .transport.launcher import SelfRequest
 log = logging.getLogger("backjob")
 
 _NOTHING_TO_KEEP = 1.0
-"""Seconds until the keeper looks again whether there can be any job."""
+"""Seconds until the keeper checks again whether the SQLite file exists."""
 _NOT_HERE = 3600.0
 _PATIENCE_AT_END = 0.5
-"""Seconds for which the end of a process waits for readers of an SQLite file, whose WAL it empties."""
+"""Seconds that an ending process waits for readers of an SQLite file, to empty its WAL."""
 _LOOK_FOR_CHILDREN = 2.0
-"""Seconds until a parent that serves no requests looks again whether it still has children."""
+"""Seconds until a parent that serves no requests checks again whether it has children."""
 
 WSGIApp = Callable[..., Iterable[bytes]]
 
 
 class Assembly:
-    """What an application is made of. ``name`` tells it from others that share its jobs. Raises ConfigError."""
+    """The parts of an application. ``name`` distinguishes it from others that share its table. Raises ConfigError."""
 
     serves: bool
-    """Has a request come to this process?"""
+    """True if a request has come to this process."""
 
     def __init__(self, app: WSGIApp, config: Config, name: str) -> None:
         self._app = app
         self._config = config
         self._name = name
-        self._begin()
+        self._build()
         self._keys = _find_keys(config, self._database)
-        if self._cells is not None and self._database is None:
-            _warn_of_loss(self._cells)
-        call_in_child(self._begin_anew)
-        call_after_fork(self._go_on)
-        leave = weakref.WeakMethod(self._leave)
+        if self._cache is not None and self._database is None:
+            _warn_of_loss(self._cache)
+        call_in_child(self._rebuild_in_child)
+        call_after_fork(self._continue_in_parent)
+        leave = weakref.WeakMethod(self._stop_at_exit)
         atexit.register(lambda: (method := leave()) and method())
         if config.has_keeper:
             self._keeper_thread.start(START_DELAY)
 
-    def _begin(self) -> None:
+    def _build(self) -> None:
         self._lock = threading.Lock()
         self._database = _make_database(self._config)
-        self._cells = _make_cells(self._config)
+        self._cache = _make_cache(self._config)
         self._backend: Backend | None = None
         self.refused_tokens = RefusedTokens()
         self.serves = self._is_paused = False
-        # What the keeper's thread uses is its own: where greenlets run, no lock and no connection is shared with them.
-        # One call of it lasts no longer than there is from one renewal to the next.
+        # The keeper's thread has its own connections and locks, because greenlets must not share them with a thread.
+        # One call of it takes at most as long as there is between two renewals.
         patience = min(self._config.lease / 3, PATIENCE)
         self._keeper_database = self._database and self._database.make_twin(patience)
         self._idle = self._database.find_idle(self._config.lease / 6) if self._database is not None else None
-        self._keeper_thread = BackgroundThread(self._keep, self._end_keeping, native=self._database is not None)
-        # After those of the databases, so that it comes before them: they close what is not in use.
-        call_before_fork(self._pause)
+        self._keeper_thread = BackgroundThread(self._run_keeper, self._close_keeper, native=self._database is not None)
+        # Registered after the databases' own functions, so that it is called before them: they close idle connections.
+        call_before_fork(self._pause_before_fork)
 
-    def _begin_anew(self) -> None:
-        """In a child its parent's threads are not there, and the locks are to be made after gevent's patches.
+    def _rebuild_in_child(self) -> None:
+        """Rebuild the parts in a child of a fork, which has no threads and needs locks made after gevent's patches.
 
-        The child of a process that serves requests is its tool, and not one more server, until a request comes to it.
+        A child of a serving process counts as its tool, and not as a server, until a request comes to it.
         """
         was_keeping = self._is_paused or self._keeper_thread.is_running
         is_server = self._config.has_keeper and was_keeping and not self.serves
-        self._begin()
+        self._build()
         if is_server:
             self._keeper_thread.start(START_DELAY)
 
-    def _pause(self) -> None:
-        """Before a fork: let nothing be under way. A parent that serves no requests leaves the jobs to its children."""
+    def _pause_before_fork(self) -> None:
+        """Stop the threads before a fork. A parent that serves no requests leaves the jobs to its children."""
         self._is_paused = self._is_paused or self._keeper_thread.is_running
         self._keeper_thread.stop()
         if self._backend is not None and not self.serves:
             self._backend.dispatcher.pause()
 
-    def _go_on(self) -> None:
-        """After a fork, in the parent."""
+    def _continue_in_parent(self) -> None:
+        """Continue in the parent after a fork."""
         if self._is_paused:
             self._keeper_thread.start(0.0 if self.serves else _LOOK_FOR_CHILDREN)
         if self.serves:
             self._resume()
 
     def _resume(self) -> None:
-        """This process serves, or has no children to do so: it keeps and launches jobs again."""
+        """Keep and launch jobs again: this process serves requests, or has no children that do."""
         self._is_paused = False
         if self._backend is not None:
             self._backend.dispatcher.resume()
 
-    def _leave(self) -> None:
-        """The process ends in an orderly way."""
+    def _stop_at_exit(self) -> None:
+        """Stop the keeper in an orderly exit of the process."""
         self._keeper_thread.stop()
         self.refused_tokens.report(is_last=True)
         if self._backend is not None:
@@ -135,15 +135,15 @@ class Assembly:
             empty_wal(self._database, _PATIENCE_AT_END, is_last=True)
 
     def note_request(self) -> None:
-        """The first request has come, of any kind: this process serves."""
+        """Note that a request has come, of any kind, so that this process serves."""
         detect_fork()
         self.serves = True
         self._resume()
-        if self._config.has_keeper:  # at once: a server may end this process after a few requests
+        if self._config.has_keeper:  # without a delay: a server may end this process after a few requests
             self._keeper_thread.start()
 
     def get_backend(self) -> Backend:
-        """The rooms of this process. Raises KeyringError where the key file can't be read or made."""
+        """Return the parts of this process. Raises KeyringError if the key file can't be read or made."""
         detect_fork()
         if self._backend is None:
             with self._lock:
@@ -151,17 +151,17 @@ class Assembly:
         return self._backend
 
     def note_job_request(self) -> None:
-        """A request of a job has come: this process serves, and has something to vouch for."""
+        """Start the keeper, because a job's request has come and its lease must be renewed."""
         if not self._config.is_inline:
             self._keeper_thread.start()
 
-    def _keep(self) -> float:
-        """Take a step of the keeper, and return the seconds until the next. Without a file there is no job to keep."""
-        uwsgi = sys.modules.get("uwsgi")
+    def _run_keeper(self) -> float:
+        """Run one step of the keeper. Return the seconds until the next. Without an SQLite file there is no job."""
+        uwsgi = find_uwsgi()
         if uwsgi is not None and not uwsgi.worker_id():
             return _NOT_HERE
         if self._is_paused:
-            # A server's master always has children. One whose children are all gone had forked for another purpose.
+            # A server's master always has children. A process without any more has forked for another purpose.
             if has_children():
                 return _LOOK_FOR_CHILDREN
             self._resume()
@@ -182,38 +182,38 @@ class Assembly:
                 self._idle.give_back()
             return min(pause, _NOTHING_TO_KEEP) if self._keeper_database and self._keeper_database.file else pause
         except StoreError as error:
-            log.warning("The SQLite file can't be opened anew yet: %s", error)
+            log.warning("The SQLite file can't be reopened yet: %s", error)
             return _NOTHING_TO_KEEP
         except KeyringError as error:
-            log.error("Nobody looks after the jobs in this process: %s", error)
+            log.error("The keeper of this process does not run: %s", error)
             return _NOT_HERE
 
-    def _end_keeping(self) -> None:
+    def _close_keeper(self) -> None:
         if self._keeper_database is not None:
             self._keeper_database.dispose()
 
     @property
     def deployment(self) -> Deployment:
-        """The same, as a check asks it."""
+        """The parts that a check examines."""
         database = self._database
         place = database.place if database is not None else "none but the cache"
         file = database.file if database is not None else None
-        return Deployment(self._app, self._config, self._keys, place, file, self._cells, self.get_backend)
+        return Deployment(self._app, self._config, self._keys, place, file, self._cache, self.get_backend)
 
     @property
     def missing_files(self) -> list[str]:
-        """Those that the first use would make."""
+        """The missing files that the first use would make."""
         files = (self._database.file if self._database is not None else None, self._keys.file)
         return [str(file) for file in files if file is not None and not os.path.exists(file)]
 
     def create_table(self) -> None:
-        """Make the job table now, whatever the option says. Raises StoreError, or ConfigError where there is none."""
+        """Create the job table now, whatever the option is. Raises StoreError, or ConfigError without a database."""
         if self._database is None:
-            raise ConfigError("database=None: the jobs are in the cache alone, and there is no table to make")
+            raise ConfigError("database=None: jobs are kept in the cache alone, without a table. Set database=")
         self._database.create_table()
 
     def close(self) -> None:
-        """Stop looking for jobs that wait, leave them to other processes, and close what is not in use."""
+        """Stop launching waiting jobs, leave them to other processes, and close idle connections."""
         self.serves = self._is_paused = False
         self._keeper_thread.stop()
         self.refused_tokens.report(is_last=True)
@@ -223,7 +223,7 @@ class Assembly:
             backend.dispatcher.pause()
             backend.keeper.leave()
             self._empty_wal()
-        for connections in (self._database, self._keeper_database, self._cells):
+        for connections in (self._database, self._keeper_database, self._cache):
             if connections is not None:
                 connections.dispose()
 
@@ -236,22 +236,22 @@ class Assembly:
         keeper_store = SQLStore(keeper_database) if keeper_database is not None else self._make_store(keyring)
         add_hooks(keeper_store, config, in_thread=True)  # the renewal of leases can't wait for a hook
         self_request = SelfRequest(config, keyring, self._name, store.time_at_hand)
-        vouching = Vouching()
-        monitor = Monitor(config, keyring, store, self_request, vouching)
+        renewals = Vouching()
+        monitor = Monitor(config, keyring, store, self_request, renewals)
         limits = Limits(config, store, monitor.owner)
         dispatcher = Dispatcher(config, keyring, store, limits, monitor)
-        keeper = Keeper(config, keyring, keeper_store, self_request, vouching, limits, dispatcher.start_looking)
-        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, vouching, keeper)
+        keeper = Keeper(config, keyring, keeper_store, self_request, renewals, limits, dispatcher.start_looking)
+        return Backend(config, keyring, store, limits, self_request, monitor, dispatcher, renewals, keeper)
 
     def _make_store(self, keyring: Keyring) -> Store:
         config = self._config
-        if self._cells is None:
-            return SQLStore(cast(Database, self._database))  # Config wants one of the two
+        if self._cache is None:
+            return SQLStore(cast(Database, self._database))  # Config requires one of the two
         if self._database is not None:
-            return CachedStore(self._database, self._cells, keyring, config.cache_prefix)
+            return CachedStore(self._database, self._cache, keyring, config.cache_prefix)
         keep_completed, keep_ended = config.backlog_days * 86400, config.all_backlog_days * 86400
         prefix = f"{config.cache_prefix}{config.table_name}-"
-        return CacheStore(self._cells, prefix, keep_completed=keep_completed, keep_ended=keep_ended)
+        return CacheStore(self._cache, prefix, keep_completed=keep_completed, keep_ended=keep_ended)
 
 
 def _make_database(config: Config) -> Database | None:
@@ -260,28 +260,31 @@ def _make_database(config: Config) -> Database | None:
     return Database(config.database, find_table(config.table_name), config.create_table)
 
 
-def _make_cells(config: Config) -> Cells | None:
+def _make_cache(config: Config) -> Cells | None:
     if config.cache is None:
         return None
     check_region(config.cache, is_alone=config.database is None)
     return open_cells(config.cache, STORE_TIMEOUT if config.database is None else CACHE_TIMEOUT)
 
 
-def _warn_of_loss(cells: Cells) -> None:
-    """Say what a cache alone can't promise."""
-    if cells.is_shared:
-        where, loss = "the cache", "What it drops, or loses in a restart, is gone."
-    elif cells.is_file:
-        where, loss = "a file of this host", "It is for one process at a time: what decides is a lock of the process."
+def _warn_of_loss(cache: Cells) -> None:
+    """Log a warning with the promises that do not hold for a cache alone."""
+    if cache.is_shared:
+        where, loss = "the cache", "Jobs that it drops, or loses in a restart, are gone."
+    elif cache.is_file:
+        where, loss = (
+            "a file of this host",
+            "Use it in one process at a time: its lock does not exclude others.",
+        )
     else:
         where = "the memory of this process"
-        loss = "That is fine for a server with one process; of several, each knows its own jobs only."
-    what = f"database=None: jobs are kept in {where} alone ({cells.backend_name})"
-    log.warning("%s. %s See docs/caching.md", what, loss)
+        loss = "That works for a server with one process. Of several, each knows only its own jobs."
+    storage = f"database=None: jobs are kept in {where} alone ({cache.backend_name})"
+    log.warning("%s. %s See docs/caching.md", storage, loss)
 
 
 def _find_keys(config: Config, database: Database | None) -> KeySource:
-    """Where the keys come from. Raises ConfigError when there is no such place; a key file is read at first use."""
+    """Return the source of the keys. A key file is read at first use. Raises ConfigError without a source."""
     if config.key is not None:
         keys = check_keys(config.key, "key")
         return KeySource("key=", lambda: keys)

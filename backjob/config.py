@@ -1,40 +1,55 @@
-"""Every option of BackJob, explained where it stands: one frozen Config, validated at construction.
+"""The options of BackJob: one frozen Config, whose fields have each option's default, check and reader.
 
-Knows what each option may be. Opens nothing, but looks whether a named CA file is there.
+Knows what each option may be, not what it does. Opens nothing, but looks whether a named CA file exists.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ._socket import check_ca_file, is_header_value
-from .keyring import check_keys
+from ._socket import check_ca_file
+from .errors import ConfigError
 from .model.address import Address, parse_connect
 from .model.job import JobStatus
+from .settings import (
+    option,
+    read_bool,
+    read_database,
+    read_headers,
+    read_key,
+    read_number,
+    read_path_or_bool,
+    read_scopes,
+    read_text,
+    read_words,
+)
 from .validation import (
     MOST,
     TIMEOUT,
-    check_function,
+    WHOLE,
     check_header_names,
-    check_methods,
-    check_number,
+    check_key,
     check_own_headers,
-    check_pattern,
     check_redirects,
     check_scope_limits,
-    check_short_name,
-    check_whole,
-    check_with,
+    is_database,
+    is_function,
+    is_launcher,
     is_timeout,
-    refuse,
+    is_whole,
+    must_be,
+    must_be_number,
+    must_match,
+    must_pass,
     suggest,
 )
 from .wsgi.headers import FORWARD_HEADERS
+from .wsgi.names import header_key
 from .wsgi.outer import find_fault
 from .wsgi.redirects import RedirectOk
 from .wsgi.site_url import SiteUrl, parse_site_url
@@ -46,194 +61,167 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 MOST_CACHED = 65536
 """Bytes of the largest request in a cache that is the only store."""
-MOST_SCOPE = 255
-"""Characters of a scope."""
 MONITORS = ("auto", "thread", "request", "leave")
 HOOKS = ("on_start", "on_update", "on_end")
+_DATABASE = "an SQLAlchemy URL or Engine, or None with cache= set"
+_BOOL = must_be("True or False", lambda value: isinstance(value, bool))
+_SHORT_NAME = must_match(r"[!-~]{1,64}", "1-64 printable ASCII characters without blanks", (None,))
+_WHOLE = must_be(WHOLE, is_whole)
+_HOOK = must_be("a plain function of a JobStatus", is_function)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The options of :class:`backjob.BackJob`. Raises ConfigError, which names the option and what is allowed."""
 
-    database: Any = field(default="sqlite:///backjob.sqlite3", repr=False)
+    database: Any = option("sqlite:///backjob.sqlite3", must_be(_DATABASE, is_database), read_database, is_secret=True)
     """SQLAlchemy URL or Engine of the database that holds the job table. It may be the app's own.
     None: no database, the ``cache`` alone."""
 
-    cache: Any = field(default=None, repr=False)
-    """A dogpile.cache region, configured, in front of the database; with ``database=None`` instead of it."""
+    cache: Any = option(None, lambda value: "", is_dotted=True, is_secret=True)
+    """Configured dogpile.cache region in front of the database, or with ``database=None`` in place of it."""
 
-    key: str | list[str] | tuple[str, ...] | None = field(default=None, repr=False)
-    """Secret of 32 or more characters, or a list of such, newest first. None: $BACKJOB_KEY; without it, for an SQLite
-    file only, a random key that is kept beside it in a file of its own."""
+    key: str | list[str] | tuple[str, ...] | None = option(None, check_key, read_key, is_secret=True)
+    """Secret of 32 or more characters, or a list of secrets, newest first. None: $BACKJOB_KEY. Without that variable,
+    and for an SQLite file only, a random key is stored in a file beside it."""
 
-    table_name: str = "background_job"
+    table_name: str = option(
+        "background_job", must_match(r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _")
+    )
     """Name of the job table."""
 
-    create_table: bool = True
-    """Make the job table at first use when it is not there."""
+    create_table: bool = option(True, _BOOL, read_bool)
+    """Whether the job table is created at first use."""
 
-    cache_prefix: str = "backjob-"
+    cache_prefix: str = option("backjob-", must_match(r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters"))
     """Prefix of the keys in the cache."""
 
-    error_timeout: float = 120
-    """Seconds without a sign from the running job after which it fails, at least 0.5. 0: never. Also per start()."""
+    error_timeout: float = option(120, must_be(TIMEOUT, is_timeout), read_number)
+    """Seconds without a progress report from the running job after which it fails, at least 0.5. 0: never. Also an
+    argument of start()."""
 
-    user_agent: str = f"backjob/{__version__}"
+    user_agent: str = option(
+        f"backjob/{__version__}", must_match(r"[!-~]([ -~\t]{0,198}[!-~])?", "1-200 printable ASCII characters")
+    )
     """User-Agent of the self-requests, of anonymous jobs, and of jobs that were started outside of a request."""
 
-    backlog_days: float = 30
+    backlog_days: float = option(30, must_be_number(0, MOST), read_number)
     """Days that completed jobs are kept. 0: for ever."""
 
-    all_backlog_days: float = 60
+    all_backlog_days: float = option(60, must_be_number(0, MOST), read_number)
     """Days that any ended job is kept. 0: for ever."""
 
-    connect: str | None = None
+    connect: str | None = option(None, must_pass(parse_connect))
     """The app's own address: ``"http://127.0.0.1:8000"``, ``"https://…"`` (its certificate is verified) or
     ``"unix:/run/app.sock"``. None: found from the server of each request."""
 
-    site_url: str | None = None
+    site_url: str | None = option(None, must_pass(parse_site_url))
     """URL at which people reach the app, such as ``"https://shop.example"`` or ``"https://shop.example/mount"``: Host,
     scheme, port and SCRIPT_NAME of jobs that are started outside of a request. None: those of ``connect``, and the
     SCRIPT_NAME with which the request arrives."""
 
-    ca_file: str | None = None
+    ca_file: str | None = option(None, must_pass(check_ca_file))
     """PEM file of the authority that signed the certificate at ``connect="https://…"``. None: the system's."""
 
-    connect_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Headers of every self-request, for what stands in front of the app, such as a proxy's Basic auth. The app does
-    not see them."""
+    connect_headers: Mapping[str, str] = option(dict, check_own_headers, read_headers, is_secret=True)
+    """Headers of every self-request, for a proxy in front of the app that asks for them, such as Basic auth. The app
+    does not see them."""
 
-    close_delay: float = 0.2
-    """Seconds that start() waits at most for the monitor's answer before it closes its socket."""
+    close_delay: float = option(0.2, must_be_number(0.01, 60), read_number)
+    """Longest time in seconds that start() waits for the monitor's answer before it closes its socket."""
 
-    monitor: str = "auto"
-    """Where the monitor waits for the job: ``"thread"``, ``"request"``, ``"leave"``, or ``"auto"``, which is thread,
-    and leave where a server's threads don't outlive a request."""
+    monitor: str = option("auto", must_be(f"one of {', '.join(MONITORS)}", MONITORS.__contains__))
+    """Where the monitor waits for the job: ``"thread"``, ``"request"``, ``"leave"``, or ``"auto"``, which is leave on
+    servers whose threads end with the request, and thread on all others."""
 
-    lease: float = 30
-    """Seconds for which a process vouches for a job that it runs or is about to launch."""
+    lease: float = option(30, must_be_number(1, 86400), read_number)
+    """Seconds after which a job is lost unless its process has renewed the lease. The process is the one that runs the
+    job or is about to launch it."""
 
-    launch_timeout: float = 60
-    """Seconds for which a failed launch is tried again before the job fails. It holds for an address that has never
-    worked. At one that has, a failure is an outage: the job waits for up to a day, with the reason as status text."""
+    launch_timeout: float = option(60, must_be_number(0, MOST), read_number)
+    """Seconds for which a failed launch is retried before the job fails, at an address that has never worked. At one
+    that has worked, a failure is an outage: the job waits for up to a day, with the reason as its status text."""
 
-    max_running: int | str = "auto"
-    """Jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: half of the requests that its processes
-    take at once, and at least 1; 4 for each process of which that is not known."""
+    max_running: int | str = option(
+        "auto", must_be(f'{WHOLE}, or "auto"', lambda value: value == "auto" or is_whole(value)), read_number
+    )
+    """Limit of jobs that run at once in the whole deployment. 0: no limit. ``"auto"``: half of the requests that its
+    processes can handle at once, at least 1. A process for which that number is not known counts as 4 jobs."""
 
-    max_running_per_process: int = 0
-    """Jobs that run at once in one process. 0: the number in ``max_running``, or with "auto" half of its slots."""
+    max_running_per_process: int = option(0, _WHOLE, read_number)
+    """Limit of jobs that run at once in one process. 0: the number in ``max_running``, or with "auto" half of its
+    slots."""
 
-    max_running_per_scope: int | Mapping[str, int] = 0
-    """Jobs that run at once in each scope that is not "", or a mapping of scopes to such numbers. 0: no limit."""
+    max_running_per_scope: int | Mapping[str, int] = option(0, check_scope_limits, read_scopes, is_dotted=True)
+    """Limit of jobs that run at once in each scope that is not "", or a mapping of scopes to such limits. 0: no
+    limit."""
 
-    keeper: bool = True
-    """Whether this process has a keeper, which recovers lost jobs, launches due ones and deletes old ones. False for
-    one that only asks for jobs or starts them, such as a script: it vouches for what it runs itself, and no more."""
+    keeper: bool = option(True, _BOOL, read_bool)
+    """Whether this process has a keeper, the thread that recovers lost jobs, launches due ones and deletes old ones.
+    False for a process that only reads or starts jobs, such as a script. It renews the leases of the jobs that it runs
+    itself."""
 
-    app_name: str | None = None
-    """Name of the app, which tells its jobs from those of other apps in the same table: 1-64 printable ASCII
+    app_name: str | None = option(None, _SHORT_NAME)
+    """Name of the app, which separates its jobs from those of other apps in the same table: 1-64 printable ASCII
     characters without blanks, the same in all its processes. None: a name made from where the app is wrapped."""
 
-    app_version: str | None = None
+    app_version: str | None = option(None, _SHORT_NAME)
     """Version of the app's code, such as a commit: 1-64 printable ASCII characters. A job runs in processes of the
-    version that recorded it while one of them is alive or was within the last 60 s, then in any. None: in any."""
+    version that recorded it while one of them is alive or was alive in the last 60 s, then in any. None: in any."""
 
-    forward_headers: tuple[str, ...] = FORWARD_HEADERS
-    """Request headers that a job gets from the request that started it, beside Cookie, Authorization and Host. For one
-    job, start() has ``headers=``."""
+    forward_headers: tuple[str, ...] = option(FORWARD_HEADERS, check_header_names, read_words)
+    """Request headers that a job gets from the request that started it, in addition to Cookie, Authorization and Host.
+    For one job, start() has ``headers=``."""
 
-    forward_environ: tuple[str, ...] = ()
+    forward_environ: tuple[str, ...] = option((), find_fault, read_words)
     """Environ keys, such as ``"OIDC_CLAIM_email"`` or ``"eppn"``, whose texts a job gets from the request that started
-    it; with a ``*`` at the end all that begin so. Known ones of authentication modules go along without it."""
+    it. A ``*`` at the end stands for any ending. The known keys of authentication modules are included anyway."""
 
-    redirect_ok: RedirectOk = False
-    """Which redirects complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
-    those for which a function of (status, location) returns True. A redirect to a login page never does, nor one that
-    only corrects the job's own URL, nor a 307 or 308. Also per start()."""
+    redirect_ok: RedirectOk = option(False, check_redirects, read_path_or_bool, is_dotted=True)
+    """Redirects that complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
+    those for which a function of (status, location) returns True. Redirects to a login page never complete a job. Nor
+    do those that only correct the job's own URL, nor 307 and 308. Also an argument of start()."""
 
-    max_output: int = 1048576
-    """Bytes of UTF-8 that are kept of a job's output: the last ones, or up to an eighth less, on whole lines."""
+    max_output: int = option(1048576, _WHOLE, read_number)
+    """Largest number of bytes of UTF-8 that are kept of a job's output: its end, from the beginning of a line where
+    that loses at most an eighth."""
 
-    max_request: int = 1048576
+    max_request: int = option(1048576, _WHOLE, read_number)
     """Largest request of a job in bytes: body, URL, headers and the rest of its sealed record. For a larger one start()
     raises :class:`backjob.RequestTooLarge`, and ``background`` views answer 413. 0: no limit. With a cache as the only
-    store, where each look at a job reads all of it, the limit is 65536 at most."""
+    store the limit is 65536 at most, because each read of a job reads all of it."""
 
-    identify: Callable[[Mapping[str, Any]], str | None] | None = None
+    identify: Callable[[Mapping[str, Any]], str | None] | None = option(
+        None, must_be("a plain function of an environ", is_function), is_dotted=True
+    )
     """Function of an environ that returns the name of its user, or None for an anonymous request. It is called by each
-    start() of a user's job, for ``unique`` and for ``check_user()``. Where it can't know, as in a middleware around the
-    framework, it raises :class:`backjob.IdentityUnknown`: the user of that job is not compared. Without ``identify``,
+    start() of a user's job, for ``unique`` and for ``check_user()``. If it can't know the user, as in a middleware
+    around the framework, it raises :class:`backjob.IdentityUnknown`, and the user of that job is not compared. None:
     ``unique`` uses REMOTE_USER, or else a digest of the Authorization and Cookie headers."""
 
-    on_start: Callable[[JobStatus], object] | None = None
-    """Called with the :class:`backjob.JobStatus` of each job that was recorded, by the process that started it."""
+    on_start: Callable[[JobStatus], object] | None = option(None, _HOOK, is_dotted=True)
+    """Hook: called with the :class:`backjob.JobStatus` of each recorded job, by the process that started it."""
 
-    on_update: Callable[[JobStatus], object] | None = None
-    """Called with that of a job each time when its progress or text was written: a few times a second at most."""
+    on_update: Callable[[JobStatus], object] | None = option(None, _HOOK, is_dotted=True)
+    """Hook: called with the JobStatus of a job after its progress or text was written, a few times a second at most."""
 
-    on_end: Callable[[JobStatus], object] | None = None
-    """Called with that of a job that has ended, once, by the process that wrote the end: in the job's own thread, or in
-    one apart. An exception in a hook is logged and harms no job; one that a process did not come to is not made up."""
+    on_end: Callable[[JobStatus], object] | None = option(None, _HOOK, is_dotted=True)
+    """Hook: called once with the JobStatus of a job that has ended, by the process that wrote the outcome, in the job's
+    own thread or in another one. An exception in a hook is logged and does not affect the job. A call that was lost
+    with its process is not repeated."""
 
-    launcher: Any = None
-    """A :class:`backjob.Launcher` that takes the place of the self-request. None: the self-request."""
+    launcher: Any = option(None, must_be("a launcher, with the methods check and launch", is_launcher), is_dotted=True)
+    """A :class:`backjob.Launcher` that replaces the self-request. None: the self-request."""
 
-    environ_key: str = "backjob"
-    """The key in the environ under which the app finds its jobs."""
+    environ_key: str = option("backjob", must_match(r"[\x21-\x7e]+", "a name of printable ASCII characters"))
+    """Key in the environ under which the app finds its jobs."""
 
     def __post_init__(self) -> None:
-        self._check_storage()
-        check_pattern("cache_prefix", self.cache_prefix, r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters")
-        check_pattern("environ_key", self.environ_key, r"[\x21-\x7e]+", "a name of printable ASCII characters")
-        check_with("app_name", self.app_name, check_short_name)
-        check_with("app_version", self.app_version, check_short_name)
-        for name in ("create_table", "keeper"):
-            if not isinstance(getattr(self, name), bool):
-                refuse(name, "must be True or False")
-        check_redirects(self.redirect_ok)
-        if not is_timeout(self.error_timeout):
-            refuse("error_timeout", f"must be {TIMEOUT}")
-        for name in ("backlog_days", "all_backlog_days", "launch_timeout"):
-            check_number(name, getattr(self, name), 0, MOST)
-        check_number("close_delay", self.close_delay, 0.01, 60)
-        check_number("lease", self.lease, 1, 86400)
-        for name in ("max_output", "max_request"):
-            check_whole(name, getattr(self, name))
-        if self.max_running != "auto":
-            check_whole("max_running", self.max_running, ', or "auto"')
-        check_whole("max_running_per_process", self.max_running_per_process)
-        check_scope_limits("max_running_per_scope", self.max_running_per_scope, MOST_SCOPE)
-        if self.monitor not in MONITORS:
-            refuse("monitor", f"must be one of {', '.join(MONITORS)}")
-        check_function("identify", self.identify, "an environ")
-        for name in HOOKS:
-            check_function(name, getattr(self, name), "a JobStatus")
-        check_methods("launcher", self.launcher, ("check", "launch"))
-        self._check_wire()
-        if fault := find_fault(self.forward_environ):
-            refuse("forward_environ", fault)
-
-    def _check_storage(self) -> None:
-        is_url = isinstance(self.database, str) or hasattr(self.database, "get_backend_name")
-        is_engine = hasattr(self.database, "connect") and hasattr(self.database, "dialect")
-        if not is_url and not is_engine and (self.database is not None or self.cache is None):
-            refuse("database", "must be an SQLAlchemy URL or Engine, or None with cache= set")
-        if self.key is not None:
-            check_keys(self.key, "key")
-        pattern, allowed = r"[A-Za-z_][A-Za-z0-9_]{0,39}", "a name of 1-40 letters, digits and _"
-        check_pattern("table_name", self.table_name, pattern, allowed)
-
-    def _check_wire(self) -> None:
-        """Check the options that go into the head of a self-request: one line each, and well under 2 kB together."""
-        if not is_header_value(self.user_agent) or not 0 < len(self.user_agent) <= 200:
-            refuse("user_agent", "must be 1-200 printable ASCII characters")
-        check_with("ca_file", self.ca_file, check_ca_file)
-        check_with("connect", self.connect, parse_connect)
-        check_with("site_url", self.site_url, parse_site_url)
-        check_header_names("forward_headers", self.forward_headers)
-        check_own_headers("connect_headers", self.connect_headers)
+        for each in dataclasses.fields(self):
+            if fault := each.metadata["check"](getattr(self, each.name)):
+                raise ConfigError(f"{each.name} {fault}")
+        if self.database is None and self.cache is None:
+            raise ConfigError(f"database must be {_DATABASE}")
 
     @property
     def request_limit(self) -> int:
@@ -242,17 +230,17 @@ class Config:
 
     @property
     def is_inline(self) -> bool:
-        """Does the launcher run jobs by itself, right here? Then no thread of ours has anything to do."""
+        """Does the launcher run jobs itself, in the calling thread? No thread of backjob is needed then."""
         return bool(getattr(self.launcher, "is_inline", False))
 
     @property
     def has_keeper(self) -> bool:
-        """Does a thread of this process look after the jobs?"""
+        """Does this process have a keeper?"""
         return self.keeper and not self.is_inline
 
     @cached_property
     def address(self) -> Address | None:
-        """Address in ``connect=``, parsed. A unix socket has no name of its own for the Host header."""
+        """Address in ``connect=``, parsed. Over a unix socket the Host header is that of ``site_url``."""
         address = parse_connect(self.connect) if self.connect is not None else None
         return replace(address, site=self.site.authority) if address and address.unix and self.site else address
 
@@ -263,15 +251,27 @@ class Config:
 
     @cached_property
     def forward_keys(self) -> tuple[str, ...]:
-        """The environ keys of the headers that a job of a user gets."""
-        names = ("Cookie", "Authorization", *self.forward_headers)
-        return tuple(dict.fromkeys("HTTP_" + name.upper().replace("-", "_") for name in names))
+        """Environ keys of the headers that a job of a user gets."""
+        return tuple(dict.fromkeys(map(header_key, ("Cookie", "Authorization", *self.forward_headers))))
 
 
 def make_config(options: Mapping[str, Any]) -> Config:
-    """A Config of keyword options. Raises ConfigError for a name that is no option."""
+    """Return the Config of keyword options. Raises ConfigError for an unknown name, too."""
     names = [each.name for each in dataclasses.fields(Config)]
     for name in options:
         if name not in names:
-            refuse(name, f"is no option of BackJob: {suggest(name, names)}")
+            raise ConfigError(f"{name} is no option of BackJob: {suggest(name, names)}")
     return Config(**options)
+
+
+def read_settings(settings: Mapping[str, Any], prefix: str = "backjob.") -> dict[str, Any]:
+    """Return the options among settings, such as an ini file's, whose names start with the prefix.
+
+    Text becomes what the option's field makes of it, other values are kept. Raises ConfigError.
+    """
+    fields = {each.name: each for each in dataclasses.fields(Config)}
+    options = {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}
+    return {
+        name: read_text(fields[name], value) if name in fields and isinstance(value, str) else value
+        for name, value in options.items()
+    }

@@ -1,4 +1,4 @@
-"""The application's requests to itself: monitor, worker, probe and check, told apart by a verified token.
+"""The application's requests to itself: monitor, worker, probe and check. The verified token says which one it is.
 
 Only the worker's request reaches the app, with the content of the sealed record.
 """
@@ -26,10 +26,11 @@ from .transport.path_proofs import is_for_job_path
 from .transport.protocol import PROOF_HEADER, REMEMBERED, TOKEN_HEADER, WireOutcome, name_app_here
 from .worker.current_job import CurrentJob
 from .wsgi.iterables import AfterFirstChunk
+from .wsgi.names import header_key
 
 log = logging.getLogger("backjob")
 
-TOKEN_KEY = "HTTP_" + TOKEN_HEADER.upper().replace("-", "_")
+TOKEN_KEY = header_key(TOKEN_HEADER)
 _DRAIN_CHUNK = 65536
 
 Responder = Callable[..., list[bytes]]
@@ -54,7 +55,7 @@ class Endpoint:
             if token.kind == PROBE:
                 return self._prove(backend, token, environ, respond)
             if token.kind == CHECK:
-                return self._tell_facts(backend, token, environ, start_response)
+                return self._report_facts(backend, token, environ, start_response)
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
                 return respond(WireOutcome.UNKNOWN, token)
@@ -73,7 +74,7 @@ class Endpoint:
             return respond(WireOutcome.UNAVAILABLE, token)
 
     def _report_unserved(self, error: Exception, *, is_own: bool) -> None:
-        """Log the error. Without a key anybody may have sent the request: then log once a minute at most."""
+        """Log the error. For unverified tokens log it once a minute at most, because anyone can send them."""
         now = time.monotonic()
         if not is_own:
             if now < self._unserved_until:
@@ -96,10 +97,10 @@ class Endpoint:
             backend.dispatcher.start_looking()
         return respond(WireOutcome.HERE, token, of_app)
 
-    def _tell_facts(
+    def _report_facts(
         self, backend: Backend, token: Token, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        """Answer a check, whose token no other process of the deployment has answered."""
+        """Answer a check, if no other process of the deployment has answered its token."""
         with contextlib.suppress(StoreError):
             backend.store.time()  # this process may not have read the time yet
         is_fresh = backend.self_request.paths.tokens.take(token)
@@ -146,19 +147,19 @@ class Endpoint:
             except OutsideMount as error:  # started outside of a request, where the mount is not known
                 backend.monitor.refuse_target(job, error)
                 return respond(WireOutcome.REFUSED, token)
-            outcome = self._run_if_room(backend, job, token, current)
+            outcome = self._run_if_slot_is_free(backend, job, token, current)
         else:
             outcome = backend.choose_refusal(job)
         is_full = outcome is WireOutcome.FULL
         if way != "thread" and is_full and job.held_by:
-            # The launching process may be gone. The hold is released before the search, so this process or the next to
-            # finish a job finds it.
+            # The launching process may be gone. With the hold released first, this process finds the job, or the next
+            # one that finishes a job.
             backend.store.note_full(job.id, job.attempt, job.held_by)
         if way != "thread" and (outcome is WireOutcome.ENDED or (is_full and backend.limits.has_room_here)):
             backend.dispatcher.take_up_here(way, backend.has_dispatcher(environ))
         return respond(outcome, token)
 
-    def _run_if_room(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> WireOutcome:
+    def _run_if_slot_is_free(self, backend: Backend, job: Job, token: Token, current: CurrentJob) -> WireOutcome:
         """Claim the job and run it, unless the limit is reached."""
         limits, owner = backend.limits, backend.monitor.name_claim(token)
         if not limits.enter():
@@ -190,7 +191,7 @@ def _respond_with(
 def _respond(
     environ: Mapping[str, Any], start_response: Callable[..., Any], status: str, proof: str = "", text: str = ""
 ) -> list[bytes]:
-    """Return an answer of backjob itself: of known length, never cached or buffered by a proxy, in ASCII."""
+    """Return an answer of backjob itself, in ASCII, with a length. Proxies must not cache or buffer it."""
     body = (text or f"{SIGNATURE}{status.partition(' ')[2].lower()}\n").encode("ascii")
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -214,4 +215,4 @@ def _drain(environ: Mapping[str, Any]) -> None:
                 break
             left -= len(chunk)
     except (ValueError, OSError):
-        pass  # the record has the body anyway
+        pass  # the record has the body

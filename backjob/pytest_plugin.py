@@ -1,7 +1,7 @@
-"""A plugin for pytest: the fixture ``backjob``, to wait for jobs and ask how they went, as testing.py has it.
+"""A plugin for pytest with the fixture ``backjob``, which waits for jobs and checks their outcomes.
 
-A test suite takes it in by ``pytest_plugins = ["backjob.pytest_plugin"]`` in its first conftest.py. No entry point does
-so by itself, for every other suite on the machine would load backjob then.
+A test suite loads it by ``pytest_plugins = ["backjob.pytest_plugin"]`` in its top conftest.py. There is no entry point,
+because then every other suite on the machine would load backjob.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .testing import JobTester
 
 @pytest.fixture
 def backjob_application() -> BackJob:
-    """The application whose jobs are tested. A test suite has a fixture of this name with its own."""
+    """Raise an error: a test suite defines a fixture of this name, which returns its application."""
     raise pytest.UsageError(
         "Write a fixture backjob_application that returns your BackJob, such as "
         "BackJob(app, launcher=Inline(), database=f'sqlite:///{tmp_path}/jobs.sqlite3')"
@@ -23,5 +23,5 @@ def backjob_application() -> BackJob:
 
 @pytest.fixture
 def backjob(backjob_application: BackJob) -> JobTester:
-    """The jobs of ``backjob_application``, as a test sees them."""
+    """Return a JobTester for ``backjob_application``."""
     return JobTester(backjob_application)

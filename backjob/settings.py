@@ -1,98 +1,114 @@
-"""Options as text, as an ini file has them: each is turned into what Config wants, which checks it.
+"""Options as text, as in an ini file: one reader for each way to write a value, and objects by their dotted names.
 
-Knows how an option is written, and not what it may be: what is no number stays text, and Config says what it wants.
+Knows how a value is written, not what it may be: text that is no number stays text, and the option's check refuses it.
+Readers raise ValueError, which says what is wrong without the name of the option.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import pkgutil
+import re
+from collections.abc import Callable
 from typing import Any
 
-from .validation import refuse
-from .wsgi.redirects import load_redirect_ok
+from .errors import ConfigError
+from .validation import Check
+
+_BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_DOTTED = re.compile(r"[^\W\d]\w*([.:]\w+)+(\(\))?")
 
 
-def read_settings(settings: Mapping[str, Any], prefix: str = "backjob.") -> dict[str, Any]:
-    """The options among text settings, such as an ini file's: those whose names start with the prefix."""
-    options = {}
-    for name, value in settings.items():
-        if name.startswith(prefix):
-            option = name.removeprefix(prefix)
-            options[option] = _PARSERS.get(option, _keep)(option, value) if isinstance(value, str) else value
-    return options
+def option(
+    default: Any,
+    check: Check,
+    read: Callable[[str], Any] = str,
+    *,
+    is_dotted: bool = False,
+    is_secret: bool = False,
+) -> Any:
+    """Return the field of an option. The string below the field is its description.
+
+    ``check`` returns what is wrong with a value, or "". ``read`` makes a value of a text, or raises ValueError.
+    ``is_dotted``: a text may be the dotted name of an object.
+    """
+    defaults = {"default_factory" if default is dict else "default": default}
+    metadata = {"check": check, "read": read, "is_dotted": is_dotted}
+    return dataclasses.field(**defaults, repr=not is_secret, metadata=metadata)
 
 
-def _keep(option: str, text: str) -> str:
-    return text
-
-
-def _parse_bool(option: str, text: str) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    if text.strip().lower() not in words:
-        refuse(option, f"must be one of {', '.join(words)}")
-    return words[text.strip().lower()]
-
-
-def _parse_redirect_ok(option: str, text: str) -> Any:
-    """A path prefix, the name of a function as "module:function", or a word for True or False."""
-    text = text.strip()
-    if text.startswith("/") or ":" not in text:
-        return text if text.startswith("/") else _parse_bool(option, text)
+def read_text(field: dataclasses.Field[Any], text: str) -> Any:
+    """Return the value of an option that is written as text. Raises ConfigError."""
     try:
-        return load_redirect_ok(text)
-    except (ImportError, AttributeError, ValueError) as error:
-        refuse(option, f"names a function that can't be imported: {error}")
+        is_name = field.metadata["is_dotted"] and _DOTTED.fullmatch(text.strip())
+        return load_object(text.strip()) if is_name else field.metadata["read"](text)
+    except ValueError as error:
+        raise ConfigError(f"{field.name} {error}") from error
 
 
-def _parse_number(option: str, text: str) -> float | str:
+def load_object(name: str) -> Any:
+    """Return the object named ``module:object`` or ``module.object``; with ``()`` at the end, what calling it returns.
+
+    Raises ValueError, whatever the import or the call raises.
+    """
+    try:
+        found = pkgutil.resolve_name(name.removesuffix("()"))
+        return found() if name.endswith("()") else found
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{name!r} can't be imported: {type(error).__name__}: {error}") from error
+
+
+def read_bool(text: str) -> bool:
+    """Return the value of a word for True or False."""
+    if text.strip().lower() not in _BOOLS:
+        raise ValueError(f"must be one of {', '.join(_BOOLS)}")
+    return _BOOLS[text.strip().lower()]
+
+
+def read_path_or_bool(text: str) -> bool | str:
+    """Return a path, or the value of a word for True or False."""
+    return text.strip() if text.strip().startswith("/") else read_bool(text)
+
+
+def read_number(text: str) -> float | str:
+    """Return an int where the number is whole, else a float. Other text stays text, such as "auto", in lower case."""
     try:
         value = float(text)
     except ValueError:
-        return text
+        return text.strip().lower()
     return int(value) if math.isfinite(value) and value == int(value) else value
 
 
-def _parse_limit(option: str, text: str) -> float | str:
-    return "auto" if text.strip().lower() == "auto" else _parse_number(option, text)
-
-
-def _parse_scopes(option: str, text: str) -> float | str | dict[str, float | str]:
+def read_scopes(text: str) -> float | str | dict[str, float | str]:
+    """Return one number, or a mapping of scopes to theirs: ``reports=1, mail=2``."""
     if "=" not in text:
-        return _parse_number(option, text)
+        return read_number(text)
     parts = [part.rpartition("=") for part in text.replace(",", "\n").splitlines() if part.strip()]
     if not all(equals for _, equals, _ in parts):
-        refuse(option, "must be a number, or scopes with theirs, such as 'reports=1, mail=2'")
-    return {scope.strip(): _parse_number(option, limit) for scope, _, limit in parts}
+        raise ValueError("must be a number, or scopes with theirs, such as 'reports=1, mail=2'")
+    return {scope.strip(): read_number(limit) for scope, _, limit in parts}
 
 
-def _parse_words(option: str, text: str) -> tuple[str, ...]:
+def read_words(text: str) -> tuple[str, ...]:
+    """Return the words between blanks and commas."""
     return tuple(text.replace(",", " ").split())
 
 
-def _parse_key(option: str, text: str) -> str | tuple[str, ...]:
+def read_key(text: str) -> str | tuple[str, ...]:
+    """Return one key, or several that stand on a line each."""
     keys = tuple(text.split())
     return keys[0] if len(keys) == 1 else keys
 
 
-def _parse_headers(option: str, text: str) -> dict[str, str]:
+def read_headers(text: str) -> dict[str, str]:
+    """Return headers that are written as lines of the form ``Name: value``."""
     lines = [line.partition(":") for line in text.splitlines() if line.strip()]
     if not all(colon for _, colon, _ in lines):
-        refuse(option, "must be lines of the form 'Name: value'")
+        raise ValueError("must be lines of the form 'Name: value'")
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
-_PARSERS: dict[str, Callable[[str, str], Any]] = {
-    **dict.fromkeys(("create_table", "keeper"), _parse_bool),
-    "redirect_ok": _parse_redirect_ok,
-    **dict.fromkeys(("error_timeout", "backlog_days", "all_backlog_days", "close_delay"), _parse_number),
-    **dict.fromkeys(("lease", "launch_timeout", "max_output", "max_request"), _parse_number),
-    "max_running": _parse_limit,
-    "max_running_per_process": _parse_number,
-    "max_running_per_scope": _parse_scopes,
-    "forward_environ": _parse_words,
-    "forward_headers": _parse_words,
-    "connect_headers": _parse_headers,
-    "key": _parse_key,
-    "database": lambda _, text: None if text.strip().lower() == "none" else text,
-}
+def read_database(text: str) -> str | None:
+    """Return a URL, or None for "none"."""
+    return None if text.strip().lower() == "none" else text

@@ -1,6 +1,6 @@
-"""Jobs in unit tests: ``BackJob(app, launcher=Inline())`` runs them with no socket, no thread and no server.
+"""Jobs in unit tests: ``BackJob(app, launcher=Inline())`` runs them without a socket, a thread or a server.
 
-Imports the standard library and backjob's public names alone. Its fixture for pytest stands in pytest_plugin.py.
+Imports only the standard library and backjob's public names. The pytest fixture is in pytest_plugin.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PAUSE = 0.02
 
 
 class Step(NamedTuple):
-    """What a job told while it ran: its progress (0-100) and its text."""
+    """One progress report of a job: its progress (0-100) and its status text."""
 
     progress: int
     text: str
 
 
 class _Here(threading.local):
-    """What one thread is at."""
+    """The state of one thread: the depth of nested requests and jobs, and the jobs that are due."""
 
     depth = 0
 
@@ -37,16 +37,16 @@ class _Here(threading.local):
 
 
 class Inline:
-    """A launcher that runs jobs right here, one after the other, in the thread that starts them.
+    """A launcher that runs jobs in the thread that starts them, one after the other.
 
-    A job that a request starts runs when the app has answered, before the answer goes out; one that is started outside
-    of a request, in that call. One with a ``delay`` waits for ``run_waiting()``, and so does the next attempt of one
-    that failed and has ``retries`` left. In all else the job goes through the app as on a server: as its user, with its
-    status, output and progress in the database.
+    A job that is started in a request runs when the app has returned, before the response is sent. A job that is
+    started outside of a request runs in that call. A job with a ``delay``, or with a retry left, waits for
+    ``run_waiting()``. Apart from that, it runs in the app as on a server: as its user, with status, output and progress
+    in the database.
     """
 
     is_inline = True
-    """No keeper runs, and each update is written at once: there is no other thread."""
+    """True: no keeper runs, and each update is written at once, because there is no other thread."""
 
     def __init__(self) -> None:
         self._application: BackJob | None = None
@@ -55,18 +55,18 @@ class Inline:
 
     @property
     def application(self) -> BackJob:
-        """That whose jobs it runs. Raises BackJobError before it has one."""
+        """The application whose jobs it runs. Raises BackJobError before bind() was called."""
         if self._application is None:
-            raise BackJobError("This Inline() runs nobody's jobs yet: give it to BackJob(app, launcher=…)")
+            raise BackJobError("This Inline() has no application yet. Pass it to BackJob(app, launcher=…)")
         return self._application
 
     def bind(self, application: BackJob, app: WSGIApp) -> WSGIApp:
-        """What BackJob wraps: the app, and after each answer of it the jobs that are due.
+        """Return the app for BackJob to wrap: it runs the due jobs after each of its responses.
 
         Raises BackJobError for a second application.
         """
         if self._application is not None:
-            raise BackJobError("An Inline() runs the jobs of one application: make another one for this")
+            raise BackJobError("An Inline() runs the jobs of one application only. Make another one for this one")
         self._application = application
 
         def answer_and_run(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -77,43 +77,43 @@ class Inline:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Within it a request is answered, and the jobs that it starts run at the end.
+        """Return a context manager for a request. The jobs that the request starts run at its end.
 
-        For a client that calls no WSGI app, such as Django's.
+        For a test client that calls no WSGI app, such as Django's.
         """
         self._here.depth += 1
         try:
             yield
         finally:
             self._here.depth -= 1
-            self._run_due()  # also when it raises: what was started runs on a server too
+            self._run_due()  # also after an exception, as on a server
 
     def check(self, environ: Mapping[str, Any] | None) -> None:
-        """Jobs can be launched from anywhere."""
+        """Accept jobs from anywhere."""
 
     def launch(self, token: Any, request: Any, environ: Mapping[str, Any] | None) -> bool:
-        """Run this job as soon as the app has answered, or now, if no request is under way in this thread."""
+        """Run this job as soon as the app has returned, or now, if this thread is not in a request."""
         self._here.due.append(token.job_id)
         self._run_due()
         return True
 
     def on_update(self, job: JobStatus) -> None:
-        """BackJob calls it with each update of a job: that is a step."""
+        """Record an update of a job as a step. BackJob calls it."""
         self._steps.setdefault(job.id, []).append(Step(job.progress, job.status_text))
 
     def steps(self, job_id: int) -> list[Step]:
-        """All that a job told while it ran. How it ended is its status."""
+        """Return the progress reports of a job, in order. Its outcome is in its status."""
         return list(self._steps.get(job_id, ()))
 
     def run_waiting(self) -> list[int]:
-        """Run each job that waits, as if its delay were over, and give their ids. What they start runs as well."""
+        """Run all waiting jobs, as if their delay were over. Return their ids. Jobs that they start run too."""
         jobs = self.application.jobs.find(Status.STARTED, limit=_MOST_JOBS)
         ran = [job.id for job in reversed(jobs) if self.application.run_job(job.id, early=True)]
         self._run_due()
         return ran
 
     def _run_due(self) -> None:
-        """Run one job after the other, those too that they start; but not within an answer or another job."""
+        """Run all due jobs, and the jobs that they start. Within a request or a job, do nothing."""
         here = self._here
         if here.depth:
             return
@@ -124,47 +124,47 @@ class Inline:
                     return
                 self.application.run_job(here.due.popleft())
             here.due.clear()
-            raise BackJobError(f"{_MOST_JOBS} jobs ran at once, and more are due: does a job start itself?")
+            raise BackJobError(f"{_MOST_JOBS} jobs ran in a row, and more are due. Check that no job starts itself")
         finally:
             here.depth -= 1
 
 
 class JobTester:
-    """What a test asks of an application's jobs: the fixture ``backjob``. With Inline() it need not wait for them."""
+    """The jobs of an application, for a test: the fixture ``backjob``. With Inline() it never has to wait."""
 
     def __init__(self, application: BackJob) -> None:
         self.application = application
 
     @property
     def jobs(self) -> Jobs:
-        """The client session outside of a request: status(), find(), cancel() …"""
+        """The client outside of a request, with status(), find(), cancel() and so on."""
         return self.application.jobs
 
     def wait(self, job_id: int, timeout: float = 10.0) -> JobStatus:
-        """The job's status once it has ended. Raises AssertionError when it has not within ``timeout`` seconds."""
+        """Wait until the job has ended. Return its status. Raises AssertionError after ``timeout`` seconds."""
         __tracebackhide__ = True
         end = time.monotonic() + timeout
         while not (status := self.jobs.status(job_id)).status.is_final:
             is_waiting = status.status is Status.STARTED and isinstance(self.application.config.launcher, Inline)
-            _expect(not is_waiting, f"job {job_id} waits for its delay or a retry: run_waiting() runs it")
+            _expect(not is_waiting, f"job {job_id} waits for its delay or a retry. Call run_waiting() to run it")
             _expect(time.monotonic() < end, f"job {job_id} has not ended in {timeout:g} s: {_describe(status)}")
             time.sleep(_PAUSE)
         return status
 
     def steps(self, job_id: int) -> list[Step]:
-        """All that a job told while it ran. Raises BackJobError where its launcher is no Inline()."""
+        """Return the progress reports of a job, in order. Raises BackJobError without Inline()."""
         return self._inline.steps(job_id)
 
     def run_waiting(self) -> list[int]:
-        """Run each job that waits for its delay or its next attempt. Raises BackJobError as steps() does."""
+        """Run all jobs that wait for their delay or a retry. Return their ids. Raises BackJobError without Inline()."""
         return self._inline.run_waiting()
 
     def assert_completed(
         self, job_id: int, *, text: str | None = None, progress: Sequence[int] | None = None
     ) -> JobStatus:
-        """The job ends as completed: with this in its text, and after these steps of its progress, each counted once.
+        """Assert that the job completes, with ``text`` in its status text and with these distinct values of progress.
 
-        Raises AssertionError, which shows how it ended instead.
+        Return its status. Raises AssertionError with its outcome.
         """
         __tracebackhide__ = True
         return self._assert_ended(job_id, Status.COMPLETED, text, progress)
@@ -172,26 +172,26 @@ class JobTester:
     def assert_failed(
         self, job_id: int, *, text: str | None = None, progress: Sequence[int] | None = None
     ) -> JobStatus:
-        """The job ends as failed: with this in its text, and after these steps of its progress, each counted once."""
+        """Assert that the job fails, as assert_completed() does for a completed one."""
         __tracebackhide__ = True
         return self._assert_ended(job_id, Status.FAILED, text, progress)
 
     def _assert_ended(self, job_id: int, status: Status, text: str | None, progress: Sequence[int] | None) -> JobStatus:
         __tracebackhide__ = True
         found = self.wait(job_id)
-        _expect(found.status is status, f"job {job_id} is not {status.name}: {_describe(found)}")
+        _expect(found.status is status, f"job {job_id} is not {status.word}: {_describe(found)}")
         if text is not None:
             _expect(text in found.status_text, f"job {job_id} has no {text!r} in its text: {_describe(found)}")
         if progress is not None:
-            told = list(dict.fromkeys(step.progress for step in self.steps(job_id)))
-            _expect(told == list(progress), f"job {job_id} told the progress {told}, not {list(progress)}")
+            reported = list(dict.fromkeys(step.progress for step in self.steps(job_id)))
+            _expect(reported == list(progress), f"job {job_id} reported the progress {reported}, not {list(progress)}")
         return found
 
     @property
     def _inline(self) -> Inline:
         launcher = self.application.config.launcher
         if not isinstance(launcher, Inline):
-            raise BackJobError("Steps are known, and waiting jobs run, with BackJob(app, launcher=Inline()) only")
+            raise BackJobError("steps() and run_waiting() need BackJob(app, launcher=Inline())")
         return launcher
 
 
@@ -202,4 +202,4 @@ def _expect(is_so: bool, otherwise: str) -> None:
 
 
 def _describe(job: JobStatus) -> str:
-    return f"{job.status.name}, {job.progress} %\n{job.status_text}"
+    return f"{job.status_name}, {job.progress} %\n{job.status_text}"

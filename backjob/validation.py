@@ -1,6 +1,7 @@
-"""Checks of single values: the ranges of numbers, and one check for each kind of option.
+"""Checks of values: the ranges of numbers, and one check for each kind of option.
 
-Checks of options raise ConfigError, naming the option and what is allowed. Knows no option's default: see config.py.
+The check of an option takes a value and returns what is wrong with it, without the option's name, or "". Knows no
+option's name or default: see config.py.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from ._socket import check_header
-from .errors import ConfigError
+from .keyring import check_keys
 from .wsgi.redirects import check_redirect_ok
 
+Check = Callable[[Any], str]
+"""Check of an option."""
+MOST_SCOPE = 255
+"""Characters of a scope."""
 MOST_WHOLE = 2**31 - 1
-"""What the databases' integers hold."""
+"""Largest integer that all databases store."""
 WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
 LEAST_ERROR_TIMEOUT = 0.5
-"""Seconds. What a job tells is written each 0.2 s at most: with less, one that tells all the time would fail when one
-such write takes a moment."""
+"""Seconds. Progress is written every 0.2 s at most. With a shorter time-out one slow write would fail a job that
+reports progress all the time."""
 MOST = 1e9
 TIMEOUT = f"0 (never) or a number of seconds from {LEAST_ERROR_TIMEOUT} to {MOST:.0f}"
 _OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}
@@ -29,7 +34,7 @@ _MOST_HEADER_BYTES = 1024
 
 
 def is_whole(value: object) -> bool:
-    """Is it what WHOLE says?"""
+    """Is it an int in the range that WHOLE names?"""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_WHOLE
 
 
@@ -39,19 +44,8 @@ def is_number(value: object, least: float, most: float) -> bool:
 
 
 def is_timeout(value: object) -> bool:
-    """Is it what TIMEOUT says?"""
+    """Is it a number in the range that TIMEOUT names?"""
     return is_number(value, LEAST_ERROR_TIMEOUT, MOST) or is_number(value, 0, 0)
-
-
-def check_short_name(text: str) -> None:
-    """Raise ValueError unless this can name the app or its version: 1-64 printable ASCII characters without blanks."""
-    if not 0 < len(text) <= 64 or not all("!" <= each <= "~" for each in text):
-        raise ValueError("it must be 1-64 printable ASCII characters without blanks")
-
-
-def refuse(option: str, reason: str) -> NoReturn:
-    """Raise the ConfigError of an option."""
-    raise ConfigError(f"{option} {reason}")
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
@@ -60,89 +54,104 @@ def suggest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
 
 
-def check_pattern(option: str, value: object, pattern: str, allowed: str) -> None:
-    """Refuse all but a str that matches the pattern as a whole."""
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        refuse(option, f"must be {allowed}")
+def must_be(allowed: str, is_allowed: Callable[[Any], object]) -> Check:
+    """Return a check that allows the values for which the function returns a true value."""
+    return lambda value: "" if is_allowed(value) else f"must be {allowed}"
 
 
-def check_number(option: str, value: object, least: float, most: float) -> None:
-    """Refuse all but a number in this range."""
-    if not is_number(value, least, most):
-        refuse(option, f"must be a number from {least:g} to {most:.0f}")
+def must_match(pattern: str, allowed: str, others: tuple[object, ...] = ()) -> Check:
+    """Return a check that allows a str that matches the pattern as a whole, and some other values."""
+    return must_be(allowed, lambda value: re.fullmatch(pattern, value) if isinstance(value, str) else value in others)
 
 
-def check_whole(option: str, value: object, otherwise: str = "") -> None:
-    """Refuse all but a whole number. ``otherwise`` says what else is allowed."""
-    if not is_whole(value):
-        refuse(option, f"must be {WHOLE}{otherwise}")
+def must_be_number(least: float, most: float) -> Check:
+    """Return a check that allows a number in this range."""
+    return must_be(f"a number from {least:g} to {most:.0f}", lambda value: is_number(value, least, most))
 
 
-def check_with(option: str, value: object, check: Callable[[str], object]) -> None:
-    """Refuse all but None and a str for which ``check`` raises neither OSError nor ValueError."""
-    if value is None:
-        return
-    if not isinstance(value, str):
-        refuse(option, "must be a str")
-    try:
-        check(value)
-    except (OSError, ValueError) as error:
-        refuse(option, f"is wrong: {error}")
+def must_pass(function: Callable[[str], object]) -> Check:
+    """Return a check that allows None and a str for which the function raises neither OSError nor ValueError."""
+
+    def check(value: Any) -> str:
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            return "must be a str"
+        try:
+            function(value)
+        except (OSError, ValueError) as error:
+            return f"is wrong: {error}"
+        return ""
+
+    return check
 
 
-def check_function(option: str, value: object, argument: str) -> None:
-    """Refuse all but None and a plain function. ``argument`` says what it is called with."""
-    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
-        refuse(option, f"must be a plain function of {argument}")
+def is_database(value: object) -> bool:
+    """Is it None, a str, or an object with the methods of an SQLAlchemy URL or Engine?"""
+    is_url = isinstance(value, str) or hasattr(value, "get_backend_name")
+    return value is None or is_url or (hasattr(value, "connect") and hasattr(value, "dialect"))
 
 
-def check_methods(option: str, value: object, names: tuple[str, ...]) -> None:
-    """Refuse all but None and an object with these methods."""
-    if value is not None and not all(callable(getattr(value, name, None)) for name in names):
-        refuse(option, f"must have the methods {' and '.join(names)}")
+def is_function(value: object) -> bool:
+    """Is it None, or callable and no coroutine function?"""
+    return value is None or (callable(value) and not inspect.iscoroutinefunction(value))
 
 
-def check_redirects(value: Any) -> None:
-    """Refuse values that ``redirect_ok`` can't have."""
+def is_launcher(value: object) -> bool:
+    """Is it None, or an object with the methods of a Launcher?"""
+    return value is None or all(callable(getattr(value, name, None)) for name in ("check", "launch"))
+
+
+def check_key(value: Any) -> str:
+    """Return "" for None, one key or a list of keys. Raises ConfigError for other values, without showing them."""
+    if value is not None:
+        check_keys(value, "key")
+    return ""
+
+
+def check_redirects(value: Any) -> str:
+    """Return what is wrong with a value of ``redirect_ok``, or ""."""
     try:
         check_redirect_ok(value)
     except (TypeError, ValueError) as error:
-        raise ConfigError(str(error)) from None
+        return str(error).removeprefix("redirect_ok ")
+    return ""
 
 
-def check_scope_limits(option: str, value: object, most_scope: int) -> None:
-    """Refuse all but a whole number and a mapping of scopes, of up to ``most_scope`` characters, to such numbers."""
+def check_scope_limits(value: Any) -> str:
+    """Return what is wrong with a limit for each scope, or with a mapping of scopes to limits, or ""."""
     if not isinstance(value, Mapping):
-        check_whole(option, value, ", or a mapping of scopes to such numbers")
-        return
+        return "" if is_whole(value) else f"must be {WHOLE}, or a mapping of scopes to such numbers"
     for scope, limit in value.items():
-        if not isinstance(scope, str) or not 0 < len(scope) <= most_scope:
-            refuse(option, f"must name scopes of 1-{most_scope} characters")
+        if not isinstance(scope, str) or not 0 < len(scope) <= MOST_SCOPE:
+            return f"must name scopes of 1-{MOST_SCOPE} characters"
         if not is_whole(limit):
-            refuse(option, f"must have {WHOLE} for {scope[:40]!r}")
+            return f"must have {WHOLE} for {scope[:40]!r}"
+    return ""
 
 
-def check_header_names(option: str, value: object) -> None:
-    """Refuse all but a list of names of headers."""
+def check_header_names(value: Any) -> str:
+    """Return what is wrong with a list of header names, or ""."""
     if not isinstance(value, (list, tuple)):
-        refuse(option, "must be a list of header names")
+        return "must be a list of header names"
     try:
         for name in value:
             check_header(name, "")
     except ValueError as error:
-        refuse(option, f"is wrong: {error}")
+        return f"is wrong: {error}"
+    return ""
 
 
-def check_own_headers(option: str, value: object) -> None:
-    """Refuse all but a mapping of header names to values that can be added to the head of a self-request."""
+def check_own_headers(value: Any) -> str:
+    """Return what is wrong with a mapping of headers for the head of self-requests, or ""."""
     if not isinstance(value, Mapping):
-        refuse(option, "must be a mapping of header names to values")
+        return "must be a mapping of header names to values"
     try:
         lines = [check_header(name, text) for name, text in value.items()]
     except ValueError as error:
-        refuse(option, f"is wrong: {error}")
+        return f"is wrong: {error}"
     own = [name for name, _ in lines if name.lower() in _OWN_HEADERS]
     if own:
-        refuse(option, f"can't have {own[0]}: backjob writes that header itself")
-    if sum(len(name) + len(text) + 4 for name, text in lines) > _MOST_HEADER_BYTES:
-        refuse(option, f"must be at most {_MOST_HEADER_BYTES} bytes: some servers drop a head over 4096")
+        return f"can't have {own[0]}: backjob writes that header itself"
+    is_long = sum(len(name) + len(text) + 4 for name, text in lines) > _MOST_HEADER_BYTES
+    return f"must be at most {_MOST_HEADER_BYTES} bytes: some servers drop a head over 4096" if is_long else ""

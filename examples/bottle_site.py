@@ -16,7 +16,7 @@ from backjob import JobNotFound
 from backjob.integrations.bottle import BackJobPlugin
 
 SECRET = os.environ.get("SITE_SECRET") or secrets.token_hex()
-"""Signs the cookies. The random one lives as long as the process: several processes need one that they share."""
+"""Key that signs the cookies. The random one is for a single process. Several processes need a shared one."""
 
 PAUSE = float(os.environ.get("SITE_PAUSE", "0.5"))
 """Seconds that each page of the report takes."""
@@ -54,7 +54,7 @@ HOME = SimpleTemplate(
 """
 )
 
-# textContent takes what the job wrote as text, so that nothing in it can become part of the page.
+# textContent shows the output as text, so that it can't become part of the page.
 PROGRESS = SimpleTemplate(
     PAGE
     + """\
@@ -62,7 +62,6 @@ PROGRESS = SimpleTemplate(
 <pre id="output"></pre>
 <p><a href="/">Back</a></p>
 <script>
-  const names = ["waiting", "running", "completed", "failed", "cancelled"];
   const show = (id, text) => { document.getElementById(id).textContent = text; };
 
   async function refresh() {
@@ -70,7 +69,7 @@ PROGRESS = SimpleTemplate(
     if (!answer.ok) return show("state", "There is no such report, or it is not yours.");
     const job = await answer.json();
     document.getElementById("bar").value = job.progress;
-    show("state", names[job.status]);
+    show("state", job.status_name);
     show("output", job.status_text);
     if (!job.end_time) setTimeout(refresh, 500);
   }
@@ -82,7 +81,7 @@ PROGRESS = SimpleTemplate(
 
 
 def read_user(request):
-    """Who is signed in, by the cookie: None for nobody. A real site looks the user up."""
+    """Return the user of the cookie, or None. A real site looks the user up."""
     return request.get_cookie("user", secret=SECRET)
 
 
@@ -96,11 +95,11 @@ app.install(BackJobPlugin(identify=read_user))
 
 @app.hook("before_request")
 def check_csrf():
-    """Whoever posts has read the token from a page of ours. A job has not, and can't be forged: it was started here."""
+    """Require the token of our forms in each POST, except in jobs, which other sites can't forge."""
     if request.method == "POST" and not request.backjob.is_worker:
         token = request.get_cookie("csrf", secret=SECRET) or abort(403, "Your browser has sent no cookie.")
         if not hmac.compare_digest(request.forms.csrf_token.encode(), token.encode()):
-            abort(403, "This form is too old: load it again.")
+            abort(403, "This form is too old. Load it again.")
 
 
 def set_cookie(name, value):
@@ -146,7 +145,7 @@ def progress(job_id):
 @app.get("/status/<job_id:int>")
 def status(job_id):
     response.set_header("Cache-Control", "no-store")
-    # The scope keeps users apart: of somebody else's job there is nothing to see.
+    # With the scope, users see only their own jobs.
     try:
         return request.backjob.status(job_id, scope=require_user()).as_dict(500)
     except JobNotFound as error:
@@ -155,7 +154,7 @@ def status(job_id):
 
 @app.post("/report")
 def report():
-    """The job. It runs in the background only: a browser is told that there is no such page."""
+    """Run as the job. A browser gets a 404, because the page is for jobs only."""
     user, job = require_user(), request.backjob
     if not job.is_worker:
         abort(404)

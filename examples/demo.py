@@ -1,8 +1,7 @@
 """Serve examples/progress.py with a real gunicorn, sign in, start a job and watch it: ``make demo`` runs this.
 
-It speaks to the app as a browser does: forms, a cookie, the status URL. The server works in a temporary directory, so
-its database and key file are gone afterwards. Exit status: 0 when the job completed, 1 when it ended otherwise, 2 when
-the demo could not run.
+It uses the app as a browser does, with forms, a cookie and the status URL. The server runs in a temporary directory,
+which is removed at the end. Exit status: 0 if the job completed, 1 if it failed or was cancelled, 2 for an error.
 """
 
 import argparse
@@ -32,14 +31,14 @@ class DemoError(Exception):
 
 @contextmanager
 def serve(app: str, directory: Path, source: Path = EXAMPLES, **environ: str) -> Iterator[str]:
-    """Run ``app`` of the folder ``source`` in gunicorn, with ``directory`` as its working directory; give its URL.
+    """Run ``app`` of the folder ``source`` in gunicorn, with ``directory`` as its working directory. Yield its URL.
 
-    A request that fails inside the block becomes a DemoError that shows the end of the server's log.
+    A failed request inside the block becomes a DemoError with the end of the server's log.
     """
     log = directory / "gunicorn.log"
     with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as output:
-        # gunicorn inherits a socket that listens already: there is no port to guess and no start to wait for, and when
-        # gunicorn can't start, the socket dies with it and our request fails at once.
+        # gunicorn inherits a listening socket. So there is no port to guess and no start to wait for. If gunicorn can't
+        # start, the socket is closed with it and our request fails at once.
         command = [
             *(sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--threads", "4"),
             *("--bind", f"fd://{listener.fileno()}", "--pythonpath", str(source)),
@@ -57,7 +56,7 @@ def serve(app: str, directory: Path, source: Path = EXAMPLES, **environ: str) ->
     try:
         yield f"http://{host}:{port}"
     except OSError as error:
-        raise DemoError(f"{error}\nThe server's last words:\n\n{read_tail(log)}") from error
+        raise DemoError(f"{error}\nThe end of the server's log:\n\n{read_tail(log)}") from error
     finally:
         server.terminate()
         try:
@@ -68,7 +67,7 @@ def serve(app: str, directory: Path, source: Path = EXAMPLES, **environ: str) ->
 
 
 def read_tail(log: Path, lines: int = 20) -> str:
-    """The last lines of the server's log."""
+    """Return the last lines of the server's log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
@@ -78,25 +77,25 @@ class Browser:
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url
         self.timeout = timeout
-        # No proxy of the environment stands between this process and its own server.
+        # Without the proxies of the environment: the server is on this machine.
         self.opener: OpenerDirector = build_opener(ProxyHandler({}), HTTPCookieProcessor())
 
     def submit(self, path: str, **fields: str) -> str:
-        """Post a form; return the path of the page that it leads to."""
+        """Post a form. Return the path of the page to which it redirects."""
         form = urlencode(fields).encode()
         with self.opener.open(self.url + path, form, timeout=self.timeout) as page:
             return page.url.removeprefix(self.url)
 
     def load_json(self, path: str, form: bytes | None = None) -> dict[str, Any]:
-        """Get an answer in JSON, to a GET or, with a form, to a POST."""
+        """Return the JSON answer to a GET, or with a form to a POST."""
         with self.opener.open(self.url + path, form, timeout=self.timeout) as answer:
             return json.load(answer)
 
 
 class Screen:
-    """A job's progress and output, live: a bar that stays on the last line of a terminal, plain lines in a pipe.
+    """A job's live progress and output: a bar on the last line of a terminal, or plain lines in a pipe.
 
-    Only a carriage return moves the cursor, which every terminal knows.
+    Only a carriage return moves the cursor, because every terminal supports it.
     """
 
     WIDTH = 30
@@ -107,12 +106,12 @@ class Screen:
         self.text = ""
 
     def show(self, job: Mapping[str, Any]) -> None:
-        """Draw what is new since the last call: the output that was added, or the whole text when it was replaced."""
+        """Write the changes since the last call: the new output, or the whole text if it was replaced."""
         lines = [f"  {line}" for line in job["status_text"].removeprefix(self.text).splitlines() if line]
         done = job["progress"] * self.WIDTH // 100
         bar = f"[{'#' * done}{'-' * (self.WIDTH - done)}] {job['progress']:3} %"
         if self.out.isatty():
-            # A line takes the bar's place and covers it, then the bar is drawn again below.
+            # A line overwrites the bar, and then the bar is drawn again below.
             self.out.writelines(f"\r{line.ljust(len(bar))}\n" for line in lines)
             self.out.write(f"\r{bar}")
         else:
@@ -123,15 +122,15 @@ class Screen:
         self.bar, self.text = bar, job["status_text"]
 
     def close(self) -> None:
-        """Leave the bar where it is; what is printed next begins on a line of its own."""
+        """End the line of the bar, so that further output begins on a new line."""
         if self.out.isatty():
             print(file=self.out)
 
 
 def watch(browser: Browser, path: str, screen: Screen, deadline: float) -> dict[str, Any]:
-    """Ask at this path for a job's status until the job has ended, and show each answer. Return the last one.
+    """Poll a job's status at this path until the job has ended, and show each answer. Return the last one.
 
-    ``deadline`` is on the monotonic clock.
+    ``deadline`` is a time of the monotonic clock.
     """
     while True:
         job = browser.load_json(path)
@@ -140,12 +139,12 @@ def watch(browser: Browser, path: str, screen: Screen, deadline: float) -> dict[
         if status.is_final:
             return job
         if time.monotonic() > deadline:
-            raise DemoError(f"The job is still {status.name} when the time limit is over.")
+            raise DemoError(f"The job is still {status.word} at the time limit.")
         time.sleep(0.1)
 
 
 def run_demo(arguments: argparse.Namespace) -> Status:
-    """Do what a user would do, and return how the job ended."""
+    """Sign in, start a job and watch it, as a user would. Return its final status."""
     deadline = time.monotonic() + arguments.limit
     with (
         tempfile.TemporaryDirectory(prefix="backjob-demo-") as directory,
@@ -157,7 +156,7 @@ def run_demo(arguments: argparse.Namespace) -> Status:
         print(f"Signed in as {arguments.user}", flush=True)
         page = browser.submit("/start", broken="yes" if arguments.broken else "")
         if not page.startswith("/progress/"):
-            raise DemoError(f"The start form led to {page}, not to the page of a job.")
+            raise DemoError(f"The start form redirected to {page}, not to the page of a job.")
         job_id = int(page.removeprefix("/progress/"))
         print(f"Started job {job_id}", flush=True)
         screen = Screen(sys.stdout)
@@ -169,14 +168,14 @@ def run_demo(arguments: argparse.Namespace) -> Status:
 
 
 def main() -> int:
-    """The demo as a command; see the module's docstring for what it returns."""
+    """Run the demo. Return the exit status: see the module's docstring."""
     parser = argparse.ArgumentParser(description="Run a background job in a real server and watch it.")
-    parser.add_argument("--break", dest="broken", action="store_true", help="tell the job to fail half way")
-    parser.add_argument("--pause", type=float, default=1, metavar="SECONDS", help="length of each of the five steps")
+    parser.add_argument("--break", dest="broken", action="store_true", help="let the job fail half way")
+    parser.add_argument("--pause", type=float, default=1, metavar="SECONDS", help="duration of each of the five steps")
     parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="give up after so long")
-    parser.add_argument("--user", default="Ada", help="who signs in")
+    parser.add_argument("--user", default="Ada", help="name of the user who signs in")
     parser.add_argument("--app", default="progress:application", help="another app with the same pages")
-    # A driver that is told to stop stops its server too.
+    # A script that runs the demo and stops it with SIGTERM stops the server too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = run_demo(parser.parse_args())
@@ -185,7 +184,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    print(f"The job is {status.name}.")
+    print(f"The job has ended: {status.word}.")
     return 0 if status is Status.COMPLETED else 1
 
 

@@ -1,7 +1,7 @@
-"""A whole Flask app with a background job: log in, start it from a form, watch it run.
+"""A complete Flask app with a background job: log in, start it from a form, watch it run.
 
 Serve it with ``gunicorn --threads 8 flask_site:app``, or ``flask --app flask_site run``. It needs Flask-WTF, whose
-CSRFProtect is on. The job runs as the user who started it, and nobody else can look at it: the user is its scope.
+CSRFProtect is on. The job runs as the user who started it. Other users can't see it, because the user is its scope.
 """
 
 import os
@@ -56,7 +56,7 @@ HOME = (
 <ul>
 {% for job in current_jobs.find(scope=session.user_id, limit=5) %}
   <li><a href="{{ url_for('progress', job_id=job.id) }}">Job {{ job.id }}</a>,
-    {{ job.status.name.lower() }}, {{ job.progress }} %</li>
+    {{ job.status_name }}, {{ job.progress }} %</li>
 {% endfor %}
 </ul>
 """
@@ -71,8 +71,6 @@ PROGRESS = (
 <pre id="output"></pre>
 <p><a href="{{ url_for('home') }}">Back</a></p>
 <script>
-  const names = ["waiting", "running", "completed", "failed", "cancelled"];
-
   async function refresh() {
     const response = await fetch("{{ url_for('status', job_id=job_id) }}");
     if (!response.ok) {
@@ -81,7 +79,7 @@ PROGRESS = (
     }
     const job = await response.json();
     document.getElementById("bar").value = job.progress;
-    document.getElementById("state").textContent = names[job.status] + ", " + job.progress + " %";
+    document.getElementById("state").textContent = job.status_name + ", " + job.progress + " %";
     document.getElementById("output").textContent = job.status_text;
     if (!job.end_time) setTimeout(refresh, 1000);
   }
@@ -91,7 +89,7 @@ PROGRESS = (
 )
 
 app = Flask(__name__)
-# The random key lives as long as the process: several processes, and jobs after a restart, need one that stays.
+# The random key is for a single process. Several processes, and jobs after a restart, need a fixed one.
 app.config["SECRET_KEY"] = os.environ.get("FLASK_SECRET_KEY") or os.urandom(32)
 CSRFProtect(app)
 FlaskBackJob(app)
@@ -107,7 +105,7 @@ def require_login():
 @app.route("/login", methods=["GET", "POST"])
 def login():
     if request.method == "POST":
-        # A real app asks for a password here. For backjob it only matters that the session knows its user.
+        # A real app asks for a password here. backjob only requires that the session has the user.
         session["user_id"] = request.form["name"]
         return redirect(url_for("home"))
     return render_template_string(LOGIN)
@@ -146,7 +144,7 @@ def status(job_id):
 
 @app.post("/report")
 def report():
-    """The job: an ordinary view, that says how far it is and prints what it did."""
+    """Run as the job: an ordinary view, which reports its progress and prints its output."""
     print(f"{request.form['title']!r} for {session['user_id']}: started.", file=current_jobs)
     for _step in current_jobs.track(range(5)):
         time.sleep(PAUSE)

@@ -1,7 +1,7 @@
-"""A whole app: sign in, start a job, watch it run. Serve it with ``gunicorn --threads 8 progress:application``.
+"""A complete app: sign in, start a job, watch it run. Serve it with ``gunicorn --threads 8 progress:application``.
 
-The job runs as the user who started it: it is an ordinary request of this app, and its cookie tells who asked. Nobody
-else can look at it, because the user's name is the job's scope.
+The job runs as the user who started it, because it is an ordinary request of this app, with the user's cookie. Other
+users can't see it, because the user's name is the job's scope.
 """
 
 import os
@@ -15,7 +15,7 @@ PAUSE = float(os.environ.get("PROGRESS_PAUSE", "2"))
 """Seconds that each step of the job takes."""
 
 SECRET = os.environ.get("PROGRESS_SECRET") or os.urandom(32)
-"""Signs the cookie. The random one lives as long as the process: several processes need one that they share."""
+"""Key that signs the cookie. The random one is for a single process. Several processes need a shared one."""
 
 PAGE = SimpleTemplate("""\
 <!doctype html>
@@ -47,20 +47,20 @@ SIGN_IN = SimpleTemplate("""\
 START = SimpleTemplate("""\
 <form class="user" method="post" action="/logout">Signed in as <b>{{user}}</b> <button>Sign out</button></form>
 <form method="post" action="/start">
-  <p><label><input type="checkbox" name="broken" value="yes"> Let it break half way</label></p>
+  <p><label><input type="checkbox" name="broken" value="yes"> Let it fail half way</label></p>
   <button>Start the job</button>
 </form>
 % if jobs:
 <h2>Your jobs</h2>
 <ul>
 % for job in jobs:
-  <li><a href="/progress/{{job.id}}">Job {{job.id}}</a>, {{job.status.name.lower()}}, {{job.progress}} %</li>
+  <li><a href="/progress/{{job.id}}">Job {{job.id}}</a>, {{job.status_name}}, {{job.progress}} %</li>
 % end
 </ul>
 % end
 """)
 
-# textContent takes what the job wrote as text, so that nothing in it can become part of the page.
+# textContent shows the output as text, so that it can't become part of the page.
 PROGRESS = SimpleTemplate("""\
 <p>The job runs in the web server, as you. It goes on when you leave this page.</p>
 <p><progress id="bar" max="100" value="0" aria-label="Progress of the job"></progress></p>
@@ -69,7 +69,6 @@ PROGRESS = SimpleTemplate("""\
 <p><a href="/">Back</a></p>
 <noscript>This page needs JavaScript; <a href="/status/{{job_id}}">the bare status</a> does not.</noscript>
 <script>
-  const names = ["waiting", "running", "completed", "failed", "cancelled"];
   const show = (id, text) => { document.getElementById(id).textContent = text; };
 
   async function refresh() {
@@ -79,7 +78,7 @@ PROGRESS = SimpleTemplate("""\
       if (!response.ok) throw new Error("the server answered " + response.status);
       const job = await response.json();
       document.getElementById("bar").value = job.progress;
-      show("state", (job.is_cancelling ? "being cancelled" : names[job.status]) + ", " + job.progress + " %");
+      show("state", (job.is_cancelling ? "being cancelled" : job.status_name) + ", " + job.progress + " %");
       show("output", job.status_text);
       show("trouble", "");
       for (const id of ["bar", "state"]) document.getElementById(id).classList.toggle("failed", job.status === 3);
@@ -97,7 +96,7 @@ app = Bottle()
 
 
 def require_user() -> str:
-    """The name in the signed cookie. Who has none is sent to the start page; a job would fail there."""
+    """Return the name in the signed cookie. Without one, redirect to the start page. A job would fail there."""
     return request.get_cookie("user", secret=SECRET) or redirect("/", 303)
 
 
@@ -112,7 +111,7 @@ def home():
 
 @app.post("/login")
 def login():
-    # A real app asks for a password here. For backjob it only matters that the app knows its user by a cookie.
+    # A real app asks for a password here. backjob only requires that the app knows its user by a cookie.
     response.set_cookie("user", request.forms.name, secret=SECRET, path="/", httponly=True, samesite="lax")
     redirect("/", 303)
 
@@ -148,7 +147,7 @@ def status(job_id: int):
 
 @app.post("/report")
 def report():
-    """The job: an ordinary action of the app, that says how far it is and prints what it did."""
+    """Run as the job: an ordinary view of the app, which reports its progress and prints its output."""
     user = require_user()
     job = request.environ["backjob"]
     job.update(1)
@@ -160,7 +159,7 @@ def report():
     job.update(40)
     time.sleep(PAUSE)
     if request.forms.broken:
-        job.fail("The figures don't add up: this job was told to break.")
+        job.fail("The figures don't add up: you chose to let the job fail.")
     job.update(60)
     time.sleep(PAUSE)
     print("Pages drawn.", file=job)

@@ -2,8 +2,8 @@
 
     gunicorn --threads 8 pyramid_site:application
 
-The job is a view like any other: it has a route, a permission and CSRF protection, and runs as the user who started it.
-No browser reaches it, because it is ``backjob_only``.
+The job is an ordinary view, with a route, a permission and CSRF protection. It runs as the user who started it.
+Browsers can't request it, because it is ``backjob_only``.
 """
 
 import os
@@ -21,7 +21,7 @@ from pyramid.view import forbidden_view_config, view_config
 from backjob import JobNotFound
 
 SECRET = os.environ.get("SITE_SECRET") or os.urandom(32).hex()
-"""Signs the session. The random one lives as long as the process: several processes need one that they share."""
+"""Key that signs the session. The random one is for a single process. Several processes need a shared one."""
 
 PAUSE = float(os.environ.get("SITE_PAUSE", "0.5"))
 """Seconds that each page of the report takes."""
@@ -57,13 +57,12 @@ START = """\
 </form>
 """
 
-# textContent takes what the job wrote as text, so that nothing in it can become part of the page.
+# textContent shows the output as text, so that it can't become part of the page.
 PROGRESS = """\
 <p><progress id="bar" max="100" value="0"></progress> <span id="state" role="status"></span></p>
 <pre id="output"></pre>
 <p><a href="/">Back</a></p>
 <script>
-  const names = ["waiting", "running", "completed", "failed", "cancelled"];
   const show = (id, text) => {{ document.getElementById(id).textContent = text; }};
 
   async function refresh() {{
@@ -71,7 +70,7 @@ PROGRESS = """\
     if (!answer.ok) return show("state", "There is no such report, or it is not yours.");
     const job = await answer.json();
     document.getElementById("bar").value = job.progress;
-    show("state", names[job.status]);
+    show("state", job.status_name);
     show("output", job.status_text);
     if (!job.end_time) setTimeout(refresh, 500);
   }}
@@ -81,7 +80,7 @@ PROGRESS = """\
 
 
 class SecurityPolicy:
-    """Whoever has a name in the session may do everything. A real one looks it up among the users."""
+    """A policy that permits everything to a user with a name in the session. A real one looks the user up."""
 
     def identity(self, request):
         return request.session.get("user")
@@ -111,7 +110,7 @@ def home(request):
 
 @forbidden_view_config()
 def forbidden(request):
-    # For a job this is a failure, as it should be: it was to run as somebody who is signed in.
+    # A job fails by this redirect, as it should: its user must be signed in.
     return HTTPSeeOther(request.route_path("home"))
 
 
@@ -144,7 +143,7 @@ def progress(request):
 
 @view_config(route_name="status", permission="use", renderer="json", http_cache=0)
 def status(request):
-    # The scope keeps users apart: of somebody else's job there is nothing to see.
+    # With the scope, users see only their own jobs.
     try:
         return request.backjob.status(request.matchdict["job_id"], scope=request.authenticated_userid or "").as_dict(
             500
@@ -155,7 +154,7 @@ def status(request):
 
 @view_config(route_name="report", request_method="POST", permission="use", backjob_only=True, renderer="string")
 def report(request):
-    """The job."""
+    """Run as the job."""
     for page in request.backjob.track(range(int(request.POST["pages"]))):
         time.sleep(PAUSE)
         print(f"Page {page + 1} is drawn.", file=request.backjob)
@@ -163,7 +162,7 @@ def report(request):
 
 
 def main(global_config=None, **settings):
-    """What an ini file names, too; options of backjob are settings that begin with ``backjob.``."""
+    """Return the app, also for an ini file. Options of backjob are settings that begin with ``backjob.``."""
     with Configurator(settings=settings, session_factory=SignedCookieSessionFactory(SECRET)) as config:
         config.include("backjob.integrations.pyramid")
         config.set_security_policy(SecurityPolicy())

@@ -1,1 +1,1 @@
-"""Will jobs work here? Measurements, and the findings that are made of them."""
+"""The check whether jobs will work here: measurements, and the findings that are made of them."""

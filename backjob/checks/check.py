@@ -1,7 +1,7 @@
-"""Will jobs work here? One round trip over the loopback on demand, and what both its ends tell of themselves.
+"""The measurements of check(): one request to the application's own address, with the facts of both processes.
 
-Asks the store, the addresses that a launch would try, and the process that answers there. Judges nothing: that is made
-of the facts in another room. No user, no credential and no key takes part in it.
+Asks the store, the addresses that a launch would try, and the process that answers there. Makes no findings of the
+facts: see report. The request contains no user, credential or key.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from .site_check import find_site_problem, find_site_warnings, visit_site
 Facts = TypeVar("Facts", ServerFacts, StoreFacts, Reply)
 
 PATIENCE = 2.0
-"""Seconds for which an answer is waited for in all. Who calls may hold the only slot of the server."""
+"""Seconds to wait for an answer, over all addresses. The caller may occupy the only slot of the server."""
 _LEAST_PATIENCE = 0.2
 _NO_JOB = 0
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -61,19 +61,19 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """What one application is made of, as far as a check asks it. ``place`` and ``file`` are its database's."""
+    """The parts of one application that a check examines. ``place`` and ``file`` are those of its database."""
 
     app: Callable[..., Iterable[bytes]]
     config: Config
     keys: KeySource
     place: str
     file: Path | None
-    cells: Cells | None
+    cache: Cells | None
     find_backend: Callable[[], Backend]
 
     def check(self, environ: Mapping[str, Any] | None) -> Check:
-        """Try the way that a job's requests take from here. Raises nothing for what it meets: the record has it."""
-        here, cache = StoreFacts(self.place), ask_cache(self.cells, self.config.cache_prefix)
+        """Send a request as a launch from here would. Failures are findings in the result, not exceptions."""
+        here, cache = StoreFacts(self.place), ask_cache(self.cache, self.config.cache_prefix)
         try:
             count = len(self.keys.read())
             backend = self.find_backend()
@@ -83,7 +83,7 @@ class Deployment:
         trials, reply, problem = _try_addresses(backend, environ)
         site = visit_site(self.app, self.config) if environ is None and reply is not None else None
         if reply is None and environ is not None and self.config.address is None:
-            # Nobody answered, but this request came from the very server that was asked.
+            # No process answered, but the server of this request is the one that was asked.
             reply = self._reply(backend, here, environ)
         of_site = [*find_site_problem(site, self.config)]
         problems = [*([problem] if problem else []), *of_site, *find_problems(self.config, here, cache, reply)]
@@ -98,7 +98,7 @@ class Deployment:
         return Check(tuple(problems), tuple(warnings), trials, server, monitor, self.keys.name, count, here, cache)
 
     def answer(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> str:
-        """What this process tells of itself to another one's check, as JSON. Only who has the key gets to see it."""
+        """Return the facts of this process, as JSON, for another one's check. Only a holder of the key can ask."""
         backend = self.find_backend()
         reply = self._reply(backend, self._ask_store(backend.store), environ, start_response)
         return json.dumps(dataclasses.asdict(reply))
@@ -125,7 +125,7 @@ class Deployment:
         try:
             store.get(_NO_JOB)  # the first use may make the table
             begin = time.perf_counter()
-            store.request_cancel(_NO_JOB)  # a write that changes nothing: only reading would be no proof
+            store.request_cancel(_NO_JOB)  # a write that changes nothing, because a read would not prove write access
         except StoreError as error:
             return StoreFacts(self.place, error=str(error), file_system=file_system)
         return StoreFacts(self.place, time.perf_counter() - begin, file_system=file_system)
@@ -134,7 +134,7 @@ class Deployment:
 def _try_addresses(
     backend: Backend, environ: Mapping[str, Any] | None
 ) -> tuple[tuple[Trial, ...], Reply | None, Finding | None]:
-    """Ask at each address until one has proved itself: what was tried, what it told, and why none did."""
+    """Ask at each address until one proves itself. Return the trials, the reply, and a finding if none did."""
     try:
         addresses = backend.self_request.candidates(environ)
     except AddressError as error:
@@ -164,7 +164,7 @@ def _try_addresses(
 
 
 def _ask(backend: Backend, address: Address, request: JobRequest, patience: float) -> Reply:
-    """What our own middleware tells at this address. Raises LaunchError when it does not, or is not ours."""
+    """Return the reply of this application's middleware at this address. Raises LaunchError without one."""
     token = backend.self_request.paths.tokens.sign(CHECK, _NO_JOB, 1)
     answer = backend.self_request.ask(address, token, request, patience)
     if WireOutcome.STALE_CHECK.is_proven_by(answer, token):
@@ -182,36 +182,36 @@ def _ask(backend: Backend, address: Address, request: JobRequest, patience: floa
 
 
 def _read(kind: type[Facts], fields: Mapping[str, Any]) -> Facts:
-    """Another version of backjob may tell more than this one knows."""
+    """Return the facts from JSON. Fields that this version of backjob does not know are ignored."""
     return kind(**{field.name: fields[field.name] for field in dataclasses.fields(kind) if field.name in fields})
 
 
 def prove_facts(token: Token, facts: str) -> str:
-    """What only a holder of the key can say of these facts to who sent this token."""
+    """Return the proof that these facts answer this token. Only a holder of the key can make it."""
     return token.prove(f"facts {facts}")
 
 
-def ask_cache(cells: Cells | None, prefix: str) -> CacheFacts | None:
-    """What the cache is, and how it answers a question for a key that nobody sets."""
-    if cells is None:
+def ask_cache(cache: Cells | None, prefix: str) -> CacheFacts | None:
+    """Read a key that is never set, and return the facts of the cache. None without a cache."""
+    if cache is None:
         return None
     begin = time.perf_counter()
     try:
-        cells.read(f"{prefix}check")
+        cache.read(f"{prefix}check")
     except StoreError as error:
-        return CacheFacts(cells.backend_name, cells.is_shared, error=str(error))
-    return CacheFacts(cells.backend_name, cells.is_shared, time.perf_counter() - begin)
+        return CacheFacts(cache.backend_name, cache.is_shared, error=str(error))
+    return CacheFacts(cache.backend_name, cache.is_shared, time.perf_counter() - begin)
 
 
 def find_network_file_system(file: Path, mounts: Path = _MOUNTS) -> str:
-    """The kind of network file system that this file lies on; empty where it is none, or the system does not tell."""
+    """Return the type of the network file system with this file; "" on a local disk, or if that is not known."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ""
     path, nearest, kind = file.resolve(), Path(), ""
     for line in lines:
-        # proc(5): the fifth field is the mount point, the first one after " - " the kind of file system.
+        # proc(5): the fifth field is the mount point, the first one after " - " the type of file system.
         point = Path(line.split(" ")[4].replace("\\040", " "))
         if path.is_relative_to(point) and len(point.parts) >= len(nearest.parts):
             nearest, kind = point, line.partition(" - ")[2].partition(" ")[0]

@@ -1,6 +1,6 @@
-"""What a check found: one frozen record, readable as text and as JSON, with what is wrong or worth knowing in it.
+"""The result of a check: one frozen record, readable as text and as JSON, with its problems and warnings.
 
-Judges facts that others have gathered. Opens nothing and asks nobody.
+Makes findings of facts that were measured in check. Opens no file and no connection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONG_LEASE = 600
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, or worth knowing, and what mends it. ``name`` stays the same over versions."""
+    """A problem or a warning, and its remedy. ``name`` stays the same over versions."""
 
     name: str
     text: str
@@ -33,15 +33,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Trial:
-    """One address that was tried: in how many seconds it answered, or why not."""
+    """One address that was tried, with the seconds of its answer, or the reason why it gave none."""
 
     address: str
     found: str
-    """How the address is known: ``connect=``, or where the server says it."""
+    """Source of the address: ``connect=``, or the value of the server that has it."""
     seconds: float | None = None
     error: str = ""
     is_final: bool = False
-    """Would the same request meet the same answer again?"""
+    """True if the same request would get the same answer again."""
 
     def __str__(self) -> str:
         if self.seconds is None:
@@ -51,22 +51,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """The job table as a process sees it: how many seconds a write takes that changes nothing, or why it can't be."""
+    """The job table, with the seconds of a write that changes nothing, or the error that prevented it."""
 
     place: str
     seconds: float | None = None
     error: str = ""
     file_system: str = ""
-    """The kind of network file system that an SQLite file lies on; empty where it is none, or not known."""
+    """Type of the network file system with the SQLite file; "" on a local disk, or if that is not known."""
 
     def __str__(self) -> str:
-        answer = "was not asked" if self.seconds is None else _answers_in(self.seconds)
+        answer = "not tried" if self.seconds is None else _answers_in(self.seconds)
         return f"{self.place}: {self.error or answer}"
 
 
 @dataclass(frozen=True)
 class CacheFacts:
-    """The cache: what it is, whether all processes see the same one, and the seconds of a read or why it can't be."""
+    """The cache: its kind, whether all processes share it, and the seconds of a read or the error."""
 
     kind: str
     is_shared: bool
@@ -74,13 +74,13 @@ class CacheFacts:
     error: str = ""
 
     def __str__(self) -> str:
-        whose = "shared" if self.is_shared else "one for each process"
-        return f"{self.kind}, {whose}: {self.error or _answers_in(self.seconds or 0)}"
+        sharing = "shared" if self.is_shared else "one for each process"
+        return f"{self.kind}, {sharing}: {self.error or _answers_in(self.seconds or 0)}"
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the process that answered tells of itself. It need not be of this server: connect= may lead elsewhere."""
+    """The facts of the process that answered. With ``connect=`` it may be on another server."""
 
     version: str
     server: ServerFacts
@@ -88,28 +88,28 @@ class Reply:
     store: StoreFacts
     app: str = ""
     outer: tuple[str, ...] = ()
-    """Environ keys of objects from a middleware outside of BackJob, with their types."""
+    """Environ keys of objects from middleware outside of BackJob, with their types."""
     outer_values: dict[str, str] | None = None
-    """Digests of the plain values of a user that such a middleware put into the environ of the self-request."""
+    """Digests of the user's plain values that such middleware put into the environ of the self-request."""
     app_version: str | None = None
-    """Its option ``app_version``, "" without one; None if it is not known."""
+    """Its option ``app_version``, "" without one; None if that is not known."""
     lost_slots: str = ""
     """A text with the number of its lost slots for jobs, if it is half of them or more."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Whether jobs will work here, and what was found. Durations are in seconds."""
+    """The result of ``BackJob.check()``: problems, warnings and measured facts. Durations are in seconds."""
 
     problems: tuple[Finding, ...]
-    """Why jobs will not work, or why that could not be found out; empty when all is well."""
+    """Reasons why jobs will not work, or why that is not known. Empty if jobs will work."""
     warnings: tuple[Finding, ...]
     tried: tuple[Trial, ...]
     server: ServerFacts | None
     monitor: str
-    """Where jobs are watched from: "thread", "request" or "leave"; empty when nobody answered."""
+    """Mode of the monitor: "thread", "request" or "leave"; "" without an answer."""
     key: str
-    """Where the key comes from."""
+    """Source of the key."""
     keys: int
     store: StoreFacts
     cache: CacheFacts | None = None
@@ -121,17 +121,17 @@ class Check:
 
     @property
     def problem(self) -> Finding | None:
-        """The first of the problems, None when all is well."""
+        """The first problem, None without one."""
         return self.problems[0] if self.problems else None
 
     @property
     def address(self) -> str:
-        """Where the app answered itself; empty when it did not."""
+        """Address at which the app answered, "" without an answer."""
         return self._answered.address if self._answered else ""
 
     @property
     def round_trip(self) -> float | None:
-        """Seconds that its answer took."""
+        """Seconds until its answer, None without one."""
         return self._answered.seconds if self._answered else None
 
     @property
@@ -139,7 +139,7 @@ class Check:
         return next((trial for trial in self.tried if trial.seconds is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """Return all fields, ready for JSON."""
         problem = dataclasses.asdict(self.problem) if self.problem else None
         own = {"is_ok": self.is_ok, "problem": problem, "address": self.address, "round_trip": self.round_trip}
         fields: dict[str, Any] = {**own, **dataclasses.asdict(self)}
@@ -148,11 +148,11 @@ class Check:
         return fields
 
     def __str__(self) -> str:
-        verdict = "jobs will work here" if self.is_ok else "jobs will not work here, or that could not be found out"
+        verdict = "jobs will work here" if self.is_ok else "jobs will not work here, or that is not known"
         lines = [f"backjob {__version__}: {verdict}"]
         lines += [f"problem  {problem}" for problem in self.problems]
         lines += [f"warning  {warning}" for warning in self.warnings]
-        # Where none answered, the problem says why each did not.
+        # Without an answer, the problem has the reasons for each address.
         lines += [f"address  {trial}" for trial in self.tried if self.address]
         lines += [f"server   {self.server}"] if self.server else []
         lines += [f"monitor  {self.monitor}"] if self.monitor else []
@@ -165,7 +165,7 @@ def _answers_in(seconds: float) -> str:
 
 
 def find_problems(config: Config, here: StoreFacts, cache: CacheFacts | None, reply: Reply | None) -> Iterator[Finding]:
-    """Why jobs will not work although there is a key, and whatever the address."""
+    """Yield the problems that do not depend on the key or the address."""
     if here.error:
         yield Finding("store", here.error)
     if reply is None:
@@ -173,12 +173,12 @@ def find_problems(config: Config, here: StoreFacts, cache: CacheFacts | None, re
     if reply.store.error and not here.error:
         yield Finding("store", f"The process that answers can't use its job database: {reply.store.error}")
     if config.database is None and cache is not None and not cache.is_shared and reply.server.has_processes:
-        text = f"Jobs are kept in a cache ({cache.kind}) that each process has for itself, and the server has several"
-        yield Finding("cache", text, "Set database=, or cache= to a region that all share, such as Redis or memcached")
+        text = f"Jobs are kept in a cache ({cache.kind}) that processes do not share, and the server has several"
+        yield Finding("cache", text, "Set database=, or set cache= to a shared region, such as Redis or memcached")
     if reply.monitor == "request" and reply.server.slots == 1:
         yield Finding(
             "monitor",
-            'monitor="request" keeps a slot busy while the job waits for another one, and the server has only one',
+            'monitor="request" occupies a slot while the job waits for another one, and the server has only one',
             'Leave monitor="auto", or give the server more threads',
         )
 
@@ -190,8 +190,8 @@ def find_warnings(
     cache: CacheFacts | None,
     reply: Reply | None,
 ) -> Iterator[Finding]:
-    """What works and may surprise. Each is something that was really seen."""
-    yield from _of_options(config)
+    """Yield warnings about settings with which jobs work, but have surprised users."""
+    yield from _find_in_options(config)
     is_spread = False
     address = config.address
     if address is not None and address.host and not address.host.startswith(_LOOPBACK):
@@ -201,40 +201,40 @@ def find_warnings(
             yield Finding("plain-http", text, 'Set connect="https://…", unless that is this host')
     if here.file_system:
         is_spread = True
-        text = f"The SQLite file lies on a network file system ({here.file_system}), where its locks do not hold"
+        text = f"The SQLite file is on a network file system ({here.file_system}), where its locks do not work"
         yield Finding("network-file", text, "Put it on a disk of this host, or set database= to a database server")
     if is_spread and key.startswith("key file"):
-        text = f"The key is kept in a file of this host ({key}): another host makes one of its own"
-        yield Finding("key-file", text, "If there are several hosts, set key= or $BACKJOB_KEY to the same on each")
+        text = f"The key is kept in a file of this host ({key}), and another host makes its own key"
+        yield Finding("key-file", text, "If there are several hosts, set key= or $BACKJOB_KEY to the same key on each")
     if cache is not None and cache.error and config.database is not None:
-        text = f"The cache is away, every question for a job goes to the database. {cache.error}"
-        yield Finding("cache", text, "Start it, or correct cache=")
+        text = f"The cache is unreachable, so every status is read from the database. {cache.error}"
+        yield Finding("cache", text, "Start the cache, or correct cache=")
     if reply is not None:
-        yield from _of_reply(config, here, reply)
+        yield from _find_in_reply(config, here, reply)
         has_several = config.database is not None and reply.server.has_processes
         if cache is not None and not cache.is_shared and has_several:
-            text = f"The cache ({cache.kind}) is one for each process, and the server has several"
-            yield Finding("memory-cache", text, "Set cache= to a region that all share, such as Redis or memcached")
+            text = f"Processes do not share the cache ({cache.kind}), and the server has several"
+            yield Finding("memory-cache", text, "Set cache= to a shared region, such as Redis or memcached")
 
 
 def find_other_app(app: str, reply: Reply | None) -> Iterator[Finding]:
-    """Another app may well be meant to do the work; this one's jobs then run there."""
+    """Yield a finding if another app answers. It may be intended that jobs run there."""
     if reply is not None and reply.app and reply.app != app:
-        text = f"The app that answers is another one ({reply.app}) than this ({app}), and jobs run there"
-        yield Finding("other-app", text, "Unless that is meant, set connect= to this app's own address")
+        text = f"The app that answers ({reply.app}) is not this one ({app}), and jobs run there"
+        yield Finding("other-app", text, "Unless that is intended, set connect= to this app's own address")
 
 
 def find_other_version(app_version: str, reply: Reply | None) -> Iterator[Finding]:
     """Yield a finding if the process that answers runs another version of the app."""
     if reply is not None and app_version and reply.app_version not in (None, app_version):
         text = f"The process that answers has app_version {reply.app_version!r}, and this one {app_version!r}"
-        yield Finding("app-version", text, "Deploy the same version there: until then, jobs of this one wait")
+        yield Finding("app-version", text, "Deploy the same version there. Until then, jobs of this process wait")
 
 
 def find_outer_middleware(reply: Reply | None, outer_values: Mapping[str, str] | None) -> Iterator[Finding]:
-    """Yield what a user's job lacks because a middleware outside of BackJob makes it.
+    """Yield the values that a user's job lacks, because middleware outside of BackJob sets them.
 
-    ``outer_values`` are the digests of the plain values of this request's user; None: there is no request.
+    ``outer_values`` are digests of the plain values of this request's user, None outside of a request.
     """
     if reply is None:
         return
@@ -251,27 +251,27 @@ def find_lost_slots(here: str, reply: Reply | None) -> Iterator[Finding]:
         yield Finding("lost-slots", text, "Restart the server, and set time limits in the code of these jobs")
 
 
-def _of_options(config: Config) -> Iterator[Finding]:
+def _find_in_options(config: Config) -> Iterator[Finding]:
     if not config.error_timeout:
-        text = "error_timeout=0: a job that hangs is never ended, and keeps its slot"
-        yield Finding("error-timeout", text, "Set error_timeout= to more seconds than a job is ever silent for")
+        text = "error_timeout=0: a job that hangs is never failed, and keeps its slot"
+        remedy = "Set error_timeout= to more seconds than there are between two progress reports of a job"
+        yield Finding("error-timeout", text, remedy)
     if config.lease >= _LONG_LEASE:
-        text = f"lease={config.lease:g}: a job whose process died is noticed only after so many seconds"
-        yield Finding("lease", text, "Set lease= to less: a running job renews it")
+        text = f"lease={config.lease:g}: a job whose process died is recovered only after so many seconds"
+        yield Finding("lease", text, "Set lease= to less. Running jobs renew it, however long they take")
 
 
-def _of_reply(config: Config, here: StoreFacts, reply: Reply) -> Iterator[Finding]:
+def _find_in_reply(config: Config, here: StoreFacts, reply: Reply) -> Iterator[Finding]:
     server = reply.server
     if reply.version != __version__:
         text = f"The process that answers runs backjob {reply.version}, this one {__version__}"
         yield Finding("version", text, "Install the same on both")
     if reply.store.place != here.place:
         text = f"The process that answers keeps jobs in {reply.store.place}, this one in {here.place}"
-        yield Finding(
-            "other-store", text, "Unless that is the same, no job runs: give both one database= and table_name="
-        )
+        remedy = "Unless both are the same table, no job runs: give both the same database= and table_name="
+        yield Finding("other-store", text, remedy)
     if server.slots == 1:
-        text = "The server has one slot: while a job runs, nobody gets a page"
+        text = "The server has one slot: while a job runs, visitors have to wait"
         yield Finding("one-slot", text, "Give the server more threads (gunicorn: --threads 8)")
     elif server.slots is not None and server.processes is not None:
         each = config.max_running_per_process * server.processes
@@ -281,8 +281,8 @@ def _of_reply(config: Config, here: StoreFacts, reply: Reply) -> Iterator[Findin
         limit = min(filter(None, (of_all, each)), default=0)
         if not limit or server.slots <= limit:
             most = f"up to {limit}" if limit else "any number of"
-            text = f"The server has {server.slots} slots, and {most} jobs run at once: then nobody gets a page"
+            text = f"The server has {server.slots} slots, and {most} jobs run at once: then visitors have to wait"
             yield Finding("few-slots", text, "Give the server more threads, or set max_running= to less")
     if server.timeout:
-        text = f"The server's {server.worker} workers are stopped with the job in them after {server.timeout:g} s"
+        text = f"The server stops a {server.worker} worker, with the job in it, after {server.timeout:g} s"
         yield Finding("worker-timeout", text, "Raise gunicorn's --timeout, or use gthread workers")

@@ -1,7 +1,7 @@
 """Check that the app accepts the Host and scheme of jobs that are started outside of a request.
 
-Calls the app in this process with a GET of a path that it hardly has, so that its middleware answers and no view does.
-The call takes a bounded time, because the app may have a route for every path.
+Calls the app in this process with a GET of an unlikely path, so that its middleware answers and no view does. The call
+has a time limit, because the app may have a route for every path.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SiteAnswer:
 
     @property
     def redirect(self) -> Redirect:
-        """The redirect that the answer is."""
+        """The answer as a redirect."""
         return read_redirect(self.status, self.location, self.page)
 
     @property

@@ -1,6 +1,6 @@
-"""The command ``backjob``: its way in, which says what to install where click and rich are missing.
+"""The entry point of the command ``backjob``. It says what to install if click or rich is missing.
 
-Knows no command. Imports nothing that a process would need that only serves an app.
+Knows no command. Serving an app imports none of this package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
         raise
 
     def run() -> NoReturn:
-        """Say what is missing."""
+        """Print which packages are missing."""
         print("backjob: the command needs click and rich: pip install 'backjob[cli]'", file=sys.stderr)
         sys.exit(2)
 

@@ -1,6 +1,6 @@
-"""The commands themselves: what each is given, what it asks of the application, and what it shows.
+"""The commands: their arguments, their calls of the application, and their output.
 
-Decides nothing about a job and draws nothing.
+Makes no decision about a job and draws nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from .group import (
     ID,
     NOT_OK,
     OK,
+    STATUS_WORDS,
+    StatusName,
     backjob,
-    give_connect,
-    give_id,
-    give_ids,
-    give_json,
-    names_app,
+    connect_option,
+    has_app,
+    id_argument,
+    ids_argument,
+    json_option,
     open_application,
     run_group,
 )
@@ -35,9 +37,8 @@ from .screen import clean, clean_line, name_status, open_screen
 from .watch import watch_jobs
 
 _KEY_BYTES = 48
-_STATUSES = ", ".join(status.name.lower() for status in Status)
 _REASONS_TO_WAIT = ("not-reached", "other-store")
-"""Names of findings on a job's way to its server."""
+"""Names of findings for which a job may have to wait."""
 
 
 def run() -> NoReturn:
@@ -48,73 +49,72 @@ def run() -> NoReturn:
 @backjob.command("list")
 @click.option(
     "--status",
-    "names",
-    type=click.Choice(_STATUSES.split(", "), case_sensitive=False),
+    "statuses",
+    type=StatusName(),
     metavar="STATUS",
     multiple=True,
-    help=f"Only those that are {_STATUSES}; may be given several times.",
+    help=f"Only jobs with this status: {STATUS_WORDS}. May be given several times.",
 )
-@click.option("--scope", help="Jobs of this scope only.")
+@click.option("--scope", help="Only jobs of this scope.")
 @click.option(
-    "--limit", metavar="NUMBER", type=click.IntRange(1, 1000), default=20, show_default=True, help="So many at most."
+    "--limit", metavar="NUMBER", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number."
 )
-@click.option("--before", metavar="ID", type=ID, help="Jobs that are older than this one.")
-@give_json
-def list_jobs(names: Sequence[str], scope: str | None, limit: int, before: int | None, is_json: bool) -> None:
+@click.option("--before", metavar="ID", type=ID, help="Only jobs that are older than this one.")
+@json_option
+def list_jobs(statuses: Sequence[Status], scope: str | None, limit: int, before: int | None, is_json: bool) -> None:
     """List jobs, the newest first."""
     with open_application() as application:
-        statuses = [Status[name.upper()] for name in names] or None
-        jobs = application.jobs.find(statuses, scope, limit, before)
+        jobs = application.jobs.find(statuses or None, scope, limit, before)
         foreign = application.jobs.find_foreign(job.id for job in jobs)
     open_screen(is_json).write_jobs(jobs)
     # Jobs that ended before the key was changed need no warning.
     if len(foreign) == len(jobs) or any(job.id in foreign and not job.status.is_final for job in jobs):
-        _tell_foreign(foreign)
+        _warn_of_foreign(foreign)
 
 
 @backjob.command()
-@give_id
-@give_json
+@id_argument
+@json_option
 def show(job_id: int, is_json: bool) -> None:
-    """Show all that is known of a job, and its text."""
+    """Show a job: all fields of its status, and its status text."""
     with open_application() as application:
         job = application.jobs.status(job_id)
         foreign = application.jobs.find_foreign([job_id])
     open_screen(is_json).write_job(job)
-    _tell_foreign(foreign)
+    _warn_of_foreign(foreign)
 
 
 @backjob.command()
-@give_ids
-@give_json
+@ids_argument
+@json_option
 def watch(ids: Sequence[int], is_json: bool) -> int:
-    """Watch jobs until they have ended. Ctrl-C leaves them alone.
+    """Watch jobs until they have ended. Ctrl-C ends only the watching.
 
     The exit code is 0 if all of them completed, else 1.
     """
     with open_application() as application:
-        _tell_foreign(application.jobs.find_foreign(ids))
+        _warn_of_foreign(application.jobs.find_foreign(ids))
         return OK if watch_jobs(application.jobs, ids, open_screen(is_json)) else NOT_OK
 
 
 @backjob.command()
 @click.argument("target")
-@click.option("--method", help="The method of its request. Default: POST with --data, else GET.")
-@pairs_option("--param", "params", help="Add this to the query; may be given several times.")
-@pairs_option("--data", help="Add this to the form that is sent; may be given several times.")
+@click.option("--method", help="Method of the request. Default: POST with --data, else GET.")
+@pairs_option("--param", "params", help="Parameter of the query. May be given several times.")
+@pairs_option("--data", help="Field of the form that is sent. May be given several times.")
 @headers_option(
-    "-H", "--header", "headers", help="Add this header, such as 'If-Match: \"5\"'; may be given several times."
+    "-H", "--header", "headers", help="Further header, such as 'If-Match: \"5\"'. May be given several times."
 )
 @click.option("--scope", default="", help="Text that limits where the job applies.")
-@click.option("--delay", metavar="SECONDS", type=float, default=0, help="Run it that much later.")
-@click.option("--priority", type=int, default=0, help="Of the jobs that wait, one with more goes first.")
-@click.option("--retries", type=int, default=0, help="Run it again so often after a failure.")
-@click.option("--unique", is_flag=True, help="If an equal job has not ended, give that one's ID.")
-@click.option("--error-timeout", metavar="SECONDS", type=float, help="Let it fail when it is silent for so long.")
-@click.option("--redirect-ok", is_flag=True, default=None, help="An answer that redirects completes it.")
-@click.option("--watch", "watches", is_flag=True, help="Then watch it, as 'backjob watch' does.")
-@give_connect
-@give_json
+@click.option("--delay", metavar="SECONDS", type=float, default=0, help="Seconds until it may run.")
+@click.option("--priority", type=int, default=0, help="Waiting jobs with a higher priority run first.")
+@click.option("--retries", type=int, default=0, help="Number of times that it may run again after a failure.")
+@click.option("--unique", is_flag=True, help="If an equal job has not ended, print the ID of that job.")
+@click.option("--error-timeout", metavar="SECONDS", type=float, help="Fail it after so long without a progress report.")
+@click.option("--redirect-ok", is_flag=True, default=None, help="A redirect as the response completes it.")
+@click.option("--watch", "watches", is_flag=True, help="Watch it afterwards, as 'backjob watch' does.")
+@connect_option
+@json_option
 def start(
     target: str,
     params: list[tuple[str, str]],
@@ -127,15 +127,15 @@ def start(
 ) -> int:
     """Start a job and print its ID.
 
-    TARGET is what the app is asked for in the background: a path, with or without a query. The job is anonymous: no
-    cookie and no credential goes with it.
+    TARGET is a path of the app, with or without a query. The job is anonymous: its request has no cookie and no
+    credential.
 
     Arguments are visible in the list of processes. To keep a secret out of it, give --data, --param or --header as
-    @FILE, a file with one NAME=VALUE (or NAME: VALUE) a line, or as @- for such lines on standard input.
+    @FILE, a file with one NAME=VALUE (or NAME: VALUE) per line, or as @- for such lines on standard input.
     """
     screen = open_screen(is_json)
-    with open_application(connect, needs_files=not names_app()) as application:
-        warnings = _check_home(application)
+    with open_application(connect, needs_files=not has_app()) as application:
+        warnings = _check_app(application)
         method = method or ("POST" if data else "GET")
         try:
             job_id = application.jobs.start(target, params, method=method, data=data or None, as_user=False, **options)
@@ -145,15 +145,15 @@ def start(
         _warn(warnings)
         if not watches:
             return OK
-        application.close()  # launching is the servers' again: this process only looks
+        application.close()  # from here on only the servers launch jobs
         return OK if watch_jobs(application.jobs, [job_id], screen) else NOT_OK
 
 
-def _check_home(application: BackJob) -> list[str]:
-    """Return warnings: why a job that is started now may have to wait, and why it may fail.
+def _check_app(application: BackJob) -> list[str]:
+    """Return warnings with reasons why a job that is started now may have to wait, or may fail.
 
-    A server that is down or busy takes the job later. Raises BackJobError if no server ever could: then nothing is to
-    be recorded.
+    A server that is down or busy runs the job later. Raises BackJobError if no server can ever run it, so that nothing
+    is recorded.
     """
     if application.config.launcher is not None:
         return []
@@ -166,8 +166,8 @@ def _check_home(application: BackJob) -> list[str]:
 
 
 def _check(application: BackJob) -> Check:
-    """Return what a check finds, except for "other-app": the command is never the app that answers."""
-    with contextlib.redirect_stdout(sys.stderr):  # what the app prints: it is called too
+    """Return the result of a check without the warning "other-app", because the command is never the serving app."""
+    with contextlib.redirect_stdout(sys.stderr):  # the check calls the app, which may print
         found = application.check()
     return replace(found, warnings=tuple(each for each in found.warnings if each.name != "other-app"))
 
@@ -178,16 +178,16 @@ def _warn(texts: Sequence[str]) -> None:
 
 
 @backjob.command()
-@give_ids
-@give_json
+@ids_argument
+@json_option
 def cancel(ids: Sequence[int], is_json: bool) -> None:
-    """End jobs.
+    """Cancel jobs.
 
-    One that waits ends at once, a running one at its next sign: its next update() or output.
+    A waiting job ends at once, a running one at its next heartbeat: its next update() or output.
     """
     with open_application() as application:
         for job_id in ids:
-            application.jobs.status(job_id)  # raises for one that is not there, before any is ended
+            application.jobs.status(job_id)  # raises for an unknown job, before any job is cancelled
         if foreign := application.jobs.find_foreign(ids):
             raise BackJobError(f"no job was cancelled: {_explain_foreign(foreign)}")
         was_live = {job_id: application.jobs.cancel(job_id) for job_id in ids}
@@ -201,36 +201,36 @@ def cancel(ids: Sequence[int], is_json: bool) -> None:
 
 
 @backjob.command()
-@give_id
-@give_connect
-@give_json
+@id_argument
+@connect_option
+@json_option
 def retry(job_id: int, connect: str | None, is_json: bool) -> None:
     """Start an ended job again.
 
-    It must have been anonymous, and not completed. Prints the ID of the new one.
+    It must be anonymous, and must have failed or been cancelled. Prints the ID of the new job.
     """
     with open_application(connect) as application:
-        warnings = _check_home(application)
+        warnings = _check_app(application)
         new_id = application.jobs.retry(job_id)
     open_screen(is_json).write(str(new_id), {"id": new_id})
     _warn(warnings)
 
 
 @backjob.command()
-@give_json
+@json_option
 def sweep(is_json: bool) -> None:
-    """Settle the jobs that were lost. Takes a little longer than the lease."""
+    """Recover lost jobs. Takes a little longer than the lease if there are any."""
     with open_application() as application:
         if sys.stderr.isatty():
             print(f"This takes a little longer than the lease of {application.config.lease:g} s.", file=sys.stderr)
         count = application.sweep()
-    open_screen(is_json).write(f"Settled {_count_jobs(count)}.", {"settled": count})
+    open_screen(is_json).write(f"Recovered {_count_jobs(count)}.", {"settled": count})
 
 
 @backjob.command()
-@give_json
+@json_option
 def prune(is_json: bool) -> None:
-    """Delete the jobs that are older than the app keeps them."""
+    """Delete old jobs, as the app's options backlog_days and all_backlog_days say."""
     with open_application() as application:
         count = application.prune()
     open_screen(is_json).write(f"Deleted {_count_jobs(count)}.", {"deleted": count})
@@ -241,8 +241,8 @@ def _explain_foreign(ids: Sequence[int]) -> str:
     return f"{jobs} {'was' if len(ids) == 1 else 'were'} started with another key. Set $BACKJOB_KEY to the app's key"
 
 
-def _tell_foreign(ids: Sequence[int]) -> None:
-    """Report the jobs in the list that were started with another key."""
+def _warn_of_foreign(ids: Sequence[int]) -> None:
+    """Warn about jobs that were started with another key."""
     if ids:
         print(f"backjob: {_explain_foreign(ids)}", file=sys.stderr)
 
@@ -252,14 +252,14 @@ def _count_jobs(count: int) -> str:
 
 
 @backjob.command()
-@give_connect
-@give_json
+@connect_option
+@json_option
 def check(connect: str | None, is_json: bool) -> int:
-    """Will jobs work here? Makes one round trip to the app.
+    """Check whether jobs will work here. Makes one round trip to the app.
 
-    The exit code is 0 if they will, else 1, with the cause.
+    The exit code is 0 if they will work, else 1, with the cause.
     """
-    with open_application(connect, needs_files=not names_app()) as application:
+    with open_application(connect, needs_files=not has_app()) as application:
         found = _check(application)
     open_screen(is_json).write(clean(str(found)), found.as_dict())
     return OK if found.is_ok else NOT_OK
@@ -267,11 +267,11 @@ def check(connect: str | None, is_json: bool) -> int:
 
 @backjob.command("create-table")
 def create_table() -> None:
-    """Make the job table, where it is not there."""
+    """Create the job table if it does not exist."""
     with open_application(needs_files=False) as application:
         application.create_table()
-        application.jobs.exists(1)  # it can be read, and where a key file is to be there it is now
-        click.echo(f"The table {application.config.table_name} is there.")
+        application.jobs.exists(1)  # reads the table, and makes the key file if the app uses one
+        click.echo(f"The table {application.config.table_name} exists.")
 
 
 @backjob.command()
@@ -282,12 +282,17 @@ def key() -> None:
 
 @backjob.command()
 @click.option(
-    "--pause", metavar="SECONDS", type=click.FloatRange(0, 60), default=0.6, show_default=True, help="Length of a step."
+    "--pause",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 60),
+    default=0.6,
+    show_default=True,
+    help="Duration of a step.",
 )
-@click.option("--break", "is_to_break", is_flag=True, help="Let the job fail at its last step.")
-@give_json
+@click.option("--break", "is_to_break", is_flag=True, help="Fail the job at its last step.")
+@json_option
 def demo(pause: float, is_to_break: bool, is_json: bool) -> int:
-    """Serve a small app, start a job in it and watch that. Needs nothing, and leaves nothing behind.
+    """Serve a small app, start a job in it and watch the job. Needs no other files, and leaves none behind.
 
     The exit code is 0 if the job completed, else 1.
     """

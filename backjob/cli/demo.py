@@ -1,6 +1,6 @@
-"""``backjob demo``: an app in this module, a real server with threads, a user with a cookie, and a job.
+"""``backjob demo``: an app, a real server with threads, a user with a cookie, and a job.
 
-Needs nothing but the package. Everything that it writes is in a temporary directory that goes with it.
+Needs only the package. All files are in a temporary directory, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ StartResponse = Callable[..., Any]
 
 
 class DemoApp:
-    """``/start`` starts a job for the user of the cookie. ``/report`` is that job, an ordinary action of the app."""
+    """An app with two URLs: ``/start`` starts a job for the user of the cookie, and ``/report`` is that job."""
 
     def __init__(self, pause: float, is_to_break: bool) -> None:
         self._pause = pause
@@ -52,7 +52,7 @@ class DemoApp:
         for step in job.track(_STEPS):
             time.sleep(self._pause)
             if self._is_to_break and step is _STEPS[-1]:
-                job.fail("This job was told to break.")
+                job.fail("This job fails because of --break.")
             print(step, file=job)
         return f"The report for {user} is done."
 
@@ -63,11 +63,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, *args: Any) -> None:
-        """The screen belongs to the job."""
+        """Write nothing: the screen shows the job."""
 
 
 def run_demo(screen: Screen, pause: float, is_to_break: bool) -> bool:
-    """Serve the app, start its job as a browser would, and watch it. Did it complete?"""
+    """Serve the app, start its job as a browser would, and watch it. Return whether it completed."""
     with tempfile.TemporaryDirectory(prefix="backjob-demo-") as directory:
         application = BackJob(DemoApp(pause, is_to_break), database=f"sqlite:///{Path(directory, 'jobs.sqlite3')}")
         with contextlib.closing(application), _serve(application) as port:
@@ -75,14 +75,14 @@ def run_demo(screen: Screen, pause: float, is_to_break: bool) -> bool:
                 has_completed = _show_job(screen, application, port)
             except KeyboardInterrupt:
                 _end_at_once(directory)
-        _tell(screen, "The job has completed." if has_completed else "The job has not completed.")
+        _write(screen, "The job has completed." if has_completed else "The job has not completed.")
     return has_completed
 
 
 def _show_job(screen: Screen, application: BackJob, port: int) -> bool:
-    _tell(screen, f"An app is served at http://127.0.0.1:{port}, by threads of this process.")
+    _write(screen, f"An app is served at http://127.0.0.1:{port}, by threads of this process.")
     job_id = int(_ask(port, "/start"))
-    _tell(screen, f"Ada asked for a report: job {job_id} runs in that server, as Ada.")
+    _write(screen, f"Ada asked for a report: job {job_id} runs in that server, as Ada.")
     return watch_jobs(application.jobs, [job_id], screen)
 
 
@@ -93,7 +93,7 @@ def _end_at_once(directory: str) -> NoReturn:
     os._exit(report())
 
 
-def _tell(screen: Screen, text: str) -> None:
+def _write(screen: Screen, text: str) -> None:
     if not screen.is_json:
         screen.write_line(text)
 
@@ -112,7 +112,7 @@ def _serve(application: BackJob) -> Iterator[int]:
 
 
 def _ask(port: int, path: str) -> str:
-    """What the app answers to a user's POST; no proxy of the environment stands between."""
+    """Return the text of the app's answer to a user's POST. No proxy of the environment is used."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)) as connection:
         connection.request("POST", path, b"", {"Cookie": "user=Ada"})
         answer = connection.getresponse()

@@ -1,7 +1,7 @@
-"""WHERE: the application whose jobs a command is about, by a database URL, an ini file or a module's name.
+"""Finds the application of a command by WHERE: a database URL, an ini file or a module's name.
 
-Makes a BackJob of its own from what it finds, without a keeper, so that a command is no member of the deployment. Knows
-no command, and writes nothing to the screen. Raises ConfigError.
+Makes a BackJob of its own without a keeper, so that a command is not part of the deployment. Knows no command. Writes
+nothing to the screen. Raises ConfigError.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import configparser
 import contextlib
 import dataclasses
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,12 +18,11 @@ from typing import Any, NoReturn
 
 from backjob import BackJob, BackJobError, ConfigError, Jobs
 from backjob.runtime.interrupts import resume
+from backjob.settings import load_object
 
 FORMS = "a database URL (sqlite:///jobs.sqlite3), an ini file, or module:application"
 _INSIDE = ("wsgi_app", "wsgi", "registry", "backjob", "application", "app", "__wrapped__")
-"""Attributes that hold the inner app: those of Flask, Bottle, Pyramid, our extensions, middleware and functools."""
-_OBJECTS = ("cache", "identify", "launcher", "on_start", "on_update", "on_end")
-"""Options that are Python objects: in an ini file their dotted name stands for them."""
+"""Attributes with the inner app, in Flask, Bottle, Pyramid, our extensions, other middleware and functools."""
 _DEEPEST = 20
 _PREFIX = "backjob."
 _MODULE = re.compile(r"[\w.]+:[\w.]+(\(\))?")
@@ -32,39 +30,40 @@ _EGG = re.compile(r"egg:backjob(#main)?")
 
 
 def find_application(where: str, connect: str | None = None, *, makes_table: bool = True) -> BackJob:
-    """The application that this names, to ask it for jobs and to start them; ``connect`` goes before its own.
+    """Return the application that ``where`` names. ``connect`` replaces its own option.
 
-    Without ``makes_table`` it only uses a table that is there.
+    Without ``makes_table`` it uses only an existing table.
     """
     own: dict[str, Any] = {"keeper": False} | ({"connect": connect} if connect is not None else {})
     own |= {} if makes_table else {"create_table": False}
     if where.lower().startswith(("http://", "https://", "unix:/")):
-        raise ConfigError("WHERE names no server: the address of one is for --connect")
+        raise ConfigError(f"WHERE can't be the address of a server, which is for --connect. It is {FORMS}")
     if not is_app(where):
         return BackJob(_refuse, **{"database": where, **own})
     path, _, section = where.partition("#")
     if path.endswith(".ini") or Path(path).is_file():
-        return BackJob.from_settings(_refuse, {**_import_objects(_read_ini(Path(path), section)), **own}, prefix="")
+        with _run_app_code():
+            return BackJob.from_settings(_refuse, {**_read_ini(Path(path), section), **own}, prefix="")
     if _MODULE.fullmatch(where):
         application = _find_in_module(where)
         config = application.config
         options = {option.name: getattr(config, option.name) for option in dataclasses.fields(config)}
         return BackJob(application.app, **{**options, **own})
-    raise ConfigError(f"WHERE is none of these: {FORMS}")  # it may be an URL with a password, and a slip
+    raise ConfigError(f"WHERE must be {FORMS}")  # without the value: it may be a mistyped URL with a password
 
 
 def is_app(where: str) -> bool:
-    """Does it name an app with options of its own, and no mere database?"""
+    """Return whether it names an app with options of its own, and not only a database."""
     return "://" not in where
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> NoReturn:
-    """Replace an app that is not known here. The error message is shown by check()."""
-    raise BackJobError("the command has its options only. Name the app as -A module:application")
+    """Replace the app, which an ini file or a database URL does not name. check() shows the error message."""
+    raise BackJobError("the command knows the app's options, but not the app. Name it as -A module:application")
 
 
 def _read_ini(path: Path, wanted: str) -> dict[str, str]:
-    """The options in an ini file of PasteDeploy's kind, without a prefix."""
+    """Return the options in a PasteDeploy ini file, without a prefix."""
     place = {"here": str(path.absolute().parent), "__file__": str(path.absolute())}
     parser = configparser.ConfigParser({name: text.replace("%", "%%") for name, text in place.items()}, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
@@ -73,9 +72,9 @@ def _read_ini(path: Path, wanted: str) -> dict[str, str]:
             parser.read_file(file)
         found = {name: dict(_find_options(parser, name)) for name in parser.sections()}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {getattr(error, 'strerror', None) or 'it is no UTF-8'}") from None
+        raise ConfigError(f"{path} can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
     except configparser.Error as error:
-        # Its message may quote the line that is wrong, and that may hold a password.
+        # The message of configparser may quote the wrong line, which may contain a password.
         place_in_it = [str(getattr(error, name)) for name in ("section", "option", "lineno") if hasattr(error, name)]
         raise ConfigError(f"{path} can't be read: {type(error).__name__} {', '.join(place_in_it)}") from None
     found = {name: options for name, options in found.items() if options}
@@ -83,21 +82,21 @@ def _read_ini(path: Path, wanted: str) -> dict[str, str]:
         found = {name: options for name, options in found.items() if wanted in (name, name.partition(":")[2])}
     if not found:
         section = f"a section {wanted}" if wanted else "a section"
-        raise ConfigError(f"{path} has neither {section} with settings named {_PREFIX}… nor a [filter:backjob]")
+        raise ConfigError(f"{path} needs {section} with settings named {_PREFIX}…, or a [filter:backjob]")
     first, *others = found
     if any(found[name] != found[first] for name in others):
-        raise ConfigError(f"{path} has several sections with settings, name one: {path}#{first} or …#{others[0]}")
+        raise ConfigError(f"{path} has several sections with settings. Name one: {path}#{first} or …#{others[0]}")
     return found[first]
 
 
 def _find_options(parser: configparser.ConfigParser, section: str) -> Iterator[tuple[str, str]]:
-    """What a section sets of ours: names with the prefix, or all of them where the section is our filter."""
+    """Yield the options in a section: names with the prefix, or all names if the section is our filter."""
     kind, _, name = section.partition(":")
     use = parser.get(section, "use", raw=True, fallback="")
     is_filter = kind in ("filter", "filter-app") and (_EGG.fullmatch(use) or (name == "backjob" and not use))
     for option in parser.options(section):
         if option in parser.defaults() or option.startswith("set "):
-            continue  # for all sections: an app does not get these as its settings either
+            continue  # PasteDeploy does not pass these to the app either
         if is_filter and option.startswith("get "):
             yield option.removeprefix("get ").strip(), parser.get("DEFAULT", parser.get(section, option))
         elif is_filter and option not in ("use", "next", "paste.filter_app_factory"):
@@ -106,33 +105,29 @@ def _find_options(parser: configparser.ConfigParser, section: str) -> Iterator[t
             yield option.removeprefix(_PREFIX), parser.get(section, option)
 
 
-def _import_objects(options: dict[str, str]) -> dict[str, Any]:
-    return {name: _import(text) if name in _OBJECTS else text for name, text in options.items()}
-
-
-def _import(name: str) -> Any:
-    """What has this name, ``module:object`` or dotted; with ``()`` at its end, what a call of it gives."""
-    path = name.removesuffix("()")
+@contextlib.contextmanager
+def _run_app_code() -> Iterator[None]:
+    """Let modules be imported from the current directory, and write what they print to standard error."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a command prints is its own
-            found = pkgutil.resolve_name(path)
-            return found() if path != name else found
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         resume()
 
 
 def _find_in_module(where: str) -> BackJob:
     """Return the BackJob that a module has, ``module:application`` or ``module:factory()``."""
-    found = _import(where)
+    try:
+        with _run_app_code():
+            found = load_object(where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     application = _find_owner(found, where) if isinstance(found, Jobs) else _find_backjob(found)
     if application is None:
-        where_else = ", ".join(_INSIDE)
-        raise ConfigError(f"{where} is no BackJob, and none is inside of it (as its {where_else})")
-    application.close()  # its keeper would make this process a member of the deployment
+        raise ConfigError(f"{where} is not a BackJob, and contains none (in one of {', '.join(_INSIDE)})")
+    application.close()  # its keeper would make this process a part of the deployment
     return application
 
 

@@ -1,6 +1,6 @@
 """NAME=VALUE and NAME: VALUE arguments, given one by one, in a file (``@FILE``) or on standard input (``@-``).
 
-A file and standard input keep secrets out of the list of processes. No error shows a value. Knows no command.
+Files and standard input keep secrets out of the list of processes. No error shows a value. Knows no command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 _FROM_FILE = "@"
 _STANDARD_INPUT = "-"
 _READ = "standard input was read"
-"""A key of click's context."""
+"""A key in click's context."""
 
 
 def _read_pairs(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -55,7 +55,7 @@ def _read_source(ctx: click.Context, option: click.Parameter, name: str) -> str:
         content = Path(name).read_bytes() if is_file else sys.stdin.buffer.read()
         return content.decode("utf-8-sig")
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: standard input is closed
-        otherwise = "it is no UTF-8" if isinstance(error, ValueError) else "it is closed"
+        otherwise = "it is not UTF-8" if isinstance(error, ValueError) else "it is closed"
         why = getattr(error, "strerror", None) or otherwise
         source = f"the file {name!r}" if is_file else "standard input"
         raise click.BadParameter(f"{source} can't be read: {why}", ctx, option) from None

@@ -1,6 +1,6 @@
-"""What a command shows: tables and lines on a terminal, plain text in a pipe, or JSON. One home for what is safe there.
+"""The output of a command: tables and lines on a terminal, plain text in a pipe, or JSON.
 
-A job's text may hold anything. Nothing of it reaches a terminal but as characters that can be seen. Knows no command.
+A job's text may contain control characters. They are escaped before it reaches a terminal. Knows no command.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ def clean(text: str) -> str:
 
 
 def clean_line(text: str) -> str:
-    """The same as one line."""
+    """Return the clean text as one line."""
     return clean(" ".join(text.split()))
 
 
 def last_line(text: str) -> str:
-    """The last line that is not empty."""
+    """Return the last line that is not empty."""
     return next((line for each in reversed(text.split("\n")) if (line := clean_line(each))), "")
 
 
 def name_status(job: JobStatus) -> str:
-    """The status in a word, and whether the job is to end."""
-    return job.status.name.lower() + (", to be cancelled" if job.is_cancelling else "")
+    """Return the status in a word, and whether the job is being cancelled."""
+    return job.status_name + (", to be cancelled" if job.is_cancelling else "")
 
 
 def write_time(time: datetime | None) -> str:
-    """To the second, in UTC."""
+    """Return the time in UTC, to the second."""
     return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if time is not None else "-"
 
 
 def write_age(time: datetime) -> str:
-    """How long ago that was, in the greatest unit that fits."""
+    """Return the time since then, in the largest unit that fits."""
     seconds = max((datetime.now(timezone.utc) - time).total_seconds(), 0)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
@@ -67,26 +67,26 @@ def write_age(time: datetime) -> str:
 
 @dataclass(frozen=True)
 class Screen:
-    """Standard output, as a person or a program reads it."""
+    """Standard output, for people or for programs."""
 
     console: Console
     is_json: bool
 
     @property
     def is_terminal(self) -> bool:
-        """Can lines that stand there be written anew?"""
+        """Return whether lines on it can be overwritten."""
         return self.console.is_terminal and not self.is_json
 
     def write(self, text: str, document: Any) -> None:
-        """The one or the other: a clean text for people, or what JSON makes of the document."""
+        """Write the clean text for people, or the document as JSON."""
         self.write_json(document) if self.is_json else self.write_line(text)
 
     def write_json(self, document: Any) -> None:
-        """A document, on one line."""
+        """Write a document on one line."""
         print(json.dumps(document), flush=True)
 
     def write_line(self, text: str, style: str = "") -> None:
-        """Text without markup, as long as it is."""
+        """Write text without markup, uncut."""
         self._write_text(Text(text, style))
 
     def _write_text(self, text: Text) -> None:
@@ -96,7 +96,7 @@ class Screen:
             print(text.plain, flush=True)
 
     def write_jobs(self, jobs: Sequence[JobStatus]) -> None:
-        """A table of jobs."""
+        """Write a table of jobs."""
         if self.is_json:
             self.write_json([job.as_dict() for job in jobs])
             return
@@ -106,7 +106,7 @@ class Screen:
             self._write_text(line)
 
     def write_job(self, job: JobStatus) -> None:
-        """All that is told of a job."""
+        """Write all fields of a job."""
         if self.is_json:
             self.write_json(job.as_dict())
             return
@@ -131,34 +131,34 @@ class Screen:
 
 
 def open_screen(is_json: bool) -> Screen:
-    """Standard output as it is: a terminal that can move its cursor, or not. rich heeds NO_COLOR and COLUMNS."""
+    """Return standard output, as a terminal if it can move its cursor. rich respects NO_COLOR and COLUMNS."""
     is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return Screen(Console(force_terminal=is_terminal, markup=False, emoji=False, highlight=False), is_json)
 
 
 def _draw_table(jobs: Sequence[JobStatus], width: int, is_terminal: bool) -> Iterator[Text]:
-    """Columns as wide as what is in them, and lines as long as they are, or so many characters where that is not 0."""
-    rows = [_COLUMNS, *(_cells(job, is_terminal) for job in jobs)]
+    """Yield the lines of a table. They are cut at ``width`` characters, unless that is 0."""
+    rows = [_COLUMNS, *(_make_row(job, is_terminal) for job in jobs)]
     widths = [max(map(cell_len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     styles = ["bold", *(STYLES[job.status] for job in jobs)]
     for row, style in zip(rows, styles, strict=True):
-        cells = [Text(set_cell_size(cell, size)) for cell, size in zip(row, widths, strict=False)]
-        cells.append(Text(row[-1]))
+        texts = [Text(set_cell_size(text, size)) for text, size in zip(row, widths, strict=False)]
+        texts.append(Text(row[-1]))
         if row is not _COLUMNS:
-            cells[_COLUMNS.index("STATUS")].style = style
-        line = Text("  ", style if row is _COLUMNS else "").join(cells)
+            texts[_COLUMNS.index("STATUS")].style = style
+        line = Text("  ", style if row is _COLUMNS else "").join(texts)
         line.rstrip()
         if width:
             line.truncate(width, overflow="ellipsis")
         yield line
 
 
-def _cells(job: JobStatus, is_terminal: bool) -> tuple[str, ...]:
-    """On a terminal the last of them is to have room."""
+def _make_row(job: JobStatus, is_terminal: bool) -> tuple[str, ...]:
+    """Return the texts of a row. On a terminal the scope is cut, to leave space for the status text."""
     scope = clean_line(job.scope) or "-"
     if is_terminal and cell_len(scope) > _LONGEST_SCOPE:
         scope = set_cell_size(scope, _LONGEST_SCOPE - 1) + "…"
     started = write_age(job.start_time) if is_terminal else write_time(job.start_time)
     progress = f"{job.progress} %"
     text = clean_line(job.error) if job.status is Status.FAILED and job.error else last_line(job.status_text)
-    return str(job.id), job.status.name.lower(), progress, str(job.attempt), scope, started, text
+    return str(job.id), job.status_name, progress, str(job.attempt), scope, started, text

@@ -1,6 +1,6 @@
-"""Watching jobs to their end: live bars on a terminal, plain lines in a pipe, a JSON line for each change.
+"""Watches jobs until they end: with bars on a terminal, plain lines in a pipe, or a JSON line for each change.
 
-Only asks. Knows no command and no server.
+Only reads their status. Knows no command and no server.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from backjob import Jobs, JobStatus, Status
 from .screen import STYLES, Screen, clean, name_status
 
 _PAUSE = 0.2
-"""Seconds between two looks: as often as a job's signs are written."""
+"""Seconds between two polls: as often as progress reports are written."""
 _PACE = 600.0
-"""Seconds whose steps tell how fast a job goes: a slow one has not many of them."""
+"""Seconds over which the pace is averaged. They are many, because a slow job has few steps."""
 
 _CUT = re.compile(r"\[\d+ bytes of earlier output were cut: ")
-"""The first line of an output of which only the end is kept."""
+"""The first line of an output whose beginning was cut."""
 
 Show = Callable[[JobStatus], None]
 
 
 def watch_jobs(jobs: Jobs, ids: Sequence[int], screen: Screen) -> bool:
-    """Show these jobs until all of them have ended. Have all completed? Raises JobNotFound, StoreError."""
+    """Show jobs until all of them have ended. Return whether all completed. Raises JobNotFound, StoreError."""
     ends: list[Status] = []
     live = list(dict.fromkeys(ids))
     with _open_view(screen, len(live)) as show:
         while live:
-            looks = [jobs.status(job_id) for job_id in live]
-            for look in looks:
-                show(look)
-            ends += [look.status for look in looks if look.status.is_final]
-            live = [look.id for look in looks if not look.status.is_final]
+            found = [jobs.status(job_id) for job_id in live]
+            for job in found:
+                show(job)
+            ends += [job.status for job in found if job.status.is_final]
+            live = [job.id for job in found if not job.status.is_final]
             if live:
                 time.sleep(_PAUSE)
     return all(end is Status.COMPLETED for end in ends)
 
 
 class GrowingText:
-    """A job's text as it grows: gives the lines that are new at each look.
+    """A job's growing text. Each call of take() returns the new lines.
 
-    A line without its end is given once it stays as it was for a look, or the job has ended.
+    A line without a newline is returned once it is the same in two calls, or when the job has ended.
     """
 
     def __init__(self) -> None:
@@ -55,32 +55,32 @@ class GrowingText:
         self._given = 0
 
     def take(self, text: str, is_last: bool) -> list[str]:
-        """The lines that are new."""
+        """Return the new lines of the text."""
         given = self._text[: self._given]
         if not text.startswith(given):
             self._given = _find_common(given, text)
         elif text[self._given : self._given + 1] not in ("", "\n"):
-            self._given = given.rfind("\n") + 1  # a line that was given goes on, or is another one: whole again
-        stands = is_last or text == self._text
-        end = max(len(text) if stands else text.rfind("\n") + 1, self._given)
+            self._given = given.rfind("\n") + 1  # the last line has changed: return all of it again
+        is_stable = is_last or text == self._text
+        end = max(len(text) if is_stable else text.rfind("\n") + 1, self._given)
         new = text[self._given : end]
         self._text, self._given = text, end
         return [line for each in new.split("\n") if (line := clean(each.rstrip()))]
 
 
 def _find_common(given: str, text: str) -> int:
-    """Return the length of the known part of a text, in whole lines, although its beginning has changed.
+    """Return the length of the part of a text that was given before, in whole lines.
 
-    Its last line may have been overwritten, or its first lines cut off: then the first line says so.
+    Its last line may have been overwritten, or its first lines cut. The first line then says so.
     """
     kept = given[: given.rfind("\n") + 1]
     if text.startswith(kept):
         return len(kept)
     begin = text.find("\n") + 1
-    place = given.find(text[begin : text.find("\n", begin) + 1])
-    if not begin or not _CUT.match(text) or place < 0:
+    offset = given.find(text[begin : text.find("\n", begin) + 1])
+    if not begin or not _CUT.match(text) or offset < 0:
         return 0
-    for common in (given[place:], kept[place:]):
+    for common in (given[offset:], kept[offset:]):
         if text.startswith(common, begin):
             return begin + len(common)
     return 0
@@ -110,7 +110,7 @@ class _JsonView:
 
 
 class _LineView:
-    """For each job the lines that are new, and one line for its progress and status when they have changed."""
+    """The new lines of each job, and one line for its progress and status when they change."""
 
     def __init__(self, screen: Screen, count: int) -> None:
         self._screen = screen
@@ -132,7 +132,7 @@ class _LineView:
 
 
 class BarView(_LineView):
-    """A bar for each job below the lines, which stays in its place."""
+    """A bar for each job, below the lines."""
 
     def __init__(self, screen: Screen, count: int) -> None:
         super().__init__(screen, count)
@@ -145,14 +145,14 @@ class BarView(_LineView):
     def write_state(self, job: JobStatus, state: str) -> None:
         task, attempt = self._tasks.get(job.id, (None, 0))
         if task is not None and attempt != job.attempt:
-            self.progress.remove_task(task)  # its pace was that of another run
+            self.progress.remove_task(task)  # its pace is the last attempt's
             task = None
         if task is None:
             task = self.progress.add_task(f"job {job.id}", total=100, completed=job.progress, job=job)
             self._tasks[job.id] = task, job.attempt
         self.progress.update(task, completed=job.progress, job=job)
         if job.status.is_final and len(self._tasks) > self._most:
-            self.progress.remove_task(task)  # there is no room but for those that run
+            self.progress.remove_task(task)  # leaves the space to running jobs
             self._screen.write_line(state, STYLES[job.status])
         elif job.status.is_final:
             self.progress.stop_task(task)
@@ -164,7 +164,7 @@ class _Percent(ProgressColumn):
 
 
 class _Pace(ProgressColumn):
-    """How fast it goes, and how long it takes if it goes on like that."""
+    """The pace of a job, and the remaining time at this pace."""
 
     def render(self, task: Task) -> Text:
         speed, left = task.speed, task.time_remaining

@@ -1,6 +1,6 @@
-"""The parts that all sessions of one application share, and the first launch of a recorded job.
+"""The parts that all clients of one application share, and the first launch of a recorded job.
 
-Knows nothing of WSGI but the environ that it passes on.
+Knows nothing of WSGI. It only passes the environ on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from backjob.config import Config
 from backjob.errors import AddressError, Busy, LaunchError, StoreError
 from backjob.keyring import MONITOR, Keyring, new_nonce
 from backjob.logs import about
-from backjob.model.app_id import NO_APP
 from backjob.model.events import log_ended
 from backjob.model.job import NOT_LAUNCHED, Job, JobRequest, Move
 from backjob.runtime.server_info import threads_outlive_requests
@@ -66,20 +65,20 @@ class Backend:
     self_request: SelfRequest
     monitor: Monitor
     dispatcher: Dispatcher
-    vouching: Vouching
+    renewals: Vouching
     keeper: Keeper
     warned: set[str] = field(default_factory=set, repr=False)
-    """The environ keys about which a warning was logged."""
+    """Environ keys for which a warning was logged."""
 
     @property
     def launcher(self) -> Launcher:
-        """The launcher of the options, or the self-request."""
+        """The launcher from the options, or the self-request."""
         return self.config.launcher or self.self_request
 
     @property
     def identity(self) -> dict[str, Any]:
         """The owner of the jobs that are recorded here, as fields of a NewJob."""
-        app_id = NO_APP if self.config.address else self.self_request.app_id  # connect= may lead to any application
+        app_id = "" if self.config.address else self.self_request.app_id  # connect= may lead to any application
         return {"key_id": self.keyring.key_id, "app_id": app_id, "app_version": self.config.app_version or ""}
 
     def can_run(self, job: Job) -> bool:
@@ -101,8 +100,10 @@ class Backend:
         return WireOutcome.OTHER_VERSION if is_other and is_late else WireOutcome.FULL
 
     def accept(self, job: Job, nonce: str, environ: Mapping[str, Any]) -> Callable[[], None] | None:
-        """Take over a job from start(), as Dispatcher.accept() does. A job that can't run here is released: a process
-        that can run it finds the row within a second."""
+        """Take over a job from start(), as Dispatcher.accept() does.
+
+        A job that can't run here is released, and a process that can run it finds its row within a second.
+        """
         if not self.can_run(job):
             app_id = self.self_request.app_id
             return _do_nothing if self.store.hold(job.id, job.attempt, nonce, None, 0, app_id) else None
@@ -119,7 +120,7 @@ class Backend:
         return not self.config.is_inline and (environ is None or threads_outlive_requests(environ))
 
     def warn_of_outer(self, environ: Mapping[str, Any]) -> None:
-        """Log, once for each key, what a request that starts a job has from outside of BackJob, and its job lacks."""
+        """Log, once per key, the values from outside of BackJob that a starting request has and its job lacks."""
         outer = find_outer_objects(environ, self.config.environ_key)
         self.warn_once({key: f"{explain_outer([key])} (it is a {kind})" for key, kind in outer.items()})
 
@@ -137,8 +138,11 @@ class Backend:
         except Exception:
             if self.config.is_inline:
                 raise  # it ran the job, in a test
-            told = about(launch.job_id, 1)
-            log.exception("Job %d is recorded, but could not be launched: it is tried again", launch.job_id, extra=told)
+            log.exception(
+                "Job %d is recorded, but could not be launched. It is tried again",
+                launch.job_id,
+                extra=about(launch.job_id, 1),
+            )
             self.dispatcher.look_after(self.config.lease)
 
     def _launch(self, launch: Launch, environ: Mapping[str, Any] | None) -> None:
@@ -146,9 +150,9 @@ class Backend:
         try:
             if self.launcher.launch(token, launch.request, environ):
                 return
-            wait = self.config.lease  # should nobody have taken the job over by then, this process does
+            wait = self.config.lease  # this process takes the job if no process has done so by then
             if environ is None and not self.config.keeper:
-                self._note_silence(launch)
+                self._note_missing_answer(launch)
         except AddressError as error:
             wait = self._give_up(launch, LaunchError(error), is_for_thread=False)
         except LaunchError as error:
@@ -156,11 +160,11 @@ class Backend:
         if self.has_dispatcher(environ):
             self.dispatcher.look_after(wait)
 
-    def _note_silence(self, launch: Launch) -> None:
-        """Say in the status text that nothing has answered. A process like this one, a command, does not retry."""
+    def _note_missing_answer(self, launch: Launch) -> None:
+        """Note in the status text that no answer came. A process without a keeper, a command, does not retry."""
         if self.launcher is self.self_request and self.config.address is not None:
-            error = explain_no_answer(self.config.address, self.config.close_delay)
-            text = f"{NOT_LAUNCHED}: {error.public}"
+            failure = explain_no_answer(self.config.address, self.config.close_delay)
+            text = f"{NOT_LAUNCHED}: {failure.public}"
             self.store.note_launch_failure(launch.job_id, 1, launch.held_by, text, self.config.lease)
 
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:
@@ -172,7 +176,7 @@ class Backend:
         """
         end = time.monotonic() + _MOST_TIME
         for launch in [each for each in launches if each.pid == os.getpid()]:
-            self.vouching.end_hold(launch.job_id)
+            self.renewals.end_hold(launch.job_id)
             try:
                 if failure:
                     _cancel_follower(launch, self.store, failure)
@@ -182,22 +186,22 @@ class Backend:
                 elif self.store.hold(launch.job_id, 1, launch.held_by, nonce := new_nonce(), self.config.lease):
                     self.launch(replace(launch, held_by=nonce), environ)
             except StoreError as error:
-                told = about(launch.job_id, 1)
-                log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error, extra=told)
+                extra = about(launch.job_id, 1)
+                log.warning("Job %d, which was to follow a request, waits: %s", launch.job_id, error, extra=extra)
                 self.postpone_follower(launch, failure)
 
     def postpone_follower(self, launch: Launch, failure: str) -> None:
         """Have the keeper release or cancel the job as soon as it reaches the store."""
-        self.vouching.hold(launch.job_id, launch.held_by)
-        give_up = functools.partial(self.vouching.end_hold, launch.job_id)
-        self.vouching.postpone(functools.partial(self._make_up_for, launch, failure), give_up)
+        self.renewals.hold(launch.job_id, launch.held_by)
+        give_up = functools.partial(self.renewals.end_hold, launch.job_id)
+        self.renewals.postpone(functools.partial(self._end_follower, launch, failure), give_up)
 
-    def _make_up_for(self, launch: Launch, failure: str, store: Store) -> None:
+    def _end_follower(self, launch: Launch, failure: str, store: Store) -> None:
         if failure:
             _cancel_follower(launch, store, failure)
         else:
             store.hold(launch.job_id, 1, launch.held_by, None, 0)
-        self.vouching.end_hold(launch.job_id)
+        self.renewals.end_hold(launch.job_id)
 
     def _give_up(self, launch: Launch, error: LaunchError, is_for_thread: bool) -> float:
         """Note a failed launch. Return the seconds until this process looks for the job again.

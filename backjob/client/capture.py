@@ -15,17 +15,16 @@ from backjob._socket import check_method, check_target, is_header_value
 from backjob.config import Config
 from backjob.errors import IdentityUnknown, RequestError
 from backjob.model.job import JobRequest
-from backjob.wsgi.environ import SENT
-from backjob.wsgi.forms import FORM, encode_form
+from backjob.wsgi.forms import encode_form
 from backjob.wsgi.headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
-from backjob.wsgi.methods import METHODS
 from backjob.wsgi.mounts import check_segments, quote_path, quote_query, split_path
+from backjob.wsgi.names import FORM, METHODS, SENT
 from backjob.wsgi.outer import digest_outer_values, take_identity
 from backjob.wsgi.redirects import RedirectOk, seal_redirect_ok
 from backjob.wsgi.request_size import check_size, limit_body
 
 _OF_THE_SITE = ("Host", "Port", "Prefix", "Proto")
-"""What of X-Forwarded-… tells where the site is, and nothing of who asked."""
+"""The X-Forwarded-… headers that describe the site, and not the user."""
 
 
 def make_request(
@@ -44,8 +43,8 @@ def make_request(
     """Return the request of a new job. Raises ValueError or TypeError for one that can't be sent to this app,
     and RequestTooLarge for one larger than ``max_request``.
 
-    ``environ`` is that of the request that starts the job, None outside of one. ``mount``: the path at which this app
-    is mounted; None: as the environ says, or outside of a request as ``site_url`` says, or else not known yet.
+    ``environ`` is that of the starting request, None outside of one. ``mount``: the path at which this app is mounted.
+    By default it comes from the environ, or outside of a request from ``site_url``. Without both it is not known yet.
     """
     start, given, own_headers = environ or {}, {}, check_headers(headers, as_user=as_user)
     body, content_type = (encode_form(data, "data").encode("ascii"), FORM) if data is not None else (b"", "")
@@ -133,7 +132,7 @@ def _read_method(method: str) -> str:
 def _take_headers(
     start: Mapping[str, Any], config: Config, own_headers: Mapping[str, str], *, as_user: bool
 ) -> dict[str, str]:
-    """Return a job's headers: those of the starting request that go along, and over them the job's own."""
+    """Return a job's headers: the forwarded ones of the starting request, overridden by the job's own."""
     keys = [key for key in config.forward_keys if key not in CONDITIONAL] if as_user else []
     taken = {key: start[key] for key in keys if start.get(key)}
     taken |= _take_site(start, config)
@@ -148,7 +147,7 @@ def _find_scheme(config: Config) -> str:
 
 
 def _has_own_user(own_headers: Mapping[str, str], start: Mapping[str, Any]) -> bool:
-    """True if a job has a cookie or credential that is not the starting request's: its user is not known then."""
+    """Return whether a job has a cookie or credential of its own. Its user is not known then."""
     credentials = ("HTTP_COOKIE", "HTTP_AUTHORIZATION")
     return any(own_headers.get(key) not in (None, "", start.get(key)) for key in credentials)
 
@@ -165,7 +164,7 @@ def find_user(environ: Mapping[str, Any], config: Config) -> str | None:
 
 
 def name_user(request: JobRequest) -> str:
-    """Whose job this is, for telling two users' jobs apart; no more than a digest of it is kept."""
+    """Return a text that differs between users. Only a digest of it is kept."""
     if request.user:
         return f"identify {request.user}"
     if request.remote_user:
@@ -175,17 +174,17 @@ def name_user(request: JobRequest) -> str:
 
 
 def name_job(request: JobRequest, scope: str, config: Config, headers: Mapping[str, str] | None) -> str:
-    """Return a text that is equal for equal jobs of one user; no more than a digest of it is kept."""
+    """Return a text that is equal for equal jobs of one user. Only a digest of it is kept."""
     forwarded = {key: value for key, value in request.headers.items() if key.startswith("HTTP_X_FORWARDED_")}
     site = (request.scheme, request.headers.get("HTTP_HOST"), sorted(forwarded.items()))
-    what = (request.method, request.target, request.content_type, request.body)
+    content = (request.method, request.target, request.content_type, request.body)
     user = "" if request.anonymous else name_user(request)
     distinct = {**select_distinct(request.headers, config.forward_keys), **check_headers(headers, as_user=True)}
-    return repr((site, what, scope, user, *sorted(distinct.items())))
+    return repr((site, content, scope, user, *sorted(distinct.items())))
 
 
 def may_run_in(app: str, request: JobRequest) -> bool:
-    """Is this a job of the app of this name, or one that is to run where somebody has said?"""
+    """Return whether a job may run in the app of this name: its own, or any app if ``connect=`` chose the address."""
     return request.by_connect or request.app in ("", app)
 
 
@@ -197,14 +196,14 @@ def _add_params(target: str, params: Any) -> str:
 
 
 def mount_request(environ: Mapping[str, Any] | None, config: Config) -> JobRequest:
-    """A request to where the app is mounted, with nothing of a user in it; outside of a request to the root."""
+    """Return a request to the path at which the app is mounted, without a user. ``site_url`` may have that path."""
     mount = config.site.mount if config.site else ""
     script_name = environ.get("SCRIPT_NAME", "") if environ else mount
     return JobRequest("POST", "/", script_name=script_name, path_info="/", headers=_take_site(environ, config))
 
 
 def _take_site(environ: Mapping[str, Any] | None, config: Config) -> dict[str, str]:
-    """Where the site is, for people: an anonymous job needs to know that too."""
+    """Return the headers from which the app makes the site's URL. Anonymous jobs have them too."""
     environ = environ or {}
     default = config.site or config.address
     host = environ.get("HTTP_HOST") or (default.authority if default else "")

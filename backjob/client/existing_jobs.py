@@ -53,7 +53,7 @@ class ExistingJobs(NoJob):
         while not (job := self._find_one(store.look_at, job_id, scope)).status.is_final:
             if not job.is_readable:
                 raise BackJobError(f"Job {job.id} can't be cancelled here: {NEWER_RECORD}")
-            # The job may have moved on between the read and the write: then read again.
+            # Another process may have changed the job between the read and the write. Then the loop reads it again.
             is_ended = job.status is Status.STARTED and store.move(Move.CANCEL, job.id, attempt=job.attempt)
             if is_ended:
                 log_ended(Move.CANCEL, job.id, job.attempt, job)
@@ -77,7 +77,7 @@ class ExistingJobs(NoJob):
         """
         cursor = check_find(limit, text, before)
         if isinstance(status, str):
-            raise ValueError("status must be a Status, its number, or a list of such")  # noqa: TRY004 - as a wrong number
+            raise ValueError("status must be a Status, its number, or a list of these")  # noqa: TRY004 - as a wrong number
         statuses = [status] if isinstance(status, int) else status
         wanted = [Status(each) for each in statuses] if statuses is not None else None
         scope, store = str(scope) if scope is not None else None, self._get_backend().store
@@ -88,7 +88,7 @@ class ExistingJobs(NoJob):
     def find_foreign(self, job_ids: Iterable[int]) -> list[int]:
         """Return the ids of the jobs whose key is missing here, for example because another app started them."""
         backend = self._get_backend()
-        known = {None, *backend.keyring.key_ids}  # None: there is no such job any more
+        known = {None, *backend.keyring.key_ids}  # None: the job does not exist any more
         return [job_id for job_id in job_ids if backend.store.key_id(job_id) not in known]
 
     def finish(self, text: str | None = None, job_id: AnyId = None, *, scope: str | None = None) -> None:

@@ -1,6 +1,6 @@
-"""What a job does of itself, as it is outside of a job: nothing, so that one action serves foreground and background.
+"""The calls that report from a running job, outside of one: they do nothing, so that one view serves both cases.
 
-Bad input is refused all the same. What it does in a job stands in worker.py.
+Bad input raises the same errors as in a job. In a job, worker.current_job replaces these calls.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ Row = TypeVar("Row")
 
 
 class NotAFile(io.UnsupportedOperation, TypeError):
-    """Error for code that needs a file number. Code that can do without one catches it as an ``OSError``."""
+    """Error for code that needs a file descriptor. Code that can work without one catches it as an ``OSError``."""
 
 
 class NoJob:
-    """No job runs here."""
+    """The calls of a running job, for code that does not run in one."""
 
     __slots__ = ()
 
     is_worker = False
-    """Does this request run as a background job?"""
+    """True if this request runs as a background job."""
     job_id: int | None = None
     """The id of the job that runs here."""
     attempt: int | None = None
-    """Which run of this job it is, from 1."""
+    """The number of this attempt, from 1."""
     encoding = "utf-8"
-    """For code that is given a job as a text file, like the methods of files below."""
+    """Encoding of a job as a text file. The methods of files below serve such code too."""
     errors = "replace"
-    """Handling of characters that UTF-8 can't encode, by ``write()``."""
+    """Error handler of ``write()`` for characters that UTF-8 can't encode."""
     closed = False
-    """A job as a text file is always open."""
+    """False: a job as a text file is always open."""
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
-        """Tell the progress of this job. Outside of a job it does nothing; ValueError for an invalid progress."""
+        """Report the progress of this job. Outside of a job it does nothing. Raises ValueError for no number."""
         if progress is not None:
             check_progress(progress)
 
     def increment_progress(self, n: float, text: str | None = None) -> None:
-        """Add to the progress of this job. Outside of a job it does nothing; ValueError for what is no progress."""
+        """Add to the progress of this job. Outside of a job it does nothing. Raises ValueError for no number."""
         check_progress(n)
 
     def write(self, text: str) -> int:
@@ -56,10 +56,10 @@ class NoJob:
             self.write(line)
 
     def flush(self) -> None:
-        """For ``print(…, file=…, flush=True)``."""
+        """Do nothing. ``print(…, file=…, flush=True)`` calls it."""
 
     def isatty(self) -> bool:
-        """Return False: the output is no terminal."""
+        """Return False: the output is not a terminal."""
         return False
 
     def readable(self) -> bool:
@@ -75,44 +75,44 @@ class NoJob:
         return True
 
     def fileno(self) -> int:
-        """Raise TypeError: there is no file for another program to write to."""
+        """Raise NotAFile: another program can't write to a job."""
         raise NotAFile(
             "a job is not a file that a program can write to (stdout=, stderr=): pass subprocess.PIPE, and write() "
             'what you read from it. See "The output of a program" in docs/progress.md'
         )
 
     def track(self, rows: Iterable[Row], total: float | None = None, *, to: float = 100) -> Iterator[Row]:
-        """Go through these rows, and tell the progress of this job with each that is done: from where it is to ``to``.
+        """Iterate over rows and report the progress after each, from the present one to ``to``.
 
-        ``total`` is how many they are, by default what len() says; where that is not known each row is a sign of the
-        job without a number. At the end the progress is ``to``. Outside of a job the rows come, and nothing is told.
-        Raises ValueError for a ``total`` or ``to`` that is no number.
+        ``total`` is the number of rows, by default len(). If it is not known, each row is a heartbeat without a number.
+        After the last row the progress is ``to``. Outside of a job the rows are returned, and nothing is reported.
+        Raises ValueError if ``total`` or ``to`` is not a number.
         """
         if total is None and isinstance(rows, Sized):
-            with contextlib.suppress(TypeError, OverflowError):  # a class may have it and not know
+            with contextlib.suppress(TypeError, OverflowError):  # the length of a lazy sequence may be unknown
                 total = len(rows)
         return self._track(rows, check_total(total), check_progress(to))
 
     def check_user(self) -> None:
-        """In a job: end it here, without a retry, if the session has ended or belongs to another user by now.
+        """End this job without a retry if the session has ended, or belongs to another user by now.
 
-        Who started the job is what ``identify`` said of that request; it is asked again of the request that the job is.
-        Call it as soon as your framework knows its session; the integrations do. Outside of a job, and where the user
-        is not known by ``identify``, it does nothing.
+        It compares the users that ``identify`` returns for the starting request and for the job's request. Call it as
+        soon as your framework has loaded the session. The integrations do so. Outside of a job, and without
+        ``identify``, it does nothing.
         """
 
     def note_exception(self, error: BaseException) -> None:
-        """In a job: this is what the app answers with a 5xx for. The job then names its type and message.
+        """Note the exception for which the app answers with a 5xx. The job's error then has its type and message.
 
-        For what a framework makes an error page of; the integrations call it. Outside of a job it does nothing. Raises
-        TypeError for what is no exception.
+        The integrations call it when their framework makes an error page. Outside of a job it does nothing. Raises
+        TypeError if it is not an exception.
         """
         check_exception(error)
 
     def note_login_url(self, url: str) -> None:
-        """In a job: this is the URL of the login page. A redirect there fails the job, whatever ``redirect_ok`` says.
+        """Note the URL of the login page. A redirect to it fails the job, whatever ``redirect_ok`` says.
 
-        The integrations call it where their framework knows that page. Outside of a job it does nothing.
+        The integrations call it if their framework knows that page. Outside of a job it does nothing.
         """
 
     def _track(self, rows: Iterable[Row], total: float | None, to: float) -> Iterator[Row]:

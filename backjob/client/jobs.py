@@ -1,7 +1,7 @@
-"""The client session, ``application.jobs`` and the base of ``environ["backjob"]``: start jobs, query them, end them.
+"""The client, which is ``application.jobs`` and the base of ``environ["backjob"]``: start jobs, query them, end them.
 
-Every call answers from the store. What belongs to a running job does nothing here, so that one view of the app serves
-the foreground and the background. What needs no start of a job is in existing_jobs.
+Every call reads from the store. Calls of a running job do nothing here, so that one view of the app serves the
+foreground and the background. The calls for recorded jobs are in existing_jobs.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from .retrying import open_again
 
 
 class Jobs(ExistingJobs):
-    """The jobs of an application, seen from one request (``environ``) or from outside of any (None)."""
+    """The jobs of an application, for one request (``environ``) or for code outside of a request (None)."""
 
     __slots__ = ("_path_info",)
 
     _start_response: Callable[..., Any] | None = None
-    """The server's own, which tells of the server."""
+    """The server's start_response, from which some facts of the server are read."""
     _came_through = False
-    """Did this request come through BackJob, so that its environ shows what is outside of it?"""
+    """True if this request came through BackJob, so that its environ shows the middleware outside of it."""
 
     def __init__(self, get_backend: Callable[[], Backend], environ: Mapping[str, Any] | None = None) -> None:
         self._get_backend = get_backend
         self._environ = environ
-        # An app within this one that mounts others changes the environ itself.
+        # An inner app that mounts others changes PATH_INFO in the environ.
         self._path_info: str = environ.get("PATH_INFO", "") if environ is not None else ""
 
     def start(
@@ -64,24 +64,24 @@ class Jobs(ExistingJobs):
         error_timeout: float | None = None,
         redirect_ok: RedirectOk | None = None,
     ) -> int:
-        """Run a URL of this app in the background and return the job's id; by then its record is committed.
+        """Run a URL of this app in the background. Return the job's id after its record is committed.
 
-        ``target`` is what a browser would ask for: a path of this app, SCRIPT_NAME included, with or without a query;
-        or a ``webob.Request``, of which the job has path, body and end-to-end headers, but not the host. ``params``
-        are added to the query, ``data`` becomes an url-encoded body: mappings, lists of pairs, MultiDicts, with lists
-        for several values. ``method`` is any token of RFC 9110 but CONNECT. ``headers``: further headers of this job.
-        ``scope`` is free text (up to 255 characters) that limits where the job applies. ``as_user=False`` takes no
-        cookie and no credential along. ``delay``: seconds until it may run.
-        ``priority``: of the jobs that wait, one with more goes first (-1000 to 1000).
-        ``retries``: how often it may run again after a failure. ``unique``: an unfinished job of the same request,
-        scope and user is returned instead of a second one, also if it waits for another request's response.
-        ``after_response``: launched when this request's response has ended, cancelled when the request raises or
-        answers 5xx. ``error_timeout`` and ``redirect_ok`` as in the application's options. A function must be at the
-        top level of a module, so that the process that runs the job can import it.
+        ``target`` is a path of this app as a browser requests it: with SCRIPT_NAME, with or without a query. It may be
+        a ``webob.Request`` instead, whose path, body and end-to-end headers the job gets, but not its host. ``params``
+        are added to the query, and ``data`` becomes an url-encoded body. Both are mappings, lists of pairs or
+        MultiDicts, with lists for several values. ``method`` is any token of RFC 9110 except CONNECT. ``headers`` are
+        further headers of this job. ``scope`` is free text (up to 255 characters) that limits where the job applies.
+        ``as_user=False``: the job gets no cookie and no credential. ``delay``: seconds until it may run.
+        ``priority``: waiting jobs with a higher one run first (-1000 to 1000). ``retries``: the number of times that
+        it may run again after a failure. ``unique``: if an equal job (request, scope and user) has not ended, return
+        that one's id and start none, even if it still waits for another request's response. ``after_response``: launch
+        the job when this request's response has ended, and cancel it if the request raises or answers 5xx.
+        ``error_timeout`` and ``redirect_ok`` are as in the application's options. A function must be at the
+        top level of a module, so that another process can import it.
 
-        Raises ValueError or TypeError for what can't be started (RequestTooLarge for more bytes than ``max_request``),
-        AddressError where the app's own address is not known, StoreError when the record can't be written, and what
-        ``identify`` raises. Then there is no job.
+        Raises ValueError or TypeError for invalid arguments (RequestTooLarge for more bytes than ``max_request``),
+        AddressError if the app's own address is not known, StoreError if the record can't be written, and the errors of
+        ``identify``. Then no job was recorded.
         """
         backend = self._get_backend()
         check_numbers(delay, retries, priority, error_timeout)
@@ -117,18 +117,18 @@ class Jobs(ExistingJobs):
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Check options of start() when a module is loaded, as the ``background`` decorators do.
+        """Check options of start() when a module is imported, as the ``background`` decorators do.
 
         Raises TypeError or ValueError for an option that start() does not have, or with a value that it refuses.
         """
         check_options(options, inspect.signature(cls.start).parameters)
 
     def retry(self, job_id: int | str, *, scope: str | None = None) -> int:
-        """Start an ended job again, and return the new job's id. For one that ran as nobody and did not complete.
+        """Start an anonymous job again that failed or was cancelled, and return the new job's id.
 
-        Of a user's job nothing is kept that it could run with. The new one is due at once; what else start() was given,
-        but for ``unique``, goes for it too. Raises JobNotFound, BackJobError for a job that can't be started again, and
-        what start() raises.
+        The request of a user's job is not kept after its end. The new job is due at once. It has the other options of
+        the old one, except ``unique``. Raises JobNotFound, BackJobError if the job can't be started again, and the
+        errors of start().
         """
         backend = self._get_backend()
         job = self._find_one(backend.store.get, job_id, scope)
@@ -147,16 +147,16 @@ class Jobs(ExistingJobs):
         return new_id
 
     def limit_body(self, environ: MutableMapping[str, Any]) -> None:
-        """Raise RequestTooLarge if the body of this request is too large for a job, before it is in memory.
+        """Raise RequestTooLarge if the body of this request is too large for a job, before it is read into memory.
 
-        For integrations, before they read it. A body that is sent in chunks has a CONTENT_LENGTH afterwards.
+        For integrations. A body that is sent in chunks has a CONTENT_LENGTH afterwards.
         """
         limit_body(environ, self._get_backend().config.request_limit)
 
     def cancel_waiting(self, job_id: int) -> None:
-        """Cancel a job that was started here with ``after_response`` and waits: what it was started for is undone.
+        """Cancel a waiting job that was started here with ``after_response``, because its transaction was rolled back.
 
-        For integrations, after a rollback. It does nothing for other jobs, such as one that ``unique`` has found.
+        For integrations. It does nothing for other jobs, such as one that ``unique`` has found.
         """
 
     def _add(
@@ -173,7 +173,7 @@ class Jobs(ExistingJobs):
             self._check_after_response()
         holder = name_response(backend.monitor.owner) if after_response else new_nonce()
         uid = uuid.uuid4().hex
-        # With the server's backlog full of launches, this one waits as a row, which this process takes up itself.
+        # If the server's backlog is full of launches, the job waits as a row. This process launches it later.
         waits = backend.self_request.is_backlogged and not after_response and backend.has_dispatcher(self._environ)
         new = NewJob(
             uid=uid,
@@ -191,23 +191,23 @@ class Jobs(ExistingJobs):
             sealed = backend.keyring.seal(job_id, uid, request)
             return sealed
 
-        with one_call():  # start() waits only once for a database that does not answer
+        with one_call():  # start() waits only once for an unreachable database
             backend.limits.note_recorder(self._environ, self._start_response)
             job_id, is_new = backend.store.add(new, seal, unique_keys)
-        if is_new:  # from here on nothing raises: the record is committed
+        if is_new:  # nothing may raise from here on, because the record is committed
             log_started(job_id, request)
             launch = Launch(job_id, holder, sealed, request)
             if waits:
                 backend.dispatcher.look_after(new.delay)
             elif after_response:
-                backend.vouching.hold(job_id, holder)
+                backend.renewals.hold(job_id, holder)
                 self._launch_after_response(launch)
             else:
                 backend.launch(launch, self._environ)
         return job_id
 
     def _check_after_response(self) -> None:
-        raise BackJobError("after_response needs a request: start the job from one, or leave the option away")
+        raise BackJobError("after_response=True needs a request. Start the job in a request, or omit the option")
 
     def _launch_after_response(self, launch: Launch) -> None:
         self._check_after_response()

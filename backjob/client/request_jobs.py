@@ -1,4 +1,4 @@
-"""The request session: ``environ["backjob"]`` of an ordinary request, and the jobs that wait for its response."""
+"""The client of an ordinary request, ``environ["backjob"]``, and the jobs that wait for its response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .jobs import Jobs
 
 
 class RequestJobs(Jobs):
-    """The jobs as seen from an ordinary request, in its environ."""
+    """The jobs of an application, for the ordinary request of this environ."""
 
     __slots__ = ("_start_response", "_status", "waiting")
 
@@ -28,8 +28,8 @@ class RequestJobs(Jobs):
         self._path_info = environ.get("PATH_INFO", "")
         self._start_response = start_response
         self.waiting: tuple[Launch, ...] | None = None
-        """The jobs that wait for the end of the response. None before the first one. Empty after the app
-        has returned without any: then it is too late."""
+        """The jobs that wait for the end of the response, None before the first one. It is empty after the app
+        has returned without any. Then no job can wait for the response any more."""
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """Note the status, and call the server's start_response. After a 5xx the waiting jobs are cancelled."""
@@ -47,7 +47,7 @@ class RequestJobs(Jobs):
     def end_late(self, is_failed: bool) -> None:
         """Have the keeper do what end() does. This call takes no lock and uses no database."""
         launches, failure = self._take_waiting(is_failed)
-        if launches and launches[0].pid == os.getpid():  # in a child of a fork they are the parent's
+        if launches and launches[0].pid == os.getpid():  # in a child of a fork, they belong to the parent
             for launch in launches:
                 self._get_backend().postpone_follower(launch, failure)
 

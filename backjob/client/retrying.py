@@ -1,4 +1,4 @@
-"""Checks whether an ended job can be started again, and its request.
+"""The request of an ended job that is started again, and the reasons why it can't be.
 
 Knows jobs and the key. Records nothing.
 """
@@ -26,11 +26,11 @@ def open_again(backend: Backend, job: Job) -> JobRequest:
     try:
         request = backend.keyring.unseal(job.id, job.uid, job.sealed)
     except SealError:
-        raise refuse("its request does not open: its key is missing here, or the record was changed") from None
+        raise refuse("its request can't be unsealed: its key is missing here, or the record was changed") from None
     if not request.anonymous:  # the row may have been changed
         raise refuse(_OF_A_USER)
     if backend.config.address is None and not may_run_in(backend.self_request.app, request):
-        raise refuse("it is another app's", " here")
+        raise refuse("it belongs to another app", " here")
     return request
 
 
@@ -41,7 +41,7 @@ def _find_refusal(job: Job) -> str:
     if not job.anonymous:
         return _OF_A_USER
     if not job.status.is_final:
-        return f"it has not ended, it is {job.status.name}"
+        return f"it has not ended, it is {job.status.word}"
     if job.status is Status.COMPLETED:
         return "it has completed"
     return ""

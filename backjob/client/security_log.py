@@ -34,7 +34,7 @@ def log_act(act: str, job_id: int, environ: Mapping[str, Any] | None, config: Co
 
 
 def name_peer(environ: Mapping[str, Any]) -> str:
-    """Return the address of the peer as the server reports it."""
+    """Return the address of the peer, from the server's REMOTE_ADDR."""
     return escape_controls(str(environ.get("REMOTE_ADDR") or "an unknown address")[:_LONGEST])
 
 
@@ -57,7 +57,7 @@ class RefusedTokens:
         self._next = float("-inf")
 
     def note(self, environ: Mapping[str, Any], *, is_stale: bool = False) -> None:
-        """Count a request. The first one after a quiet minute is logged at once."""
+        """Count a request. The first one after a minute without any is logged at once."""
         peer = name_peer(environ) + (" (too old, or used before)" if is_stale else "")
         with self._lock:
             key = peer if peer in self._peers or len(self._peers) < _MOST_PEERS else "other addresses"

@@ -1,1 +1,1 @@
-"""BackJob in people's frameworks: a module each, in its framework's own ways. The package itself imports none."""
+"""Integrations with web frameworks, one module for each. Nothing else in backjob imports a framework."""

@@ -1,7 +1,7 @@
 """Bottle: ``app.install(BackJobPlugin())`` wraps the app, and the ``background`` decorator for its callbacks.
 
-Owns what a Bottle app sees of backjob, which is ``request.backjob``, and what a job needs of Bottle: who its user is,
-and what went wrong. Knows Bottle's plugin API and backjob's public names.
+Owns ``request.backjob``, and what a job needs from Bottle: the name of its user and the exceptions of its callback.
+Knows Bottle's plugin API and backjob's public names.
 """
 
 from __future__ import annotations
@@ -16,42 +16,31 @@ from urllib.parse import urlencode
 
 import bottle
 
-from backjob import BackJob, Jobs, RequestError
+from backjob import BackJob, Jobs
+from backjob.wsgi.names import FORM, SENT
 
-from .replay import (
-    CHANGING_METHODS,
-    FORM,
-    NO_FILES,
-    ORIGIN_KEYS,
-    SENT,
-    add_fields,
-    check_background,
-    explain_method,
-    keep_sent,
-    make_again,
-    put_back,
-    take_fields,
-)
+from . import replay
 
 _PLUGIN = "backjob.bottle"
-"""The plugin, in the environ of a request."""
-_GUARDS = (*ORIGIN_KEYS, "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN")
-"""The headers by which a request shows that it is not forged. Bottle has none of its own: those that are usual."""
+"""Environ key of the plugin."""
+_GUARDS = (*replay.ORIGIN_KEYS, "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN")
+"""Environ keys of the usual headers for CSRF checks. Bottle itself defines none."""
 
 Callback = Callable[..., Any]
 
 
 class BackJobPlugin:
-    """A plugin of Bottle's API 2: ``app.install(BackJobPlugin(…))``, before the app is served.
+    """Plugin of Bottle's API 2: ``app.install(BackJobPlugin(…))``, before the app is served.
 
-    The options are those of :class:`backjob.BackJob`, but for ``identify``: here it is a function of Bottle's request
-    that names its user. By default that is who ``request.auth`` tells. Install it after plugins that open a session,
-    and before hooks that use ``request.backjob``. ``csrf_field`` is the form's field with the token of the app's own
-    CSRF check, if it has one: two forms that differ in it alone are the same job to ``background(unique=True)``.
+    The options are those of :class:`backjob.BackJob`, except for ``identify``: here it is a function of Bottle's
+    request that returns the name of its user. The default is the user name in ``request.auth``. Install the plugin
+    after plugins that open a session, and before hooks that use ``request.backjob``. ``csrf_field`` is the form field
+    with the token of the app's own CSRF check. With ``background(unique=True)``, two submissions of a form are equal
+    even if their tokens differ.
 
-    The plugin wraps what Bottle calls for each request of a server, ``app.wsgi``; so the app itself stays what a server
-    is given. Where apps are mounted or merged into others, install it in the outermost. To their routes Bottle applies
-    no plugin of the outer app: a job's user is checked in a hook then, and with ``apply=[plugin]`` within their own.
+    The plugin wraps ``app.wsgi``, which Bottle calls for each request, so the server still gets the app itself. If apps
+    are mounted or merged into others, install it in the outermost. Bottle does not apply the outer app's plugins to
+    their routes: a job's user is then checked in a hook, or, with ``apply=[plugin]``, at their own routes.
     """
 
     name = "backjob"
@@ -67,21 +56,21 @@ class BackJobPlugin:
         self._wrapped: Any = None
         self._key = ""
         self.application: BackJob
-        """The BackJob around the app, once the plugin is installed."""
+        """BackJob around the app, once the plugin is installed."""
 
     def setup(self, app: bottle.Bottle) -> None:
-        """Part of the plugin API: the plugin is being installed. Raises ConfigError for a wrong option."""
+        """Install the plugin (plugin API). Raises ConfigError for a wrong option."""
         if self._app is not None or any(isinstance(each, BackJobPlugin) for each in app.plugins):
-            raise bottle.PluginError("backjob is installed already: once is enough, in one app")
+            raise bottle.PluginError("backjob is installed already: install one BackJobPlugin, in one app")
         self.application = BackJob(app.wsgi, identify=self._identify, **self._options)
         self._key = self.application.config.environ_key
-        # What the app has put around itself already, such as Beaker's SessionMiddleware, stays within BackJob.
+        # Middleware around the app, such as Beaker's SessionMiddleware, stays inside BackJob.
         self._wrapped = vars(app).pop("wsgi", None)
         self._app, app.wsgi = app, self.application
         app.add_hook("before_request", self._attach)
 
     def apply(self, callback: Callback, route: bottle.Route) -> Callback:
-        """Part of the plugin API: a callback that a job calls as the user who started it, or not at all."""
+        """Wrap a callback (plugin API): a job calls it as the user who started the job, or not at all."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             jobs = bottle.request.environ.get(self._key)
@@ -91,14 +80,14 @@ class BackJobPlugin:
             try:
                 answer = callback(*args, **kwargs)
             except bottle.HTTPError as error:
-                jobs.note_exception(error)  # what abort() says is only in Bottle's page, which a job does not keep
+                jobs.note_exception(error)  # the text of abort() is only in Bottle's page, which a job does not keep
                 raise
             return _watch(answer, jobs) if inspect.isgenerator(answer) else answer
 
         return call
 
     def close(self) -> None:
-        """Part of the plugin API: the plugin is uninstalled, or the app closed. No more jobs are looked for."""
+        """Uninstall the plugin, or close it with its app (plugin API). The keeper ends."""
         app, self._app = self._app, None
         if app is not None:
             app.remove_hook("before_request", self._attach)
@@ -121,12 +110,12 @@ class BackJobPlugin:
     def _is_applied(self, environ: dict[str, Any]) -> bool:
         try:
             route, _ = self._app.match(environ)
-        except bottle.HTTPError:  # none as yet: a later hook may change the path
+        except bottle.HTTPError:  # no route yet: a later hook may change the path
             return False
         return self in route.all_plugins()
 
     def _identify(self, environ: Mapping[str, Any]) -> Any:
-        # A request of its own: that of the thread may be another one, or over.
+        # Not bottle.request: the thread's request may be another one, or may have ended.
         return self._name_user(bottle.Request(dict(environ)))
 
 
@@ -135,7 +124,7 @@ def _name_authenticated(request: Any) -> str | None:
 
 
 def _watch(chunks: Iterator[Any], jobs: Jobs) -> Iterator[Any]:
-    """Bottle makes an error page of what a generator raises before its first chunk, and tells nobody."""
+    """Note an exception of a generator: before the first chunk, Bottle makes an error page of it without a trace."""
     try:
         yield from chunks
     except Exception as error:
@@ -143,27 +132,27 @@ def _watch(chunks: Iterator[Any], jobs: Jobs) -> Iterator[Any]:
         raise
 
 
-def _do_again(request: Any, csrf_field: str) -> Any:
-    """This request for a job, its form without the token, which differs from page to page."""
+def _ask_again(request: Any) -> Any:
+    """Return this request for a job, its form without the token. Raises replay.HasFiles."""
     body, content_type = request.body.read(), request.environ.get("CONTENT_TYPE", "")
     if content_type.lower().startswith("multipart/"):
         form = list(request.forms.decode().allitems())
         if not form or request.files:
-            bottle.abort(415, NO_FILES)
+            raise replay.HasFiles
         body, content_type = urlencode(form).encode(), FORM
     fields: list[tuple[str, str]] = []
-    if content_type.partition(";")[0].strip().lower() in ("", FORM):
-        body, fields = take_fields(body, [csrf_field])
-    # Bottle decodes the path in place, and keeps the one that came.
+    if replay.is_form(content_type):
+        body, fields = replay.take_fields(body, [request.environ[_PLUGIN].csrf_field])
+    # Bottle decodes the path in place, and keeps the original here.
     environ = {**request.environ, "PATH_INFO": request.environ["bottle.raw_path"]}
-    return make_again(environ, body, content_type, keep_sent(environ, _GUARDS, fields))
+    return replay.make_again(environ, body, content_type, replay.keep_sent(environ, _GUARDS, fields))
 
 
 def _put_back_fields(request: Any) -> None:
-    """The form as the browser sent it, for all checks that follow: nobody knows a newer token."""
-    fields = put_back(request.environ, ())
+    """Restore the form as the browser sent it, for all checks that follow. backjob can't make a newer token."""
+    fields = replay.put_back(request.environ, ())
     if fields:
-        body = add_fields(request.body.read(), fields)
+        body = replay.add_fields(request.body.read(), fields)
         request["wsgi.input"], request["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
 
 
@@ -171,45 +160,32 @@ def background(
     callback: Callback | None = None,
     *,
     scope: str | Callable[[Any], str] = "",
-    methods: Iterable[str] = CHANGING_METHODS,
+    methods: Iterable[str] = replay.CHANGING_METHODS,
     **options: Any,
 ) -> Any:
-    """A callback's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the callback runs in that job.
+    """Decorate a callback to run it as a job: requests get 202 with the job's id, ``{"id": 7}``.
 
-    ``@background`` between ``@app.post(…)`` and the function, or ``@background(retries=2, unique=True)`` with options
-    of :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may
-    be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
-    and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
+    Write it between ``@app.post(…)`` and the function, bare or with options of :meth:`backjob.Jobs.start`, such as
+    ``@background(retries=2, unique=True)``. The job is the same request again: method, path, query and body. A
+    ``scope`` may be a function of the request. A request with uploaded files is refused with 415, one larger than
+    ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError for
+    a wrong option.
     """
-    methods = check_background(callback, methods, scope, options)
+    methods = replay.check_background(callback, methods, scope, options)
     if callback is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
     @functools.wraps(callback)
     def start_or_run(*args: Any, **kwargs: Any) -> Any:
         request = bottle.request
-        plugin = request.environ.get(_PLUGIN)
-        if plugin is None:
+        if _PLUGIN not in request.environ:
             raise RuntimeError("background needs a BackJobPlugin: install one in this app, or in the outermost")
         if request.backjob.is_worker:
             request.backjob.check_user()
-            if SENT in request.environ:  # for the callback's own checks; until now Origin was the site's own
-                put_back(request.environ, _GUARDS)
+            if SENT in request.environ:  # for the callback's own checks
+                replay.put_back(request.environ, _GUARDS)
             return callback(*args, **kwargs)
-        if refusal := explain_method(request.method, methods):
-            return _answer(405, {"error": refusal}, Allow=", ".join(methods))
-        try:
-            request.backjob.limit_body(request.environ)
-            again = _do_again(request, plugin.csrf_field)
-            job_id = request.backjob.start(again, scope=scope(request) if callable(scope) else scope, **options)
-        except RequestError as error:
-            return _answer(error.http_status, {"error": str(error)})
-        return _answer(202, {"id": job_id})
+        status, body, headers = replay.start_job(request, request.backjob, _ask_again, scope, methods, options)
+        return bottle.HTTPResponse(json.dumps(body), status, {"Content-Type": "application/json", **headers})
 
     return start_or_run
-
-
-def _answer(status: int, body: Mapping[str, Any], **headers: str) -> bottle.HTTPResponse:
-    return bottle.HTTPResponse(
-        json.dumps(body), status, {"Content-Type": "application/json", "Cache-Control": "no-store", **headers}
-    )

@@ -1,7 +1,7 @@
 """Django: ``get_wsgi_application()`` for wsgi.py, a middleware, and the ``background`` decorator for views.
 
-Has the options from ``settings.BACKJOB``. Knows Django's requests, its users and its transactions; of the jobs no more
-than everybody's code does. What a job needs for CSRF protection stands in django_csrf.py.
+Reads the options from ``settings.BACKJOB``. Knows Django's requests, users and transactions, and only the public
+interface of jobs. CSRF protection is in django_csrf.py.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from django.views.debug import ExceptionReporter
 
-from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown, RequestError
+from backjob import BackJob, Check, Config, ConfigError, Finding, IdentityUnknown
 
 from .django_cache import bypass_page_cache
 from .django_csrf import ask_again, put_back_sent, supply_token
 from .django_inline import keep_connections
 from .django_session import watch_session
 from .django_transactions import JobsInTransaction, check_sqlite, clear_frames
-from .replay import CHANGING_METHODS, NO_FILES, check_background, explain_method
+from .replay import CHANGING_METHODS, check_background, start_job
 
 _MIDDLEWARE = f"{__name__}.BackJobMiddleware"
 _BEFORE = {
@@ -41,19 +41,19 @@ _BEFORE = {
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
 }
-"""What must have seen a request before BackJobMiddleware does: it asks for the user and for the CSRF secret."""
+"""Middleware that must come before BackJobMiddleware, which uses the session, the user and the CSRF secret."""
 _REQUEST = "backjob.django_request"
-"""Where an environ has a weak reference to its request: identify() is asked by environ."""
+"""Environ key of a weak reference to the request, because identify() gets the environ."""
 
 View = Callable[..., HttpResponse]
 
 
 @functools.cache
 def get_wsgi_application() -> BackJob:
-    """Django's application in BackJob, for wsgi.py; one for the process, for the settings are one.
+    """Return Django's application in BackJob, for wsgi.py, the same one for the whole process.
 
-    Its options are ``settings.BACKJOB``, their names in upper case. Raises ImproperlyConfigured for a wrong one, and
-    where BackJobMiddleware is not in its place in MIDDLEWARE.
+    Its options are ``settings.BACKJOB``, their names in upper case. Raises ImproperlyConfigured for a wrong option, and
+    if BackJobMiddleware is missing in MIDDLEWARE or comes too early.
     """
     django.setup(set_prefix=False)
     _check_middleware()
@@ -67,7 +67,7 @@ def get_wsgi_application() -> BackJob:
 
 
 class _Application(BackJob):
-    """BackJob whose check() knows Django's databases too."""
+    """BackJob whose check() also covers Django's databases."""
 
     def check(self, environ: Mapping[str, Any] | None = None) -> Check:
         found = super().check(environ)
@@ -76,7 +76,7 @@ class _Application(BackJob):
 
 
 def _forget_application(setting: str, **_: Any) -> None:
-    """A test has changed the setting: the next request finds an application with the new options."""
+    """Drop the application after a test has changed the setting. The next request makes one with the new options."""
     if setting == "BACKJOB":
         get_wsgi_application.cache_clear()
 
@@ -85,10 +85,10 @@ signals.setting_changed.connect(_forget_application)
 
 
 class BackJobMiddleware:
-    """Gives views ``request.backjob``, and jobs what Django wants of a request: its user, and its CSRF token.
+    """Middleware that gives views ``request.backjob``, and jobs a user and a CSRF token.
 
-    Stands in MIDDLEWARE after the session's, CSRF's and the user's. Nothing that it does for a job is done for what a
-    browser sends: it asks ``is_worker``, which no client can forge.
+    It comes after those of sessions, CSRF and authentication in MIDDLEWARE. Its steps for jobs depend on ``is_worker``,
+    which no client can forge.
     """
 
     sync_capable = True
@@ -100,17 +100,17 @@ class BackJobMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         with contextlib.ExitStack() as around:
-            if not hasattr(request, "backjob"):  # Django's test client asks its handler and not ours
+            if not hasattr(request, "backjob"):  # Django's test client uses a handler of its own
                 application = get_wsgi_application()
                 _attach(request, request.META.get(_environ_key()) or application.jobs_of(request.META))
                 around.enter_context(getattr(application.config.launcher, "answering", contextlib.nullcontext)())
-            # A view may set request.user by a credential. This one is the session's; it is lazy, and not asked for yet.
+            # The session's user, not yet loaded. A view may set request.user by another credential.
             request.backjob_user = getattr(request, "user", None)
             if request.backjob.is_worker:
                 request.backjob.check_user()
                 with contextlib.suppress(NoReverseMatch):  # an app without a login page need not set LOGIN_URL
                     request.backjob.note_login_url(resolve_url(settings.LOGIN_URL))
-                # The page with everything in it is for a browser: a job's text is the exception's type and message.
+                # A job has no use for the debug page: its status text is the exception's type and message.
                 request.exception_reporter_class = _NoPage
                 around.enter_context(supply_token(request))
             response = self._get_response(request)
@@ -119,7 +119,7 @@ class BackJobMiddleware:
             return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
-        """What a view has raised, also where another middleware makes a page of it."""
+        """Note an exception of a view, also one of which another middleware makes a page."""
         request.backjob.note_exception(exception)
 
 
@@ -131,13 +131,13 @@ def background(
     atomic: bool = True,
     **options: Any,
 ) -> Any:
-    """Decorate a view, to run it as a job: it answers 202 with the job's id, and its body runs in the background.
+    """Decorate a view to run it as a job: requests get 202 with the job's id, ``{"id": 7}``.
 
-    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function of the
-    request. A class has it by method_decorator on ``dispatch``. The job is the very same request. One with uploaded
-    files is refused with 415, one larger than ``max_request`` with 413, and one with another method than ``methods``
-    with 405. With ``atomic=False`` the view is exempt from ATOMIC_REQUESTS. Raises TypeError or ValueError for a wrong
-    option.
+    Use it bare or with options of start(): ``@background(retries=2, unique=True)``. For a class, use method_decorator
+    on ``dispatch``. A ``scope`` may be a function of the request. The job is the same request again. A request with
+    uploaded files is refused with 415, one larger than ``max_request`` with 413, and one with another method than
+    ``methods`` with 405. With ``atomic=False`` the view is exempt from ATOMIC_REQUESTS. Raises TypeError or ValueError
+    for a wrong option.
     """
     methods = check_background(view, methods, scope, options)
     if view is None:
@@ -148,18 +148,8 @@ def background(
         if request.backjob.is_worker:
             put_back_sent(request)
             return view(request, *args, **kwargs)
-        if refusal := explain_method(request.method, methods):
-            return JsonResponse({"error": refusal}, status=405, headers={"Allow": ", ".join(methods)})
-        try:
-            request.backjob.limit_body(request.META)
-            again = ask_again(request)
-            if again is None:
-                return JsonResponse({"error": NO_FILES}, status=415)
-            name = scope(request) if callable(scope) else scope
-            job_id = request.backjob.start(again, scope=name, **options)
-            return JsonResponse({"id": job_id}, status=202, headers={"Cache-Control": "no-store"})
-        except RequestError as error:
-            return JsonResponse({"error": str(error)}, status=error.http_status)
+        status, body, headers = start_job(request, request.backjob, ask_again, scope, methods, options)
+        return JsonResponse(body, status=status, headers=headers)
 
     if not atomic:
         for alias in connections:
@@ -180,7 +170,7 @@ def identify(environ: Mapping[str, Any]) -> str | None:
 
 
 class _Handler(WSGIHandler):  # type: ignore[misc]
-    """Django's handler, with what must be done when all middleware is through with a request."""
+    """Django's handler, with a step after all middleware."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,8 +182,8 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         try:
             return super().get_response(request)
         except BaseException as error:
-            # Django answers for every Exception; the others, such as JobEnded or a group that has it, leave it here.
-            # There is no response, whose close() would tell those who wait for it, such as the connections.
+            # Django makes a response of every Exception. Others, such as JobEnded or a group with it, pass through.
+            # Without a response its close() does not send this signal, which closes database connections.
             clear_frames(error)
             signals.request_finished.send(sender=type(self))
             raise
@@ -202,7 +192,7 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
 
 
 class _NoPage(ExceptionReporter):  # type: ignore[misc]
-    """Nothing instead of the page that DEBUG shows, with all that the request has in it."""
+    """Empty text in place of the debug page, which shows the whole request."""
 
     def get_traceback_html(self) -> str:
         return ""
@@ -216,7 +206,7 @@ def _attach(request: HttpRequest, jobs: Any) -> None:
 
 
 def _note_exception(request: HttpRequest, **_: Any) -> None:
-    """What becomes a 500, wherever it was raised."""
+    """Note an exception that becomes a 500, wherever it was raised."""
     error = sys.exc_info()[1]
     if error is not None and hasattr(request, "backjob"):
         request.backjob.note_exception(error)
@@ -228,21 +218,21 @@ def _environ_key() -> str:
 
 
 def _read_options() -> dict[str, Any]:
-    """The options among the settings, and what is Django's own. Raises ImproperlyConfigured."""
+    """Return the options in the settings and those that follow from Django's. Raises ImproperlyConfigured."""
     given = getattr(settings, "BACKJOB", {})
     for name in given:
         if name != name.upper():
             raise ImproperlyConfigured(f"settings.BACKJOB: {name!r} must be written {name.upper()!r}")
     options = {"identify": identify, **{name.lower(): value for name, value in given.items()}}
     forwarded = options.get("forward_headers", Config.forward_headers)
-    if settings.SECURE_PROXY_SSL_HEADER and isinstance(forwarded, (list, tuple)):  # anything else BackJob refuses
+    if settings.SECURE_PROXY_SSL_HEADER and isinstance(forwarded, (list, tuple)):  # BackJob refuses other types
         header = settings.SECURE_PROXY_SSL_HEADER[0].removeprefix("HTTP_").replace("_", "-").title()
         options["forward_headers"] = (*forwarded, header)
     return options
 
 
 def _check_middleware() -> None:
-    """Raise ImproperlyConfigured where BackJobMiddleware is missing, or stands before what it needs."""
+    """Raise ImproperlyConfigured if BackJobMiddleware is missing or comes before middleware that it needs."""
     classes = {name: import_string(name) for name in settings.MIDDLEWARE}
     for name, middleware in reversed(classes.items()):
         bases = {f"{base.__module__}.{base.__qualname__}" for base in getattr(middleware, "__mro__", ())}

@@ -1,6 +1,6 @@
-"""Django's CSRF protection: what a job passes it with, and what ``background`` hands on of the browser's own request.
+"""Django's CSRF protection: the token with which a job passes it, and the browser's tokens for checks in the view.
 
-Knows Django's requests, its cookies, sessions and forms; of jobs nothing.
+Knows Django's requests, cookies, sessions and forms, and no jobs.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from django.conf import settings
 from django.http import HttpRequest, QueryDict
 from django.middleware.csrf import CSRF_SESSION_KEY, get_token
 
-from .replay import FORM, ORIGIN_KEYS, SAFE_METHODS, SENT, add_fields, keep_sent, make_again, put_back, take_fields
+from backjob.wsgi.names import FORM, SENT, is_safe_method
+
+from .replay import ORIGIN_KEYS, HasFiles, add_fields, keep_sent, make_again, put_back, take_fields
 
 _FIELD = "csrfmiddlewaretoken"
 _NO_CHECK = ("csrf_processing_done", "_dont_enforce_csrf_checks")
-"""What a request has when its token was checked, or when it is of Django's test client: nobody asks (again) then."""
+"""Attributes of a request whose token has been checked, or that Django's test client has made."""
 
 
 @contextlib.contextmanager
 def supply_token(request: HttpRequest) -> Iterator[None]:
-    """In it a job has the token of its session or cookie, as it is by now; where there is none, of a new one."""
-    if request.method in SAFE_METHODS:
+    """Supply a job with the current token of its session or cookie, or with a new one if it has none."""
+    if is_safe_method(request.method):
         yield
         return
     is_in_session = settings.CSRF_USE_SESSIONS and CSRF_SESSION_KEY in request.session
@@ -37,12 +39,12 @@ def supply_token(request: HttpRequest) -> Iterator[None]:
     if not settings.CSRF_USE_SESSIONS:
         request.COOKIES[settings.CSRF_COOKIE_NAME] = secret
     if request.method == "POST" and _FIELD in request.POST:
-        # A form that was handed on brings the token along that it had then, and that would be asked first.
+        # The token in the submitted form may have expired, and Django checks it before the header.
         request.POST = request.POST.copy()
         del request.POST[_FIELD]
     request.META["HTTP_ORIGIN"] = f"{request.scheme}://{request.get_host()}"
     if settings.CSRF_USE_SESSIONS and not is_in_session:
-        # For this request alone: a session is not to be written for it, where the view writes none.
+        # For this request only: the token is no reason to save the session.
         with _unnoticed(request.session):
             request.session[CSRF_SESSION_KEY] = secret
         yield
@@ -55,21 +57,21 @@ def supply_token(request: HttpRequest) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unnoticed(session: Any) -> Iterator[None]:
-    """What is changed in it is no reason to save the session."""
+    """Keep the changes in this block from saving the session."""
     is_modified = session.modified
     yield
     session.modified = is_modified
 
 
 def ask_again(request: HttpRequest) -> Any:
-    """What start() takes to do the browser's request once more, as a job; None for one with files.
+    """Return the browser's request for a job. Raises HasFiles.
 
-    The form goes along without its tokens, so that it is the same whenever its page was loaded.
+    The form is without its tokens, so that with ``unique`` two submissions of it are equal.
     """
     is_post = request.method == "POST"  # Django reads the form of no other
     if request.content_type.startswith("multipart/"):
         if not is_post or request.content_type != "multipart/form-data" or request.FILES:
-            return None
+            raise HasFiles
         body, content_type = request.POST.urlencode().encode(), FORM
     else:
         body, content_type = request.body, request.META.get("CONTENT_TYPE", "")
@@ -81,19 +83,19 @@ def ask_again(request: HttpRequest) -> Any:
 
 
 def put_back_sent(request: HttpRequest) -> None:
-    """From here on the job has what the browser sent: a view that checks it for itself sees that, and not our token.
+    """Restore the tokens that the browser sent, for checks in the view.
 
-    A job that the site's own code has started by start() keeps ours: nobody else can have sent it.
+    A job that the site's own code has started by start() keeps the supplied token, because no browser has sent it.
     """
     if SENT not in request.META:
         return
     fields = put_back(request.META, _sent_keys())
-    for kept in ("headers", "COOKIES"):  # read from META, and maybe changed since
+    for kept in ("headers", "COOKIES"):  # cached, and made from META
         request.__dict__.pop(kept, None)
     for name in _NO_CHECK:
         setattr(request, name, name in request.META[SENT].get("passed", ()))
     if fields:
-        # Who reads the body itself, as Django REST framework does, finds them there too.
+        # Some code reads the body itself, such as Django REST framework.
         body = add_fields(request.body, fields)
         request._body, request._stream = body, io.BytesIO(body)  # noqa: SLF001 - there is no other way to set them
         request.META["CONTENT_LENGTH"] = str(len(body))

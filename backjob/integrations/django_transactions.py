@@ -1,6 +1,6 @@
 """Jobs and Django's database connections: start() waits for the commit, and a view's cursors are closed in time.
 
-Also the system check for SQLite with ATOMIC_REQUESTS. Knows Django's connections, and no requests.
+Also the system check for SQLite with ATOMIC_REQUESTS. Knows Django's connections and no requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Flask: the extension ``FlaskBackJob``, the proxy ``current_jobs``, and the ``background`` decorator for views.
 
-Has the options from ``app.config``, as ``BACKJOB_…``. Knows Flask's requests and signals, and where an app has
-Flask-Login and Flask-WTF, who is logged in and what a CSRF token is; of the jobs no more than everybody's code does.
+Reads the options from ``app.config``, as ``BACKJOB_…``. Knows Flask's requests and signals, the login of Flask-Login
+and the CSRF tokens of Flask-WTF. Uses only the public interface of jobs.
 """
 
 from __future__ import annotations
@@ -19,35 +19,22 @@ from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import Unauthorized
 from werkzeug.local import LocalProxy
 
-from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs, RequestError
+from backjob import BackJob, Config, ConfigError, IdentityUnknown, Jobs
+from backjob.wsgi.names import FORM, SENT, header_key
 
-from .replay import (
-    CHANGING_METHODS,
-    FORM,
-    NO_FILES,
-    ORIGIN_KEYS,
-    SENT,
-    add_fields,
-    check_background,
-    explain_method,
-    header_key,
-    keep_sent,
-    make_again,
-    put_back,
-    take_fields,
-)
+from . import replay
 
 _NAME = "backjob"
 _PASSED = "csrf_valid"
-"""Where Flask-WTF keeps in ``g`` that CSRFProtect has checked this request: a form does not ask again then."""
+"""Name in ``g`` with which Flask-WTF notes that CSRFProtect has checked this request. Forms don't check it again."""
 
 
 class FlaskBackJob:
-    """Flask's extension: ``FlaskBackJob(app)``, or ``init_app()`` in an application factory.
+    """Flask extension: ``FlaskBackJob(app)``, or ``init_app()`` in an application factory.
 
-    The options are those of :class:`backjob.BackJob`: by name here or in init_app(), or in ``app.config`` in upper
-    case, as ``BACKJOB_DATABASE``. ``app.extensions["backjob"]`` is the BackJob of an app. Raises ConfigError for a
-    wrong option.
+    The options are those of :class:`backjob.BackJob`: keyword arguments here or of init_app(), or in ``app.config`` in
+    upper case, as ``BACKJOB_DATABASE``. ``app.extensions["backjob"]`` is the BackJob of an app. Raises ConfigError for
+    a wrong option.
     """
 
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
@@ -58,20 +45,20 @@ class FlaskBackJob:
             self.init_app(app)
 
     def init_app(self, app: Flask, **options: Any) -> None:
-        """Wrap ``app.wsgi_app``; the app object stays what it was. Raises ConfigError also for an app that has it."""
+        """Wrap ``app.wsgi_app``. The app object stays the same. Raises ConfigError also if the app has a BackJob."""
         if _NAME in app.extensions:
-            raise ConfigError(f"the Flask app {app.name!r} has its BackJob already: init_app() is called once for each")
+            raise ConfigError(f"the Flask app {app.name!r} has a BackJob already: call init_app() once for each app")
         options = {**app.config.get_namespace("BACKJOB_"), **self._options, **options}
         forwarded = options.pop("forward_headers", Config.forward_headers)
-        if isinstance(forwarded, (list, tuple)):  # anything else BackJob refuses
-            # Flask-Login binds a session to the browser, which it knows by this header.
+        if isinstance(forwarded, (list, tuple)):  # BackJob refuses other types
+            # Flask-Login binds a session to the browser, which it recognizes by this header.
             forwarded = (*forwarded, "User-Agent")
         options = {"identify": identify, **options, "forward_headers": forwarded}
         app.extensions[_NAME] = self.application = application = BackJob(app.wsgi_app, **options)
         app.wsgi_app = application  # type: ignore[method-assign]
         app.handle_user_exception = _noting(app.handle_user_exception)  # type: ignore[assignment, method-assign]
         app.context_processor(lambda: {"current_jobs": current_jobs})
-        # A signal comes before all functions of before_request, whoever was initialized first.
+        # This signal is sent before all functions of before_request run, in any order of initialization.
         request_started.connect(_prepare_job, app)
         got_request_exception.connect(_note_exception, app)
 
@@ -83,31 +70,31 @@ def _find_jobs() -> Jobs:
     if not has_request_context():
         return application.jobs
     key = application.config.environ_key
-    if key not in request.environ:  # app.test_request_context() does not come through wsgi_app
+    if key not in request.environ:  # app.test_request_context() does not call wsgi_app
         request.environ[key] = application.jobs_of(request.environ)
     jobs: Jobs = request.environ[key]
     return jobs
 
 
 current_jobs: Any = LocalProxy(_find_jobs)
-"""The jobs as the current request sees them: ``environ["backjob"]``. In an app context alone, those outside of any."""
+"""Proxy of ``environ["backjob"]`` of the current request, or of ``BackJob.jobs`` in an app context without one."""
 
 
 def background(
     view: Callable[..., Any] | None = None,
     *,
     scope: str | Callable[[], str] = "",
-    methods: Iterable[str] = CHANGING_METHODS,
+    methods: Iterable[str] = replay.CHANGING_METHODS,
     **options: Any,
 ) -> Any:
-    """Decorate a view, below ``@app.route``, to run it as a job: it answers 202 with the job's id, its body runs later.
+    """Decorate a view, below ``@app.route``, to run it as a job: requests get 202 with the job's id, ``{"id": 7}``.
 
-    Bare, or with what start() takes: ``@background(retries=2, unique=True)``. A ``scope`` may be a function, which is
-    called in the request. The job is the very same request. One with uploaded files is refused with 415, one larger
-    than ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError
-    for a wrong option.
+    Use it bare or with options of start(): ``@background(retries=2, unique=True)``. A ``scope`` may be a function,
+    which is called in the request. The job is the same request again. A request with uploaded files is refused with
+    415, one larger than ``max_request`` with 413, and one with another method than ``methods`` with 405. Raises
+    TypeError or ValueError for a wrong option.
     """
-    methods = check_background(view, methods, scope, options)
+    methods = replay.check_background(view, methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
@@ -116,35 +103,27 @@ def background(
         if current_jobs.is_worker:
             _put_back()
             return current_app.ensure_sync(view)(*args, **kwargs)
-        if refusal := explain_method(request.method, methods):
-            return {"error": refusal}, 405, {"Allow": ", ".join(methods)}
-        try:
-            again = _ask_again()
-            if again is None:
-                return {"error": NO_FILES}, 415
-            name = scope() if callable(scope) else scope
-            return {"id": current_jobs.start(again, scope=name, **options)}, 202, {"Cache-Control": "no-store"}
-        except RequestError as error:
-            return {"error": str(error)}, error.http_status
+        find_scope = (lambda _: scope()) if callable(scope) else scope
+        status, body, headers = replay.start_job(request, current_jobs, _ask_again, find_scope, methods, options)
+        return body, status, headers
 
     return start_or_run
 
 
-def _ask_again() -> Any:
-    """Return the arguments of start() for this request as a job, or None if it has files."""
-    current_jobs.limit_body(request.environ)
+def _ask_again(request: Any) -> Any:
+    """Return this request for a job. Raises replay.HasFiles."""
     is_form = request.mimetype in (FORM, "multipart/form-data")
     raw = request.get_data() if request.mimetype == FORM else b""  # before the form is parsed, which drops it
-    has_files = any(file.filename for _, file in request.files.items(multi=True))  # an input left empty has none
+    has_files = any(file.filename for _, file in request.files.items(multi=True))  # an empty input has no name
     if has_files or (request.mimetype.startswith("multipart/") and not is_form):
-        return None
+        raise replay.HasFiles
     fields, tokens = _split_form()
     if raw:
-        body, _ = take_fields(raw, {name for name, _ in tokens})
+        body, _ = replay.take_fields(raw, {name for name, _ in tokens})
     else:  # a form that was parsed already leaves no body
         body = urlencode(fields).encode() if is_form else request.get_data()
-    sent = keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
-    return make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
+    sent = replay.keep_sent(request.environ, _sent_keys(), tokens) | {"passed": g.get(_PASSED, False)}
+    return replay.make_again(request.environ, body, FORM if is_form else request.content_type or "", sent)
 
 
 def identify(environ: Mapping[str, Any]) -> str | None:
@@ -162,13 +141,13 @@ def identify(environ: Mapping[str, Any]) -> str | None:
 
 
 def _prepare_job(app: Flask, **_: Any) -> None:
-    """The session is known by now, and nothing of the app has run."""
+    """Check the user of a job, and supply its CSRF token, before any code of the app runs."""
     if current_jobs.is_worker:
         _bypass_page_cache()
         current_jobs.check_user()
         _note_login_url(app)
         login = sys.modules.get("flask_login")
-        if login is not None:  # a receiver that is connected twice is called once
+        if login is not None:  # connecting a receiver again has no effect
             login.user_unauthorized.connect(_note_denial, app)
             login.user_needs_refresh.connect(_note_denial, app)
         csrf = sys.modules.get("flask_wtf.csrf")
@@ -191,7 +170,7 @@ def _bypass_page_cache() -> None:
         is_job = _NAME in current_app.extensions and has_request_context() and current_jobs.is_worker
         return (is_job and _is_view(function)) or asks_unless(cache, unless, function, *args, **kwargs)
 
-    cache_class._bypass_cache = bypass_cache  # noqa: SLF001 - the one place that all of its decorators ask
+    cache_class._bypass_cache = bypass_cache  # noqa: SLF001 - all of its decorators call it
 
 
 def _is_view(function: Callable[..., Any]) -> bool:
@@ -203,7 +182,7 @@ def _is_view(function: Callable[..., Any]) -> bool:
 
 
 def _note_login_url(app: Flask) -> None:
-    """Flask-Login redirects anonymous users to this view."""
+    """Note the URL to which Flask-Login redirects anonymous users."""
     manager: Any = getattr(app, "login_manager", None)
     view = manager and manager.blueprint_login_views.get(request.blueprint, manager.login_view)
     if view:
@@ -211,21 +190,21 @@ def _note_login_url(app: Flask) -> None:
 
 
 def _note_denial(app: Flask, **_: Any) -> None:
-    """Flask-Login denies access, by a redirect to a page of the app's own handler."""
+    """Note that Flask-Login denies access, with a redirect or a page of the app's own handler."""
     if current_jobs.is_worker:
         current_jobs.note_exception(Unauthorized())
 
 
 def _supply_csrf_token(app: Flask, csrf: Any) -> None:
-    """The token of the session that the job has, as it is by now, for CSRFProtect and for a FlaskForm alone."""
+    """Supply the current CSRF token of the job's session, for CSRFProtect and for a FlaskForm without it."""
     if request.method not in app.config.get("WTF_CSRF_METHODS", {"POST", "PUT", "PATCH", "DELETE"}):
         return
     token = csrf.generate_csrf()
     for key in _token_keys():
         request.environ[key] = token
     if request.mimetype == FORM:
-        # A form that was handed on brings the token along that it had then, and that may have expired.
-        request.get_data()  # keeps the body, which parsing drops
+        # The token in the submitted form may have expired.
+        request.get_data()  # keeps the body, which parsing would drop
         form = MultiDict(request.form)
         for name in {_token_field(), *(name for name, _ in _split_form()[1])}:
             form[name] = token
@@ -235,18 +214,18 @@ def _supply_csrf_token(app: Flask, csrf: Any) -> None:
 
 
 def _put_back() -> None:
-    """From here on the job has what the browser sent: a form that checks it for itself sees that, and not our token.
+    """Restore the tokens that the browser sent, for forms that check them in the view.
 
-    A job that the app's own code has started by start() keeps ours: nobody else can have sent it.
+    A job that the app's own code has started by start() keeps the supplied token, because no browser has sent it.
     """
     has_sent = SENT in request.environ
-    tokens = put_back(request.environ, _sent_keys()) if has_sent else []
+    tokens = replay.put_back(request.environ, _sent_keys()) if has_sent else []
     if request.mimetype == FORM:
-        _rewind(add_fields(request.get_data(), tokens))
+        _rewind(replay.add_fields(request.get_data(), tokens))
     if not has_sent:
         return
     request.form = ImmutableMultiDict([*_split_form()[0], *tokens])
-    request.__dict__.pop("values", None)  # made of the form, and kept
+    request.__dict__.pop("values", None)  # cached, and made from the form
     setattr(g, _PASSED, request.environ[SENT].get("passed", False))
 
 
@@ -258,7 +237,7 @@ def _rewind(body: bytes) -> None:
 
 
 def _split_form() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The fields of the form, and its tokens; a form with a prefix has that before the name."""
+    """Return the fields of the form, and its tokens. A form's prefix comes before the token's name."""
     fields: list[tuple[str, str]] = []
     tokens: list[tuple[str, str]] = []
     for name, value in request.form.items(multi=True):
@@ -272,17 +251,17 @@ def _token_field() -> str:
 
 
 def _token_keys() -> list[str]:
-    """Where a request without a form has its token."""
+    """Return the environ keys of the headers in which a request without a form has its token."""
     names = current_app.config.get("WTF_CSRF_HEADERS", ["X-CSRFToken"])
     return [header_key(name) for name in names]
 
 
 def _sent_keys() -> list[str]:
-    return [*_token_keys(), *ORIGIN_KEYS]
+    return [*_token_keys(), *replay.ORIGIN_KEYS]
 
 
 def _noting(handle: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
-    """Flask's method for what a view has raised, which tells the job of it before a handler of the app makes a page."""
+    """Return Flask's handler of exceptions with a step before it that notes the exception for the job."""
 
     def handle_user_exception(error: Exception) -> Any:
         current_jobs.note_exception(error)
@@ -292,5 +271,5 @@ def _noting(handle: Callable[[Exception], Any]) -> Callable[[Exception], Any]:
 
 
 def _note_exception(app: Flask, exception: BaseException, **_: Any) -> None:
-    """What becomes a 500, wherever it was raised."""
+    """Note an exception that becomes a 500, wherever it was raised."""
     current_jobs.note_exception(exception)

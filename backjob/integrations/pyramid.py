@@ -1,8 +1,8 @@
-"""Pyramid: ``config.include("backjob.integrations.pyramid")`` wraps the app; its settings have the options.
+"""Pyramid: ``config.include("backjob.integrations.pyramid")`` wraps the app. The options are settings of the app.
 
-Owns what a Pyramid app sees of backjob: ``request.backjob``, the view predicate ``backjob_only`` and ``background``;
-and what a job needs of Pyramid: who is logged in, a CSRF token, the end of its transaction. Knows Pyramid's public API
-and backjob's public names, and of pyramid_tm what it leaves in the request.
+Owns ``request.backjob``, the view predicate ``backjob_only`` and ``background``, and what a job needs from Pyramid: its
+user, a CSRF token, the end of its transaction. Knows Pyramid's public API and backjob's public names, and what
+pyramid_tm adds to a request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPUnsupportedMediaType
 from pyramid.interfaces import IDefaultCSRFOptions, IExecutionPolicy, ISessionFactory
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -27,42 +26,26 @@ from pyramid.threadlocal import get_current_request
 from pyramid.tweens import EXCVIEW, INGRESS
 
 from backjob import BackJob, Jobs, RequestError
+from backjob.wsgi.names import FORM, SAFE_METHODS, SENT, header_key
 
-from .replay import (
-    CHANGING_METHODS,
-    FORM,
-    NO_FILES,
-    ORIGIN_KEYS,
-    SAFE_METHODS,
-    SENT,
-    add_fields,
-    check_background,
-    explain_method,
-    header_key,
-    keep_sent,
-    make_again,
-    put_back,
-    take_fields,
-)
+from . import replay
 
 _AFTER_ALL_OTHERS = 10
-"""The order of an action after those of the app, such as one that sets an execution policy."""
-_DOTTED = [f"backjob.{name}" for name in ("cache", "identify", "launcher", "on_start", "on_update", "on_end")]
-"""Options that are Python objects: in an ini file their dotted name stands for them."""
+"""Order of an action after those of the app, such as one that sets an execution policy."""
 _CSRF_HEADER, _CSRF_FIELD = "X-CSRF-Token", "csrf_token"
-"""Where a view that calls check_csrf_token() finds a token if it says nothing else, whatever the app's options are."""
+"""Header and form field in which check_csrf_token(), called by a view, looks by default, whatever the app's options."""
 
 View = Callable[[Any, Any], Any]
 
 
 def includeme(config: Configurator) -> None:
-    """Wrap the app that this becomes in BackJob, with the options among its settings whose names begin "backjob.".
+    """Wrap the configured app in BackJob. The options are the settings whose names begin with "backjob.".
 
-    The BackJob itself is ``registry.backjob`` from then on.
+    ``registry.backjob`` is the BackJob.
     """
     config.add_request_method(_find_jobs, "backjob", reify=True)
     config.add_view_predicate("backjob_only", BackJobOnly)
-    # Within the transaction, for whoever looks a user up in the database; around the exception views.
+    # Inside the transaction, because the user may be read from the database, and around the exception views.
     config.add_tween(f"{__name__}.job_tween_factory", under=("pyramid_tm.tm_tween_factory", INGRESS), over=EXCVIEW)
     config.action("backjob", functools.partial(_wrap, config), order=_AFTER_ALL_OTHERS)
 
@@ -70,17 +53,16 @@ def includeme(config: Configurator) -> None:
 def _wrap(config: Configurator) -> None:
     registry = config.registry
     policy = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
-    objects = {name: config.maybe_dotted(registry.settings[name]) for name in _DOTTED if name in registry.settings}
-    wrapped = WrappedPolicy(policy, registry, {**registry.settings, **objects})
+    wrapped = WrappedPolicy(policy, registry, registry.settings)
     registry.registerUtility(wrapped, IExecutionPolicy)
     registry.backjob = wrapped.application
 
 
 class WrappedPolicy:
-    """An execution policy with BackJob around it: so the router itself stays the WSGI application that is served.
+    """Execution policy with BackJob around another one. The router stays the WSGI application that is served.
 
-    A request comes by twice: from the server, then it goes to BackJob; and from there with a session in its environ,
-    then it goes to the policy that was there before.
+    A request passes it twice. From the server it goes to BackJob. From there it comes back with a client in its
+    environ, and goes to the other policy.
     """
 
     def __init__(self, policy: Callable[[Any, Any], Any], registry: Registry, settings: Mapping[str, Any]) -> None:
@@ -91,24 +73,24 @@ class WrappedPolicy:
         self._key = self.application.config.environ_key
 
     def __call__(self, environ: dict[str, Any], router: Any) -> Any:
-        """What Pyramid's router calls: a WSGI application that answers this request."""
+        """Return a WSGI application that answers this request, for Pyramid's router."""
         if isinstance(environ.get(self._key), Jobs):
             return self._policy(environ, router)
         self._router = router
         return self.application
 
     def _ask_router(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if self._router is None:  # a script runs a job, and no request has come yet
+        if self._router is None:  # a script runs a job before the first request
             self._router = Router(self._registry)
         answer: Iterable[bytes] = self._router(environ, start_response)
         return answer
 
     def _identify(self, environ: Mapping[str, Any]) -> Any:
-        """Who is logged in, by the app's security policy."""
+        """Return who is logged in, by the app's security policy."""
         request = get_current_request()
         if request is not None and request.environ.get(self._key) is environ.get(self._key):
             return request.authenticated_userid
-        # A response that starts jobs while it is sent: its request is over, and so is its transaction.
+        # A response starts jobs while it is sent: the request and its transaction have ended.
         with prepare(Request(environ), self._registry) as prepared:
             late: Request = prepared["request"]
             manager: Any = getattr(late, "tm", None)
@@ -117,7 +99,7 @@ class WrappedPolicy:
 
 
 class TransactionJobs:
-    """``request.backjob``: the session in the environ, with a start() that minds the transaction of pyramid_tm."""
+    """``request.backjob``: the client in the environ, with a start() that follows the transaction of pyramid_tm."""
 
     def __init__(self, jobs: Jobs, request: Request) -> None:
         self._jobs = jobs
@@ -128,10 +110,11 @@ class TransactionJobs:
         return getattr(self._jobs, name)
 
     def start(self, *args: Any, after_response: bool | None = None, **options: Any) -> int:
-        """As :meth:`backjob.Jobs.start`; but ``after_response`` is the default where pyramid_tm runs a transaction.
+        """Start a job as :meth:`backjob.Jobs.start` does, within a transaction of pyramid_tm with ``after_response``.
 
-        The job is then launched when the transaction is committed and the response has ended; it is cancelled when the
-        transaction comes to nothing: by an exception, a veto, ``request.tm.doom()``. ``False`` launches it now.
+        Such a job is launched when the transaction is committed and the response has ended. It is cancelled when the
+        transaction is not committed: after an exception, a veto or ``request.tm.doom()``. ``after_response=False``
+        launches it at once.
         """
         has_transaction = bool(self._request.environ.get("tm.active"))
         if after_response is None:
@@ -149,7 +132,7 @@ class TransactionJobs:
             self._uncommitted.discard(job_id)
 
     def _cancel_uncommitted(self, request: Request) -> None:
-        """The transaction is over, and the response is not sent yet."""
+        """Cancel the jobs of a transaction that was not committed, before the response is sent."""
         while self._uncommitted:
             self._jobs.cancel_waiting(self._uncommitted.pop())
 
@@ -161,7 +144,7 @@ def _find_jobs(request: Request) -> TransactionJobs:
 
 
 class BackJobOnly:
-    """The view predicate ``backjob_only``: True for a view of jobs, which no browser finds; False for all others."""
+    """View predicate ``backjob_only``. True: the view is found by jobs only. False: by all other requests only."""
 
     def __init__(self, val: bool, config: Configurator) -> None:
         if not isinstance(val, bool):
@@ -169,7 +152,7 @@ class BackJobOnly:
         self.val = val
 
     def text(self) -> str:
-        """Part of Pyramid's predicate API, for its debugging pages."""
+        """Return a description for Pyramid's debugging pages (predicate API)."""
         return f"backjob_only = {self.val}"
 
     phash = text
@@ -179,7 +162,7 @@ class BackJobOnly:
 
 
 def job_tween_factory(handler: Callable[[Any], Any], registry: Registry) -> Callable[[Any], Any]:
-    """A tween that gives a job what a browser would have, and takes care that nothing of it stays open."""
+    """Make a tween that supplies a job's CSRF token, checks its user, and leaves no transaction open."""
     key = registry.backjob.config.environ_key
 
     def job_tween(request: Request) -> Any:
@@ -192,7 +175,7 @@ def job_tween_factory(handler: Callable[[Any], Any], registry: Registry) -> Call
             _supply_csrf_token(request)
             return handler(request)
         except BaseException as error:
-            # pyramid_tm ends its transaction for ordinary exceptions alone, and JobEnded is none.
+            # pyramid_tm aborts its transaction only for subclasses of Exception. JobEnded is a BaseException.
             if not isinstance(error, Exception) and request.environ.get("tm.active"):
                 request.tm.abort()
             raise
@@ -201,13 +184,13 @@ def job_tween_factory(handler: Callable[[Any], Any], registry: Registry) -> Call
 
 
 def _note_exception(jobs: Jobs, request: Request) -> None:
-    """An exception view has answered; a response callback sees it also for what went wrong in the commit."""
+    """Note the exception of a response by an exception view, also one that the commit has raised."""
     if request.exception is not None:
         jobs.note_exception(request.exception)
 
 
 def _supply_csrf_token(request: Request) -> None:
-    """The token of the session as it is now: that of the form that started the job may be an old one."""
+    """Supply the current CSRF token of the session. The one in the submitted form may have expired."""
     options = request.registry.queryUtility(IDefaultCSRFOptions)
     if request.method in (options.safe_methods if options else SAFE_METHODS):
         return
@@ -217,66 +200,62 @@ def _supply_csrf_token(request: Request) -> None:
     except AttributeError:
         if request.registry.queryUtility(ISessionFactory) is not None:
             raise
-        return  # there are no sessions, and so no tokens to check
+        return  # without sessions there are no tokens to check
     if header:
         request.headers[header] = token
     elif field:
-        with contextlib.suppress(KeyError):  # no form: there is no place for it
+        with contextlib.suppress(KeyError):  # the request has no form
             request.POST[field] = token
 
 
 def _find_csrf_names(registry: Registry) -> tuple[set[str], set[str]]:
-    """The environ keys and the form's fields by which a request shows that it is not forged."""
+    """Return the environ keys and the form fields that CSRF checks read."""
     options = registry.queryUtility(IDefaultCSRFOptions)
     headers = {_CSRF_HEADER, options and options.header} - {None, ""}
     fields = {_CSRF_FIELD, options and options.token} - {None, ""}
-    return {header_key(name) for name in headers} | set(ORIGIN_KEYS), fields
+    return {header_key(name) for name in headers} | set(replay.ORIGIN_KEYS), fields
 
 
-def _do_again(request: Request) -> Any:
-    """This request for a job, its form without the token, which differs from page to page."""
+def _ask_again(request: Request) -> Any:
+    """Return this request for a job, its form without the token. Raises replay.HasFiles or RequestError."""
     body, content_type = request.body, request.environ.get("CONTENT_TYPE", "")
     if request.content_type.startswith("multipart/"):
         try:
             form = list(request.POST.items())
         except ValueError as error:
             raise RequestError(f"the multipart form can't be read: {error}") from None
-        if not form or any(hasattr(value, "file") for _, value in form):  # none: WebOb does not read it
-            raise HTTPUnsupportedMediaType(NO_FILES)
+        if not form or any(hasattr(value, "file") for _, value in form):  # WebOb does not read other multipart types
+            raise replay.HasFiles
         body, content_type = urlencode(form).encode(), FORM
     names, fields = _find_csrf_names(request.registry)
-    body, taken = take_fields(body, fields) if _is_form(content_type) else (body, [])
-    return make_again(request.environ, body, content_type, keep_sent(request.environ, names, taken))
+    body, taken = replay.take_fields(body, fields) if replay.is_form(content_type) else (body, [])
+    return replay.make_again(request.environ, body, content_type, replay.keep_sent(request.environ, names, taken))
 
 
 def _put_back_sent(request: Request) -> None:
-    """For the view's own checks: what the browser sent, and nothing of what let the job pass those around the view."""
+    """Restore the tokens that the browser sent, for checks in the view. Remove the supplied ones."""
     names, fields = _find_csrf_names(request.registry)
-    taken = put_back(request.environ, names)
-    if _is_form(request.environ.get("CONTENT_TYPE", "")):
-        # A new body is read anew: what was written into request.POST is gone.
-        request.body = add_fields(take_fields(request.body, fields)[0], taken)
-
-
-def _is_form(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() in ("", FORM)
+    taken = replay.put_back(request.environ, names)
+    if replay.is_form(request.environ.get("CONTENT_TYPE", "")):
+        # Setting the body discards request.POST, with the token that was written into it.
+        request.body = replay.add_fields(replay.take_fields(request.body, fields)[0], taken)
 
 
 def background(
     view: View | None = None,
     *,
     scope: str | Callable[[Any], str] = "",
-    methods: Iterable[str] = CHANGING_METHODS,
+    methods: Iterable[str] = replay.CHANGING_METHODS,
     **options: Any,
 ) -> Any:
-    """A view's decorator: who asks gets 202 and a job's number, ``{"id": 7}``, and the view runs in that job.
+    """Decorate a view to run it as a job: requests get 202 with the job's id, ``{"id": 7}``.
 
-    ``@view_config(…, decorator=background)``, or ``decorator=background(retries=2, unique=True)`` with options of
-    :meth:`backjob.Jobs.start`. The job is the same request once more: method, path, query and body. A ``scope`` may be
-    be a function of the request. One with uploaded files is refused with 415, one larger than ``max_request`` with 413,
-    and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
+    Use it as ``@view_config(…, decorator=background)``, or as ``decorator=background(retries=2, unique=True)`` with
+    options of :meth:`backjob.Jobs.start`. The job is the same request again: method, path, query and body. A ``scope``
+    may be a function of the request. A request with uploaded files is refused with 415, one larger than ``max_request``
+    with 413, and one with another method than ``methods`` with 405. Raises TypeError or ValueError for a wrong option.
     """
-    methods = check_background(view, methods, scope, options)
+    methods = replay.check_background(view, methods, scope, options)
     if view is None:
         return functools.partial(background, scope=scope, methods=methods, **options)
 
@@ -287,14 +266,9 @@ def background(
             if SENT in request.environ:
                 _put_back_sent(request)
             return view(context, request)
-        if refusal := explain_method(request.method, methods):
-            return Response(status=405, json_body={"error": refusal}, allow=methods)
-        name = scope(request) if callable(scope) else scope
-        try:
-            request.backjob.limit_body(request.environ)
-            job_id = request.backjob.start(_do_again(request), scope=name, **options)
-        except RequestError as error:
-            return Response(status=error.http_status, json_body={"error": str(error)})
-        return Response(status=202, json_body={"id": job_id}, cache_control="no-store")
+        status, body, headers = replay.start_job(request, request.backjob, _ask_again, scope, methods, options)
+        response = Response(status=status, json_body=body)
+        response.headers.update(headers)
+        return response
 
     return start_or_run

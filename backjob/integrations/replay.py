@@ -1,47 +1,42 @@
-"""Shared code of the ``background`` decorators: their options, and the browser's request as arguments of start().
+"""Shared code of the ``background`` decorators: their options, the job's request, and the response to the visitor.
 
-Also what protects that request against forgery. A check within the decorated view is made in the job alone. It must
-find there what the browser sent, not the token and the origin that let the job itself pass.
+A CSRF check inside the decorated view runs in the job only. There it must find the token and the origin that the
+browser sent, not those that let the job itself pass the checks around the view.
 
-Knows WSGI environs; no framework. Without cookies and credentials, which a job gets from the request that starts it.
+Knows WSGI environs and no framework. Cookies and credentials are left out: start() adds those of the current request.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote_plus, urlencode
 
 from webob.request import BaseRequest
 
-from backjob import Jobs
+from backjob import Jobs, RequestError
+from backjob.wsgi.names import FORM, SENT, is_safe_method
 
-FORM = "application/x-www-form-urlencoded"
-NO_FILES = "a job can't get uploaded files: save them first, and start a job with their names"
-SENT = "backjob.sent"
-"""What start() takes from its target's environ to the job's: the same key as in backjob/request.py."""
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Those that change nothing (RFC 9110, section 9.2.1), and need no token."""
 CHANGING_METHODS = ("DELETE", "PATCH", "POST", "PUT")
 """The methods that start a job by default. The CSRF protection of every framework covers them."""
 ORIGIN_KEYS = ("HTTP_ORIGIN", "HTTP_REFERER", "HTTP_SEC_FETCH_SITE")
-"""The headers that tell which site's page has sent a request."""
+"""Environ keys of the headers that name the site whose page has sent a request."""
 _METHOD = re.compile(r"(?!(?i:CONNECT)$)[A-Za-z]+(?:-[A-Za-z]+)*")
 _NOT_AGAIN = frozenset(
     {*ORIGIN_KEYS, "HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_ACCEPT_ENCODING"}
     | {"HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_IF_MODIFIED_SINCE"}
 )
-"""Headers of a browser that are not for a job: it has no use for a part of the response, a 304 or compressed text."""
+"""Browser headers that a job does not get: it can't use a part of the response, a 304 or compressed text."""
 _OF_A_CACHE = frozenset({"HTTP_IF_NONE_MATCH"})
-"""The same with a safe method. With others it is a precondition, such as ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
+"""More of them with a safe method. With another one it is a precondition: ``If-None-Match: *`` (RFC 9110, 13.1.2)."""
 
 
 def check_background(view: object, methods: Iterable[str], scope: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the methods that start a job, in upper case. Raises TypeError or ValueError for wrong options.
 
-    Called when the module is loaded, so that a misspelt option is found before the first visitor comes.
+    It is called when the module is loaded, so that a misspelt option is found before the first request.
     """
     if view is not None and not callable(view):
         raise TypeError(f"background decorates a function, not {type(view).__name__}: give its options by name")
@@ -54,30 +49,50 @@ def check_background(view: object, methods: Iterable[str], scope: Any, options: 
     return tuple(sorted({each.upper() for each in names}))
 
 
-def explain_method(method: str, methods: Collection[str]) -> str:
-    """Return why a request with this method starts no job, or "" if it does.
+class HasFiles(RequestError):
+    """The request has uploaded files."""
 
-    Any page on the web can make a browser send a GET, which CSRF protection does not check.
+    http_status = 415
+
+    def __init__(self) -> None:
+        super().__init__("a job can't get uploaded files: save them first, and start a job with their names")
+
+
+def start_job(
+    request: Any,
+    jobs: Any,
+    ask_again: Callable[[Any], BaseRequest],
+    scope: str | Callable[[Any], str],
+    methods: Collection[str],
+    options: Mapping[str, Any],
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Start a job for a framework's request. Return the status, the JSON and the headers of the response.
+
+    ``ask_again`` returns the request of the job, or raises RequestError. Other methods than ``methods`` start no job:
+    any page on the web can make a browser send a GET, which CSRF protection does not check.
     """
-    if method.upper() in methods:
-        return ""
-    return f"{method.upper()[:20]} starts no job here: send {' or '.join(methods)} (option methods of background)"
-
-
-def header_key(name: str) -> str:
-    """Where an environ has the header of this name (PEP 3333)."""
-    return "HTTP_" + name.upper().replace("-", "_")
+    method, headers = request.method.upper(), {"Cache-Control": "no-store"}
+    if method not in methods:
+        refusal = f"{method[:20]} starts no job here: send {' or '.join(methods)} (option methods of background)"
+        return 405, {"error": refusal}, {**headers, "Allow": ", ".join(methods)}
+    try:
+        jobs.limit_body(request.environ)
+        target = ask_again(request)
+        job_id = jobs.start(target, scope=scope(request) if callable(scope) else scope, **options)
+    except RequestError as error:
+        return error.http_status, {"error": str(error)}, headers
+    return 202, {"id": job_id}, headers
 
 
 def make_again(
     environ: Mapping[str, Any], body: bytes, content_type: str, sent: Mapping[str, Any] | None = None
 ) -> BaseRequest:
-    """Return the request of this environ with another body; ``sent``: what keep_sent() has made.
+    """Return the request of this environ with another body. ``sent`` is a result of keep_sent().
 
-    It has the same method, path, query and headers, because a view may read any of them. Headers of a browser's cache,
-    and what ``sent`` has, stay behind.
+    It has the same method, path, query and headers, because a view may read any of them. The headers of a browser's
+    cache and those in ``sent`` are left out.
     """
-    left_out = _NOT_AGAIN | (_OF_A_CACHE if environ["REQUEST_METHOD"] in SAFE_METHODS else set())
+    left_out = _NOT_AGAIN | (_OF_A_CACHE if is_safe_method(environ["REQUEST_METHOD"]) else set())
     left_out |= set(sent["headers"] if sent else ())
     headers = {key: environ[key] for key in environ.keys() - left_out if key.startswith("HTTP_")}
     return BaseRequest(
@@ -96,14 +111,14 @@ def make_again(
 
 
 def keep_sent(environ: Mapping[str, Any], names: Iterable[str], fields: Iterable[Iterable[str]]) -> dict[str, Any]:
-    """What the browser sent against forgery: those of these header keys that are there, and these fields of a form."""
+    """Return the browser's CSRF tokens for put_back(): the headers with these environ keys, and form fields."""
     headers = {name: environ[name] for name in names if name in environ}
     return {"headers": headers, "fields": [list(pair) for pair in fields]}
 
 
 def put_back(environ: MutableMapping[str, Any], names: Iterable[str]) -> list[tuple[str, str]]:
-    """In the job: these headers as the browser sent them, or not at all; and the fields that belong into the form."""
-    sent = environ.get(SENT, {})  # with nothing in it in a job of nobody
+    """Restore these headers in a job as the browser sent them, or remove them. Return the form fields to restore."""
+    sent = environ.get(SENT, {})  # empty in an anonymous job
     headers = sent.get("headers", {})
     for name in names:
         environ.pop(name, None)
@@ -112,8 +127,13 @@ def put_back(environ: MutableMapping[str, Any], names: Iterable[str]) -> list[tu
     return [(name, value) for name, value in sent.get("fields", [])]
 
 
+def is_form(content_type: str) -> bool:
+    """Return whether a body of this Content-Type is a url-encoded form. Without a type it may be one."""
+    return content_type.partition(";")[0].strip().lower() in ("", FORM)
+
+
 def take_fields(body: bytes, names: Collection[str]) -> tuple[bytes, list[tuple[str, str]]]:
-    """A url-encoded form without the fields of these names, byte by byte as it was; and these fields."""
+    """Return a url-encoded form without the fields of these names, its other bytes unchanged, and these fields."""
     rest, taken = [], []
     for part in body.split(b"&"):
         name, _, value = (unquote_plus(each) for each in part.decode("utf-8", "replace").partition("="))
@@ -125,5 +145,5 @@ def take_fields(body: bytes, names: Collection[str]) -> tuple[bytes, list[tuple[
 
 
 def add_fields(body: bytes, fields: Iterable[tuple[str, str]]) -> bytes:
-    """A url-encoded form with these fields after its own."""
+    """Return a url-encoded form with these fields after its own."""
     return b"&".join(part for part in (body, urlencode([*fields]).encode()) if part)

@@ -15,7 +15,6 @@ NAMED = "w"
 A row with another app_id was started with ``connect=``, or by an earlier release. It belongs to no application yet: the
 one that receives its launch adopts it.
 """
-NO_APP = ""
 
 OF_APP = AnyOf((Equal("app_id", Arg("app_id")), Not(StartsWith("app_id", NAMED))))
 """Condition that the row belongs to this application, or to no application yet."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .app_id import NO_APP, OF_APP
+from .app_id import OF_APP
 from .conditions import (
     AnyOf,
     Arg,
@@ -38,7 +38,7 @@ class Hold(Write):
     held_by: str | None
     holder: str | None
     seconds: float | None
-    app_id: str = NO_APP
+    app_id: str = ""
 
     _VALUES: ClassVar[dict[str, Value]] = {"held_by": Arg("holder"), **_HELD_UNTIL}
     _TAKE: ClassVar = Definition((WAITS, OF_ATTEMPT, FREE, READABLE), _VALUES)

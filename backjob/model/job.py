@@ -1,9 +1,9 @@
-"""The frozen records of a job that all other modules exchange. Knows no database, no socket and no WSGI."""
+"""The frozen records of a job, which all other modules exchange. Knows no database, no socket and no WSGI."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from backjob.runtime.backoff import longest_backoff
 from .history import AttemptEnd, read_ends
 from .transitions import FINAL, LIVE, Move, Status
 
-# The statuses and moves belong to a record: other modules import them from here.
+# Statuses and moves are part of a record, so other modules import them from here.
 __all__ = ["FINAL", "LIVE", "MOST_REASON", "NOT_LAUNCHED", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
@@ -21,25 +21,24 @@ _LAUNCH_FAILURE = re.compile(rf"^({NOT_LAUNCHED})(, next try in \d+ s)?(?=: )")
 RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
-It is raised by a change after which an older process would do something wrong with the record: a new status, a new
-meaning of a field, or a new field of the sealed request that changes what runs. A field that an older process may
-ignore, and drop when it changes the record, does not raise it.
+A change raises it if an older process would do something wrong with the new record: a new status, a new meaning of a
+field, or a new field of the sealed request that changes the run. A field that an older process may ignore does not.
 """
 MOST_REASON = 1000
-"""Characters of ``error`` and ``location``."""
+"""Maximum length of ``error`` and ``location``, in characters."""
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """The request that a job will be: everything that the app is to see of it. Sealed in the record.
+    """The request of a job, with all values that the app gets from it. Sealed in the record.
 
-    ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333); a
-    ``script_name`` of None is not known yet. ``headers`` and ``variables`` are environ keys with their values,
-    ``left_out`` names of headers that only the starting request had, ``outer`` digests of what middleware outside of
-    BackJob knew of its user (see wsgi.outer), None if there was no request. ``user`` is who started it, as
-    ``identify`` says: "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of start(), a
-    function by its name, "module:function"; None: the option decides. The last four are its app, and when it was
-    started, its address, whether ``connect=`` gave it, and the Host header for a server that routes by it.
+    ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333).
+    ``script_name`` is None if it is not known yet. ``headers`` and ``variables`` are environ keys with their values.
+    ``left_out`` has the names of headers that only the starting request had. ``outer`` has digests of the user's
+    values from middleware outside of BackJob (see wsgi.outer), or is None if there was no request. ``user`` is the
+    user's name from ``identify``: "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of
+    start(), with a function as "module:function"; None: the option decides. The last four describe the application when
+    the job was started: name, address, if ``connect=`` gave it, and the Host header for a server that routes by it.
     """
 
     method: str
@@ -67,7 +66,7 @@ class JobRequest:
 
     @property
     def path(self) -> str:
-        """The target without its query, which may hold what a user typed."""
+        """The target without its query, which may contain a user's input."""
         return self.target.partition("?")[0]
 
     @property
@@ -86,53 +85,54 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What anybody who may ask gets to know of a job. Times are aware UTC datetimes, progress is 0-100."""
+    """The public part of a job's record. Times are aware UTC datetimes, progress is 0-100."""
 
     id: int
     progress: int
     status: Status
+    """The status, changed only by the transitions in docs/life-cycle.md."""
     status_text: str
     error: str
-    """The reason of a failure in one line, "" without one. While a retry waits, that of the last attempt."""
+    """The reason of a failure in one line, "" without one. While a retry waits, the reason of the last attempt."""
     location: str
     """The Location of the redirect with which the job ended, "" without one: a path of the application's own site, or
-    the URL of another site. Without query, fragment and user name, which may hold secrets."""
+    the URL of another site. Without query, fragment and user name, which may contain secrets."""
     scope: str
     start_time: datetime
     updated_time: datetime
     end_time: datetime | None
     attempt: int
     is_cancelling: bool
-    """It runs on, and is to end at its next sign: cancel() was called."""
+    """True if cancel() was called for this running job: it ends at its next heartbeat."""
     past: tuple[AttemptEnd, ...]
-    """How the attempts before this one ended, the oldest first."""
+    """The ends of the attempts before this one, the oldest first."""
+
+    @property
+    def status_name(self) -> str:
+        """The status in a word, for people: waiting, running, completed, failed or cancelled."""
+        return self.status.word
 
     def as_dict(self, text: int | None = None) -> dict[str, Any]:
-        """Return the same, ready for JSON: the status as a number, times as ISO 8601 strings or None.
+        """Return the fields, ready for JSON: the status as number and name, times as ISO 8601 strings or None.
 
-        ``text``: the number of characters from the end of the status text, for pages that ask often. None: all of it.
+        ``text``: the number of characters from the end of the status text, for pages that poll. None: all of it.
         """
         shown = self.status_text if text is None else self.status_text[max(0, len(self.status_text) - text) :]
         return {
-            "id": self.id,
-            "progress": self.progress,
+            **{each.name: getattr(self, each.name) for each in fields(self)},
             "status": int(self.status),
+            "status_name": self.status_name,
             "status_text": shown,
-            "error": self.error,
-            "location": self.location,
-            "scope": self.scope,
             "start_time": self.start_time.isoformat(),
             "updated_time": self.updated_time.isoformat(),
             "end_time": self.end_time.isoformat() if self.end_time else None,
-            "attempt": self.attempt,
-            "is_cancelling": self.is_cancelling,
             "past": [end.as_dict() for end in self.past],
         }
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job's record as one read of the store found it. Times are aware UTC datetimes, durations seconds."""
+    """A job's record, as one read of the store returned it. Times are aware UTC datetimes, durations seconds."""
 
     id: int
     uid: str = field(repr=False)
@@ -150,10 +150,10 @@ class Job:
     key_id: str
     app_id: str
     app_version: str
-    """Which version of the app recorded it, "" for any: the option app_version."""
+    """Version of the app that recorded it (option app_version), "" for any."""
     record_version: int
     anonymous: bool
-    """It runs as nobody: its sealed request has nothing of a user, and is kept should it fail."""
+    """True if its sealed request has nothing of a user. Such a request is kept if the job fails."""
     sealed: bytes | None = field(repr=False)
     priority: int
     error_timeout: float
@@ -167,31 +167,31 @@ class Job:
     lease_by: str | None = field(repr=False)
     lease_until: datetime | None
     launch_failed_at: datetime | None
-    """When the last failure of its launch was written, less the seconds for which it had failed by then."""
+    """Time of the last failed launch, minus the seconds for which launches had failed by then."""
     cancel_requested: bool
     past: str = field(repr=False)
-    """How its earlier attempts ended, as attempts.py writes it."""
+    """The ends of its earlier attempts, as history writes them."""
     read_at: datetime
-    """The store's time when it was read: what the other times are compared with."""
+    """The store's time of the read. The other times are compared with it."""
 
     @property
     def is_readable(self) -> bool:
-        """Does this release know what its record means? Else a newer one wrote it, and it is left alone."""
+        """Does this release know the record's version? A newer release's record is neither run nor changed."""
         return self.record_version <= RECORD_VERSION
 
     @property
     def due_in(self) -> float:
-        """Seconds until it is due, seen from when it was read; 0 when it is."""
+        """Seconds from the read until it is due, 0 if it is due."""
         return max(0.0, (self.due_at - self.read_at).total_seconds())
 
     @property
     def overdue_for(self) -> float:
-        """Seconds since it was due, seen from when it was read; 0 until it is."""
+        """Seconds since it was due, until the read. 0 if it is not due yet."""
         return max(0.0, (self.read_at - self.due_at).total_seconds())
 
     @property
     def ran_for(self) -> float | None:
-        """Duration of the attempt until the record was read, in seconds; None if it has not begun."""
+        """Seconds from the begin of the attempt to the read, None if it has not begun."""
         return (self.read_at - self.started_at).total_seconds() if self.started_at is not None else None
 
     @property
@@ -202,14 +202,14 @@ class Job:
 
     @property
     def _launch_times(self) -> tuple[float, float, float]:
-        """Of the last failed launch: how long they had failed, the longest next pause, and the seconds since; or 0s."""
+        """Seconds for which launches had failed, the longest next pause, and the seconds since the last failure."""
         if self.launch_failed_at is None:
             return 0.0, 0.0, 0.0
         failed_for = (self.updated_at - self.launch_failed_at).total_seconds()
         return failed_for, longest_backoff(failed_for), (self.read_at - self.updated_at).total_seconds()
 
     def as_status(self) -> JobStatus:
-        """The public part of the record. The reason of a failed launch is part of it until the next launch begins."""
+        """Return the public part of the record. It has the reason of a failed launch until the next launch begins."""
         _, pause, since = self._launch_times
         text, is_held = self.status_text, self.held_until is not None and self.held_until > self.read_at
         if since > pause:  # it is being launched, or waits for a slot or for a process that launches it
@@ -233,7 +233,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Glance:
-    """As much of a record as the one who watches it needs."""
+    """The fields of a record that its observer needs."""
 
     status: Status
     attempt: int
@@ -244,7 +244,7 @@ class Glance:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job that is to be recorded. ``delay`` and ``hold`` are seconds from now; a hold of 0 is none."""
+    """A job to be recorded. ``delay`` and ``hold`` are seconds from now; 0: no hold."""
 
     uid: str = field(repr=False)
     request: JobRequest
@@ -261,7 +261,7 @@ class NewJob:
     hold: float = 0
 
     def as_job(self, job_id: int, sealed: bytes | None, now: datetime) -> Job:
-        """The record of it, as it is to be at this time."""
+        """Return its record at this time."""
         return Job(
             id=job_id,
             uid=self.uid,

@@ -24,6 +24,11 @@ class Status(IntEnum):
         """No write changes a job in this status any more."""
         return self in FINAL
 
+    @property
+    def word(self) -> str:
+        """The status as people see it: waiting, running, completed, failed or cancelled."""
+        return _WORDS.get(self) or self.name.lower()
+
 
 def read_status(number: int, *, is_over: bool = False) -> Status:
     """Return the status with this number in a record.
@@ -36,6 +41,7 @@ def read_status(number: int, *, is_over: bool = False) -> Status:
     return Status.FAILED if is_over else Status.INPROGRESS
 
 
+_WORDS = {Status.STARTED: "waiting", Status.INPROGRESS: "running"}
 _NUMBERS = frozenset(int(status) for status in Status)
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 LIVE = frozenset(Status) - FINAL

@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from .server_info import find_uwsgi
+
 _LONGEST_WAIT = 1.0
 """Seconds for which a fork waits for the threads within a gate."""
 _LONGEST_FORK = 5.0
@@ -54,7 +56,7 @@ def has_children() -> bool:
 
 def _follow_uwsgi() -> None:
     """Use uWSGI's own hook, beside others that use it, because its forks in C call none of Python's hooks."""
-    uwsgi = sys.modules.get("uwsgi")
+    uwsgi = find_uwsgi()
     if uwsgi is None or _followed:
         return
     _followed.append(uwsgi)
@@ -68,7 +70,7 @@ def _follow_uwsgi() -> None:
         detect_fork()
         others()
 
-    uwsgi.post_fork_hook = call_all  # type: ignore[attr-defined]
+    uwsgi.post_fork_hook = call_all
 
 
 def detect_fork() -> None:

@@ -64,11 +64,11 @@ def detect_server(environ: Mapping[str, Any], start_response: Callable[..., Any]
     """Return the facts about the server of this request. ``start_response`` is the server's own, or None."""
     facts: dict[str, Any] = {"has_processes": bool(environ.get("wsgi.multiprocess"))}
     facts["software"] = name_server(environ.get("SERVER_SOFTWARE"))
-    for find in (_find_gunicorn, _find_waitress, _find_uwsgi, _find_mod_wsgi, _find_cheroot, _find_werkzeug):
+    for read in (_read_gunicorn, _read_waitress, _read_uwsgi, _read_mod_wsgi, _read_cheroot, _read_werkzeug):
         # Other versions of a server may lack these keys and attributes.
         with contextlib.suppress(AttributeError, TypeError, ValueError, LookupError):
-            facts.update(find(environ))
-    facts.update(_find_socketserver(start_response))
+            facts.update(read(environ))
+    facts.update(_read_socketserver(start_response))
     if facts.get("processes"):
         facts["has_processes"] = facts["processes"] > 1
     return ServerFacts(**facts)
@@ -96,13 +96,17 @@ def find_waitress_channel(environ: Mapping[str, Any]) -> Any:
     return getattr(environ.get("waitress.client_disconnected"), "__self__", None)
 
 
+def find_uwsgi(environ: Mapping[str, Any] | None = None) -> Any:
+    """Return the module that only uWSGI's processes have, or None; None also for the environ of another server."""
+    return sys.modules.get("uwsgi") if environ is None or "uwsgi.version" in environ else None
+
+
 def threads_outlive_requests(environ: Mapping[str, Any]) -> bool:
     """Return whether a thread that a request starts goes on after it.
 
     False under an old uWSGI without threads, which freezes them, and in a forking werkzeug's child, which ends.
     """
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and "uwsgi.version" in environ:
+    if (uwsgi := find_uwsgi(environ)) is not None:
         options = getattr(uwsgi, "opt", {})
         has_option = any(name in options or name.encode() in options for name in ("enable-threads", "threads"))
         return has_option or _uwsgi_version(environ["uwsgi.version"]) >= _UWSGI_WITH_THREADS
@@ -149,7 +153,7 @@ def _uwsgi_version(version: bytes | str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
-def _find_gunicorn(environ: Mapping[str, Any]) -> _Facts:
+def _read_gunicorn(environ: Mapping[str, Any]) -> _Facts:
     worker = find_gunicorn_worker() if "gunicorn.socket" in environ else None
     settings = getattr(worker, "cfg", None)
     if settings is None:
@@ -165,7 +169,7 @@ def _find_gunicorn(environ: Mapping[str, Any]) -> _Facts:
     return facts
 
 
-def _find_waitress(environ: Mapping[str, Any]) -> _Facts:
+def _read_waitress(environ: Mapping[str, Any]) -> _Facts:
     settings = getattr(getattr(find_waitress_channel(environ), "server", None), "adj", None)
     if settings is None:
         return {}
@@ -173,9 +177,8 @@ def _find_waitress(environ: Mapping[str, Any]) -> _Facts:
     return {"software": software, "worker": "threads", "processes": 1, "slots_each": settings.threads}
 
 
-def _find_uwsgi(environ: Mapping[str, Any]) -> _Facts:
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is None or "uwsgi.version" not in environ:
+def _read_uwsgi(environ: Mapping[str, Any]) -> _Facts:
+    if (uwsgi := find_uwsgi(environ)) is None:
         return {}
     software = f"uWSGI/{_text(environ['uwsgi.version'])}"
     worker = _text(uwsgi.loop) if uwsgi.loop else "threads" if uwsgi.cores > 1 else "one at a time"
@@ -183,7 +186,7 @@ def _find_uwsgi(environ: Mapping[str, Any]) -> _Facts:
     return facts | {"slots_each": uwsgi.cores, "is_cooperative": bool(uwsgi.loop)}
 
 
-def _find_mod_wsgi(environ: Mapping[str, Any]) -> _Facts:
+def _read_mod_wsgi(environ: Mapping[str, Any]) -> _Facts:
     mod_wsgi = sys.modules.get("mod_wsgi")
     if mod_wsgi is None or "mod_wsgi.version" not in environ:
         return {}
@@ -196,13 +199,13 @@ def _find_mod_wsgi(environ: Mapping[str, Any]) -> _Facts:
     return {**facts, "worker": "embedded"}  # Apache's own processes, whose number varies
 
 
-def _find_cheroot(environ: Mapping[str, Any]) -> _Facts:
+def _read_cheroot(environ: Mapping[str, Any]) -> _Facts:
     pool = getattr(getattr(threading.current_thread(), "server", None), "requests", None)
     is_cheroot = type(pool).__module__.startswith("cheroot.")
     return {"worker": "threads", "processes": 1, "slots_each": pool.min} if is_cheroot else {}  # type: ignore[union-attr]
 
 
-def _find_werkzeug(environ: Mapping[str, Any]) -> _Facts:
+def _read_werkzeug(environ: Mapping[str, Any]) -> _Facts:
     if "werkzeug.socket" not in environ:
         return {}
     if environ.get("wsgi.multithread"):
@@ -210,7 +213,7 @@ def _find_werkzeug(environ: Mapping[str, Any]) -> _Facts:
     return {"worker": "a process for each request"} if environ.get("wsgi.multiprocess") else _ONE_AT_A_TIME
 
 
-def _find_socketserver(start_response: object) -> _Facts:
+def _read_socketserver(start_response: object) -> _Facts:
     """Return facts about wsgiref and the servers based on it: Django's runserver, Bottle's own server."""
     server = getattr(getattr(getattr(start_response, "__self__", None), "request_handler", None), "server", None)
     if isinstance(server, socketserver.ThreadingMixIn):

@@ -140,10 +140,8 @@ class Monitor:
         """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
         if not self._launcher.has_worked and not error.is_denied:
             ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None, 0)
-            # With connect= they may have run in any application.
-            is_any = self._config.address is not None
-            ran = [job for job in ran if job.started_at is not None and (is_any or job.app_id == self.app_id)]
-            self._launcher.has_worked = bool(ran)
+            is_any = self._config.address is not None  # connect= may lead to any application
+            self._launcher.has_worked = any(job.started_at and (is_any or job.app_id == self.app_id) for job in ran)
         return self._launcher.has_worked
 
     def _send_ahead(self, job: Job, token: Token, request: JobRequest) -> Verdict:

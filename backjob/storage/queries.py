@@ -6,7 +6,6 @@ import abc
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
-from backjob.model.app_id import NO_APP
 from backjob.model.job import Glance, Job, JobStatus, Status
 from backjob.model.recovery import RecoveryRecord
 
@@ -73,7 +72,7 @@ class Queries(abc.ABC):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        app_id: str = NO_APP,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
@@ -89,7 +88,7 @@ class Queries(abc.ABC):
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        app_id: str = NO_APP,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",
@@ -108,7 +107,7 @@ class Queries(abc.ABC):
         """How many worker requests wait for a slot."""
 
     @abc.abstractmethod
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = NO_APP) -> list[RecoveryRecord]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[RecoveryRecord]:
         """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
 
     @abc.abstractmethod

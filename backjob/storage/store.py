@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-from backjob.model.app_id import NO_APP
 from backjob.model.holds import AtCapacity, Hold, HoldRenewal, LaunchFailure, MissingKey, ReleaseAll, WaitReason
 from backjob.model.job import Move, NewJob
 from backjob.model.writes import CancelRequest, Claim, LeaseRenewal, Progress, Transition, Write
@@ -48,7 +47,7 @@ class Store(Queries):
         return job_id, is_new
 
     def hold(
-        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = NO_APP
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = ""
     ) -> bool:
         """Transfer the hold on a waiting job. ``held_by=None``: only if it is free. ``holder=None``: release it.
 

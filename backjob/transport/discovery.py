@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from backjob.model.address import Address, parse_connect
-from backjob.runtime.server_info import find_waitress_channel
+from backjob.runtime.server_info import find_uwsgi, find_waitress_channel
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 _SCHEME_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL")
@@ -38,7 +38,7 @@ def discover(environ: Mapping[str, Any]) -> list[Address]:
 
 def discover_without_request() -> list[Address]:
     """Return the same addresses in a process that had no request yet."""
-    if "uwsgi" in sys.modules:
+    if find_uwsgi() is not None:
         return list(dict.fromkeys(_from_uwsgi()))
     if "mod_wsgi" in sys.modules or "PASSENGER_APP_ENV" in os.environ:
         return []
@@ -136,13 +136,13 @@ def _from_host_and_port(host: str, port: str, found: str) -> Iterator[Address]:
 
 
 def _from_uwsgi_request(environ: Mapping[str, Any]) -> Iterator[Address]:
-    if "uwsgi.version" in environ:
+    if find_uwsgi(environ) is not None:
         yield from _from_uwsgi()
 
 
 def _from_uwsgi() -> Iterator[Address]:
     """Yield uWSGI's addresses: those of its HTTP options, then its sockets, which may speak only the uwsgi protocol."""
-    uwsgi = sys.modules.get("uwsgi")
+    uwsgi = find_uwsgi()
     options = {_text(name): value for name, value in getattr(uwsgi, "opt", {}).items()}
     for option in _UWSGI_HTTP:
         values = options.get(option, ())

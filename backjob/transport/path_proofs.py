@@ -16,8 +16,8 @@ from backjob.errors import LaunchError, OutsideMount
 from backjob.keyring import PROBE, Token
 from backjob.model.address import Address
 from backjob.model.job import JobRequest
-from backjob.wsgi.methods import is_safe_method
 from backjob.wsgi.mounts import check_mount
+from backjob.wsgi.names import is_safe_method
 
 from .connection_failures import NoAnswer
 from .error_hints import explain, explain_path, explain_post, hint_at_mount

@@ -159,7 +159,7 @@ class CurrentJob(Jobs):
         ``claim`` identifies the lease, which the process renews until the outcome is written. Returns False in a child
         that the app has forked and that returns here: the job runs on in the parent, which alone ends it.
         """
-        self._backend.vouching.lease(self._job.id, claim)
+        self._backend.renewals.lease(self._job.id, claim)
         log_begun(self._job.id, self._job.attempt, self._job)
         try:
             with running(self), self._ending.children.watching():
@@ -249,7 +249,7 @@ class CurrentJob(Jobs):
         elif glance.attempt != job.attempt or glance.status is Status.STARTED:
             self._ending.reason = "This job was taken over by another attempt"
         elif glance.status is not Status.INPROGRESS:
-            self._ending.reason = f"This job has ended: it is {glance.status.name}"
+            self._ending.reason = f"This job has ended: it is {glance.status.word}"
         elif not glance.cancel_requested:
             return glance
         else:
@@ -288,4 +288,4 @@ class CurrentJob(Jobs):
     def _write_outcome(self, move: Move, text: str, error: str = "", cause: BaseException | None = None) -> None:
         progress, seconds = self._reporter.progress, self._run.seconds
         self._outcome = Outcome(self._job, move, text, progress, seconds, cause, error, self._location)
-        self._outcome.write_patiently(self._backend.store, self._backend.vouching)
+        self._outcome.write_patiently(self._backend.store, self._backend.renewals)

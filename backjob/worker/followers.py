@@ -36,7 +36,7 @@ class Followers:
         """End the lease of the attempt and launch the jobs, now or as soon as its outcome is written."""
         if outcome is None or outcome.is_known:
             is_failed = outcome is None or not outcome.is_completed
-            self._backend.vouching.end_lease(claim)
+            self._backend.renewals.end_lease(claim)
             self._backend.launch_followers(self._launches, self._environ, REQUEST_FAILED if is_failed else "")
             if outcome is not None and outcome.delay and not self._backend.config.is_inline:
                 self._backend.dispatcher.look_after(outcome.delay)
@@ -44,6 +44,6 @@ class Followers:
             outcome.when_known(functools.partial(self._release_late, claim))
 
     def _release_late(self, claim: str, is_completed: bool) -> None:
-        self._backend.vouching.end_lease(claim)
+        self._backend.renewals.end_lease(claim)
         for launch in self._launches:
             self._backend.postpone_follower(launch, "" if is_completed else REQUEST_FAILED)

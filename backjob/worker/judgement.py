@@ -16,7 +16,7 @@ from backjob.errors import describe_publicly
 from backjob.model.job import MOST_REASON, Job, JobRequest
 from backjob.model.text import first_line
 from backjob.wsgi.corrections import describe_correction
-from backjob.wsgi.methods import is_safe_method
+from backjob.wsgi.names import is_safe_method
 from backjob.wsgi.redirects import (
     Page,
     Redirect,

@@ -12,20 +12,14 @@ from urllib.parse import unquote_to_bytes
 
 from backjob.model.job import JobRequest
 
-from .methods import is_safe_method
 from .mounts import split_path
+from .names import SENT, is_safe_method
 from .outer import drop_identity, drop_scope_identity
 
 _WIRE_KEYS = frozenset(
     {"CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
     | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
 )
-
-
-SENT = "backjob.sent"
-"""Environ key of what an integration passes on for the app's checks against forgery.
-
-A mapping that JSON takes, with the browser's ``headers`` by their environ keys. The job's environ has it too."""
 
 
 def restore_environ(

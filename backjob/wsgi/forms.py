@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
-FORM = "application/x-www-form-urlencoded"
-
 
 def encode_form(fields: Any, name: str) -> str:
     """Url-encode a mapping, a list of pairs or a MultiDict; a list value stands for several of its name."""

@@ -11,10 +11,7 @@ from typing import Any
 
 from backjob._socket import check_header
 
-
-def header_key(name: str) -> str:
-    """Return the environ key of a header (PEP 3333)."""
-    return "HTTP_" + name.upper().replace("-", "_")
+from .names import header_key
 
 
 def _keys(names: str) -> frozenset[str]:

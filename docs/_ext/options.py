@@ -30,6 +30,7 @@ class Options(SphinxDirective):
                 raise self.error(f"the option {field.name} has no docstring")
             lines += [f".. confval:: {field.name}", *(f"   {each}" for each in _tell_field(field)), ""]
             lines += [f"   {line}".rstrip() for line in docs[Config.__name__, field.name]]
+            lines += ["   In text settings: the dotted name of the object, too.", ""] * field.metadata["is_dotted"]
         node = nodes.container()
         self.state.nested_parse(StringList(lines, source=f"options of {module.__name__}"), 0, node)
         return node.children

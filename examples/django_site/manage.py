@@ -1,4 +1,4 @@
-"""The manage.py of the project, as ``django-admin startproject`` makes it."""
+"""The project's manage.py, as ``django-admin startproject`` makes it."""
 
 import os
 import sys

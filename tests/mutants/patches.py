@@ -690,8 +690,8 @@ MUTANTS = [
     Mutant(
         "unique jobs are shared between users",
         "backjob/client/capture.py",
-        "repr((site, what, scope, user, *",
-        "repr((site, what, scope, *",
+        "repr((site, content, scope, user, *",
+        "repr((site, content, scope, *",
         ("tests/unit/client/test_identity.py",),
     ),
     Mutant(
@@ -730,6 +730,13 @@ MUTANTS = [
         ("tests/unit/storage/sql/test_schema.py",),
     ),
     Mutant(
+        "a dotted name in an ini file stays text",
+        "backjob/settings.py",
+        'is_name = field.metadata["is_dotted"] and',
+        "is_name = False and",
+        ("tests/unit/test_config.py",),
+    ),
+    Mutant(
         "an import points upwards",
         "backjob/validation.py",
         "from __future__ import annotations\n",
@@ -746,7 +753,7 @@ MUTANTS = [
     Mutant(
         "a check asks only whether the store can be read",
         "backjob/checks/check.py",
-        "store.request_cancel(_NO_JOB)  # a write that changes nothing: only reading would be no proof",
+        "store.request_cancel(_NO_JOB)  # a write that changes nothing, because a read would not prove write access",
         "store.get(_NO_JOB)",
         ("tests/unit/checks/test_check.py",),
     ),
@@ -1404,8 +1411,8 @@ MUTANTS = [
     Mutant(
         "background starts jobs by any method",
         "backjob/integrations/replay.py",
-        "    if method.upper() in methods:",
-        "    if True:",
+        "    if method not in methods:",
+        "    if False:",
         ("tests/unit/integrations/test_bottle.py",),
     ),
     Mutant(

@@ -90,7 +90,7 @@ def read_inventory(site: Path) -> dict[str, set[str]]:
     *_, packed = (site / "objects.inv").read_bytes().split(b"\n", 4)
     names: dict[str, set[str]] = {}
     for line in zlib.decompress(packed).decode().splitlines():
-        found = re.match(r"(\S+) (\S+) -?\d+ ", line)
+        found = re.match(r"(.+?) (\w+:\S+) -?\d+ ", line)
         assert found, line
         names.setdefault(found[2], set()).add(found[1])
     return names

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "backjob"
 
 LAYERS = (
     *("runtime", "messages", "errors", "logs", "model", "_uwsgi", "_socket", "wsgi"),
-    *("keyring", "validation", "config", "settings", "storage", "transport", "scheduling"),
+    *("keyring", "validation", "settings", "config", "storage", "transport", "scheduling"),
     *("client", "checks", "worker", "application", "endpoint", "middleware", "__init__"),
 )
 """Packages and modules of the top level. Each imports only from itself and from those before it."""
@@ -25,7 +25,7 @@ LAYERS = (
 AROUND = ("integrations", "cli", "__main__", "testing", "pytest_plugin")
 """Packages and modules around the others. They import public names and each other."""
 
-SHARED = {"runtime.interrupts", "model.text"}
+SHARED = {"runtime.interrupts", "settings", "wsgi.names", "model.text"}
 """Modules that those around may import as well."""
 
 HOMES: dict[str, tuple[str, ...]] = {

@@ -17,8 +17,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule
 
 from backjob.model.job import RECORD_VERSION, Job, Move, Status
 from backjob.runtime.process_identity import RESPONSE
+from backjob.storage.queries import APP_GRACE
 from backjob.storage.sql.database import Database
-from backjob.storage.store import APP_GRACE, Store
+from backjob.storage.store import Store
 from backjob.worker.outcome import Outcome
 
 from .keepers import APP, KEY, LEASE, OTHER_APP, OTHER_KEY, Process, Run

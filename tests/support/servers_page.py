@@ -26,7 +26,7 @@ _HEAD = """\
 | Server | Version | Slots | Its address | start() | Jobs are watched |
 | --- | --- | --- | --- | --- | --- |
 """
-_WAYS = {"thread": "by a thread", "leave": "by nobody"}
+_WAYS = {"thread": "by a thread", "leave": "not watched"}
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ import pytest
 import sqlalchemy
 
 from backjob import BackJob, ConfigError
-from backjob.config import Config, make_config
+from backjob.config import Config, make_config, read_settings
 from backjob.middleware import make_filter
 from backjob.model.address import Address
-from backjob.settings import read_settings
 from backjob.wsgi.headers import FORWARD_HEADERS
 
 CANARY = "canary-4711"
@@ -89,6 +88,7 @@ WRONG: dict[str, list[Any]] = {
     "environ_key": [None, "", "a b", "ä", 7],
 }
 
+DOTTED = ("cache", "max_running_per_scope", "redirect_ok", "identify", "on_start", "on_update", "on_end", "launcher")
 DEFAULTS: dict[str, Any] = {
     "database": "sqlite:///backjob.sqlite3",
     "cache": None,
@@ -134,6 +134,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert config.user_agent.startswith("backjob/")
     assert {"X-CSRF-Token", "Accept-Language", "traceparent", "X-Request-ID"} <= set(config.forward_headers)
     assert {each.name for each in dataclasses.fields(Config)} == {*DEFAULTS, "user_agent", "forward_headers"}
+    assert {each.name for each in dataclasses.fields(Config) if each.metadata["is_dotted"]} == {*DOTTED}
     assert set(WRONG) == {each.name for each in dataclasses.fields(Config)}
 
 
@@ -398,6 +399,20 @@ def test_values_that_are_no_text_are_kept() -> None:
 
 def test_one_key_is_one_key() -> None:
     assert read_settings({"backjob.key": f" {KEY}\n"}) == {"key": KEY}
+
+
+def name_user(environ: Mapping[str, Any]) -> str:
+    return "somebody"
+
+
+def make_hook() -> Any:
+    return name_user
+
+
+@pytest.mark.parametrize("name", [f"{__name__}.name_user", f" {__name__}:name_user\n", f"{__name__}.make_hook()"])
+@pytest.mark.parametrize("option", DOTTED)
+def test_a_dotted_name_stands_for_an_object(option: str, name: str) -> None:
+    assert read_settings({option: name}, "") == {option: name_user}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from datetime import datetime
 
 from backjob.errors import StoreError
 from backjob.logs import about
-from backjob.model.app_id import NO_APP
 from backjob.model.evaluation import apply_write, is_applied, is_met
 from backjob.model.holds import Hold
 from backjob.model.job import Job, Move, NewJob, Status
@@ -102,7 +101,7 @@ class CacheStore(ProcessCell, CacheReads, Store):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        app_id: str = NO_APP,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:

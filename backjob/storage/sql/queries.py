@@ -12,7 +12,6 @@ from sqlalchemy import Row, Select, func
 
 from backjob.errors import Refused, StoreError
 from backjob.logs import about
-from backjob.model.app_id import NO_APP
 from backjob.model.job import Glance, Job, JobStatus, Status
 from backjob.model.recovery import RecoveryRecord
 from backjob.storage.queries import APP_GRACE, LONGEST, VERSION_GRACE
@@ -111,7 +110,7 @@ class SQLReads:
     def list_holders(self) -> list[str]:
         return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = NO_APP) -> list[RecoveryRecord]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[RecoveryRecord]:
         return self._read_many(
             RecoveryRecord, self._statements.vouched, {"key_ids": list(key_ids), "arg_app_id": app_id}
         )
@@ -119,7 +118,7 @@ class SQLReads:
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        app_id: str = NO_APP,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",

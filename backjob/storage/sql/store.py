@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import Connection, func
 
 from backjob.errors import Refused, StoreError, TimedOut
-from backjob.model.app_id import NO_APP
 from backjob.model.evaluation import is_applied
 from backjob.model.holds import Hold
 from backjob.model.job import Job, NewJob
@@ -108,7 +107,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        app_id: str = NO_APP,
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:

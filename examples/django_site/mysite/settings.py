@@ -1,11 +1,11 @@
-"""The settings: those of any Django project, and two of backjob's."""
+"""The settings of an ordinary Django project, and two options of backjob."""
 
 import os
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "for trying this out, and for nothing else")
+SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "for trying this out only")
 DEBUG = os.environ.get("DJANGO_DEBUG", "yes") == "yes"
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 
@@ -46,7 +46,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": BASE_DIR / "db.sqlite3",
-        # With it a view that fails, or a job that does, leaves nothing half done in the database.
+        # A view or a job that fails then changes nothing in the database.
         "ATOMIC_REQUESTS": True,
     }
 }

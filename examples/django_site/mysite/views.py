@@ -1,4 +1,4 @@
-"""A job and the pages around it. A job's scope is its user, so that nobody else can look at it."""
+"""A job and its pages. The scope of a job is its user, so that other users can't see it."""
 
 import os
 import time
@@ -48,7 +48,7 @@ def status(request, job_id):
 @require_POST
 @login_required
 def report(request):
-    """The job: an ordinary view, that says how far it is and prints what it did."""
+    """Run as the job: an ordinary view, which reports its progress and prints its output."""
     job = request.backjob
     print(f"{request.POST['title']!r} for {request.user.get_username()}: started.", file=job)
     for _step in job.track(range(5)):

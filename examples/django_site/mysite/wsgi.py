@@ -1,4 +1,4 @@
-"""What a server serves: Django in BackJob. ``gunicorn --threads 8 mysite.wsgi``"""
+"""The WSGI application: Django in BackJob. Serve it with ``gunicorn --threads 8 mysite.wsgi``."""
 
 import os
 

@@ -709,7 +709,7 @@ class TestWarnings:
 
 
 class TestCache:
-    NO_APP = "127.0.0.1:1"
+    NOBODY = "127.0.0.1:1"
 
     @pytest.mark.parametrize("name", ["memory", "memory_pickle", "null"])
     def test_one_for_each_process(self, tmp_path: Path, name: str) -> None:
@@ -726,8 +726,8 @@ class TestCache:
     @pytest.mark.parametrize(
         ("name", "arguments"),
         [
-            ("redis", {"url": f"redis://:CanaryPassword@{NO_APP}/0"}),
-            ("pymemcache", {"url": NO_APP}),
+            ("redis", {"url": f"redis://:CanaryPassword@{NOBODY}/0"}),
+            ("pymemcache", {"url": NOBODY}),
         ],
     )
     def test_it_is_away(self, tmp_path: Path, name: str, arguments: dict[str, Any]) -> None:
@@ -745,7 +745,7 @@ class TestCache:
 
     def test_it_is_away_and_there_is_nothing_else(self, tmp_path: Path) -> None:
         # By its URL: told a host and a port, the client goes on trying for seconds, in a thread that outlives the test.
-        region = make_region().configure("dogpile.cache.redis", arguments={"url": f"redis://{self.NO_APP}/0"})
+        region = make_region().configure("dogpile.cache.redis", arguments={"url": f"redis://{self.NOBODY}/0"})
         with script(tmp_path, "http://127.0.0.1:1", cache=region, database=None) as application:
             found = application.check()
         assert [problem.name for problem in found.problems] == ["not-reached", "store"]

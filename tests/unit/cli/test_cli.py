@@ -29,6 +29,8 @@ import pexpect
 import pytest
 from click.testing import CliRunner, Result
 from paste.deploy import loadfilter
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationExecutionError
 from rich.console import Console
 from support import DOCS, needs, wait_until
 from support.processes import name_dead
@@ -224,7 +226,7 @@ def test_secrets_are_read_from_files_and_standard_input(site: Site, tmp_path: Pa
     [
         (["--data", "@missing"], "the file 'missing' can't be read: No such file or directory"),
         (["--data", "@"], "the file '' can't be read: Is a directory"),
-        (["--data", "@latin"], "the file 'latin' can't be read: it is no UTF-8"),
+        (["--data", "@latin"], "the file 'latin' can't be read: it is not UTF-8"),
         (["--param", "@lines"], "must be NAME=VALUE"),
         (["--header", "@lines"], "must be 'NAME: VALUE', each name once"),
         (["--data", "@-", "--param", "@-"], "standard input is read once"),
@@ -247,6 +249,14 @@ def test_jobs_are_listed(site: Site) -> None:
     assert re.fullmatch(r"3   completed  100 %     1        mail     \S+Z  GET as nobody:", listed[1])
     assert re.fullmatch(r"2   failed     0 %       1        -        \S+Z  HTTP 500 Broken", listed[2])
     assert [job["id"] for job in json.loads(call("list", "--json").stdout)] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["waiting", "started", "Started"])
+def test_a_status_is_named_by_its_word_or_its_member(site: Site, name: str) -> None:
+    waiting = site.start("/job", delay=3600)
+    finish(site)
+    listed = call("list", "--status", name, "--json")
+    assert [(job["id"], job["status_name"]) for job in json.loads(listed.stdout)] == [(waiting, "waiting")]
 
 
 @pytest.mark.parametrize(
@@ -320,7 +330,7 @@ def test_a_job_is_started_and_watched(site: Site, action: Action) -> None:
                 action.may_go_on.set()
     assert process.returncode == 0
     assert lines[0] == "1"
-    assert lines.index("  The first step.") < lines.index("job 1   60 %  inprogress") < lines.index("  The last step.")
+    assert lines.index("  The first step.") < lines.index("job 1   60 %  running") < lines.index("  The last step.")
     assert lines[-1] == "job 1  100 %  completed"
 
 
@@ -342,7 +352,7 @@ def test_json_has_a_line_for_each_change(site: Site, action: Action) -> None:
 def test_bars_at_a_terminal(site: Site, action: Action) -> None:
     terminal = type_in("start", "/steps", "--watch", "--connect", site.server.url)
     terminal.expect_exact("The first step.")
-    terminal.expect(r"━+\S* +60 % [\d.]+ %/s, 0:00:\d\d left \S*inprogress")
+    terminal.expect(r"━+\S* +60 % [\d.]+ %/s, 0:00:\d\d left \S*running")
     action.may_go_on.set()
     shown, code = read_to_end(terminal)
     assert code == 0
@@ -524,7 +534,7 @@ def test_jobs_are_cancelled(site: Site) -> None:
     assert cancelled.exit_code == 0
     lines = cancelled.stdout.splitlines()
     assert [lines[0], lines[2]] == [f"job {waiting}  cancelled", f"job {ended}  had ended: completed"]
-    assert lines[1] in (f"job {running}  inprogress, to be cancelled", f"job {running}  cancelled")
+    assert lines[1] in (f"job {running}  running, to be cancelled", f"job {running}  cancelled")
     assert site.wait_for_end(running).status is Status.CANCELLED
 
 
@@ -550,10 +560,10 @@ def test_lost_jobs_are_settled(site: Site) -> None:
     site.sql("UPDATE background_job SET due_at = created_at")
     site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
     swept = run("sweep")
-    assert (swept.returncode, swept.stdout, swept.stderr) == (0, "Settled 1 job.\n", "")
+    assert (swept.returncode, swept.stdout, swept.stderr) == (0, "Recovered 1 job.\n", "")
     assert site.status(job_id).status is Status.FAILED
     shown, code = read_to_end(type_in("sweep"))
-    assert (code, shown) == (0, "This takes a little longer than the lease of 30 s.\r\nSettled 0 jobs.\r\n")
+    assert (code, shown) == (0, "This takes a little longer than the lease of 30 s.\r\nRecovered 0 jobs.\r\n")
 
 
 def test_old_jobs_are_deleted(site: Site) -> None:
@@ -586,7 +596,7 @@ def test_jobs_will_not_work_here(site: Site) -> None:
 
 def test_the_table_and_the_key_file_are_made(tmp_path: Path) -> None:
     made = run("--app", "sqlite:///new.sqlite3", "create-table")
-    assert (made.returncode, made.stdout) == (0, "The table background_job is there.\n")
+    assert (made.returncode, made.stdout) == (0, "The table background_job exists.\n")
     assert {path.name for path in tmp_path.glob("*.key")} == {"new.sqlite3.key"}
     assert call("--app", "sqlite:///new.sqlite3", "list", "--json").stdout == "[]\n"
 
@@ -687,6 +697,25 @@ database = sqlite:///%(here)s/100%%.sqlite3
 keeper = false
 connect_headers = Authorization: Basic abc
     X-Site: a
+identify = ini_objects.identify
+cache = ini_objects:make_region()
+max_running_per_scope = ini_objects:LIMITS
+redirect_ok = ini_objects:is_ticket
+"""
+INI_OBJECTS = """
+from dogpile.cache import make_region as make
+
+LIMITS = {"reports": 1}
+region = make().configure("dogpile.cache.memory")
+
+def identify(environ):
+    return environ.get("eppn")
+
+def is_ticket(status, location):
+    return status == 303
+
+def make_region():
+    return region
 """
 
 
@@ -699,7 +728,7 @@ def test_jobs_of_a_database_server(
         monkeypatch.setenv("BACKJOB_APP", where)
         monkeypatch.setenv("BACKJOB_KEY", KEY)
         assert "There is no table 'background_job'" in tell(call("list"))
-        assert call("create-table").stdout == "The table background_job is there.\n"
+        assert call("create-table").stdout == "The table background_job exists.\n"
         with serve_site(tmp_path, action, key=KEY, database=where, create_table=False) as site:
             started = call("start", "/job", "--data", "name=Ada", "--watch", "--connect", site.server.url)
         assert (started.exit_code, started.stdout.splitlines()[0]) == (0, "1")
@@ -744,14 +773,56 @@ def test_an_app_is_found_in_an_ini_file(tmp_path: Path) -> None:
         find_application("app.ini")
 
 
-def test_a_filter_is_read_as_pastedeploy_reads_it(tmp_path: Path) -> None:
+def test_a_filter_is_read_as_pastedeploy_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ini_objects.py").write_text(INI_OBJECTS)
     (tmp_path / "filter.ini").write_text(FILTER.format(key=KEY))
     theirs: BackJob = loadfilter(f"config:{tmp_path}/filter.ini", "jobs")(print)
     ours = find_application("filter.ini")
     assert ours.config == theirs.config
     assert ours.config.connect_headers == {"Authorization": "Basic abc", "X-Site": "a"}
+    objects = sys.modules.pop("ini_objects")
+    assert ours.config.identify is objects.identify
+    assert ours.config.redirect_ok is objects.is_ticket
+    assert ours.config.cache is objects.region
+    assert ours.config.max_running_per_scope == {"reports": 1}
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("identify", "nowhere_at_all:f"),
+        ("identify", "json.nothing"),
+        ("identify", "print"),
+        ("identify", "json:__name__"),
+        ("launcher", "json"),
+        ("lease", "long"),
+        ("keeper", "perhaps"),
+        ("max_running_per_scope", "reports=1, mail"),
+        ("forward_headers", "A:B"),
+        ("leese", "1"),
+    ],
+)
+def test_a_wrong_text_has_the_same_message_everywhere(option: str, text: str, tmp_path: Path) -> None:
+    ini = tmp_path / "wrong.ini"
+    ini.write_text(f"[filter:backjob]\nuse = egg:backjob\n{option} = {text}\n")
+    with pytest.raises(ConfigError, match=rf"^{option} ") as caught:
+        BackJob.from_settings(print, {f"backjob.{option}": text})
+    message = str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        loadfilter(f"config:{ini}", "backjob")(print)
+    assert str(caught.value) == message
+    if option != "keeper":  # a command has no keeper, whatever the file says
+        with pytest.raises(ConfigError) as caught:
+            find_application(str(ini))
+        assert str(caught.value) == message
+    config = Configurator(settings={f"backjob.{option}": text})
+    config.include("backjob.integrations.pyramid")
+    with pytest.raises(ConfigurationExecutionError) as refused:
+        config.commit()
+    assert str(refused.value.evalue) == message
 
 
 # What is wrong is told in one line.
@@ -764,11 +835,11 @@ def test_no_application_is_named() -> None:
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("nothing", "WHERE is none of these: a database URL"),
-        ("postgresql:/ada:sesame@127.0.0.1/jobs", "WHERE is none of these: a database URL"),
+        ("nothing", "WHERE must be a database URL"),
+        ("postgresql:/ada:sesame@127.0.0.1/jobs", "WHERE must be a database URL"),
         ("postgresql+none://ada:sesame@127.0.0.1/jobs", "database needs a driver that is not installed"),
-        ("sqlite:///nowhere.sqlite3", r"there is no SQLite file /\S+/nowhere.sqlite3: is WHERE right\?"),
-        ("sqlite:///there.sqlite3", r"there is no key file /\S+/there.sqlite3.key: .*, or set \$BACKJOB_KEY"),
+        ("sqlite:///nowhere.sqlite3", r"there is no SQLite file /\S+/nowhere.sqlite3\. Correct WHERE"),
+        ("sqlite:///there.sqlite3", r"there is no key file /\S+/there.sqlite3.key.* or set \$BACKJOB_KEY"),
         ("postgres+psycopg://ada:sesame@db/jobs", "database must begin with postgresql://.*: write postgresql://"),
         ("oracle://ada:sesame@db/jobs", "database must be SQLite, PostgreSQL, MariaDB or MySQL, not oracle"),
         ("postgresql://ada:sesame@127.0.0.1:1/jobs", r"key must be set \(or \$BACKJOB_KEY\)"),
@@ -776,11 +847,11 @@ def test_no_application_is_named() -> None:
         ("broken_app:application", r"can't be imported: ValueError: no \\x1b\[31mfigures"),
         ("leaving_app:application", "can't be imported: SystemExit: 3"),
         ("json:nothing", "can't be imported: AttributeError: module 'json' has no attribute 'nothing'"),
-        ("backjob.integrations.flask:current_jobs", "is no BackJob, and none is inside of it"),
-        ("json:dumps", r"json:dumps is no BackJob, and none is inside of it \(as its wsgi_app, wsgi, registry"),
-        ("http://127.0.0.1:8000", "WHERE names no server: the address of one is for --connect"),
+        ("backjob.integrations.flask:current_jobs", "is not a BackJob, and contains none"),
+        ("json:dumps", r"json:dumps is not a BackJob, and contains none \(in one of wsgi_app, wsgi, registry"),
+        ("http://127.0.0.1:8000", "WHERE can't be the address of a server, which is for --connect"),
         ("missing.ini", "missing.ini can't be read: No such file or directory"),
-        ("empty.ini", r"empty.ini has neither a section with settings named backjob.… nor a \[filter:backjob\]"),
+        ("empty.ini", r"empty.ini needs a section with settings named backjob.…, or a \[filter:backjob\]"),
         ("broken.ini", "broken.ini can't be read: MissingSectionHeaderError 1"),
         ("percent.ini", "percent.ini can't be read: InterpolationSyntaxError app:main, backjob.key"),
         ("option.ini", "lease must be a number"),
@@ -841,7 +912,7 @@ def test_the_jobs_of_another_key_are_shown_as_such_and_left_alone(site: Site, mo
 
 
 def test_the_address_is_not_known(site: Site) -> None:
-    assert "Here that is --connect URL." in tell(call("start", "/job"))
+    assert "With this command, give --connect URL." in tell(call("start", "/job"))
 
 
 def test_a_server_that_is_down_takes_the_job_up_later(site: Site, free_port: int) -> None:
@@ -868,7 +939,7 @@ def test_a_job_says_at_once_that_nothing_has_answered(site: Site) -> None:
         (["start", "/job", "--param", "=sesame"], "must be NAME=VALUE"),
         (["start", "/job", "--connect", "nonsense"], "connect is wrong"),
         (["start"], "Missing argument 'TARGET'"),
-        (["list", "--status", "done"], "'done' is not one of 'started', 'inprogress'"),
+        (["list", "--status", "done"], "'done' is not one of 'waiting', 'running'"),
         (["list", "--limit", "0"], "0 is not in the range"),
         (["show", "first"], "'first' is not a valid integer"),
         (["watch"], "Missing argument 'ID...'"),
@@ -903,7 +974,7 @@ def test_it_shows_a_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_demonstration_that_breaks_is_no_success() -> None:
     shown = run("demo", "--pause", 0, "--break")
     assert shown.returncode == 1
-    assert "This job was told to break." in shown.stdout
+    assert "This job fails because of --break." in shown.stdout
 
 
 def test_it_makes_a_key() -> None:
@@ -921,7 +992,7 @@ def test_a_shell_can_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_BACKJOB_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", "backjob list --status ")
     monkeypatch.setenv("COMP_CWORD", "3")
-    assert run().stdout.split() == [f"plain,{status.name.lower()}" for status in Status]
+    assert run().stdout.split() == [f"plain,{status.word}" for status in Status]
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

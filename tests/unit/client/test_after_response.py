@@ -208,10 +208,10 @@ def test_a_response_that_is_dropped_without_close(site, status, reads):
         pass
     del answer
     assert log.count("close") == 1
-    assert site.row(1).held_by in site.backend.vouching.holds.values()
+    assert site.row(1).held_by in site.backend.renewals.holds.values()
     site.backend.keeper.step()
     assert (site.row(1).status, site.row(1).held_by) == (status, None)
-    assert site.backend.vouching.holds == {}
+    assert site.backend.renewals.holds == {}
 
 
 def test_a_child_that_drops_the_response_leaves_its_jobs_to_the_parent(site):
@@ -225,7 +225,7 @@ def test_a_child_that_drops_the_response_leaves_its_jobs_to_the_parent(site):
     child = os.fork()
     if not child:
         del answer
-        os._exit(site.backend.vouching.has_postponed)
+        os._exit(site.backend.renewals.has_postponed)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     answer.close()
     assert len(site.launches.tokens) == 1
@@ -402,7 +402,7 @@ def test_a_request_that_goes_on_keeps_its_jobs(site):
 
     def app(environ, start_response):
         job_id = environ["backjob"].start("/job", after_response=True)
-        assert site.backend.vouching.holds == {job_id: site.row(job_id).held_by}
+        assert site.backend.renewals.holds == {job_id: site.row(job_id).held_by}
         before = site.row(job_id).held_until
         site.backend.keeper.step()
         site.backend.keeper.sweep()
@@ -413,7 +413,7 @@ def test_a_request_that_goes_on_keeps_its_jobs(site):
 
     site.job = app
     call(site.application, make_environ("/page"))
-    assert site.backend.vouching.holds == {}
+    assert site.backend.renewals.holds == {}
     assert [token.job_id for token in site.launches.tokens] == [1]
 
 

@@ -5,7 +5,7 @@ import webob
 from support.served import call, make_environ, serve_site, wrap
 
 from backjob import JobNotFound, Status
-from backjob.client.capture import SENT
+from backjob.wsgi.names import SENT
 
 BY_ADA = {
     "HTTP_COOKIE": "session=ada; theme=dark",

@@ -144,7 +144,7 @@ def test_wrong_arguments_raise_before_anything_is_recorded(site, arguments, opti
     ],
 )
 def test_what_is_refused_is_told_what_is_allowed(site, option, value, allowed):
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{option} must be {allowed}')}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{option} must be {allowed}')}, got "):
         site.start("/job", **{option: value})
 
 
@@ -214,10 +214,11 @@ def test_asking_never_writes(site):
 def test_as_dict_is_ready_for_json(site):
     first = site.status(site.start("/job", scope="s")).as_dict()
     assert set(first) == {
-        *("id", "progress", "status", "status_text", "error", "location", "scope"),
+        *("id", "progress", "status", "status_name", "status_text", "error", "location", "scope"),
         *("start_time", "updated_time", "end_time", "attempt", "is_cancelling", "past"),
     }
     assert (first["status"], type(first["status"]), first["end_time"]) == (0, int, None)
+    assert first["status_name"] == site.status(first["id"]).status_name == "waiting"
     last = site.run("/job").as_dict()
     assert (last["status"], last["progress"], last["status_text"]) == (2, 100, "GET /job? ")
     long = dataclasses.replace(site.status(last["id"]), status_text="a" + 500 * "b")
@@ -408,7 +409,7 @@ def test_outside_of_a_request_with_an_address(tmp_path):
 
 def test_outside_of_a_request_there_is_no_response_to_follow(tmp_path):
     with wrap(tmp_path, echo, connect="http://127.0.0.1:9") as site:
-        with pytest.raises(BackJobError, match="after_response needs a request"):
+        with pytest.raises(BackJobError, match="after_response=True needs a request"):
             site.application.jobs.start("/job", after_response=True)
         assert site.application.jobs.find() == []
 

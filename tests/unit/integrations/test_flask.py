@@ -137,7 +137,7 @@ def test_options_come_from_the_config_and_by_name(make_app):
     app = make_app(FlaskBackJob(lease=20, backlog_days=3), BACKJOB_LEASE=10, BACKJOB_MAX_RUNNING=2)
     config = app.extensions["backjob"].config
     assert (config.lease, config.backlog_days, config.max_running) == (20, 3, 2)
-    with pytest.raises(ConfigError, match="has its BackJob already"):
+    with pytest.raises(ConfigError, match="has a BackJob already"):
         FlaskBackJob(app)
     with pytest.raises(ConfigError, match="forward_headers must be a list of header names"):
         make_app(BACKJOB_FORWARD_HEADERS="X-A")

@@ -41,6 +41,12 @@ def test_statuses_have_the_originals_numbers() -> None:
     }
 
 
+def test_people_see_a_word_for_each_status() -> None:
+    words = ["waiting", "running", "completed", "failed", "cancelled"]
+    assert [status.word for status in Status] == words
+    assert [make_job(status=status).as_status().status_name for status in Status] == words
+
+
 def test_three_statuses_are_final() -> None:
     assert {status for status in Status if status.is_final} == FINAL
     assert {Status.COMPLETED, Status.FAILED, Status.CANCELLED} == FINAL
@@ -115,6 +121,7 @@ def test_as_dict_is_ready_for_json(ended_at: datetime | None) -> None:
         "id": 7,
         "progress": 40,
         "status": 1,
+        "status_name": "running",
         "status_text": 'a "quote"\n\x00 🐔',
         "error": "broken",
         "location": "/ticket/17",
@@ -126,7 +133,7 @@ def test_as_dict_is_ready_for_json(ended_at: datetime | None) -> None:
         "is_cancelling": False,
         "past": [{"attempt": 1, "ended_at": "2031-01-02T03:04:05.000678+00:00", "text": "broken"}],
     }
-    assert list(read) == [field.name for field in dataclasses.fields(status)]
+    assert list(read) == [*(field.name for field in dataclasses.fields(status)), "status_name"]
     assert datetime.fromisoformat(read["start_time"]) == status.start_time
     assert type(status.as_dict()["status"]) is int
 

@@ -15,7 +15,8 @@ from backjob.keyring import MONITOR, WORKER
 from backjob.scheduling.monitor import Verdict
 from backjob.storage.cache.entries import open_cells
 from backjob.storage.cache.store import CacheStore
-from backjob.storage.store import VERSION_GRACE, Store
+from backjob.storage.queries import VERSION_GRACE
+from backjob.storage.store import Store
 
 Pair = tuple[Site, Site]
 
@@ -159,7 +160,7 @@ def test_a_process_that_serves_pages_alone_speaks_for_its_version(tmp_path: Path
     with wrap(tmp_path, app_version="new", keeper=True) as site, wrap(tmp_path, app_version="old") as old:
         site.application.create_table()
         site.within(lambda jobs: None)
-        site.application._assembly._keep()
+        site.application._assembly._run_keeper()
         site.backend.limits.renew()
         assert old.backend.store.is_version_alive("new")
         assert list(old.backend.store.read_slots().values()) == [0]

@@ -806,7 +806,7 @@ def test_the_code_of_a_silent_job_meets_its_end_at_its_next_sign(
         assert site.status(end.id) == end
     assert (end.status, end.progress, end.attempt) == (FAILED, 20, 1)
     assert end.status_text == "begun\njob timeout: no update for 0.5 s (error_timeout)"
-    assert ended == ["This job has ended: it is FAILED"]
+    assert ended == ["This job has ended: it is failed"]
 
 
 def test_without_error_timeout_a_job_may_be_silent_for_ever(tmp_path: Path) -> None:
@@ -865,7 +865,7 @@ def test_a_job_that_says_nothing_is_vouched_for_as_long_as_it_runs(tmp_path: Pat
             time.sleep(0.1)
         go_on.set()
         assert site.wait_for_end(job_id).status is COMPLETED
-        wait_until(lambda: site.backend.vouching.leases == {})
+        wait_until(lambda: site.backend.renewals.leases == {})
 
 
 def test_a_run_that_died_runs_again_with_what_its_user_sent(tmp_path: Path, dead: str) -> None:

@@ -485,7 +485,7 @@ def watchful(monkeypatch):
 
 def run_until_seen(site):
     """Wait until the monitor has seen that the job runs."""
-    wait_until(lambda: not site.backend.vouching.holds)
+    wait_until(lambda: not site.backend.renewals.holds)
 
 
 @pytest.mark.usefixtures("watchful")

@@ -417,7 +417,7 @@ def test_an_outcome_waits_while_every_write_is_refused(
         return [b"worked"]
 
     with wrap(tmp_path, app, database=refusable) as site:
-        vouching, store = site.backend.vouching, site.backend.store
+        vouching, store = site.backend.renewals, site.backend.store
         job_id = site.start("/job")
         site.work(job_id)
         for _ in range(TRIES + 1):
@@ -493,7 +493,7 @@ def test_a_text_that_the_database_refuses_fails_its_job(url: str, tmp_path: Path
         assert status.status is Status.FAILED
         assert "The job store refuses the text of this job" in status.status_text
         assert ("it was running" in status.status_text) == (how == "update")
-        assert site.backend.vouching.leases == {}
+        assert site.backend.renewals.leases == {}
 
 
 def test_an_outcome_that_is_always_refused_is_left_to_recovery(
@@ -505,7 +505,7 @@ def test_an_outcome_that_is_always_refused_is_left_to_recovery(
         job_id = site.start("/job")
         site.work(job_id)
         assert site.status(job_id).status is Status.INPROGRESS
-        assert site.backend.vouching.leases == {}  # so that its lease lapses
+        assert site.backend.renewals.leases == {}  # so that its lease lapses
         assert f"Job {job_id} has ended, its outcome is given up" in caplog.text
         assert site.run("/job").id != job_id
 

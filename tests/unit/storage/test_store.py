@@ -35,10 +35,11 @@ from backjob.errors import StoreError
 from backjob.model.job import RECORD_VERSION, Move, Status
 from backjob.model.recovery import RecoveryRecord
 from backjob.runtime.process_identity import PROCESS, RESPONSE
+from backjob.storage.queries import APP_GRACE
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.schema import find_process_table, find_table
 from backjob.storage.sql.store import SQLStore
-from backjob.storage.store import APP_GRACE, Store
+from backjob.storage.store import Store
 
 STARTED, INPROGRESS, COMPLETED, FAILED, CANCELLED = Status
 CACHED: dict[str, Callable[[Path, Clock], contextlib.AbstractContextManager[Store]]] = {

@@ -796,7 +796,7 @@ def test_the_exception_behind_an_error_page_is_named(site, status_line, text):
 
 def test_what_is_no_exception_is_refused(site):
     def action(jobs):
-        with pytest.raises(TypeError, match="an exception is wanted, not str"):
+        with pytest.raises(TypeError, match="error must be an exception, got str"):
             jobs.note_exception("broken")
 
     assert act(site, action).status is Status.COMPLETED

@@ -15,7 +15,7 @@ import werkzeug.utils
 from support.served import Site, wrap
 
 from backjob import BackJob, ConfigError, JobStatus, Status
-from backjob.settings import read_settings
+from backjob.config import read_settings
 
 OPTION = "if that is how it ends, set redirect_ok"
 
