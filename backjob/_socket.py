@@ -1,7 +1,6 @@
-"""The raw core: an HTTP/1.1 request built by hand, and one exchange over a socket with a time limit on every step.
+"""The raw-socket core: builds the bytes of an HTTP/1.1 request, and makes one exchange with a time-out for each step.
 
-Bytes in, bytes out. Knows nothing of jobs, tokens or WSGI: it refuses what could break out of a line, connects, sends,
-and reads an answer to its end.
+Bytes in, bytes out. Refuses values that could break out of a line. Knows nothing of jobs, tokens or WSGI.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ _WAIT_SLICE = 10.0
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 
 Step = Callable[[float], bool]
-"""A step of a connection, for at most so many seconds. True when it is done."""
+"""Function that takes a step of a connection for at most so many seconds. It returns True when the step is done."""
 
 
 def check_method(method: str) -> str:
-    """Any token of RFC 9110 is a method here, but CONNECT. Raises ValueError."""
+    """Return the method. Raises ValueError for CONNECT, and for anything but a token of RFC 9110."""
     if not isinstance(method, str) or not _TOKEN.fullmatch(method):
         raise ValueError(f"method {method!r} is not a token of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")
     if method.upper() == "CONNECT":
-        raise ValueError("CONNECT asks a proxy for a tunnel: it is no request to the app")
+        raise ValueError("method must not be CONNECT, which asks a proxy for a tunnel")
     return method
 
 
 def check_target(target: str) -> str:
-    """A path of this app, with or without a query, as it stands on the wire. Raises ValueError."""
+    """Return the target. Raises ValueError unless it is an encoded path of this app, with or without a query."""
     if not isinstance(target, str) or not _TARGET.fullmatch(target):
         shown = re.sub("//[^/]*@", "//…@", re.split("[?#]", target)[0]) if isinstance(target, str) else type(target)
         raise ValueError(
@@ -53,7 +52,7 @@ def check_target(target: str) -> str:
 
 
 def check_header(name: str, value: str) -> tuple[str, str]:
-    """A header line that stays one line. Raises ValueError, which never shows the value."""
+    """Return the header. Raises ValueError, which never shows the value, if it would not be one valid line."""
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ValueError("the name of a header is not a token of RFC 9110")  # not shown: it may be the value
     if not is_header_value(value):
@@ -62,7 +61,7 @@ def check_header(name: str, value: str) -> tuple[str, str]:
 
 
 def is_header_value(value: object) -> bool:
-    """Can this stand in a header line?"""
+    """Return whether this can be the value of a header."""
     return isinstance(value, str) and _FIELD_VALUE.fullmatch(value) is not None
 
 
@@ -76,10 +75,7 @@ def build_request(
     body: bytes = b"",
     content_type: str = "",
 ) -> bytes:
-    """The bytes of one request, exactly one blank line after its head, with and without a body.
-
-    Raises ValueError for a method, target or header that could break out of its line.
-    """
+    """Return the bytes of one request. Raises ValueError for a method, target or header that is not valid."""
     method = check_method(method)
     fields = [("Host", host), ("User-Agent", user_agent), *_NO_STORE]
     fields += headers.items() if isinstance(headers, Mapping) else headers
@@ -93,21 +89,21 @@ def build_request(
 
 
 class Answer:
-    """An HTTP/1.x answer as it comes in: feed it bytes until it is complete."""
+    """Parser of an HTTP/1.x answer: feed it bytes until it is complete."""
 
     LIMIT = 65536
-    """Bytes after which an answer is taken as complete: none of ours is that long."""
+    """Bytes after which an answer counts as complete. BackJob's are shorter."""
 
     def __init__(self, method: str) -> None:
         self.raw = bytearray()
         self.is_complete = False
         self.status: int | None = None
-        self.error: OSError | None = None  # what ended the connection too early
+        self.error: OSError | None = None  # the error that ended the connection before the answer's end
         self._is_head = method == "HEAD"
         self._end: int | None = None
 
     def feed(self, received: bytes) -> None:
-        """Take what came in. Nothing at all means that the peer has closed."""
+        """Take received bytes. b"" means that the peer has closed the connection."""
         self.raw += received
         while self.status is None and self._read_head():
             pass
@@ -115,7 +111,7 @@ class Answer:
         self.is_complete = self.is_complete or not received or at_end or len(self.raw) > self.LIMIT
 
     def _read_head(self) -> bool:
-        """Read one head, if it is all there. True if it was only an interim answer (RFC 9110, section 15.2)."""
+        """Read one head, if it is complete. Return True for an interim answer (RFC 9110, section 15.2)."""
         line_is_wrong = not b"HTTP/1.".startswith(self.raw[:7]) and not self.raw.startswith(b"HTTP/1.")
         blank = self.raw.find(b"\r\n\r\n")
         if blank < 0 and not line_is_wrong:
@@ -131,13 +127,13 @@ class Answer:
             return True
         self.status = status
         lengths = set(_CONTENT_LENGTH.findall(self.raw, 0, head_end))
-        # Every answer of ours has one length, and all that counts stands in its head: for another's no body is awaited.
+        # Each of BackJob's answers has one length. For others the body is not needed.
         has_body = len(lengths) == 1 and not self._is_head and status not in (204, 304)
         self._end = head_end + (int(lengths.pop()) if has_body else 0)
         return False
 
     def header(self, name: str) -> str:
-        """One header of a complete answer, for a diagnosis; empty when there is none."""
+        """Return a header of a complete answer, or ""."""
         if self.status is None:
             return ""
         lines = io.BytesIO(bytes(self.raw).partition(b"\n")[2])
@@ -148,14 +144,14 @@ class Answer:
 
     @property
     def body(self) -> bytes:
-        """The body of a complete answer with one length."""
+        """Body of a complete answer with one length."""
         return bytes(self.raw).partition(b"\r\n\r\n")[2]
 
 
 class Connection:
-    """One exchange: connect, shake hands, send, receive. Every step raises OSError (TimeoutError among them).
+    """One exchange: connect, shake hands, send, receive. Each step raises OSError, such as TimeoutError.
 
-    ``site``: a Host header's value whose name is shown in the handshake (SNI, RFC 6066, section 3), if it can be.
+    ``site``: a Host header's value whose name is sent in the handshake if it is valid (SNI, RFC 6066, section 3).
     """
 
     def __init__(self, address: Address, *, timeout: float, ca_file: str | None = None, site: str = "") -> None:
@@ -171,7 +167,7 @@ class Connection:
                 raise
 
     def shake_hands(self, timeout: float) -> bool:
-        """Go on with the TLS handshake for at most this many seconds. True when it is done, or none is needed."""
+        """Go on with the TLS handshake for ``timeout`` seconds. Return True when it is done, or if none is needed."""
         if self._needs_handshake:
             self._socket.settimeout(max(timeout, 0.001))
             try:
@@ -182,31 +178,31 @@ class Connection:
         return True
 
     def send(self, request: bytes, timeout: float) -> None:
-        """Send the whole request, or raise. ``request`` is HTTP, also where the peer speaks uwsgi."""
+        """Send the whole request. ``request`` is HTTP, also if the peer speaks uwsgi."""
         self.answer = Answer(request.partition(b" ")[0].decode("ascii"))
         self._socket.settimeout(max(timeout, 0.001))
         try:
             self._socket.sendall(build_packet(request) if self.address.uwsgi else request)
         except ConnectionError:
-            # With TLS 1.3 a server that refuses the client says so after the handshake, and closes.
+            # With TLS 1.3 a server that refuses the client sends an alert after the handshake, and closes.
             if not self.address.tls or not (self.receive(timeout) and self.answer.error):
                 raise
 
     def receive(self, timeout: float) -> bool:
-        """Wait at most this many seconds for the next bytes. True when the answer is complete."""
+        """Wait ``timeout`` seconds for the next bytes. Return True when the answer is complete."""
         if not self.answer.is_complete:
             self._socket.settimeout(max(timeout, 0.001))
             try:
                 self.answer.feed(self._socket.recv(16384))
             except TimeoutError:
                 return False
-            except OSError as error:  # reset, a broken TLS record, no route any more: nothing more comes
+            except OSError as error:  # such as a reset, or a broken TLS record
                 self.answer.error = error
                 self.answer.feed(b"")
         return self.answer.is_complete
 
     def close(self) -> None:
-        """Close the socket; what was sent stays sent."""
+        """Close the socket. The server still gets the bytes that were sent."""
         self._socket.close()
 
     def __enter__(self) -> Connection:
@@ -230,7 +226,7 @@ def _connect(address: Address, timeout: float) -> socket.socket:
         if family is not None:
             sock.connect((address.host, address.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # No answer may take hours, for a job takes as long as it takes: keep-alive notices a host that vanished.
+        # A job may take hours. Meanwhile keep-alive detects that the host is gone.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3)):
             if hasattr(socket, option):
@@ -242,7 +238,7 @@ def _connect(address: Address, timeout: float) -> socket.socket:
 
 
 def _family(address: Address) -> int | None:
-    """None for a name. A number needs no look-up, which costs as much as the connection, and under gevent a thread."""
+    """Return the family, or None for a name. A look-up costs as much as the connection, and under gevent a thread."""
     if address.unix:
         return socket.AF_UNIX
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -254,7 +250,7 @@ def _family(address: Address) -> int | None:
 
 
 def _connect_unix(sock: socket.socket, path: str, timeout: float) -> None:
-    """Linux does not wait where a unix socket's backlog is full, as it does for TCP: here it is waited for."""
+    """Connect, and wait while the backlog is full, as connect() does only for TCP on Linux."""
     end = time.monotonic() + timeout
     while True:
         try:
@@ -274,7 +270,7 @@ def _wrap(sock: socket.socket, address: Address, ca_file: str | None, site: str)
 
 
 def check_ca_file(path: str) -> None:
-    """Raises OSError or ValueError when there are no certificates in this file."""
+    """Raise OSError or ValueError if there are no certificates in this file."""
     if not path or not _tls_context(True, path).get_ca_certs():
         raise ValueError("there is no certificate of an authority in it")
 
@@ -283,16 +279,16 @@ def check_ca_file(path: str) -> None:
 def _tls_context(is_verified: bool, ca_file: str | None) -> ssl.SSLContext:
     if is_verified:
         return ssl.create_default_context(cafile=ca_file)
-    # A discovered own address: its certificate is for the name that people use, and the proof stands for it.
+    # The certificate at a discovered address is for the name that people use. The proof authenticates the server.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def is_done(step: Step, patience: float = float("inf")) -> bool:
-    """Take a step of a connection until it is done, or so many seconds are over. No socket waits for ever at once."""
-    end = time.monotonic() + patience
+def is_done(step: Step, timeout: float = float("inf")) -> bool:
+    """Take a step of a connection until it is done, or for ``timeout`` seconds. Return whether it is done."""
+    end = time.monotonic() + timeout
     while not step(min(end - time.monotonic(), _WAIT_SLICE)):
         if time.monotonic() >= end:
             return False

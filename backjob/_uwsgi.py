@@ -1,6 +1,6 @@
-"""The uwsgi protocol, as nginx's ``uwsgi_pass`` speaks it: for a uWSGI that speaks nothing else. Its answer is HTTP.
+"""The uwsgi protocol, as nginx's ``uwsgi_pass`` uses it, for a uWSGI without HTTP. The answer is HTTP.
 
-Bytes only: one request becomes one packet. Knows no sockets and no jobs.
+Bytes in, bytes out: one request becomes one packet. Knows no sockets and no jobs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _LONGEST = 0xFFFF
 
 
 def build_packet(http_request: bytes) -> bytes:
-    """The packet of an HTTP request that is whole, with its body behind it.
+    """Return the packet of a complete HTTP request, followed by its body.
 
-    Source: uWSGI's documentation, "The uwsgi Protocol": a header of modifier1, the size of the variables, modifier2,
-    then each variable's name and value, and before each its size; sizes are 16 bit, little-endian. The variables are
+    Source: uWSGI's documentation, "The uwsgi Protocol". A header has modifier1, the size of the variables, modifier2.
+    Then follow each variable's name and value, each after its size. Sizes are 16 bit, little-endian. The variables are
     those of CGI (RFC 3875, section 4.1). Raises OSError (EMSGSIZE) for a request that does not fit.
     """
     head, _, body = http_request.partition(b"\r\n\r\n")
@@ -30,7 +30,7 @@ def build_packet(http_request: bytes) -> bytes:
         b"PATH_INFO": unquote_to_bytes(path),
         b"QUERY_STRING": query,
         b"SERVER_PROTOCOL": protocol,
-        # Nobody believes these three, and an app may not live without them (PEP 3333).
+        # Nothing depends on these three, but PEP 3333 requires them.
         b"SERVER_NAME": b"localhost",
         b"SERVER_PORT": b"80",
         b"REMOTE_ADDR": b"127.0.0.1",

@@ -19,8 +19,8 @@ from .client.security_log import RefusedTokens
 from .config import Config
 from .errors import ConfigError, KeyringError, StoreError
 from .keyring import KeyFile, Keyring, KeySource, check_keys
-from .runtime.background_thread import MOMENT, KeeperThread
-from .runtime.forks import call_after_fork, call_before_fork, call_in_child, has_children, notice_fork
+from .runtime.background_thread import START_DELAY, BackgroundThread
+from .runtime.forks import call_after_fork, call_before_fork, call_in_child, detect_fork, has_children
 from .runtime.server_info import find_uwsgi
 from .runtime.threads import is_native
 from .scheduling.concurrency import Limits
@@ -73,7 +73,7 @@ class Assembly:
         leave = weakref.WeakMethod(self._stop_at_exit)
         atexit.register(lambda: (method := leave()) and method())
         if config.has_keeper:
-            self._keeper_thread.start(MOMENT)
+            self._keeper_thread.start(START_DELAY)
 
     def _build(self) -> None:
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class Assembly:
         patience = min(self._config.lease / 3, PATIENCE)
         self._keeper_database = self._database and self._database.make_twin(patience)
         self._idle = self._database.find_idle(self._config.lease / 6) if self._database is not None else None
-        self._keeper_thread = KeeperThread(self._run_keeper, self._close_keeper, native=self._database is not None)
+        self._keeper_thread = BackgroundThread(self._run_keeper, self._close_keeper, native=self._database is not None)
         # Registered after the databases' own functions, so that it is called before them: they close idle connections.
         call_before_fork(self._pause_before_fork)
 
@@ -100,7 +100,7 @@ class Assembly:
         is_server = self._config.has_keeper and was_keeping and not self.serves
         self._build()
         if is_server:
-            self._keeper_thread.start(MOMENT)
+            self._keeper_thread.start(START_DELAY)
 
     def _pause_before_fork(self) -> None:
         """Stop the threads before a fork. A parent that serves no requests leaves the jobs to its children."""
@@ -136,7 +136,7 @@ class Assembly:
 
     def note_request(self) -> None:
         """Note that a request has come, of any kind, so that this process serves."""
-        notice_fork()
+        detect_fork()
         self.serves = True
         self._resume()
         if self._config.has_keeper:  # without a delay: a server may end this process after a few requests
@@ -144,7 +144,7 @@ class Assembly:
 
     def get_backend(self) -> Backend:
         """Return the parts of this process. Raises KeyringError if the key file can't be read or made."""
-        notice_fork()
+        detect_fork()
         if self._backend is None:
             with self._lock:
                 self._backend = self._backend or self._make_backend()

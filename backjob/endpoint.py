@@ -22,9 +22,8 @@ from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
 from .model.app_id import may_have
 from .model.job import Job, Status
 from .transport.error_hints import SIGNATURE
-from .transport.path_proofs import is_ahead
-from .transport.protocol import PROOF_HEADER, TOKEN_HEADER, WireOutcome, name_app_here
-from .transport.short_tokens import REMEMBERED
+from .transport.path_proofs import is_for_job_path
+from .transport.protocol import PROOF_HEADER, REMEMBERED, TOKEN_HEADER, WireOutcome, name_app_here
 from .worker.current_job import CurrentJob
 from .wsgi.iterables import AfterFirstChunk
 from .wsgi.names import header_key
@@ -122,7 +121,7 @@ class Endpoint:
         self, backend: Backend, job: Job, token: Token, environ: dict[str, Any], respond: Responder
     ) -> Iterable[bytes]:
         backend.self_request.note_arrival(job, token)
-        if is_ahead(token.nonce):
+        if is_for_job_path(token.nonce):
             backend.self_request.note_path(job.path, token.nonce)
         backend.monitor.end_outage()
         if job.status is not Status.STARTED:

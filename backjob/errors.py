@@ -1,6 +1,6 @@
-"""The errors of backjob: what can go wrong, in the words that a person reads. Knows messages.py only.
+"""Errors of backjob, and texts of any exception. Knows messages.py only.
 
-An error's docstring is its default message, so the class says once what went wrong and what to do.
+The first line of an error's docstring is its default message.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def _summarize(kind: type[BaseException]) -> str:
 class BackJobError(Exception):
     """Something went wrong in backjob.
 
-    ``public``: the message for pages and status texts, without addresses and without what a server says of itself. If
-    the message was given as a ``str``, ``public`` is the first line of the class's docstring.
+    ``public``: the message for pages and status texts, without addresses and texts of servers. If the message was given
+    as a ``str``, ``public`` is the first line of the class's docstring.
     """
 
     def __init__(self, message: Part | str | None = None) -> None:
@@ -32,7 +32,7 @@ class BackJobError(Exception):
 
 
 class ConfigError(BackJobError, ValueError):
-    """An option of BackJob has a value that it can't have."""
+    """An option of BackJob has a value that is not allowed."""
 
 
 class AddressError(BackJobError):
@@ -40,11 +40,11 @@ class AddressError(BackJobError):
 
 
 class LaunchError(BackJobError):
-    """A self-request got no answer of ours.
+    """A self-request got no answer of BackJob's.
 
-    ``is_final`` tells whether the same request would meet the same answer again: a redirect or a demand for a
-    password is final, a refused connection is not. ``is_of_job``: the address works, and only the request of this job
-    fails there. ``is_denied``: this process's user may not connect, however well the address works for others.
+    ``is_final``: the same request would fail again. A redirect or a request for a password is final, a refused
+    connection is not. ``is_of_job``: the address works, and only the request of this job fails there. ``is_denied``:
+    this process has no permission to connect, although the address may work for others.
     """
 
     def __init__(
@@ -60,11 +60,16 @@ class LaunchError(BackJobError):
         self.is_of_job = is_of_job
         self.is_denied = is_denied
 
+    def reword(self, message: Part, **changed: bool) -> LaunchError:
+        """Return an error with this message, and with the attributes of this one except for the changed ones."""
+        kept = {"is_final": self.is_final, "is_of_job": self.is_of_job, "is_denied": self.is_denied}
+        return LaunchError(message, **{**kept, **changed})
+
 
 class Busy(LaunchError):
-    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy.
+    """Nothing was sent: the server makes the TLS handshake in a slot, and all slots are busy.
 
-    ``is_final``: nothing will be sent from this process either, because it serves something else than the app.
+    ``is_final``: this process will not send it later either, because it does not serve the app.
     """
 
 
@@ -86,15 +91,15 @@ class RequestTooLarge(RequestError):
 
 
 class StoreError(BackJobError):
-    """The job database can't be reached or used just now. The app itself goes on."""
+    """The job database can't be reached or used now. The app itself goes on."""
 
 
 class Refused(StoreError):
-    """The job store refuses this write or query for what it is: the same again would be refused again."""
+    """The job store refuses this write or query, and would refuse it again."""
 
 
 class TimedOut(StoreError):
-    """Another session has kept a row locked for too long, or the statement took too long. It has changed nothing."""
+    """A lock time-out or a statement time-out. The statement has changed nothing."""
 
 
 class KeyringError(BackJobError):
@@ -102,24 +107,24 @@ class KeyringError(BackJobError):
 
 
 class JobNotFound(BackJobError, LookupError):
-    """There is no such job, or not in this scope."""
+    """No job has this id, or it has another scope."""
 
 
 class IdentityUnknown(BackJobError):
-    """identify() can't know here who the user is: the part that knows has not seen this request."""
+    """identify() can't name the user here, because the middleware that could has not seen this request."""
 
 
 class JobFailed(BackJobError):
-    """fail() was called where no background job runs."""
+    """fail() was called outside of a background job."""
 
 
 class JobEnded(BaseException):
     """This job has ended (failed, cancelled, timed out or taken over): the code that still runs it stops here.
 
-    A ``BaseException``, so that ``except Exception`` in an app or a framework lets it pass. It never leaves the
+    A ``BaseException``, so that ``except Exception`` in an app or a framework does not catch it. It never leaves the
     middleware. It is raised once in the job's thread. In ``except`` and ``finally`` blocks that run because of it,
-    calls of the job do nothing. In a thread that the job has started, and in a process that it has forked, it is an
-    ``Exception`` as well, so that every pool hands it over.
+    calls of the job do nothing. In threads and forked processes of the job it is an ``Exception`` as well, because
+    pools pass on nothing else.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -129,15 +134,15 @@ class JobEnded(BaseException):
 class JobEndedInPool(JobEnded, Exception):
     """This job has ended: the code that runs in a thread or process that the job has started stops here.
 
-    A ``JobEnded`` that is an ordinary exception and can be pickled: the threads and processes of a pool hand nothing
-    else over, and end without an answer for any other exception.
+    A ``JobEnded`` that is an ordinary exception and can be pickled: a pool passes on nothing else, and its thread or
+    process ends without an answer for any other exception.
     """
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in an exception group, also in nested ones; any other exception is its own only leaf.
+    """Yield the exceptions in an exception group and its nested groups, or any other exception itself.
 
-    A group is recognized by its ``exceptions`` (PEP 654): under Python 3.10 groups are of a third party's class.
+    A group is recognized by its ``exceptions`` (PEP 654), because under Python 3.10 groups have a third party's class.
     """
     members = getattr(error, "exceptions", None)
     if isinstance(members, tuple) and members and all(isinstance(member, BaseException) for member in members):
@@ -148,16 +153,16 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def describe(error: BaseException) -> str:
-    """Type and message of any exception, also where the message can't be made; for a group, those of the first leaf."""
+    """Return type and message of any exception, also if ``str()`` fails. For a group, describe the first leaf."""
     first, *more = leaves(error)
     lines = traceback.format_exception_only(type(first), first)
-    line = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its place
+    line = next(line for line in lines if not line.startswith(" "))  # a SyntaxError begins with its file and line
     text = line.strip().removeprefix(f"{type(first).__module__}.")
     return f"{text} (and {len(more)} more in the same exception group)" if more else text
 
 
 def describe_publicly(error: BaseException) -> str:
-    """Return the same for status texts: errors of backjob's own may name a host or a file in their message."""
+    """Return the same for status texts, without the hosts and files that messages of backjob's own errors may name."""
     first, *_ = leaves(error)
     if isinstance(first, (StoreError, LaunchError, KeyringError)):
         return f"{type(first).__name__}: {first.public}"

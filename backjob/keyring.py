@@ -1,6 +1,6 @@
-"""The keys and all that is made with them: tokens, proofs, sealed requests. One subkey per purpose, newest key first.
+"""Keys, and the tokens, proofs and sealed requests that are made with them. One subkey per purpose, newest key first.
 
-Knows no socket, no database and no clock: a token lives as long as its record's state lets it.
+Knows no socket, no database and no clock: a token is valid as long as the state of its record allows it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECK = "check"
 KINDS = frozenset({MONITOR, WORKER, PROBE, CHECK})
 MIN_KEY_LENGTH = 32
 _LEAST_DIFFERENT = 8
-"""Characters that a key must have, each counted once. A random one of 32 hexadecimal digits has about 14."""
+"""Number of different characters that a key must have. A random key of 32 hexadecimal digits has about 14."""
 _SAMPLES = frozenset(
     {
         "asecretofatleast32charactersfromyourconfiguration",
@@ -42,46 +42,45 @@ _SAMPLES = frozenset(
         "32ormorerandomcharacterswithoutblanks",
     }
 )
-"""Keys in examples of this documentation, now or before, in lower case and without punctuation."""
+"""Keys in examples of the documentation, now or before, in lower case and without punctuation."""
 _GUESSABLE = f"that is an example from the documentation, or has fewer than {_LEAST_DIFFERENT} different characters"
 _MAKE_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(48))"'
 _MAX_ID = 2**63 - 1
 _FIRST_VERSION = 1
-"""The version of records that are bound to no table, and whose body is Latin-1 in JSON."""
+"""Version of records that are bound to no table, and whose body is Latin-1 in JSON."""
 _FERNET = b"\x80"
-"""The first byte of what Fernet encrypts, before base64."""
+"""First byte of Fernet's output, before base64."""
 _REQUEST_FIELDS = frozenset(each.name for each in dataclasses.fields(JobRequest))
 
 
 class TokenError(Exception):
-    """This is no token of ours: malformed, forged, or made with a key that we don't have."""
+    """The token is malformed, forged, or made with an unknown key."""
 
 
 class SealError(Exception):
-    """This sealed request doesn't open for this job: it was changed, comes from another job or another table, or needs
-    another key."""
+    """The sealed request can't be opened for this job: it was changed, or is of another job, table or key."""
 
 
 class NewerRecordError(SealError):
-    """A newer release sealed this request, and an older one may not run it."""
+    """A newer release sealed the request, and an older one must not run it."""
 
 
 @dataclass(frozen=True)
 class KeySource:
-    """Where the keys come from, for people (an option, a variable, a file's path), and how they are read there."""
+    """Source of the keys. ``name`` is for people: an option, a variable, or a file's path."""
 
     name: str
     read: Callable[[], list[str]] = field(repr=False)
-    """Raises KeyringError when there is no key to be had."""
+    """Function that returns the keys. Raises KeyringError if there is no key."""
     file: Path | None = None
-    """The key file, if it is one."""
+    """Key file, or None for other sources."""
     restore: Callable[[], None] = field(default=lambda: None, repr=False)
-    """Creates the key file again if it was deleted after it was read."""
+    """Function that creates the key file again if it was deleted after it was read."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A verified token: who asks for what. ``secret`` is the subkey for proofs of the key that signed it."""
+    """Verified token of a self-request. ``secret`` is the subkey for proofs, of the key that signed the token."""
 
     kind: str
     job_id: int
@@ -92,11 +91,11 @@ class Token:
     secret: bytes = field(repr=False)
 
     def is_bound_to(self, sealed: bytes | None) -> bool:
-        """Was it made for a record with exactly this sealed request?"""
+        """Return whether it was made for a record with exactly this sealed request."""
         return sealed is not None and hmac.compare_digest(self.digest, _digest(sealed))
 
     def prove(self, outcome: str) -> str:
-        """What only a holder of the key can answer to the request that carried this token (43 characters)."""
+        """Return the proof (43 characters) that only a holder of the key can answer to the request with this token."""
         return _b64(hmac.digest(self.secret, f"{self.text} {outcome}".encode(), "sha256"))
 
 
@@ -145,14 +144,14 @@ class Keyring:
         return Token(kind, job_id, attempt, nonce, digest, text, self._newest.proof)
 
     def verify(self, text: str) -> Token:
-        """Read a token. Raises TokenError for all that we did not sign."""
+        """Read a token. Raises TokenError if none of the keys has signed it."""
         if len(text) > 256 or not text.isascii():
             raise TokenError
         head, _, mac = text.rpartition(".")
         for subkeys in self._subkeys:
             if hmac.compare_digest(mac, _mac(subkeys.token, head)):
                 kind, job_id, attempt, nonce, digest, *more = head.split(".")
-                if more or kind not in KINDS or int(job_id) > _MAX_ID:  # of a newer release, say
+                if more or kind not in KINDS or int(job_id) > _MAX_ID:  # such as one of a newer release
                     raise TokenError
                 return Token(kind, int(job_id), int(attempt), nonce, digest, text, subkeys.proof)
         raise TokenError
@@ -161,14 +160,14 @@ class Keyring:
         """Encrypt and authenticate a request, bound to the record of this id and uid in this table."""
         fields = {name: value for name, value in request.__dict__.items() if name != "body"}
         head = json.dumps([job_id, uid, fields, RECORD_VERSION, self._name_place()]).encode()
-        # JSON has no line break of its own. The body follows as it is: in JSON it would be several times as long.
+        # JSON has no line break. The body follows in bytes, because in JSON it could be several times as long.
         return base64.urlsafe_b64decode(self._newest.fernet.encrypt(head + b"\n" + request.body))
 
     def unseal(self, job_id: int, uid: str, sealed: bytes | None) -> JobRequest:
-        """The request again. Raises SealError unless it was sealed for this very record.
+        """Return the request. Raises SealError unless it was sealed for this record.
 
         The version is sealed too, because the column in the row, which queries use, can be changed without the key.
-        Fields that this release does not know are ignored. Raises NewerRecordError for a version that it does not know.
+        Unknown fields are ignored. Raises NewerRecordError for an unknown version.
         """
         try:
             head, _, body = self._open(sealed or b"").partition(b"\n")
@@ -187,20 +186,20 @@ class Keyring:
             raise SealError from None
 
     def _open(self, sealed: bytes) -> bytes:
-        is_text = not sealed.startswith(_FERNET)  # as releases stored it that wrote the first version
+        is_text = not sealed.startswith(_FERNET)  # written by a release of the first version
         return self._fernets.decrypt(sealed if is_text else base64.urlsafe_b64encode(sealed))
 
     def digest(self, message: str) -> list[str]:
-        """A digest of the message per key, newest first, that tells nothing of it to those without the key."""
+        """Return a digest of the message for each key, newest first. Without the key it reveals nothing."""
         return [_mac(subkeys.digest, message) for subkeys in self._subkeys]
 
     def is_digest(self, text: str, message: str) -> bool:
-        """Is this the message's digest under one of the keys?"""
+        """Return whether this is the message's digest with one of the keys."""
         return any(hmac.compare_digest(text.encode(), digest.encode()) for digest in self.digest(message))
 
 
 def new_nonce() -> str:
-    """Twelve characters that nobody can guess: what tells one launch from another."""
+    """Return twelve random characters, which identify a launch."""
     return secrets.token_urlsafe(9)
 
 
@@ -248,7 +247,7 @@ def read_or_make_key_file(path: Path) -> str:
 
 
 def check_keys(keys: object, source: str) -> list[str]:
-    """The keys as a list. Raises ConfigError, which names the source and never the key."""
+    """Return the keys as a list. Raises ConfigError, which names the source and never the key."""
     listed = [keys] if isinstance(keys, str) else list(keys) if isinstance(keys, (list, tuple)) else []
     if not listed or not all(_is_key(key) for key in listed):
         raise ConfigError(
@@ -260,7 +259,7 @@ def check_keys(keys: object, source: str) -> list[str]:
 
 
 def _is_key(key: object) -> bool:
-    # A lone surrogate is no text that could be encoded.
+    # A lone surrogate can't be encoded.
     return isinstance(key, str) and len(key) >= MIN_KEY_LENGTH and not any("\ud800" <= each <= "\udfff" for each in key)
 
 

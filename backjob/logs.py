@@ -1,6 +1,6 @@
-"""Logs and jobs: which job a record is about, and an app's own records in the output of the job that makes them.
+"""Logging filters and handlers: the job that a record is about, and an app's own records in the output of its job.
 
-Knows the job that runs in this thread or greenlet by a context variable, and of it no more than that it shows text.
+A context variable has the job that runs in this thread or greenlet. Knows no more of it than its id and its output.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from contextvars import ContextVar
 from typing import Protocol
 
 
-class Shown(Protocol):
-    """A job that runs."""
+class RunningJob(Protocol):
+    """Interface of a running job."""
 
     job_id: int | None
     attempt: int | None
 
     def show(self, text: str) -> None:
-        """Put this out. Raises nothing, and waits for no database."""
+        """Add the text to the output. Raises nothing, and waits for no database."""
 
 
 _OWN = ("backjob", "backjob.security")
 """Names of the loggers of this package."""
-_current: ContextVar[Shown | None] = ContextVar("backjob", default=None)
+_current: ContextVar[RunningJob | None] = ContextVar("backjob", default=None)
 
 
 @contextlib.contextmanager
-def running(job: Shown | None) -> Iterator[None]:
-    """Within it this job runs here; with None none does, as where the package does something of its own."""
+def running(job: RunningJob | None) -> Iterator[None]:
+    """Set the job that runs within this block. None: no job, such as for the package's own work."""
     token = _current.set(job)
     try:
         yield
@@ -38,66 +38,64 @@ def running(job: Shown | None) -> Iterator[None]:
 
 
 def about(job_id: int, attempt: int | None = None) -> dict[str, int | None]:
-    """The ``extra`` of a record that is about this job."""
+    """Return the ``extra`` of a log record about this job."""
     return {"job": job_id, "attempt": attempt}
 
 
-class _OwnFilter(logging.Filter):
+class JobFilter(logging.Filter):
+    """Filter that gives each record the attributes ``job`` and ``attempt`` of the job that logged it, or None.
+
+    backjob's own records have them already. Add the filter to your handler, and its formatter can use ``%(job)s``.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True for each record."""
+        job = _current.get()
+        _set_missing(record, job=job and job.job_id, attempt=job and job.attempt)
+        return True
+
+
+class _OwnFilter(JobFilter):
     """Filter that gives each of backjob's records all attributes, so that a formatter can use them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        for name in ("method", "path", "outcome", "seconds"):
-            if not hasattr(record, name):
-                setattr(record, name, None)
-        return True
+        _set_missing(record, method=None, path=None, outcome=None, seconds=None)
+        return super().filter(record)
 
 
-class JobFilter(logging.Filter):
-    """Gives each record the attributes ``job`` and ``attempt``: those of the job in which it was made, or None.
-
-    backjob's own records have them by themselves. Add it to a handler of yours for all others, and a formatter may have
-    ``%(job)s`` in it.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record through."""
-        job = _current.get()
-        for name, value in (("job", job and job.job_id), ("attempt", job and job.attempt)):
-            if not hasattr(record, name):
-                setattr(record, name, value)
-        return True
+def _set_missing(record: logging.LogRecord, **attributes: object) -> None:
+    record.__dict__.update({**attributes, **record.__dict__})
 
 
 class JobLogHandler(logging.Handler):
-    """Puts the log records that a job makes into its output, a line each: existing code shows its progress unchanged.
+    """Handler that adds the log records of a job to its output, a line each.
 
-    ``level`` is the least that is shown. A record is the job's that runs in the same context (``contextvars``): a
-    thread that the job starts takes part when it is run in a copy of it. Each is a sign of life. No record ends a job
-    that was cancelled, for code that logs does not expect that: its next ``update()`` or output does. Records of
-    backjob itself and those of no job go nowhere.
+    ``level`` is the lowest level that is shown. A record belongs to the job that runs in the same context
+    (``contextvars``). A thread that the job starts has its context if it runs in a copy of it. Each record counts as a
+    progress report. A record does not raise JobEnded in a cancelled job, because code that logs does not expect it: the
+    next ``update()`` or output does. Records of backjob itself and those outside of jobs are dropped.
     """
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As every handler's, but without its lock: no request is to wait for another one's job."""
+        """Handle the record without the handler's lock, so that no request waits for the job of another one."""
         passed = self.filter(record)
         if passed:
             self.emit(passed if isinstance(passed, logging.LogRecord) else record)
         return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show the record, if a job made it. Waits for no database."""
+        """Add the record to the output of the job that made it. Waits for no database."""
         job = _current.get()
         if job is None or record.name in _OWN:
             return
         try:
             text = self.format(record)
-        except Exception:  # noqa: BLE001 - as every handler of the standard library does
+        except Exception:  # noqa: BLE001 - as handlers of the standard library do
             self.handleError(record)
         else:
-            with running(None):  # a database that logs its statements would never come to an end
+            with running(None):  # otherwise a database that logs its statements would never finish
                 job.show(text + "\n")
 
 
 for _name in _OWN:
-    for _filter in (JobFilter(), _OwnFilter()):
-        logging.getLogger(_name).addFilter(_filter)
+    logging.getLogger(_name).addFilter(_OwnFilter())

@@ -1,6 +1,6 @@
 """Messages in two wordings: with all details for the log, and without names of servers for pages and status texts.
 
-Both are made from the same parts. Knows nothing else of the package.
+Both are made from the same parts. Knows no other module of the package.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Protocol
 
 
 class Part(Protocol):
-    """Anything that has both wordings: its ``str()`` is the one with all details."""
+    """Interface of anything with both wordings: ``str()`` is the one with all details."""
 
     @property
     def public(self) -> str:
-        """The wording for status texts and pages."""
+        """Wording for status texts and pages."""
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,13 @@ from backjob.keyring import CHECK, KeySource, Token
 from backjob.messages import compose
 from backjob.model.address import Address
 from backjob.model.job import JobRequest
-from backjob.runtime.server_info import ServerFacts, look_at_server
+from backjob.runtime.server_info import ServerFacts, detect_server
 from backjob.storage.cache.entries import Cells
 from backjob.storage.store import Store
-from backjob.transport.connection_failures import Silence
+from backjob.transport.connection_failures import NoAnswer
 from backjob.transport.error_hints import explain, sum_up
 from backjob.transport.protocol import WireOutcome
-from backjob.wsgi.outer import find_outer_objects
-from backjob.wsgi.outer_values import digest_outer_values
+from backjob.wsgi.outer import digest_outer_values, find_outer_objects
 
 from .exposure import find_exposures
 from .report import (
@@ -111,7 +110,7 @@ class Deployment:
         environ: Mapping[str, Any],
         start_response: Callable[..., Any] | None = None,
     ) -> Reply:
-        server = look_at_server(environ, start_response)
+        server = detect_server(environ, start_response)
         outer = find_outer_objects(environ, self.config.environ_key)
         names = tuple(f"{key} ({kind})" for key, kind in outer.items())
         way, app = backend.dispatcher.choose_way(environ), backend.self_request.app
@@ -156,7 +155,7 @@ def _try_addresses(
         else:
             trials.append(Trial(str(address), address.found, time.perf_counter() - begin))
             return tuple(trials), reply, None
-    if environ is not None and any(isinstance(failure, Silence) for failure in failures):
+    if environ is not None and any(isinstance(failure, NoAnswer) for failure in failures):
         hint = (
             "If the server of this request has one slot, this request holds it: check from outside then, with connect="
         )

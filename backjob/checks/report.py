@@ -13,8 +13,7 @@ from typing import Any
 from backjob.config import Config, __version__
 from backjob.runtime.server_info import ServerFacts
 from backjob.scheduling.concurrency import share_slots
-from backjob.wsgi.outer import explain_outer
-from backjob.wsgi.outer_values import find_other_values
+from backjob.wsgi.outer import explain_outer, find_other_values
 
 _LOOPBACK = ("127.", "localhost", "::1")
 _LONG_LEASE = 600

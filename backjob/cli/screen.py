@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,8 @@ from rich.console import Console
 from rich.text import Text
 
 from backjob import JobStatus, Status
+from backjob.model.text import escape_controls
 
-# Control characters of ASCII and ISO 8859 except tab and newline, direction marks, other line ends, lone surrogates.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
-)
 STYLES = {
     Status.STARTED: "",
     Status.INPROGRESS: "cyan",
@@ -36,18 +32,13 @@ _LONGEST_SCOPE = 24
 
 
 def clean(text: str) -> str:
-    """Return the text with invisible characters as escapes, such as ``\\x1b``. Newlines and tabs are kept."""
-    return _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
+    """Return the text with escapes in place of control characters other than line ends and tabs."""
+    return escape_controls(text.replace("\r\n", "\n"), keep="\n\t")
 
 
 def clean_line(text: str) -> str:
     """Return the clean text as one line."""
     return clean(" ".join(text.split()))
-
-
-def _escape(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def last_line(text: str) -> str:

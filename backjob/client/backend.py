@@ -18,7 +18,7 @@ from backjob.errors import AddressError, Busy, LaunchError, StoreError
 from backjob.keyring import MONITOR, Keyring, new_nonce
 from backjob.logs import about
 from backjob.model.events import log_ended
-from backjob.model.job import Job, JobRequest, Move
+from backjob.model.job import NOT_LAUNCHED, Job, JobRequest, Move
 from backjob.runtime.server_info import threads_outlive_requests
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.dispatcher import Dispatcher
@@ -26,7 +26,7 @@ from backjob.scheduling.keeper import Keeper
 from backjob.scheduling.leases import Vouching
 from backjob.scheduling.monitor import Monitor
 from backjob.storage.store import Store
-from backjob.transport.connection_failures import explain_silence
+from backjob.transport.connection_failures import explain_no_answer
 from backjob.transport.launcher import Launcher, SelfRequest
 from backjob.transport.protocol import WireOutcome
 from backjob.wsgi.outer import explain_outer, find_outer_objects
@@ -163,8 +163,8 @@ class Backend:
     def _note_missing_answer(self, launch: Launch) -> None:
         """Note in the status text that no answer came. A process without a keeper, a command, does not retry."""
         if self.launcher is self.self_request and self.config.address is not None:
-            failure = explain_silence(self.config.address, self.config.close_delay)
-            text = f"Not launched yet: {failure.public}"
+            failure = explain_no_answer(self.config.address, self.config.close_delay)
+            text = f"{NOT_LAUNCHED}: {failure.public}"
             self.store.note_launch_failure(launch.job_id, 1, launch.held_by, text, self.config.lease)
 
     def launch_followers(self, launches: Iterable[Launch], environ: Mapping[str, Any] | None, failure: str) -> None:
@@ -180,7 +180,7 @@ class Backend:
             try:
                 if failure:
                     _cancel_follower(launch, self.store, failure)
-                elif (self.self_request.is_crowded or time.monotonic() > end) and self.has_dispatcher(environ):
+                elif (self.self_request.is_backlogged or time.monotonic() > end) and self.has_dispatcher(environ):
                     self.store.hold(launch.job_id, 1, launch.held_by, None, 0)
                     self.dispatcher.look_after(0)
                 elif self.store.hold(launch.job_id, 1, launch.held_by, nonce := new_nonce(), self.config.lease):

@@ -19,8 +19,7 @@ from backjob.wsgi.forms import encode_form
 from backjob.wsgi.headers import CONDITIONAL, check_headers, keep_origin, list_left_out, read_given, select_distinct
 from backjob.wsgi.mounts import check_segments, quote_path, quote_query, split_path
 from backjob.wsgi.names import FORM, METHODS, SENT
-from backjob.wsgi.outer import take_identity
-from backjob.wsgi.outer_values import digest_outer_values
+from backjob.wsgi.outer import digest_outer_values, take_identity
 from backjob.wsgi.redirects import RedirectOk, seal_redirect_ok
 from backjob.wsgi.request_size import check_size, limit_body
 

@@ -174,7 +174,7 @@ class Jobs(ExistingJobs):
         holder = name_response(backend.monitor.owner) if after_response else new_nonce()
         uid = uuid.uuid4().hex
         # If the server's backlog is full of launches, the job waits as a row. This process launches it later.
-        waits = backend.self_request.is_crowded and not after_response and backend.has_dispatcher(self._environ)
+        waits = backend.self_request.is_backlogged and not after_response and backend.has_dispatcher(self._environ)
         new = NewJob(
             uid=uid,
             request=request,

@@ -1,6 +1,6 @@
 """The logger ``backjob.security``: users who ended or restarted a job by its id, and refused tokens.
 
-No token, cookie, credential or form value is in a record. Values that clients choose are logged as one line of ASCII.
+No token, cookie, credential or form value is in a record. Values that clients choose are logged as one line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from backjob.config import Config
 from backjob.logs import about
+from backjob.model.text import escape_controls
 
 from .capture import find_user
 
@@ -34,7 +35,7 @@ def log_act(act: str, job_id: int, environ: Mapping[str, Any] | None, config: Co
 
 def name_peer(environ: Mapping[str, Any]) -> str:
     """Return the address of the peer, from the server's REMOTE_ADDR."""
-    return _show(environ.get("REMOTE_ADDR") or "an unknown address")
+    return escape_controls(str(environ.get("REMOTE_ADDR") or "an unknown address")[:_LONGEST])
 
 
 def _name_actor(environ: Mapping[str, Any], config: Config) -> str:
@@ -45,10 +46,6 @@ def _name_actor(environ: Mapping[str, Any], config: Config) -> str:
         user = None
     user = user or environ.get("REMOTE_USER")
     return ascii(str(user)[:_LONGEST]) if user else "an anonymous visitor"
-
-
-def _show(text: object) -> str:
-    return ascii(str(text)[:_LONGEST])[1:-1]
 
 
 class RefusedTokens:

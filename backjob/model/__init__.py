@@ -1,1 +1,1 @@
-"""Jobs as frozen records, and what may become of them. Pure: no database, no socket, no WSGI."""
+"""Frozen records of jobs, transitions and the recovery policy. Pure: no database, no socket, no WSGI."""

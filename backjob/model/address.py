@@ -1,4 +1,4 @@
-"""An address where an app may answer: what ``connect=`` says, what is found, and what is sealed in a job's record.
+"""Addresses at which an app may answer: from ``connect=``, from discovery, or from a job's record.
 
 Reads and writes them as text. Opens no connection and knows no server.
 """
@@ -10,21 +10,21 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 _HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
-_LONGEST_PATH = 107  # of the 108 that Linux has, one is for the end
+_LONGEST_PATH = 107  # Linux has 108 bytes, with a NUL at the end
 _UNVERIFIED = " unverified"
 _RECORD = "the job's record"
 CONNECT = "connect="
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
 class Address:
-    """One place where the app may listen: TCP (``host``, ``port``) or a unix socket (``unix``), plain or TLS.
+    """Address at which the app may listen: TCP (``host``, ``port``) or a unix socket (``unix``), plain or TLS.
 
-    ``unix`` begins with a NUL where the name is an abstract one. ``uwsgi``: it speaks the uwsgi protocol, not HTTP.
-    ``is_verified`` asks for a certificate that fits the host; otherwise the proof alone stands for the peer.
-    ``is_sure``: it was set, or a request came in by it; anything else is a guess until it has proved itself. ``site``:
-    the Host header of self-requests, for a server that routes by it; "": the authority. A proof of an address holds
-    for one site only.
+    ``unix`` begins with a NUL for an abstract name. ``uwsgi``: it speaks the uwsgi protocol, not HTTP. ``is_verified``
+    requires a certificate for the host; without it only the proof authenticates the peer. ``is_sure``: it was set, or
+    a request came in by it; any other address is a guess until it is proven. ``site``: the Host header of
+    self-requests, for a server that routes by it; "": the authority. A proof of an address holds for one site only.
     """
 
     host: str = ""
@@ -39,16 +39,16 @@ class Address:
 
     @property
     def is_recorded(self) -> bool:
-        """Does it come from a job's record, where another app has left it?"""
+        """True if it comes from a job's record, which another app may have written."""
         return self.found == _RECORD
 
     @property
     def authority(self) -> str:
-        """``host:port`` as a Host header has it (RFC 9110, section 7.2)."""
+        """Host and port as in a Host header (RFC 9110, section 7.2)."""
         if self.unix:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        is_default = not self.uwsgi and self.port == (443 if self.tls else 80)
+        is_default = not self.uwsgi and self.port == DEFAULT_PORTS["https" if self.tls else "http"]
         return host if is_default else f"{host}:{self.port}"
 
     @property
@@ -82,15 +82,15 @@ def parse_connect(text: str) -> Address:
             raise ValueError(allowed)
         if len(path.encode()) > _LONGEST_PATH:
             raise ValueError(f"a unix socket's path is at most {_LONGEST_PATH} bytes long")
-        # "@" for the NUL before an abstract name, as everybody writes it.
+        # "@" is the usual notation for the NUL before an abstract name.
         path = path if path.startswith("/") else "\0" + path[1:]
         return Address(unix=path, uwsgi=scheme == "uwsgi", found=CONNECT)
     if "@" in text:
-        raise ValueError("a user or password does not belong into connect=: put it into connect_headers=")
+        raise ValueError("connect= must have no user or password: put it into connect_headers=")
     try:
         parts = urlsplit(text)
         port = parts.port
-        (parts.hostname or "").encode("idna")  # what a name look-up does first
+        (parts.hostname or "").encode("idna")  # as a name look-up does
     except ValueError:
         raise ValueError(allowed) from None
     host, uwsgi, tls = parts.hostname or "", parts.scheme == "uwsgi", parts.scheme == "https"
@@ -100,17 +100,17 @@ def parse_connect(text: str) -> Address:
         raise ValueError(f"{allowed}: uwsgi has no port of its own")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{allowed}: the path comes from each request's own SCRIPT_NAME")
-    port = port or (443 if tls else 80)
+    port = port or DEFAULT_PORTS[parts.scheme]
     return Address(host=host, port=port, tls=tls, uwsgi=uwsgi, is_verified=tls, found=CONNECT)
 
 
 def write_origin(address: Address) -> str:
-    """The address as it is sealed in a job's record."""
+    """Return the address as it is sealed in a job's record."""
     return str(address) + (_UNVERIFIED if address.tls and not address.is_verified else "")
 
 
 def read_origin(text: str) -> Address:
-    """What write_origin() wrote, as a guess: the server that was there may be gone. Raises ValueError."""
+    """Return the address that write_origin() wrote, as a guess: its server may be gone. Raises ValueError."""
     address = parse_connect(text.removesuffix(_UNVERIFIED))
     is_verified = address.is_verified and not text.endswith(_UNVERIFIED)
     return replace(address, is_verified=is_verified, found=_RECORD, is_sure=False)

@@ -1,4 +1,4 @@
-"""The app_id of a row: whose job it is, in clear, so that queries can go by it.
+"""The app_id of a row: the application that it belongs to, in clear, for queries.
 
 It depends on no key, because the lists of keys of two processes differ while a key is changed. Knows no store.
 """
@@ -10,11 +10,14 @@ import hashlib
 from .conditions import AnyOf, Arg, Equal, Not, StartsWith
 
 NAMED = "w"
-"""First letter of the id of an application. A row whose app_id begins otherwise is nobody's: it was started with
-``connect=``, or by an earlier release, and belongs to the application that receives its launch."""
+"""First letter of the id of an application.
+
+A row with another app_id was started with ``connect=``, or by an earlier release. It belongs to no application yet: the
+one that receives its launch adopts it.
+"""
 
 OF_APP = AnyOf((Equal("app_id", Arg("app_id")), Not(StartsWith("app_id", NAMED))))
-"""The row is one of this application, or of none."""
+"""Condition that the row belongs to this application, or to no application yet."""
 
 
 def name_app(app: str) -> str:
@@ -23,5 +26,5 @@ def name_app(app: str) -> str:
 
 
 def may_have(app_id: str, row_app_id: str) -> bool:
-    """Return whether this application may run the job of a row: one of its own, or one that is nobody's yet."""
+    """Return whether this application may run the job of a row: one of its own, or one of no application yet."""
     return row_app_id == app_id or not row_app_id.startswith(NAMED)

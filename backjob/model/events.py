@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from typing import Any, Protocol
 
 from backjob.logs import about
 
 from .job import Job
+from .text import escape_controls
 from .transitions import Move
 
 log = logging.getLogger("backjob")
 
 _LEVELS = {Move.FAIL: logging.ERROR, Move.RETRY: logging.WARNING}
 _WORDS = {Move.RETRY: "failed and runs again"}
-_CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
-)
-"""Pattern of characters that end a line, move a cursor, or turn the direction of a text around."""
 
 
 class Requested(Protocol):
@@ -75,7 +71,7 @@ def log_ended(
             "" if seconds is None else f" after {seconds:.1f} s",
             attempt,
             _name(fields),
-            f": {escape(reason)}" if reason else "",
+            f": {escape_controls(reason)}" if reason else "",
             exc_info=error,
             extra=about(job_id, attempt) | fields,
         )
@@ -85,8 +81,8 @@ def log_late(job: Job, error: BaseException | None, *, is_child: bool = False) -
     """Log an exception, if there is one, that does not decide how its job ends."""
     if error is not None:
         where = "in a process that it has forked" if is_child else "after its end"
-        told = about(job.id, job.attempt)
-        log.error("Job %d, attempt %d: exception %s", *told.values(), where, exc_info=error, extra=told)
+        extra = about(job.id, job.attempt)
+        log.error("Job %d, attempt %d: exception %s", job.id, job.attempt, where, exc_info=error, extra=extra)
 
 
 def _unharmed() -> contextlib.AbstractContextManager[None]:
@@ -95,13 +91,8 @@ def _unharmed() -> contextlib.AbstractContextManager[None]:
 
 
 def _describe(request: Requested) -> dict[str, Any]:
-    return {"method": escape(request.method), "path": escape(request.path)}
+    return {"method": escape_controls(request.method), "path": escape_controls(request.path)}
 
 
 def _name(fields: dict[str, Any]) -> str:
     return f"{fields['method']} {fields['path']}"
-
-
-def escape(text: str) -> str:
-    r"""Return the text as one line: control characters as escapes such as ``\x0a``."""
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

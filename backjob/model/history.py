@@ -1,4 +1,4 @@
-"""How a job's earlier attempts ended, as it is kept in the record: the newest last, and not more than people read.
+"""The ends of a job's earlier attempts, as JSON in its record: the newest last, and a limited number.
 
 Text in, frozen records out. Knows no stores.
 """
@@ -12,24 +12,24 @@ from typing import Any
 
 MOST_ENDS = 20
 MOST_TEXT = 2000
-"""Characters that are kept of what an attempt had to say: its last ones, for there stands why it ended."""
+"""Characters that are kept of an attempt's text, from its end, which has the reason."""
 
 
 @dataclass(frozen=True)
 class AttemptEnd:
-    """How an attempt ended that was not the last one. ``ended_at`` is an aware UTC datetime."""
+    """End of an attempt that was not the last one. ``ended_at`` is an aware UTC datetime."""
 
     attempt: int
     ended_at: datetime
     text: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The same, ready for JSON."""
+        """Return the same, ready for JSON."""
         return {"attempt": self.attempt, "ended_at": self.ended_at.isoformat(), "text": self.text}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> AttemptEnd:
-        """It again. Raises ValueError, TypeError or KeyError for what as_dict() has not made."""
+        """Return the inverse of as_dict(). Raises ValueError, TypeError or KeyError for any other dict."""
         attempt, ended_at, text = fields["attempt"], datetime.fromisoformat(fields["ended_at"]), fields["text"]
         if not isinstance(attempt, int) or not isinstance(text, str) or ended_at.tzinfo is None:
             raise TypeError("not the end of an attempt")
@@ -37,7 +37,7 @@ class AttemptEnd:
 
 
 def read_ends(past: str) -> tuple[AttemptEnd, ...]:
-    """What stands in a record; nothing for what is no text of ours."""
+    """Return the ends in a record. Invalid text has no ends."""
     try:
         return tuple(AttemptEnd.from_dict(fields) for fields in json.loads(past or "[]"))
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -45,7 +45,7 @@ def read_ends(past: str) -> tuple[AttemptEnd, ...]:
 
 
 def add_end(past: str, end: AttemptEnd) -> str:
-    """What is to stand in the record after this attempt."""
+    """Return the text for the record after this attempt."""
     cut = AttemptEnd(end.attempt, end.ended_at, end.text[-MOST_TEXT:])
     ends = (*read_ends(past), cut)[-MOST_ENDS:]
     return json.dumps([each.as_dict() for each in ends])

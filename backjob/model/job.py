@@ -13,10 +13,11 @@ from .history import AttemptEnd, read_ends
 from .transitions import FINAL, LIVE, Move, Status
 
 # Statuses and moves are part of a record, so other modules import them from here.
-__all__ = ["FINAL", "LIVE", "MOST_REASON", "RECORD_VERSION"]
+__all__ = ["FINAL", "LIVE", "MOST_REASON", "NOT_LAUNCHED", "RECORD_VERSION"]
 __all__ += ["Glance", "Job", "JobRequest", "JobStatus", "Move", "NewJob", "Status"]
 
-_NOT_LAUNCHED = re.compile(r"^(Not launched yet)(, next try in \d+ s)?(?=: )")
+NOT_LAUNCHED = "Not launched yet"  # the beginning of the status text after a failed launch
+_LAUNCH_FAILURE = re.compile(rf"^({NOT_LAUNCHED})(, next try in \d+ s)?(?=: )")
 RECORD_VERSION = 2
 """Version of the records that this release writes, and the newest that it runs, recovers, changes or deletes.
 
@@ -34,7 +35,7 @@ class JobRequest:
     ``script_name``, ``path_info`` and ``query_string`` are WSGI strings (bytes decoded as Latin-1, PEP 3333).
     ``script_name`` is None if it is not known yet. ``headers`` and ``variables`` are environ keys with their values.
     ``left_out`` has the names of headers that only the starting request had. ``outer`` has digests of the user's
-    values from middleware outside of BackJob (see outer_values), or is None if there was no request. ``user`` is the
+    values from middleware outside of BackJob (see wsgi.outer), or is None if there was no request. ``user`` is the
     user's name from ``identify``: "" for an anonymous visitor, None if not known. ``redirect_ok`` is the argument of
     start(), with a function as "module:function"; None: the option decides. The last four describe the application when
     the job was started: name, address, if ``connect=`` gave it, and the Host header for a server that routes by it.
@@ -212,7 +213,7 @@ class Job:
         _, pause, since = self._launch_times
         text, is_held = self.status_text, self.held_until is not None and self.held_until > self.read_at
         if since > pause:  # it is being launched, or waits for a slot or for a process that launches it
-            text = "" if is_held else _NOT_LAUNCHED.sub(r"\1, the last try failed", text)
+            text = "" if is_held else _LAUNCH_FAILURE.sub(r"\1, the last try failed", text)
         return JobStatus(
             id=self.id,
             progress=self.progress,

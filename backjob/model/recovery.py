@@ -1,6 +1,6 @@
-"""What becomes of a job that gives no sign, or whose process is gone: a function of its record, the time and a policy.
+"""Recovery of a job without a heartbeat or without its process: a function of its record, the time and a policy.
 
-Decides, and does nothing. A job of which nothing is certain is left alone.
+Decides, and changes nothing. A job in doubt is left alone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _LONGEST_TIMEOUT = 3650 * 86400.0
 
 
 @dataclass(frozen=True)
-class Vouched:
-    """As much of a record as tells whether somebody still vouches for the job. Times are aware UTC datetimes."""
+class RecoveryRecord:
+    """Part of a record by which recovery is decided. Times are aware UTC datetimes."""
 
     id: int
     status: Status
@@ -49,33 +49,33 @@ class Vouched:
 
 @dataclass(frozen=True)
 class Policy:
-    """By what it is decided. ``lease`` is in seconds."""
+    """Facts beside the record by which recovery is decided. ``lease`` is in seconds."""
 
     lease: float
     reached_since: datetime
-    """Since when the store could be reached without a break: who was silent before may only not have been heard."""
+    """Begin of the time for which the store was reachable without a break: earlier heartbeats may not have arrived."""
     is_dead: Callable[[str | None], bool]
-    """Is it certain that the process of this name is dead?"""
+    """Function that returns whether the process of this name is certainly dead."""
 
 
 @dataclass(frozen=True)
-class Settlement:
-    """How a job is to go on, and what people are told.
+class Recovery:
+    """Recovery of a job, with the reason for people.
 
-    ``is_silence``: only while it still gives no sign. ``is_certain``: its process is dead, and nothing can be heard.
+    ``is_timeout``: only while it still sends no progress report. ``is_certain``: its process is dead.
     """
 
     move: Move
     reason: str
-    is_silence: bool = False
+    is_timeout: bool = False
     is_certain: bool = False
 
 
-def decide(job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
-    """What is to become of this job now. None: nothing, or not yet."""
+def decide(job: RecoveryRecord, now: datetime, policy: Policy) -> Recovery | None:
+    """Return the recovery that is due for this job now, or None."""
 
     def is_over(end: datetime | None, last_heard: datetime) -> bool:
-        """Is it past, and would we have heard of the job since, had there been something to hear?"""
+        """Return whether this time is past, and the store was reachable for long enough to show a later heartbeat."""
         if end is None:
             return False
         heard_all = policy.reached_since <= last_heard or (now - policy.reached_since).total_seconds() >= policy.lease
@@ -87,27 +87,27 @@ def decide(job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
     if job.status is Status.STARTED and (job.held_by or "").startswith(RESPONSE):
         is_dead = policy.is_dead(job.held_by)
         is_gone = is_dead or is_lapsed(job.held_until)
-        return Settlement(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None
+        return Recovery(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None
     if job.status is not Status.INPROGRESS:
         return None
     if policy.is_dead(job.lease_by):
-        return Settlement(_choose_end(job), PROCESS_GONE, is_certain=True)
+        return Recovery(_choose_end(job), PROCESS_GONE, is_certain=True)
     if is_lapsed(job.lease_until):
-        return Settlement(_choose_end(job), LEASE_LAPSED.format(lease=policy.lease))
+        return Recovery(_choose_end(job), LEASE_LAPSED.format(lease=policy.lease))
     if is_over(find_timeout(job), job.updated_at):
         move = Move.CANCEL if job.cancel_requested else Move.FAIL
-        return Settlement(move, TIMED_OUT.format(timeout=job.error_timeout), is_silence=True)
+        return Recovery(move, TIMED_OUT.format(timeout=job.error_timeout), is_timeout=True)
     return None
 
 
-def find_timeout(job: Vouched) -> datetime | None:
-    """When it has been silent for too long, should it go on so."""
+def find_timeout(job: RecoveryRecord) -> datetime | None:
+    """Return the time at which the job is timed out, unless it sends a progress report before that."""
     is_timed = job.status is Status.INPROGRESS and 0 < job.error_timeout <= _LONGEST_TIMEOUT
     return job.updated_at + timedelta(seconds=job.error_timeout) if is_timed else None
 
 
-def _choose_end(job: Vouched) -> Move:
-    """For a job whose code runs no more."""
+def _choose_end(job: RecoveryRecord) -> Move:
+    """Return the move for a job whose code has stopped running."""
     if job.cancel_requested:
         return Move.CANCEL
     return Move.RETRY if job.attempt <= job.retries else Move.FAIL

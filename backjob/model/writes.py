@@ -79,7 +79,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Claim(Write):
-    """Begin an attempt. ``lease``: seconds for which its process vouches for it."""
+    """Begin an attempt. ``lease``: seconds until its process must have renewed its lease."""
 
     attempt: int
     owner: str

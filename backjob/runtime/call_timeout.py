@@ -1,6 +1,6 @@
-"""Calls that somebody waits for only so long: each is made in one of a few threads, for clients without a time-out.
+"""Calls with a time-out, each in one of a few threads, for clients without one.
 
-Knows nothing of what is called. A call that never comes back keeps its thread; the other calls have the other threads.
+A cache's client belongs to the application and may wait without limit. A call that hangs keeps its thread.
 """
 
 from __future__ import annotations
@@ -10,38 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+_Call = tuple[Future[Any], Callable[[], Any]]
 
 MOST_THREADS = 4
-
-
-class _Call:
-    __slots__ = ("_error", "_function", "_value", "is_done")
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self.is_done = threading.Event()
-
-    def make(self) -> None:
-        try:
-            self._value = self._function()
-        except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
-            self._error = error
-        self.is_done.set()
-
-    def take_result(self) -> Any:
-        # The error's traceback knows frames that know this call: what is in a cycle keeps its connection open.
-        error, self._error = self._error, None
-        try:
-            if error is not None:
-                raise error
-            return self._value
-        finally:
-            del error
 
 
 class BoundedCalls:
@@ -57,22 +32,25 @@ class BoundedCalls:
         self._generation = 0
 
     def call(self, function: Callable[[], Result], seconds: float) -> Result:
-        """What the function returns or raises; TimeoutError when that takes longer.
+        """Return or raise the result of the function. Raises TimeoutError after ``seconds``.
 
-        A call that is under way then goes on; one that was not begun is not made any more.
+        A call that has begun then goes on. One that has not begun is not made.
         """
-        call = _Call(function)
+        future: Future[Result] = Future()
+        call = future, function
         with self._changed:
             if self._idle <= len(self._waiting) and len(self._threads) < MOST_THREADS:
                 self._start_thread()
             self._waiting.append(call)
             self._changed.notify_all()
-        if not call.is_done.wait(seconds):
+        try:
+            if wait([future], seconds).done:
+                return future.result()
             with self._changed, contextlib.suppress(ValueError):
                 self._waiting.remove(call)
             raise TimeoutError
-        result: Result = call.take_result()
-        return result
+        finally:
+            del future, call  # an error's traceback refers to this frame: such a cycle keeps connections open
 
     def dispose(self) -> None:
         """End the threads that are idle, and wait a moment for them. A later call starts new ones."""
@@ -91,8 +69,8 @@ class BoundedCalls:
 
     def _work(self, generation: int) -> None:
         while call := self._wait_for_call(generation):
-            call.make()
-            del call  # whatever it holds is not for this thread to keep
+            _make(*call)
+            del call  # it may refer to the caller's objects
         self._end()
 
     def _wait_for_call(self, generation: int) -> _Call | None:
@@ -104,3 +82,12 @@ class BoundedCalls:
                 return self._waiting.popleft()
             self._threads.discard(threading.current_thread())
             return None
+
+
+def _make(future: Future[Any], function: Callable[[], Any]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001 - raised in the calling thread
+        future.set_exception(error)
+    finally:
+        del future, function

@@ -19,7 +19,7 @@ _thread = threading.local()
 
 
 class Children:
-    """The children of a run, in whichever thread they are forked. Costs nothing until the first fork."""
+    """The children of a run, forked by any thread. It costs nothing until the first fork."""
 
     def __init__(self) -> None:
         self._mark: mmap.mmap | None = None
@@ -34,23 +34,23 @@ class Children:
             _watched.discard(self)
 
     @property
-    def have_met_end(self) -> bool:
-        """Has a child called ``report_end()``?"""
+    def have_reported_end(self) -> bool:
+        """True if a child has called ``report_end()``."""
         return self._mark is not None and self._mark[0] != 0
 
     def report_end(self) -> None:
-        """Report, in a child, that JobEnded is raised there. Whoever catches it, the parent finds out."""
+        """Report to the parent that JobEnded is raised in this child, even if other code catches it."""
         if self._mark is not None:
             self._mark[0] = 1
 
     def share(self) -> None:
-        """Make a byte that this process and its future children have in common."""
+        """Make a byte that this process shares with its future children."""
         if self._mark is None:
             with contextlib.suppress(OSError):  # out of memory: the fork fails, or does without
                 self._mark = mmap.mmap(-1, 1)
 
 
-def refuse_to_send() -> NoReturn:
+def refuse_pickling() -> NoReturn:
     """Raise TypeError for a job that is pickled."""
     raise TypeError(
         "A job can't be sent to another process: let the process inherit it by a fork within the job, for example as "
@@ -59,7 +59,7 @@ def refuse_to_send() -> NoReturn:
 
 
 def _before_fork() -> None:
-    """Block SIGTERM until the child handles it: a pool may end a child right after the fork, and waits for it."""
+    """Block SIGTERM until the child handles it: a pool may end a child right after the fork, and then waits for it."""
     for children in tuple(_watched):
         children.share()
     if _watched and _is_handled_in_python():
@@ -79,7 +79,7 @@ def _begin_child() -> None:
 
 
 def _is_handled_in_python() -> bool:
-    """Only Python's handlers are callable: a server's own in C, the default and an ignored signal stay as they are."""
+    """Return False for a server's handler in C, the default one and an ignored signal, which are left as they are."""
     return callable(signal.getsignal(signal.SIGTERM))
 
 

@@ -1,4 +1,4 @@
-"""Files that are made once, whole, and for their owner's eyes only. Knows nothing of what is in them."""
+"""Files that are made once, atomically, and readable by their owner only. Knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MODE = 0o600
 
 
 def make_file(path: Path, text: str = "") -> None:
-    """Make this file, mode 0600, unless there is one. Raises OSError.
+    """Make this file, mode 0600, unless it exists. Raises OSError.
 
-    Written under a name of its own, then linked: another process sees no file or the whole one, never a part. And one
-    that is there is not opened and closed: that would take away all locks that this process has on it.
+    It is written under a temporary name and then linked, so that other processes see no file or the whole one. A file
+    that exists is not opened, because closing it would release all locks that this process has on it.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

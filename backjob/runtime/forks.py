@@ -1,4 +1,7 @@
-"""What is to happen when the process forks, for as long as the one whom it concerns lives. Knows nothing of jobs."""
+"""Hooks around forks, which end with the object that they belong to, and a gate that forks wait for.
+
+Knows nothing of jobs.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from typing import Any
 from .server_info import find_uwsgi
 
 _LONGEST_WAIT = 1.0
-"""Seconds that a fork waits for those who are within a gate."""
+"""Seconds for which a fork waits for the threads within a gate."""
 _LONGEST_FORK = 5.0
-"""Seconds after which a gate that is still closed keeps nobody out."""
+"""Seconds for which a thread waits for a gate to open."""
 
 _in_child: list[weakref.WeakMethod[Callable[[], Any]]] = []
 _followed: list[Any] = []
@@ -24,26 +27,26 @@ _lock = threading.Lock()
 
 
 def call_before_fork(method: Callable[[], Any]) -> None:
-    """Call this bound method in the parent before each fork, while its object lives."""
+    """Call this bound method in the parent before each fork, as long as its object lives."""
     reference = weakref.WeakMethod(method)
     os.register_at_fork(before=lambda: _call(reference))
 
 
 def call_after_fork(method: Callable[[], Any]) -> None:
-    """Call this bound method in the parent after each fork, while its object lives."""
+    """Call this bound method in the parent after each fork, as long as its object lives."""
     reference = weakref.WeakMethod(method)
     os.register_at_fork(after_in_parent=lambda: _call(reference))
 
 
 def call_in_child(method: Callable[[], Any]) -> None:
-    """Call this bound method in the child of each fork, while its object lives."""
+    """Call this bound method in the child of each fork, as long as its object lives."""
     _follow_uwsgi()
     _in_child[:] = [reference for reference in _in_child if reference() is not None]
     _in_child.append(weakref.WeakMethod(method))
 
 
 def has_children() -> bool:
-    """Does this process have children, also ones that have ended and were not waited for?"""
+    """Return whether this process has children, zombies included."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -52,26 +55,26 @@ def has_children() -> bool:
 
 
 def _follow_uwsgi() -> None:
-    """uWSGI forks in C, where none of Python's hooks is called. It has one of its own, and others may be on it."""
+    """Use uWSGI's own hook, beside others that use it, because its forks in C call none of Python's hooks."""
     uwsgi = find_uwsgi()
     if uwsgi is None or _followed:
         return
     _followed.append(uwsgi)
     chain = getattr(sys.modules.get("uwsgidecorators"), "postfork_chain", None)
     if chain is not None:
-        chain.append(notice_fork)
+        chain.append(detect_fork)
         return
     others = getattr(uwsgi, "post_fork_hook", lambda: None)
 
     def call_all() -> None:
-        notice_fork()
+        detect_fork()
         others()
 
     uwsgi.post_fork_hook = call_all
 
 
-def notice_fork() -> None:
-    """See that all that is to be called in a child was, also where nobody told of the fork."""
+def detect_fork() -> None:
+    """Call the hooks of a child that was forked without calling any hook."""
     if os.getpid() != _pid:
         with _lock:
             if os.getpid() != _pid:
@@ -93,9 +96,10 @@ def _call(reference: weakref.WeakMethod[Callable[[], Any]]) -> None:
 
 
 class ForkGate:
-    """A fork waits until nobody is within, and nobody comes in until it is made: ``with gate:`` around each use.
+    """Context manager around each use of a resource. A fork waits until no thread is within, and new ones wait for it.
 
-    Every wait has an end, after which all goes on as if there were no gate. Who is within waits for nobody.
+    Each wait has a time-out, after which the thread goes on as if there were no gate. A thread that is within already
+    does not wait.
     """
 
     def __init__(self) -> None:
@@ -107,7 +111,7 @@ class ForkGate:
     def _begin(self) -> None:
         self._changed = threading.Condition()  # reentrant, as a signal's handler may fork wherever it comes
         self._within: list[int] = []
-        """The threads that are, each as often as it came in."""
+        """The threads within, each as often as it entered."""
         self._forking: set[int] = set()
 
     def __enter__(self) -> None:
@@ -129,7 +133,7 @@ class ForkGate:
         me = threading.get_ident()
         with self._changed:
             self._forking.add(me)
-            # Who forks from within leaves something in use anyway, and the others may be waiting for just that.
+            # A thread that forks from within does not wait: other threads may be waiting for what it uses.
             if me not in self._within:
                 with contextlib.suppress(AssertionError):  # gevent's hub may not wait
                     self._changed.wait_for(lambda: not self._within, _LONGEST_WAIT)

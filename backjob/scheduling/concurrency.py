@@ -17,7 +17,7 @@ from typing import Any
 from backjob.config import Config
 from backjob.errors import Refused, StoreError
 from backjob.runtime.process_identity import is_dead
-from backjob.runtime.server_info import look_at_server
+from backjob.runtime.server_info import detect_server
 from backjob.storage.store import Store
 
 log = logging.getLogger("backjob")
@@ -128,7 +128,7 @@ class Limits:
         Raises nothing: what can't be told to the others now is told later.
         """
         if not self._is_server and environ is not None:
-            self._slots = look_at_server(environ, start_response).threads_each
+            self._slots = detect_server(environ, start_response).threads_each
             self._auto = share_slots([self._slots])
             self._is_server = True
             self._renew_at = 0.0

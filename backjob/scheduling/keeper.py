@@ -19,9 +19,9 @@ from backjob.logs import about
 from backjob.model.events import log_ended
 from backjob.model.history import AttemptEnd, add_end
 from backjob.model.job import Job, Move
-from backjob.model.recovery import Policy, Settlement, Vouched, decide
+from backjob.model.recovery import Policy, Recovery, RecoveryRecord, decide
 from backjob.model.text import append_line, first_line
-from backjob.runtime.backoff import between, retry_delay
+from backjob.runtime.backoff import random_between, retry_delay
 from backjob.runtime.process_identity import is_dead
 from backjob.runtime.threads import is_native
 from backjob.storage.store import Store
@@ -102,7 +102,7 @@ class Keeper:
             if not self._is_away:
                 self._is_away = True
                 log.warning("Nobody settles lost jobs until the job store is back: %s", error)
-            return _AFTER_FAILURE * between(0.75, 1.25)
+            return _AFTER_FAILURE * random_between(0.75, 1.25)
         if self._is_away:
             self._is_away = False
             log.info("The job store is back")
@@ -132,7 +132,7 @@ class Keeper:
         do("Outcomes of jobs wait to be written", lambda: self._vouching.write_postponed(self._store))
         if now >= self._next.sweep:
             pause = do("Lost jobs are not recovered", self.sweep, is_vital=True) if self._config.keeper else None
-            self._next.sweep = now + (pause or _SWEEP_EVERY) * between(0.75, 1.25)
+            self._next.sweep = now + (pause or _SWEEP_EVERY) * random_between(0.75, 1.25)
             if self._config.keeper:
                 do("Waiting jobs are not looked for", self._see_to_launches)
         if self._config.keeper and now >= self._next.missing_keys:
@@ -140,7 +140,7 @@ class Keeper:
             do("Jobs with another key are not looked for", self._note_missing_keys)
         if is_pruning:
             pause = do("Old jobs are not deleted", self._pruning.prune)
-            self._next.pruning = now + (pause or self._pruning.EVERY) * between(0.75, 1.25)
+            self._next.pruning = now + (pause or self._pruning.EVERY) * random_between(0.75, 1.25)
 
     def _renew(self) -> None:
         self._vouching.renew(self._store, self._config.lease)
@@ -162,7 +162,7 @@ class Keeper:
             settlement = self._decide(job, now, policy)
             if settlement is None:
                 continue
-            last_heard = job.updated_at if settlement.is_silence else job.lease_until or job.held_until
+            last_heard = job.updated_at if settlement.is_timeout else job.lease_until or job.held_until
             possibly_lost = job.id, job.attempt, last_heard
             if (settlement.is_certain or possibly_lost in expired) and not is_slow:
                 is_slow = not self._settle_by_itself(job, settlement)
@@ -223,10 +223,10 @@ class Keeper:
         """Delete all jobs that are old and return their number. Raises StoreError."""
         return self._pruning.prune_all()
 
-    def _decide(self, job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
+    def _decide(self, job: RecoveryRecord, now: datetime, policy: Policy) -> Recovery | None:
         return decide(job, now, policy) if time.monotonic() >= self._left.get(job.id, 0.0) else None
 
-    def _settle_by_itself(self, job: Vouched, settlement: Settlement) -> bool:
+    def _settle_by_itself(self, job: RecoveryRecord, settlement: Recovery) -> bool:
         """Recover this job. One that can't be recovered does not keep the others. Raises StoreError for an outage.
 
         Return False if that took so long that the leases of this process may have to be renewed.
@@ -248,7 +248,7 @@ class Keeper:
         what = "Job %d can't be recovered and is left alone for %g s: %s"
         log.error(what, job_id, seconds, describe(error), extra=about(job_id))
 
-    def _settle(self, job: Vouched, settlement: Settlement) -> None:
+    def _settle(self, job: RecoveryRecord, settlement: Recovery) -> None:
         record = self._store.get(job.id)
         if record is None or (record.status, record.attempt) != (job.status, job.attempt):
             return  # another process was quicker
@@ -262,7 +262,7 @@ class Keeper:
             reason, seconds = first_line(settlement.reason), record.ran_for
             log_ended(settlement.move, job.id, job.attempt, record, seconds=seconds, reason=reason)
 
-    def _make_move(self, job: Vouched, record: Job, settlement: Settlement, text: str) -> bool:
+    def _make_move(self, job: RecoveryRecord, record: Job, settlement: Recovery, text: str) -> bool:
         again = settlement.move is Move.RETRY
         return self._store.move(
             settlement.move,
@@ -273,8 +273,8 @@ class Keeper:
             progress=0 if again else None,
             delay=retry_delay(job.attempt) if again else 0,
             past=add_end(record.past, AttemptEnd(job.attempt, record.read_at, text)) if again else None,
-            silent_for=job.error_timeout if settlement.is_silence else 0,
-            vouched_until=None if settlement.is_silence else job.lease_until or job.held_until,
+            silent_for=job.error_timeout if settlement.is_timeout else 0,
+            vouched_until=None if settlement.is_timeout else job.lease_until or job.held_until,
         )
 
     def _see_to_launches(self) -> None:
@@ -290,7 +290,7 @@ class Keeper:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
             token = self._keyring.sign(PROBE, job.id, job.attempt, b"")
-            self._self_request.knock(token, request, _KNOCK_PATIENCE)
+            self._self_request.send_wake_up(token, request, _KNOCK_PATIENCE)
         except (AddressError, SealError) as error:
             log.info("Job %d waits until a request comes: %s", job.id, error, extra=about(job.id, job.attempt))
         finally:

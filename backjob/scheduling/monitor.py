@@ -21,13 +21,13 @@ from backjob.logs import about
 from backjob.messages import compose, plain
 from backjob.model.app_id import may_have
 from backjob.model.events import Requested, log_ended
-from backjob.model.job import FINAL, Glance, Job, JobRequest, Move, Status
+from backjob.model.job import FINAL, NOT_LAUNCHED, Glance, Job, JobRequest, Move, Status
 from backjob.model.text import first_line
 from backjob.runtime.backoff import backoff, outage_backoff
 from backjob.runtime.process_identity import name_process
 from backjob.storage.store import Store
 from backjob.transport.launcher import SelfRequest
-from backjob.transport.path_proofs import mark_ahead
+from backjob.transport.path_proofs import mark_job_path
 from backjob.transport.protocol import WireOutcome
 
 from .leases import Vouching
@@ -118,7 +118,7 @@ class Monitor:
             return 0.0
         wait = outage_backoff(failed_for) if is_outage else backoff(failed_for)
         log.warning("Job %d is launched again in %.1f s: %s", job_id, wait, error, extra=about(job_id, attempt))
-        text = f"Not launched yet, next try in {wait:.0f} s: {error.public}"
+        text = f"{NOT_LAUNCHED}, next try in {wait:.0f} s: {error.public}"
         self._store.note_launch_failure(job_id, attempt, holder, text, wait, failed_for)
         if is_outage and len(self._put_off) < _MOST_PUT_OFF:
             self._put_off[job_id] = attempt, holder
@@ -151,8 +151,8 @@ class Monitor:
         come in, this counts as a failed launch: something else may answer there, and its answer would not be seen.
         """
         failed_for = job.launch_failed_for
-        is_posted = self._launcher.post_ahead(token, request, is_again=failed_for > 0)
-        nonce = mark_ahead(new_nonce(), is_posted=is_posted)
+        is_posted = self._launcher.post_to_mount(token, request, is_again=failed_for > 0)
+        nonce = mark_job_path(new_nonce(), is_posted=is_posted)
         at = request.path[:200]
         unseen = f"BackJob has not been reached at {at}: all slots are busy, or something in front of it answers there"
         if failed_for:  # one was sent before, and has not come in
@@ -163,7 +163,7 @@ class Monitor:
         if wait and self._store.hold(job.id, job.attempt, self.owner, nonce, wait):
             token = self._keyring.sign(MONITOR, job.id, job.attempt, job.sealed or b"", nonce)
             try:
-                self._launcher.send_ahead(token, request)
+                self._launcher.send_to_job_path(token, request)
             except Busy:
                 return self._leave_to_threads(job, nonce)
             except LaunchError as error:
@@ -291,7 +291,7 @@ class Monitor:
         if not WireOutcome.REFUSED.is_proven_by(answer, token):
             self._launcher.forget_proofs()
             if _is_at(glance, job, Status.STARTED):
-                raise self._launcher.doubt(connection, token, request)
+                raise self._launcher.explain_worker_answer(connection, token, request)
         return Verdict.UNSEEN if _is_at(glance, job, Status.INPROGRESS) else Verdict.ENDED
 
 

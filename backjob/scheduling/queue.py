@@ -11,7 +11,7 @@ from typing import NamedTuple
 from backjob.config import Config
 from backjob.keyring import Keyring
 from backjob.model.job import Job
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 from backjob.storage.store import Store
 
 from .concurrency import Limits, Room
@@ -78,7 +78,7 @@ class WaitingRows:
         """Seconds until the next look, as long as it is full: longer each time. Who ends here is noticed at once."""
         wait = self._wait
         self._wait = min(wait * 1.5, LOOK_EVERY)
-        return wait * between(0.75, 1.0)
+        return wait * random_between(0.75, 1.0)
 
     def note_verdict(self, job: Job, verdict: Verdict) -> float:
         """A launch from here has ended: in how many seconds to look for the next row."""
@@ -98,7 +98,7 @@ class WaitingRows:
         return self._store.take_due(self._keyring.key_ids, holder, lease, app_id, room.full_scopes, version)
 
     def _seconds_to_next(self, full_scopes: Collection[str]) -> float:
-        app_id, longest = self._monitor.app_id, LOOK_EVERY * between(0.75, 1.25)
+        app_id, longest = self._monitor.app_id, LOOK_EVERY * random_between(0.75, 1.25)
         key_ids, version = self._keyring.key_ids, self._config.app_version or ""
         next_due = self._store.seconds_to_next(key_ids, app_id, full_scopes, longest, version)
         return longest if next_due is None else min(next_due, longest)

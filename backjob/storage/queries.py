@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from backjob.model.job import Glance, Job, JobStatus, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 
 from .retention import Passed
 
@@ -107,7 +107,7 @@ class Queries(abc.ABC):
         """How many worker requests wait for a slot."""
 
     @abc.abstractmethod
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[RecoveryRecord]:
         """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
 
     @abc.abstractmethod

@@ -13,16 +13,16 @@ from typing import Any, TypeVar, get_type_hints
 
 from backjob.errors import Refused
 from backjob.model.job import RECORD_VERSION, Glance, Job, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 from backjob.model.transitions import read_status
 
-Record = TypeVar("Record", Job, Glance, Vouched)
+Record = TypeVar("Record", Job, Glance, RecoveryRecord)
 
 _YEARS = range(1970, 9000)
 _RANGES = {"attempt": (1, 2**31), "retries": (0, 2**31), "progress": (0, 100)}
 _KINDS = {
     kind: [(each.name, get_type_hints(kind)[each.name]) for each in dataclasses.fields(kind)]
-    for kind in (Job, Glance, Vouched)
+    for kind in (Job, Glance, RecoveryRecord)
 }
 
 

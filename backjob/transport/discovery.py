@@ -1,7 +1,7 @@
-"""Where am I: the app's own address, from what the server says of itself and never from what a client can send.
+"""Discovery of the application's own address, from the server and never from what a client can send.
 
-The order: the accepted connection's own socket, what the server has written into the environ or offers as a module,
-then this process's listening sockets. Opens no connection and sends nothing.
+Sources in order: the accepted connection's socket, the environ or a module of the server, the listening sockets of this
+process. Opens no connection and sends nothing.
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ from dataclasses import replace
 from typing import Any
 
 from backjob.model.address import Address, parse_connect
-from backjob.runtime.server_info import find_uwsgi
+from backjob.runtime.server_info import find_uwsgi, find_waitress_channel
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 _SCHEME_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL", "HTTP_X_FORWARDED_SSL")
 _UWSGI_HTTP = ("http-socket", "http11-socket", "https-socket", "http", "https")
-"""uWSGI's options for addresses that speak HTTP: those of its workers come before those of its router."""
+"""uWSGI's options for addresses that speak HTTP, those of its workers before those of its router."""
 
-
-_NOT_OF_PROXIES = frozenset({"HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_COOKIE"})
+_CLIENT_HEADERS = frozenset({"HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_COOKIE"})
 _SITE = re.compile(r"(?:[A-Za-z0-9._~%-]{1,200}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 _MOST_DESCRIPTORS = 1024
-"""A server opens its listening sockets early: they have low numbers."""
+"""Listening sockets have low numbers, because a server opens them early."""
 
 
 def discover(environ: Mapping[str, Any]) -> list[Address]:
-    """The places where the server of this request may be reached, the surest first, without doubles."""
+    """Return the addresses at which the server of this request may answer, the surest first, without duplicates."""
     return list(dict.fromkeys(_candidates(environ)))
 
 
-def discover_unasked() -> list[Address]:
-    """The same where no request is at hand: in a process that has just begun."""
+def discover_without_request() -> list[Address]:
+    """Return the same addresses in a process that had no request yet."""
     if find_uwsgi() is not None:
-        return list(dict.fromkeys(_of_uwsgi()))
+        return list(dict.fromkeys(_from_uwsgi()))
     if "mod_wsgi" in sys.modules or "PASSENGER_APP_ENV" in os.environ:
         return []
     listeners = list(_listeners())
@@ -64,7 +63,7 @@ def find_site(environ: Mapping[str, Any]) -> str:
         return _check_site(str(original.get("SERVER_NAME") or environ.get("SERVER_NAME", "")))
     host = original.get("HTTP_HOST") or environ.get("HTTP_HOST", "")
     name = str(host).rpartition("]")[0] or str(host).partition(":")[0]
-    others = (value for key, value in environ.items() if key.startswith("HTTP_") and key not in _NOT_OF_PROXIES)
+    others = (value for key, value in environ.items() if key.startswith("HTTP_") and key not in _CLIENT_HEADERS)
     if not original and any(name.lower() in str(value).lower() for value in others):
         return ""
     return _check_site(str(host))
@@ -75,23 +74,21 @@ def _check_site(host: str) -> str:
 
 
 def _candidates(environ: Mapping[str, Any]) -> Iterator[Address]:
-    for find in (_of_accepted, _of_mod_wsgi, _of_uwsgi_request, _of_asgi, _of_listeners):
-        # Another version of a server may show itself in another way: then it shows nothing here.
+    for find in (_from_accepted, _from_mod_wsgi, _from_uwsgi_request, _from_asgi, _from_listeners):
+        # Other versions of a server may lack these keys and attributes.
         with contextlib.suppress(AttributeError, TypeError, ValueError, LookupError, OSError):
             yield from find(environ)
 
 
-def _of_accepted(environ: Mapping[str, Any]) -> Iterator[Address]:
-    """The local end of the connection that this request came by."""
+def _from_accepted(environ: Mapping[str, Any]) -> Iterator[Address]:
+    """Yield the local address of the connection by which this request came."""
     for key in ("gunicorn.socket", "werkzeug.socket"):
-        yield from _of_socket(environ.get(key), key)
-    client_disconnected = environ.get("waitress.client_disconnected")
-    channel = getattr(client_disconnected, "__self__", None)
-    yield from _of_socket(getattr(channel, "socket", None), "waitress.client_disconnected")
+        yield from _from_socket(environ.get(key), key)
+    yield from _from_socket(getattr(find_waitress_channel(environ), "socket", None), "waitress.client_disconnected")
 
 
-def _of_listeners(environ: Mapping[str, Any]) -> Iterator[Address]:
-    """The listening sockets of this process, that of the request's port first."""
+def _from_listeners(environ: Mapping[str, Any]) -> Iterator[Address]:
+    """Yield the listening sockets of this process, that of the request's port first."""
     if _descriptors_speak_http(environ):
         port = str(environ.get("SERVER_PORT"))  # an int on hypercorn
         listeners = sorted(_listeners(), key=lambda address: str(address.port) != port)
@@ -99,10 +96,10 @@ def _of_listeners(environ: Mapping[str, Any]) -> Iterator[Address]:
 
 
 def _both_schemes(addresses: Iterable[Address], environ: Mapping[str, Any]) -> Iterator[Address]:
-    """Such an address does not show whether it speaks TLS.
+    """Yield addresses that may speak TLS or not, with and without it.
 
-    The scheme may come from a client's header on some servers, so it only adds a second try at the same place. TLS
-    comes first where nothing but the server can have said "https": to some of them a plain request is an error to log.
+    On some servers the request's scheme may come from a client's header. TLS comes first only if the server itself must
+    have set it: some servers log a plain request as an error.
     """
     addresses = list(addresses)
     over_tls = [replace(address, tls=True) for address in addresses]
@@ -114,13 +111,13 @@ def _both_schemes(addresses: Iterable[Address], environ: Mapping[str, Any]) -> I
         yield from (*addresses, *over_tls)
 
 
-def _of_mod_wsgi(environ: Mapping[str, Any]) -> Iterator[Address]:
+def _from_mod_wsgi(environ: Mapping[str, Any]) -> Iterator[Address]:
     host, port = environ.get("mod_wsgi.listener_host", ""), environ.get("mod_wsgi.listener_port", "")
-    yield from _both_schemes(_of_host_and_port(str(host), str(port), "mod_wsgi.listener_port"), environ)
+    yield from _both_schemes(_from_host_and_port(str(host), str(port), "mod_wsgi.listener_port"), environ)
 
 
-def _of_asgi(environ: Mapping[str, Any]) -> Iterator[Address]:
-    """What a server of ASGI tells the bridge that runs a WSGI app on it: (host, port), or (path, None)."""
+def _from_asgi(environ: Mapping[str, Any]) -> Iterator[Address]:
+    """Yield the address in the scope of a bridge from ASGI: (host, port), or (path, None)."""
     scope = environ.get("asgi.scope")
     server = scope.get("server") if isinstance(scope, Mapping) else None
     if not isinstance(server, (tuple, list)) or len(server) != 2 or not isinstance(server[0], str):
@@ -129,35 +126,35 @@ def _of_asgi(environ: Mapping[str, Any]) -> Iterator[Address]:
     if host.startswith("/"):
         addresses = iter([Address(unix=host, found="asgi.scope", is_sure=False)])
     else:
-        addresses = _of_host_and_port(host, str(port), "asgi.scope")
+        addresses = _from_host_and_port(host, str(port), "asgi.scope")
     yield from _both_schemes(addresses, environ)
 
 
-def _of_host_and_port(host: str, port: str, found: str) -> Iterator[Address]:
+def _from_host_and_port(host: str, port: str, found: str) -> Iterator[Address]:
     if port.isascii() and port.isdigit() and 0 < int(port) < 65536:
         yield Address(host=_LOOPBACK.get(host, host), port=int(port), found=found, is_sure=False)
 
 
-def _of_uwsgi_request(environ: Mapping[str, Any]) -> Iterator[Address]:
+def _from_uwsgi_request(environ: Mapping[str, Any]) -> Iterator[Address]:
     if find_uwsgi(environ) is not None:
-        yield from _of_uwsgi()
+        yield from _from_uwsgi()
 
 
-def _of_uwsgi() -> Iterator[Address]:
-    """Where uWSGI listens: for HTTP by its options, else for its own protocol, as it is behind nginx."""
+def _from_uwsgi() -> Iterator[Address]:
+    """Yield uWSGI's addresses: those of its HTTP options, then its sockets, which may speak only the uwsgi protocol."""
     uwsgi = find_uwsgi()
     options = {_text(name): value for name, value in getattr(uwsgi, "opt", {}).items()}
     for option in _UWSGI_HTTP:
         values = options.get(option, ())
         for value in values if isinstance(values, (list, tuple)) else [values]:
-            yield from _of_uwsgi_option(option, _text(value).partition(",")[0])
+            yield from _from_uwsgi_option(option, _text(value).partition(",")[0])
     speaks_http = _text(options.get("protocol", "")).startswith("http") or "http-socket" in options
     for descriptor in getattr(uwsgi, "sockets", None) or ():
-        for address in _of_descriptor(descriptor, "uwsgi.sockets"):
+        for address in _from_descriptor(descriptor, "uwsgi.sockets"):
             yield from (replace(address, uwsgi=is_uwsgi) for is_uwsgi in (not speaks_http, speaks_http))
 
 
-def _of_uwsgi_option(option: str, text: str) -> Iterator[Address]:
+def _from_uwsgi_option(option: str, text: str) -> Iterator[Address]:
     host, _, port = text.rpartition(":")
     bare = host.strip("[]")
     host = _LOOPBACK.get(bare, bare)
@@ -167,7 +164,7 @@ def _of_uwsgi_option(option: str, text: str) -> Iterator[Address]:
         is_path = text.startswith(("/", "@"))
         address = parse_connect(f"unix:{text}" if is_path else f"{scheme}://{authority}" if port else "")
     except ValueError:
-        return  # "=0" is a shared socket, and a name without a slash a file where uWSGI was started
+        return  # "=0" is a shared socket, a name without a slash a file in the folder where uWSGI was started
     yield replace(address, found=f"uwsgi.opt[{option!r}]", is_sure=False, is_verified=False)
 
 
@@ -175,19 +172,19 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _of_socket(sock: Any, found: str) -> Iterator[Address]:
-    """The local end of an accepted connection. TLS sockets (stdlib's and gevent's) can tell their cipher."""
+def _from_socket(sock: Any, found: str) -> Iterator[Address]:
+    """Yield the local address of an accepted connection. TLS sockets (stdlib's and gevent's) have a cipher."""
     if sock is None:
         return
     try:
-        address = _of_name(sock.family, sock.getsockname(), found)
+        address = _from_name(sock.family, sock.getsockname(), found)
     except (OSError, AttributeError):
         return
     if address:
         yield replace(address, tls=hasattr(sock, "cipher"))
 
 
-def _of_name(family: int, name: Any, found: str) -> Address | None:
+def _from_name(family: int, name: Any, found: str) -> Address | None:
     if family in (socket.AF_INET, socket.AF_INET6):
         return Address(host=_LOOPBACK.get(name[0], name[0]), port=name[1], found=found)
     if family == getattr(socket, "AF_UNIX", None) and name:
@@ -197,29 +194,29 @@ def _of_name(family: int, name: Any, found: str) -> Address | None:
 
 
 def _listeners() -> Iterator[Address]:
-    """The listening sockets among this process's own file descriptors."""
+    """Yield the addresses of the listening sockets among the file descriptors of this process."""
     for descriptor in _list_descriptors():
-        yield from _of_descriptor(descriptor, f"listening descriptor {descriptor}")
+        yield from _from_descriptor(descriptor, f"listening descriptor {descriptor}")
 
 
 def _list_descriptors() -> Iterable[int]:
-    """Return the open file descriptors; without /proc, as in a chroot, the numbers that may be open."""
+    """Return the open file descriptors. Without /proc, as in a chroot, return all numbers that may be open."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(OSError):
             return sorted(map(int, os.listdir(folder)))
     return range(_MOST_DESCRIPTORS)
 
 
-def _of_descriptor(descriptor: int, found: str) -> Iterator[Address]:
-    """The address of a descriptor, if it is a listening socket."""
+def _from_descriptor(descriptor: int, found: str) -> Iterator[Address]:
+    """Yield the address of a descriptor, if it is a listening socket."""
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return
-        # The copy is ours to close; the server's own descriptor stays as it is.
+        # A duplicate, because closing the socket object closes its descriptor.
         with socket.socket(fileno=os.dup(descriptor)) as listener:
             if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 return
-            address = _of_name(listener.family, listener.getsockname(), found)
+            address = _from_name(listener.family, listener.getsockname(), found)
     except OSError:
         return
     if address:
@@ -227,6 +224,6 @@ def _of_descriptor(descriptor: int, found: str) -> Iterator[Address]:
 
 
 def _descriptors_speak_http(environ: Mapping[str, Any]) -> bool:
-    """Not under uWSGI, mod_wsgi and Passenger: their descriptors carry protocols of their own."""
+    """Return False under uWSGI, mod_wsgi and Passenger, whose descriptors speak other protocols."""
     foreign = ("uwsgi.version", "mod_wsgi.version", "mod_wsgi.process_group")
     return not any(key in environ for key in foreign) and "PASSENGER_APP_ENV" not in os.environ

@@ -1,6 +1,6 @@
-"""What an exchange with the own address that did not go as it should means, and what setting mends it.
+"""Explanations of answers to self-requests that are not BackJob's, each with a remedy.
 
-Knows answers and addresses; sends nothing and decides nothing about a job. A failed launch and a check say the same.
+Knows answers and addresses. Sends nothing and decides nothing about a job. Launches and checks share the explanations.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from backjob._socket import Answer
 from backjob.errors import LaunchError
 from backjob.messages import Message, Part, compose, detail, join, plain
 from backjob.model.address import Address
+from backjob.runtime.server_info import name_server
 
 from .connection_failures import SECOND_ADDRESS, demands_certificate, explain_failure, name_setting
 
 SIGNATURE = "backjob: "
-"""How our middleware's short answers begin, with a proof or without. That it is there is no secret: whoever sends any
-token sees it. It proves nothing either: only words depend on it."""
+"""Beginning of the middleware's short answers, with a proof or without.
+
+It is no secret and no proof: any request with a token header shows it. Only explanations depend on it."""
 
 _REMEDIES = {
     400: "it does not take the request: does something there allow certain hosts only?",
@@ -35,22 +37,22 @@ _REMEDIES = {
     421: 'it serves several sites: set connect="https://…" with the name of this one, and ca_file= if need be',
     429: "it limits how many requests come: let the app's own address pass",
     431: "the request's head is too large for it: shorten user_agent or connect_headers",
-    500: "it broke before BackJob could answer: its log says why",
+    500: "it failed before BackJob could answer: see its log",
     502: "a proxy that does not reach the app behind it: is the app up?",
     503: "a proxy without an app behind it just now, or an app that is being served: is it up?",
     504: "a proxy that gave up on the app behind it: all its slots are busy, or the app is stuck",
 }
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses that may be others a moment later."""
+"""Statuses of failures that may pass."""
 _OWN_REMEDIES = {
     200: "another app with BackJob answers there: set connect= to this app's own address",
     403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file), "
     "and wrap the app in one BackJob only",
-    503: "BackJob is there, but its job database or its key can't be used: its log says why",
+    503: "BackJob is there, but its job database or its key can't be used: see its log",
 }
 _LOGIN = re.compile(r"(?<![a-z])(?:(log|sign)[-_]?in|o?auth(orize|enticate)?|sso|saml)(?![a-z])", re.IGNORECASE)
 _PLAIN_TO_TLS = (b"HTTPS port", b"SSL-enabled server port")
-"""What nginx and Apache say of it, in an answer of status 400."""
+"""Messages of nginx and Apache for a plain request to a TLS port, in an answer of status 400."""
 _SPEAKS_TLS = 'it speaks TLS: set connect="https://…"'
 _BRING_HTTPS = "wrap what does that in BackJob, or set connect_headers={'X-Forwarded-Proto': 'https'}"
 _NO_CERTIFICATE = b"No required SSL certificate was sent"
@@ -58,7 +60,7 @@ _NO_CERTIFICATE = b"No required SSL certificate was sent"
 
 
 def explain(answer: Answer, address: Address) -> LaunchError:
-    """What an answer that is not ours means, and what setting mends it."""
+    """Return the explanation of an answer that is not BackJob's."""
     status = answer.status
     if status is None and answer.error and demands_certificate(answer.error):
         return explain_failure(answer.error, address)
@@ -76,7 +78,7 @@ def explain_path(answer: Answer, address: Address, method: str, path: str, *, is
     """
     failure, status = explain(answer, address), answer.status
     if not answer.raw:
-        return LaunchError(failure, is_final=failure.is_final, is_of_job=True)
+        return failure.reword(failure, is_of_job=True)
     found: Part = failure
     if status is not None:
         # BackJob answers at this address: remedies for another program don't apply.
@@ -91,24 +93,23 @@ def explain_path(answer: Answer, address: Address, method: str, path: str, *, is
     )
     if is_answered:
         text = join(". ", [text, plain("The request is not sent again, because it may have been acted on")])
-    return LaunchError(text, is_final=is_answered or failure.is_final, is_of_job=True)
+    return failure.reword(text, is_final=is_answered or failure.is_final, is_of_job=True)
 
 
 def explain_post(answer: Answer, address: Address) -> LaunchError:
     """Explain an answer to a POST to the mount, where BackJob answers."""
     failure = explain(answer, address)
-    text = compose("a POST does not reach BackJob: {failure}", failure=failure)
-    return LaunchError(text, is_final=failure.is_final, is_of_job=failure.is_of_job)
+    return failure.reword(compose("a POST does not reach BackJob: {failure}", failure=failure))
 
 
 def hint_at_mount(failure: LaunchError) -> LaunchError:
     """Add what to check for a job that was started outside of a request, by a process that does not know the mount."""
     hint = plain("A target that is given outside of a request begins with the path at which the app is mounted")
-    return LaunchError(join(". ", [failure, hint]), is_final=failure.is_final, is_of_job=failure.is_of_job)
+    return failure.reword(join(". ", [failure, hint]))
 
 
 def sum_up(failures: Sequence[LaunchError]) -> LaunchError:
-    """What was met at each of the addresses that were tried."""
+    """Return one error for the failures at all addresses that were tried."""
     # The server refuses this process, so the failures at other addresses don't matter.
     failures = [failure for failure in failures if failure.is_denied] or failures
     is_of_job = any(failure.is_of_job for failure in failures)
@@ -121,9 +122,8 @@ def _lead_around(address: Address) -> Message:
 
 
 def _describe(answer: Answer, address: Address) -> Message:
-    server = re.sub(r"[^\x20-\x7e]", "", answer.header("Server"))[:80] or "a server that does not say its name"
-    status, hidden = answer.status or 0, detail(f" (Server: {server})")
-    return compose("{address} answered {status}{server}", address=address, status=status, server=hidden)
+    server = detail(f" (Server: {name_server(answer.header('Server'))})")
+    return compose("{address} answered {status}{server}", address=address, status=answer.status or 0, server=server)
 
 
 def _is_own(answer: Answer) -> bool:
@@ -147,36 +147,28 @@ def _find_remedies(answer: Answer, status: int, address: Address, around: list[M
 
 
 def _explain_no_http(raw: bytes, address: Address) -> LaunchError:
-    correct = name_setting(address)
+    fault, says, remedy = "does not answer in HTTP", "", name_setting(address)
     if len(raw) > Answer.LIMIT:
-        return LaunchError(
-            compose("{address} answers without an end: {correct}", address=address, correct=correct), is_final=True
-        )
-    if raw[:1] == b"\x15":
+        fault = "answers without an end"
+    elif raw[:1] == b"\x15":  # a TLS alert
         remedy = plain(_SPEAKS_TLS)
-        return LaunchError(
-            compose("{address} does not answer in HTTP: {remedy}", address=address, remedy=remedy), is_final=True
-        )
-    if raw and not raw.startswith(b"HTTP/1."):
+    elif raw and not raw.startswith(b"HTTP/1."):
         # A greeting, such as an SSH server's, names the program that is there.
-        says = detail(", it says " + repr(re.sub(rb"[^\x20-\x7e]", b"", raw)[:40].decode("ascii")))
-        text = compose(
-            "{address} does not answer in HTTP{says}: {correct}", address=address, says=says, correct=correct
-        )
-        return LaunchError(text, is_final=True)
-    hint = ": does it speak TLS, or a protocol such as uwsgi?" if not raw and not address.tls else ""
-    return LaunchError(
-        compose("{address} closed the connection without a whole answer{hint}", address=address, hint=plain(hint))
-    )
+        says = ", it says " + repr(re.sub(rb"[^\x20-\x7e]", b"", raw)[:40].decode("ascii"))
+    else:
+        hint = ": does it speak TLS, or a protocol such as uwsgi?" if not raw and not address.tls else ""
+        return LaunchError(compose(f"{{address}} closed the connection without a whole answer{hint}", address=address))
+    text = compose(f"{{address}} {fault}{{says}}: {{remedy}}", address=address, says=detail(says), remedy=remedy)
+    return LaunchError(text, is_final=True)
 
 
 def _explain_redirect(location: str, address: Address, around: list[Message]) -> Message:
-    """Something before BackJob redirects: what it may be after, without the query, which may tell of a user."""
+    """Return what a redirect may be for. Its query is left out, because it may identify a user."""
     place = re.sub(r"[^\x21-\x7e]|(?<=//)[^/]*@", "", location)
     place = re.split(r"[?#]", place)[0][:200]
     hints = ["it looks like a login"] if _LOGIN.search(place) else []
     if place.startswith("https://") and not address.tls:
-        hints += ["it wants https", _BRING_HTTPS]
+        hints += ["it requires https", _BRING_HTTPS]
     elif not hints and _host_of(place) not in ("", address.host, "localhost"):
         hints = ["that is another host"]
     elsewhere = Message(f"to {place}", "elsewhere") if place else plain("to elsewhere")

@@ -1,4 +1,4 @@
-"""The app's own address as this process knows it: the candidates, and the one that has proved itself.
+"""The application's own address as this process knows it: the candidates, and the proven one.
 
 Opens no connection and knows no token.
 """
@@ -16,13 +16,13 @@ from backjob.errors import AddressError
 from backjob.model.address import CONNECT, Address, add_site, read_origin, write_origin
 from backjob.model.job import JobRequest
 
-from .discovery import discover, discover_unasked, find_site, routes_by_host
+from .discovery import discover, discover_without_request, find_site, routes_by_host
 
 _MOST_SENT = 64
 
 
 class OwnAddress:
-    """``connect=``, or what was discovered. A job is sent there only as long as the address is proven.
+    """``connect=``, or what was discovered. A job is sent only to a proven address.
 
     An address from the server's own socket counts as proven until a request to it fails.
     """
@@ -36,12 +36,12 @@ class OwnAddress:
         self._sent: dict[str, Address] = {}
 
     def learn(self, environ: Mapping[str, Any]) -> None:
-        """Remember the addresses of this process, for use outside of requests."""
+        """Store the addresses of this process, for use outside of requests."""
         if not (self._config.address or self.proven or self._known):
             self._known = self._discover(environ)
 
-    def learn_from_own(self, environ: Mapping[str, Any]) -> None:
-        """Remember it from a self-request, whose Host has led here and was not chosen by a visitor."""
+    def learn_from_self_request(self, environ: Mapping[str, Any]) -> None:
+        """Store the addresses of a self-request. No visitor has chosen its Host, and it has led here."""
         if not (self._config.address or self.proven):
             site = find_site(environ)
             self._known = [add_site(address, site)[-1] for address in discover(environ)]
@@ -80,7 +80,7 @@ class OwnAddress:
         try:
             return self.candidates(None)
         except AddressError:
-            found = discover_unasked()
+            found = discover_without_request()
         if request.app == app and request.address:
             recorded = read_origin(request.address)
             found = [recorded] * (recorded in found) + [each for each in found if each != recorded] or [recorded]
@@ -110,7 +110,7 @@ class OwnAddress:
             return address == self.proven and time.monotonic() - self._proven_at < fresh
         return address == self.proven or (address.is_sure and not self._has_failed)
 
-    def is_doubted(self, fresh: float) -> bool:
+    def needs_proof(self, fresh: float) -> bool:
         """Return whether a request has failed since the last proof, or whether the proof of ``connect=`` is too old."""
         address = self._config.address
         return self._has_failed or (address is not None and not self.is_proven(address, fresh))
@@ -120,7 +120,7 @@ class OwnAddress:
         if not address.is_recorded:
             self.proven, self._proven_at, self._has_failed = address, time.monotonic(), False
 
-    def doubt(self) -> None:
+    def expire_proof(self) -> None:
         """Record a request without an answer: the address keeps its precedence, but must prove itself."""
         self._proven_at = float("-inf")
 
@@ -129,7 +129,7 @@ class OwnAddress:
         self.proven, self._has_failed = None, True
 
     def keep_sent(self, nonce: str, address: Address) -> None:
-        """Remember the address to which a launch is sent."""
+        """Store the address to which a launch is sent."""
         while len(self._sent) >= _MOST_SENT:
             self._sent.pop(next(iter(self._sent), ""), None)
         self._sent[nonce] = address

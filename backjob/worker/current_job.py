@@ -19,7 +19,7 @@ from backjob.logs import running
 from backjob.model.events import log_begun, log_ended, log_late
 from backjob.model.job import Glance, Job, JobRequest, Move, Status
 from backjob.model.text import append_line, cut_text, first_line
-from backjob.runtime.child_processes import refuse_to_send
+from backjob.runtime.child_processes import refuse_pickling
 from backjob.wsgi.environ import restore_environ
 from backjob.wsgi.output import Output
 from backjob.wsgi.response import Response
@@ -68,7 +68,7 @@ class CurrentJob(Jobs):
         self._response = Response(self._output, self._ending.is_live, self._report_output)
 
     def __reduce__(self) -> NoReturn:
-        refuse_to_send()
+        refuse_pickling()
 
     def update(self, progress: float | None = None, text: str | None = None) -> None:
         """Report the progress, 0-100, rounded, never less than before. Without ``text`` the output is shown.
@@ -203,7 +203,7 @@ class CurrentJob(Jobs):
     def _check_for_end(self, was_raised: bool = False) -> None:
         """Read the record if JobEnded was raised, here or in a child, which leaves the record to its parent."""
         is_open = self._ending.reason is None and not self._reporter.is_in_child
-        if is_open and (was_raised or self._ending.children.have_met_end):
+        if is_open and (was_raised or self._ending.children.have_reported_end):
             with contextlib.suppress(StoreError):
                 if self._check_record() is None:
                     self._reporter.stop()

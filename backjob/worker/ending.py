@@ -43,7 +43,7 @@ class Ending:
 
     def is_live(self) -> bool:
         """Does the attempt still run? Raises JobEnded if it has ended, except in clean-up code."""
-        if self.reason is None and self.children.have_met_end:
+        if self.reason is None and self.children.have_reported_end:
             self._check_for_end()
         if self.reason is None:
             return True

@@ -16,7 +16,6 @@ from backjob.errors import describe_publicly
 from backjob.model.job import MOST_REASON, Job, JobRequest
 from backjob.model.text import first_line
 from backjob.wsgi.corrections import describe_correction
-from backjob.wsgi.error_pages import is_error_page
 from backjob.wsgi.names import is_safe_method
 from backjob.wsgi.redirects import (
     Page,
@@ -29,7 +28,7 @@ from backjob.wsgi.redirects import (
     normalize_path,
     read_redirect,
 )
-from backjob.wsgi.response import Response
+from backjob.wsgi.response import Response, is_error_page
 
 from .left_out import LeftOut
 

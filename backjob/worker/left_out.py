@@ -11,8 +11,7 @@ from typing import Any
 from backjob.config import Config
 from backjob.model.job import JobRequest
 from backjob.wsgi.headers import explain_left_out
-from backjob.wsgi.outer import explain_outer, find_outer_objects
-from backjob.wsgi.outer_values import digest_outer_values, find_other_values
+from backjob.wsgi.outer import digest_outer_values, explain_outer, find_other_values, find_outer_objects
 
 _ENDED = "has ended or was replaced (log-out, another login or a changed password)"
 

@@ -19,7 +19,7 @@ from backjob.errors import Refused, StoreError
 from backjob.logs import about, running
 from backjob.model.job import Glance, Job
 from backjob.model.text import clean_text
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 from backjob.scheduling.leases import TRIES
 from backjob.storage.store import Store
 from backjob.wsgi.output import Output
@@ -167,7 +167,7 @@ class Reporter:
                 is_written = self._send()
             self._refusals = 0
         except StoreError as error:
-            retry = RETRY * between(0.8, 1.2)
+            retry = RETRY * random_between(0.8, 1.2)
             self._note_failure(error)
         finally:
             with self._changed:

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backjob.errors import describe
-from backjob.runtime.server_info import look_at_server
-from backjob.runtime.shutdown_detection import is_python_stopping, is_quick_stop, is_stopping
+from backjob.runtime.server_info import detect_server, is_python_stopping, is_quick_stop, is_stopping
 
 _PATIENCE = {
     "gunicorn": "--graceful-timeout",
@@ -47,7 +46,7 @@ def explain_stop(stop: BaseException, environ: Mapping[str, Any]) -> str:
     """Describe an exception that ends the server's worker, with the setting that causes it."""
     text, handler = describe(stop), _find_gunicorn_handler(stop)
     if handler == "handle_abort":
-        after = look_at_server(environ).timeout
+        after = detect_server(environ).timeout
         seconds = f" of {after:g} s" if after else ""
         return f"{text} (the job took longer than gunicorn's --timeout{seconds}: raise it, or use gthread workers)"
     if handler:
@@ -81,7 +80,7 @@ def _stops_in_a_moment(environ: Mapping[str, Any]) -> bool:
 
 
 def _say_stopped(environ: Mapping[str, Any], before: str = "", is_interrupt: bool = False) -> str:
-    name = look_at_server(environ).software.lower()
+    name = detect_server(environ).software.lower()
     setting = next((setting for server, setting in _PATIENCE.items() if server in name), "")
     advice = f"raise {setting}" if setting else _UWSGI if name.startswith("uwsgi") else _OTHERS
     is_quick = is_quick_stop() or (is_interrupt and name.startswith("gunicorn"))

@@ -6,8 +6,9 @@ Knows what servers and frameworks correct in a URL. Knows no jobs and no options
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
+from .mounts import quote_path
 from .redirects import Page, Redirect, normalize_path
 
 _SEND_AGAIN = (307, 308)
@@ -57,7 +58,7 @@ class _Correction:
         return changes if path.rstrip("/") == own.rstrip("/") else {}
 
     def _without_language(self, own: str) -> str:
-        """Return the target's path, without its language if ``own`` has none there."""
+        """Return the target's path, without its language if ``own`` does not have it there."""
         segments = self._redirect.path.split("/")
         first = self._page.mount.count("/") + 1
         for index, segment in enumerate(segments):
@@ -105,7 +106,7 @@ class _Correction:
     def _advise_site_url(self, site_url: str) -> str:
         # Without the option the host is that of connect=, which a change of the scheme keeps.
         is_known = bool(site_url) or "host" in self.changes
-        site = f"{self._redirect.site}{quote(self._page.mount, encoding='latin-1')}" if is_known else "https://…"
+        site = f"{self._redirect.site}{quote_path(self._page.mount)}" if is_known else "https://…"
         use = "" if is_known else " to the URL that people use"
         is_path_kept = not self.changes.keys() & {"language", "slash"}
         target = "" if is_path_kept else f" and start the job with the target {self._redirect.shown_path}"

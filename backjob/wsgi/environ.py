@@ -16,7 +16,7 @@ from .mounts import split_path
 from .names import SENT, is_safe_method
 from .outer import drop_identity, drop_scope_identity
 
-_OF_THE_WIRE = frozenset(
+_WIRE_KEYS = frozenset(
     {"CONTENT_LENGTH", "CONTENT_TYPE", "HTTPS", "wsgi.file_wrapper"}
     | {"REMOTE_HOST", "REMOTE_IDENT", "REMOTE_PORT", "REMOTE_USER"}
 )
@@ -31,7 +31,7 @@ def restore_environ(
     ``forward_environ`` and ``user_agent`` are the options of these names.
     """
     environ = drop_identity(server, forward_environ)
-    environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _OF_THE_WIRE}
+    environ = {key: value for key, value in environ.items() if not key.startswith("HTTP_") and key not in _WIRE_KEYS}
     script_name, path_info = request.script_name, request.path_info
     if script_name is None:  # started outside of a request: the mount is where it arrived
         script_name, path_info = split_path(request.target, server.get("SCRIPT_NAME", ""))

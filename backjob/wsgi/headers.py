@@ -19,37 +19,24 @@ def _keys(names: str) -> frozenset[str]:
 
 
 FORWARD_HEADERS = (
-    "Accept",
-    "Accept-Language",
-    "Forwarded",
-    "User-Agent",
-    "X-CSRF-Token",
-    "X-CSRFToken",
-    "X-XSRF-Token",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Port",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-Proto",
-    "X-Real-IP",
-    "X-Request-ID",
-    "traceparent",
-    "tracestate",
+    *("Accept", "Accept-Language", "Forwarded", "User-Agent", "X-CSRF-Token", "X-CSRFToken", "X-XSRF-Token"),
+    *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Proto"),
+    *("X-Real-IP", "X-Request-ID", "traceparent", "tracestate"),
 )
 """Headers that a job has by default from the request that starts it, beside Cookie, Authorization and Host."""
-_OF_A_CONNECTION = _keys(
+_CONNECTION_HEADERS = _keys(
     "Connection Keep-Alive Proxy-Authenticate Proxy-Authorization Proxy-Connection TE Trailer Transfer-Encoding"
     " Upgrade Expect"
 )
 """Hop-by-hop headers (RFC 9110, section 7.6.1), and Expect, which is about sending the body (section 10.1.1)."""
 _HARMLESS = _keys("Close Keep-Alive")
 """Connection options that only say what becomes of the connection."""
-_OF_THE_MESSAGE = _keys("Host Content-Length Content-Type Backjob-Token")
+_MESSAGE_HEADERS = _keys("Host Content-Length Content-Type Backjob-Token")
 """Headers that follow from the site, the body and the job."""
 CONDITIONAL = _keys("If-Match If-None-Match If-Modified-Since If-Unmodified-Since If-Range Range")
 """Headers about what a client has stored (RFC 9110, sections 13.1 and 14.2). A job has nothing stored."""
 _CREDENTIALS = _keys("Cookie Authorization")
-_OF_A_USER = re.compile(
+_USER_HEADER = re.compile(
     r"COOKIE|(?<!LOCK_)TOKEN|SECRET|SESSION|PASSW|SIGNATURE|HMAC|PRINCIPAL|DPOP|CSRF|XSRF|OIDC|CLIENT_?CERT|SSL_"
     r"|(?<!IDEMPOTENCY_)KEY$|^REMOTE_|^FORWARDED$|FORWARDED_FOR$|IP$|(^|_)ADDR(ESS)?$"
     r"|(^|_)(AUTH|ACCOUNT|CLAIMS?|CLIENT_VERIFY|CONSUMER|CREDENTIALS?|CUSTOMER|DN|EMAIL|GROUPS?|IDENTIFIER|JWT|LOGIN|NONCE|OTP"
@@ -76,11 +63,11 @@ def read_given(given: Mapping[str, Any], start: Mapping[str, Any], *, as_user: b
     Connection that says only keep-alive or close, and what came with the connection of the request that starts the job
     (``start``) and was copied from there, such as Firefox's ``TE: trailers``.
     """
-    headers = {key: value for key, value in given.items() if key.startswith("HTTP_") and key not in _OF_THE_MESSAGE}
+    headers = {key: value for key, value in given.items() if key.startswith("HTTP_") and key not in _MESSAGE_HEADERS}
     named = {header_key(each.strip()) for each in str(headers.get("HTTP_CONNECTION", "")).split(",") if each.strip()}
     if named <= _HARMLESS:
         headers.pop("HTTP_CONNECTION", None)
-    hops = {key: headers.pop(key) for key in [*headers] if key in _OF_A_CONNECTION or key in named}
+    hops = {key: headers.pop(key) for key in [*headers] if key in _CONNECTION_HEADERS or key in named}
     refused = [name_header(key) for key, value in hops.items() if start.get(key) != value]
     if refused:
         raise ValueError(
@@ -89,7 +76,7 @@ def read_given(given: Mapping[str, Any], start: Mapping[str, Any], *, as_user: b
         )
     for key, value in headers.items():
         _check_value(name_header(key), value)
-    return {key: value for key, value in headers.items() if as_user or not _OF_A_USER.search(key[5:])}
+    return {key: value for key, value in headers.items() if as_user or not _USER_HEADER.search(key[5:])}
 
 
 def check_headers(headers: Mapping[str, str] | None, *, as_user: bool) -> dict[str, str]:
@@ -102,9 +89,9 @@ def check_headers(headers: Mapping[str, str] | None, *, as_user: bool) -> dict[s
     for name, value in headers.items():
         check_header(name, "")
         key = header_key(name)
-        if key in _OF_A_CONNECTION:
+        if key in _CONNECTION_HEADERS:
             raise ValueError(f"headers can't have {name}: it is about one connection (RFC 9110, section 7.6.1)")
-        if key in _OF_THE_MESSAGE:
+        if key in _MESSAGE_HEADERS:
             raise ValueError(f"headers can't have {name}: it follows from the site, the body or the job")
         if key in _CREDENTIALS and not as_user:
             raise ValueError(f"headers can't have {name} with as_user=False: an anonymous job has no credentials")
@@ -125,7 +112,7 @@ def _check_value(name: str, value: object) -> str:
 
 def select_distinct(headers: Mapping[str, str], shared: Collection[str]) -> dict[str, str]:
     """Return the headers that make one request differ from another of the same user; ``shared`` keys never do."""
-    distinct = {key: value for key, value in headers.items() if key not in shared and key not in _OF_THE_MESSAGE}
+    distinct = {key: value for key, value in headers.items() if key not in shared and key not in _MESSAGE_HEADERS}
     return {key: value for key, value in distinct.items() if _is_precondition(key) or not _is_incidental(key)}
 
 
@@ -140,7 +127,7 @@ def list_left_out(start: Mapping[str, Any], headers: Mapping[str, str]) -> list[
         if key.startswith("HTTP_")
         and value
         and len(key) <= _LONGEST_NAME
-        and not (key in headers or key in _OF_A_CONNECTION or key in _OF_THE_MESSAGE or _is_incidental(key))
+        and not (key in headers or key in _CONNECTION_HEADERS or key in _MESSAGE_HEADERS or _is_incidental(key))
     ]
     return sorted(names)[:_MOST_NAMES]
 

@@ -11,7 +11,8 @@ from backjob.errors import OutsideMount
 from backjob.messages import plain
 from backjob.model.job import JobRequest
 
-_PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # RFC 3986, section 3.3
+PATH_CHARACTERS = "/:@!$&'()*+,;=~"
+"""Characters of a path that are not percent-encoded (RFC 3986, section 3.3), beside letters, digits and "-._"."""
 _QUERY_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
 _SHORT_PATH = 200
 _DOT_SEGMENTS = frozenset({b".", b".."})
@@ -65,7 +66,7 @@ def check_segments(target: str) -> None:
 
 def quote_path(path: str) -> str:
     """Return a path of an environ (PEP 3333: bytes as Latin-1) as it is written in a target."""
-    return quote(path.encode("latin-1"), safe=_PATH_CHARACTERS)
+    return quote(path.encode("latin-1"), safe=PATH_CHARACTERS)
 
 
 def quote_query(query: str) -> str:
@@ -74,7 +75,7 @@ def quote_query(query: str) -> str:
 
 
 def mount_target(request: JobRequest) -> str:
-    """Return where the monitor's request goes: to the mount, or if that is not known, to a short path of the job's."""
+    """Return the target of the monitor's request: the mount, or if that is unknown, the beginning of the job's path."""
     if request.script_name is None:
         path = request.path
         return path if len(path) <= _SHORT_PATH else path[:_SHORT_PATH].rpartition("/")[0] + "/"

@@ -6,6 +6,7 @@ authentication modules; no jobs, no options.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -33,7 +34,9 @@ _RESERVED = re.compile(
     r"|SCRIPT_NAME|PATH_INFO|QUERY_STRING|REMOTE_(ADDR|USER)"
 )
 """Keys that follow from the job's request itself."""
-_OF_SERVERS = re.compile(r"(REDIRECT_)*(SSL|REMOTE|CONTEXT)_.*|ACTUAL_SERVER_PROTOCOL")
+_SERVER_VARIABLES = re.compile(r"(REDIRECT_)*(SSL|REMOTE|CONTEXT)_.*|ACTUAL_SERVER_PROTOCOL")
+_TEXT, _OTHER = "t", "o"
+"""First letters of digests: of texts, and of all other values."""
 _PLAIN = (str, bytes, int, float, type(None))
 _NAME_OF_IDENTITY = re.compile(
     r"(?!.*(request[-_]?id|url|path)$)"
@@ -49,7 +52,7 @@ _SCOPE_IDENTITY = frozenset({"auth", "session", "user"})
 
 
 def find_fault(names: object) -> str:
-    """Return what is wrong with a list of environ keys, where a ``*`` at the end stands for any, or ""."""
+    """Return what is wrong with a list of environ keys, with ``*`` at the end for any ending, or ""."""
     if not isinstance(names, (list, tuple)):
         return "must be a list of environ keys"
     for name in names:
@@ -89,14 +92,30 @@ def find_outer_objects(environ: Mapping[str, Any], own_key: str) -> dict[str, st
     return {key: _name_type(value) for each in outer.items() for key, value in _objects(*each)}
 
 
-def find_outer_values(environ: Mapping[str, Any], own_key: str, names: Iterable[str]) -> dict[str, Any]:
-    """Return the plain values of a user that a middleware outside of BackJob may have put into an environ.
+def digest_outer_values(environ: Mapping[str, Any], own_key: str, names: Iterable[str]) -> dict[str, str]:
+    """Return digests of the plain values of a user that a middleware outside of BackJob may have put into an environ.
 
     Only keys that name an identity count: other values often describe the request itself, as its path does. Left out
-    are texts that go along with a job, and variables of servers, of CGI and of the process's environment.
+    are empty values, texts that go along with a job (under ``names``, the keys of ``forward_environ``), and variables
+    of servers, of CGI and of the process's environment.
     """
     names, outer = tuple(names), _select_outer(environ, own_key)
-    return {key: value for key, value in outer.items() if _is_plain(value) and _is_foreign(key, value, names)}
+    found = {key: value for key, value in outer.items() if _is_plain(value) and value}
+    return {key: _digest(value) for key, value in found.items() if _is_foreign(key, value, names)}
+
+
+def find_other_values(started: Mapping[str, str], arrived: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys whose digests differ between the request that started a job and the job's self-request.
+
+    The value of each is the explanation.
+    """
+    keys = [key for key in {**started, **arrived} if started.get(key) != arrived.get(key)]
+    return {key: _explain_value(key, is_text=(started.get(key) or arrived[key])[0] == _TEXT) for key in keys}
+
+
+def _digest(value: Any) -> str:
+    kind = _TEXT if isinstance(value, str) else _OTHER
+    return kind + hashlib.sha256(repr(value).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _select_outer(environ: Mapping[str, Any], own_key: str) -> dict[str, Any]:
@@ -108,7 +127,7 @@ def _select_outer(environ: Mapping[str, Any], own_key: str) -> dict[str, Any]:
 def _is_foreign(key: str, value: Any, names: Iterable[str]) -> bool:
     if not _NAME_OF_IDENTITY.fullmatch(key):
         return False
-    if any(known.fullmatch(key) for known in (_RESERVED, _HARMLESS, _PARSED, _OF_SERVERS)) or key in os.environ:
+    if any(known.fullmatch(key) for known in (_RESERVED, _HARMLESS, _PARSED, _SERVER_VARIABLES)) or key in os.environ:
         return False
     return not (isinstance(value, str) and _is_of_user(key, value, names))
 
@@ -134,7 +153,7 @@ def explain_outer(keys: Collection[str]) -> str:
     )
 
 
-def explain_outer_value(key: str, *, is_text: bool) -> str:
+def _explain_value(key: str, *, is_text: bool) -> str:
     """Return explain_outer() for a plain value, with a second remedy: a text that forward_environ names."""
     explained = explain_outer([key])
     if not is_text:
@@ -156,7 +175,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_ours(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == __package__
+    return type(value).__module__.partition(".")[0] == "backjob"
 
 
 def _name_type(value: Any) -> str:

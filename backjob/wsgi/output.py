@@ -24,7 +24,7 @@ _TEXT_TYPES = re.compile(
     r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|x-yaml|javascript|x-www-form-urlencoded|x-ndjson)|.*\+(?:json|xml)"
 )
 
-_WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as browsers read them
+_WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as browsers decode them
 
 _MOST_HELD = 65536
 """Characters of a body that are held back at most. A debug page is recognized by text after the exception's message,
@@ -62,7 +62,7 @@ class Output:
         self._is_text = True
         self._coding: Decoder | None = None
         self._coded = self._decoded = 0
-        self._is_left = False
+        self._is_cut = False
         self._is_unwanted: Callable[[str], bool] | None = None
         self._held: list[str] = []
         """First text of a body that is not yet checked."""
@@ -105,19 +105,19 @@ class Output:
     def _write_coded(self, chunk: bytes, coding: Decoder) -> None:
         """Decode as much as may be kept. A small body may expand to any size: beyond the limit nothing is decoded."""
         self._coded += len(chunk)
-        if self._is_left:
+        if self._is_cut:
             with self._lock:
                 self._count(len(chunk))
             return
         try:
             for piece in coding.decode(chunk):
-                room = self._limit - self._decoded
+                rest = self._limit - self._decoded
                 self._decoded += len(piece)
-                self._write_body(self._decode(piece[:room]))
+                self._write_body(self._decode(piece[:rest]))
                 if self._is_dropped:
                     return
-                if len(piece) > room:
-                    self._is_left = True
+                if len(piece) > rest:
+                    self._is_cut = True
                     return
         except ValueError:
             self._coding, self._is_text, self._type = None, False, "gzip" if coding.is_gzip else "deflate"
@@ -148,7 +148,7 @@ class Output:
             is_unwanted, self._is_unwanted = self._is_unwanted, None
             held, self._held = self._held, []
             whole, self._whole = self._whole, None
-            if whole is None:  # or another thread of the job was first
+            if whole is None:  # nothing was held back, or another thread has checked it
                 return
             self._is_dropped = is_unwanted("".join(held))
             if not self._is_dropped:
@@ -235,7 +235,7 @@ class Output:
             text = f"[{cut} bytes of earlier output were cut: max_output is {self._limit}]\n{text}"
         if binary:
             text = append_line(text, f"[{binary} bytes of {self._type or 'binary output'}]")
-        if self._is_left:
+        if self._is_cut:
             text = append_line(text, f"[more output was cut: max_output is {self._limit}]")
         return text
 
@@ -243,10 +243,10 @@ class Output:
 def _charset(content_type: str) -> str:
     try:
         charset = webob.Response(headerlist=[("Content-Type", content_type)]).charset or "utf-8"
-        # Some codecs turn bytes into bytes; only text encodings can decode a response. (No codec is asked for nothing.)
+        # Raises LookupError for codecs that are no text encodings. An empty text would not be decoded at all.
         b"a".decode(charset, "replace")
     except UnicodeError:
-        pass  # the byte alone is no text in it: the rest may be
+        pass  # the byte may be only a part of a character
     except (LookupError, ValueError, AssertionError):
         return "utf-8"
     return codecs.lookup(charset).name

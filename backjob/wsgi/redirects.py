@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
 
+from backjob.model.address import DEFAULT_PORTS
+
+from .mounts import PATH_CHARACTERS
+
 RedirectOk = bool | str | Callable[[int, str], object]
 """The values of ``redirect_ok``: True, False, a path prefix, or a function of the status and the location."""
 
@@ -30,8 +34,6 @@ _LOGIN_HOST = re.compile(r"(?:.*-)?(?:login|signin|sso|auth|oauth|idp)(?:-.*)?",
 _LOGIN_QUERIES = ({"SAMLRequest"}, {"wa", "wtrealm"}, {"response_type", "client_id"})
 """Names in queries of requests for a login: SAML 2.0, WS-Federation and OAuth 2.0 (RFC 6749, section 4.1.1)."""
 _IGNORED_BY_BROWSERS = re.compile(r"[\t\r\n]|^[\x00-\x20]+|[\x00-\x20]+$")
-_DEFAULT_PORTS = (80, 443)
-_PATH_CHARACTERS = "/:@!$&'()*+,=~%"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Page:
     hosts: tuple[str, ...] = ()
     """The names, with ports, under which the application is reached."""
     is_safe: bool = True
-    """Does its method change nothing (RFC 9110, section 9.2.1)?"""
+    """True if its method changes nothing (RFC 9110, section 9.2.1)."""
     login_url: str = field(repr=False, default="")
     """The URL of the application's login page, "" where it is not known."""
     mount: str = ""
@@ -61,7 +63,7 @@ class Redirect:
     target: SplitResult | None = field(repr=False)
     """Absolute; None without a Location, or with one that can't be read."""
     is_own: bool
-    """Does it lead to a page of the application's own site?"""
+    """True if it leads to a page of the application's own site."""
 
     @property
     def path(self) -> str:
@@ -73,7 +75,7 @@ class Redirect:
         """The path for people: encoded, and without path parameters, which may hold secrets."""
         if self.target is None or self.target.scheme not in ("http", "https"):
             return ""
-        return quote(re.sub(r";[^/]*", "", self.target.path) or "/", safe=_PATH_CHARACTERS)
+        return quote(re.sub(r";[^/]*", "", self.target.path) or "/", safe=f"{PATH_CHARACTERS}%")
 
     @property
     def shown(self) -> str:
@@ -212,7 +214,7 @@ def _find_site(target: SplitResult) -> str:
 
 def _read_host(parts: SplitResult) -> tuple[str, int | None]:
     """Return host and port, None for a default port: behind a proxy the scheme says nothing about it."""
-    return parts.hostname or "", None if parts.port in _DEFAULT_PORTS else parts.port
+    return parts.hostname or "", None if parts.port in DEFAULT_PORTS.values() else parts.port
 
 
 def normalize_path(path: str) -> str:

@@ -1,22 +1,37 @@
-"""The server's side of WSGI (PEP 3333) for jobs: takes the app's whole response, and sends nothing.
+"""Server side of WSGI (PEP 3333) for jobs: takes the app's whole response, and sends nothing.
 
-Knows the protocol between server and app, and the output. Knows no jobs.
+Leaves out error pages and the bodies of redirects, because they repeat what a user typed. Knows no jobs.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from backjob.errors import describe_publicly
 
-from .error_pages import TYPES, is_error_page, may_show_secret
 from .output import Output
+from .redirects import Page, read_redirect
+
+_HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+_HTML = re.compile(
+    r"(?:[\s\ufeff\ufffd\xef\xbb\xbf\xff\xfe]|<!--(?:(?!-->).)*-->|<\?[^>]*>)*"
+    r"<(?:!doctype\s+html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|center)[\s>/]",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The beginning of a text that is HTML (WHATWG MIME Sniffing, section 7.1). A byte order mark may have been decoded as
+UTF-8 or Latin-1."""
+_DEBUG_PAGE = re.compile(
+    r"^Request URL: [^\n]*\n\s*Django Version: |debug_(?:notfound|authorization) of url ", re.MULTILINE
+)
+"""The debug pages of Django and Pyramid in plain text and JSON. They show the URL with its query, and Django's also the
+data, the cookies and the settings."""
 
 
 class Response:
-    """The server's side of WSGI towards the app (PEP 3333): takes status, headers and body, and sends nothing."""
+    """One response of the app: its status, headers and body, which goes to the output."""
 
     def __init__(self, output: Output, is_wanted: Callable[[], bool], on_output: Callable[[], None]) -> None:
         self._output = output
@@ -99,9 +114,9 @@ class Response:
 
     @property
     def _is_left_out(self) -> bool:
-        """Is the body an error page, or a redirect's that may show a secret? It says no more than the status line."""
+        """True if the body is an error page, or that of a redirect that may show a secret."""
         content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_page = self.code >= 300 and content_type in TYPES
+        is_page = self.code >= 300 and content_type in _HTML_TYPES
         return is_page or (300 <= self.code < 400 and may_show_secret(self.headers.get("location", "")))
 
     def _note_second_status(self, status: str, cause: str) -> None:
@@ -122,6 +137,23 @@ class Response:
     def forget(self) -> None:
         """Drop the headers, such as Set-Cookie, and the exception, because they are not needed after the run."""
         self.headers, self.set_cookies, self.exception, self._outer = {}, [], None, None
+
+
+def is_error_page(text: str) -> bool:
+    """Return whether the text of a failing response is an HTML page, or a framework's debug page in another format."""
+    text = text.replace("\0", "")  # of UTF-16 that is declared as something else
+    return _HTML.match(text) is not None or _DEBUG_PAGE.search(text) is not None
+
+
+def may_show_secret(location: str) -> bool:
+    """Return whether a location has parts that ``Redirect.shown`` leaves out because they may hold a secret.
+
+    These are query, fragment, path parameters and user name. Locations that are no URLs of http or https are left out
+    altogether. WebOb writes the whole location into the redirect's body, also in plain text and JSON.
+    """
+    target = read_redirect(302, location, Page("http://localhost/")).target
+    is_shown = target is not None and target.scheme in ("http", "https")
+    return location != "" and (not is_shown or any(mark in location for mark in "?#;@"))
 
 
 def make_server_environ() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from backjob._socket import check_target
+from backjob.model.address import DEFAULT_PORTS
 
 _ALLOWED = 'is not like "https://shop.example" or "https://shop.example/mount"'
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -22,7 +23,6 @@ _LONGEST = 1000
 """Characters of the URL: it is a part of each job's record."""
 _UNSAFE = re.compile(r"%(?:[01][0-9a-f]|7f|2f|(?![0-9a-f]{2}))", re.IGNORECASE)
 """Percent-encoded control characters and slashes, which servers read in different ways, and a % without a code."""
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def parse_site_url(text: str) -> SiteUrl:
     except ValueError:
         raise ValueError(f"{text!r} {_ALLOWED}") from None
     # urlsplit() drops control characters, and blanks around the URL.
-    if parts.scheme not in _DEFAULT_PORTS or port == 0 or re.search(r"[^\x21-\x7e]", text):
+    if parts.scheme not in DEFAULT_PORTS or port == 0 or re.search(r"[^\x21-\x7e]", text):
         hint = "; write a name that is not ASCII as xn--…" if not text.isascii() else ""
         raise ValueError(f"{text!r} {_ALLOWED}{hint}")
     if not _is_host(name, is_bracketed=parts.netloc.startswith("[")):
@@ -67,7 +67,7 @@ def parse_site_url(text: str) -> SiteUrl:
         )
     if any(segment in (".", "..") for segment in unquote_to_bytes(path).decode("latin-1").split("/")):
         raise ValueError(f"its path must have no dot segment: {text!r} {_ALLOWED}")
-    default = _DEFAULT_PORTS[parts.scheme]
+    default = DEFAULT_PORTS[parts.scheme]
     host = f"[{name}]" if ":" in name else name
     authority = host if port in (None, default) else f"{host}:{port}"
     mount = unquote_to_bytes(path).decode("latin-1")

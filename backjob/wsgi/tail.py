@@ -124,7 +124,7 @@ class Tail:
         return line
 
     def _line(self, writer: int) -> Line:
-        """Return the unfinished line of a writer. Begin one if it has none."""
+        """Return the unfinished line of a writer. Begin one if there is no such line."""
         line = self._open.get(writer)
         if line is None:
             if len(self._open) >= MOST_OPEN:

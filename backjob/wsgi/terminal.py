@@ -96,7 +96,7 @@ class Line:
         self._go_to(self._above.pop() if line is None else line)
 
     def go_down(self) -> bool:
-        """Go to the line below. False if there is none."""
+        """Go to the line below. False if there is no such line."""
         if not self._below:
             return False
         self._above.append(self._read_line())

@@ -39,5 +39,5 @@ def test_a_missing_client_certificate_is_named(
     server.tls.load_cert_chain(shown)
     end = server.end_of(server.start("/work"), 5)
     assert end["status"] == Status.FAILED
-    assert "asks for a client certificate, and self-requests have none" in end["status_text"]
+    assert "asks for a client certificate, which self-requests do not have" in end["status_text"]
     assert 'set connect="http://127.0.0.1:…"' in end["status_text"]

@@ -290,20 +290,20 @@ MUTANTS = [
     Mutant(
         "an HTML error page is kept",
         "backjob/wsgi/response.py",
-        "        is_page = self.code >= 300 and content_type in TYPES",
+        "        is_page = self.code >= 300 and content_type in _HTML_TYPES",
         "        is_page = False",
         ("tests/unit/wsgi/test_error_pages.py",),
     ),
     Mutant(
         "Django's debug page in plain text is kept",
-        "backjob/wsgi/error_pages.py",
+        "backjob/wsgi/response.py",
         "_HTML.match(text) is not None or _DEBUG_PAGE.search(text) is not None",
         "_HTML.match(text) is not None",
         ("tests/unit/integrations/test_django.py", "tests/unit/integrations/test_pyramid.py"),
     ),
     Mutant(
         "a plain value that only a self-request has is not warned of",
-        "backjob/wsgi/outer_values.py",
+        "backjob/wsgi/outer.py",
         "for key in {**started, **arrived} if",
         "for key in started if",
         ("tests/unit/wsgi/test_outer_middleware.py",),
@@ -324,7 +324,7 @@ MUTANTS = [
     ),
     Mutant(
         "the body of a redirect shows the fragment of its location",
-        "backjob/wsgi/error_pages.py",
+        "backjob/wsgi/response.py",
         'for mark in "?#;@"',
         'for mark in "?;@"',
         ("tests/unit/wsgi/test_redirects.py",),
@@ -332,8 +332,8 @@ MUTANTS = [
     Mutant(
         "a compressed body is decoded to its end",
         "backjob/wsgi/output.py",
-        "                if len(piece) > room:\n                    self._is_left = True",
-        "                if len(piece) < 0:\n                    self._is_left = True",
+        "                if len(piece) > rest:\n                    self._is_cut = True",
+        "                if len(piece) < 0:\n                    self._is_cut = True",
         ("tests/unit/wsgi/test_error_pages.py",),
     ),
     Mutant(
@@ -626,7 +626,7 @@ MUTANTS = [
     ),
     Mutant(
         "a path in the log has control characters",
-        "backjob/model/events.py",
+        "backjob/model/text.py",
         "    return _CONTROLS.sub(",
         "    return re.compile(r'(?!)').sub(",
         ("tests/unit/test_logs.py",),
@@ -641,7 +641,7 @@ MUTANTS = [
     Mutant(
         "a given request loses its preconditions",
         "backjob/wsgi/headers.py",
-        'if key.startswith("HTTP_") and key not in _OF_THE_MESSAGE}',
+        'if key.startswith("HTTP_") and key not in _MESSAGE_HEADERS}',
         'if key.startswith("HTTP_") and not _is_precondition(key)}',
         ("tests/unit/client/test_given_headers.py",),
     ),
@@ -655,7 +655,7 @@ MUTANTS = [
     Mutant(
         "an anonymous job is given the credentials of a copied request",
         "backjob/wsgi/headers.py",
-        "if as_user or not _OF_A_USER.search(key[5:])}",
+        "if as_user or not _USER_HEADER.search(key[5:])}",
         "if as_user or key not in _CREDENTIALS}",
         ("tests/unit/client/test_given_headers.py",),
     ),
@@ -1138,14 +1138,14 @@ MUTANTS = [
     Mutant(
         "a job is settled that was vouched for since",
         "backjob/scheduling/keeper.py",
-        "vouched_until=None if settlement.is_silence else job.lease_until or job.held_until,",
+        "vouched_until=None if settlement.is_timeout else job.lease_until or job.held_until,",
         "vouched_until=None,",
         ("tests/unit/scheduling/test_keeper.py",),
     ),
     Mutant(
         "a job is settled that has given a sign since",
         "backjob/scheduling/keeper.py",
-        "silent_for=job.error_timeout if settlement.is_silence else 0,",
+        "silent_for=job.error_timeout if settlement.is_timeout else 0,",
         "silent_for=0,",
         ("tests/unit/scheduling/test_keeper.py", "tests/unit/scheduling/test_life_cycle.py"),
     ),
@@ -1215,7 +1215,7 @@ MUTANTS = [
     Mutant(
         "a job whose request died waits for ever",
         "backjob/model/recovery.py",
-        "return Settlement(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None",
+        "return Recovery(Move.CANCEL, REQUEST_GONE, is_certain=is_dead) if is_gone else None",
         "return None",
         ("tests/unit/scheduling/test_keeper.py", "tests/unit/scheduling/test_life_cycle.py"),
     ),
@@ -1396,15 +1396,15 @@ MUTANTS = [
     ),
     Mutant(
         "a probe works twice",
-        "backjob/transport/short_tokens.py",
+        "backjob/transport/protocol.py",
         "is_new = token.nonce not in self._taken",
         "is_new = True",
         ("tests/unit/transport/test_tokens.py",),
     ),
     Mutant(
         "a probe lives for ever",
-        "backjob/transport/short_tokens.py",
-        "if not -_AHEAD <= self._now().timestamp() - int(made_at) <= LIFETIME:",
+        "backjob/transport/protocol.py",
+        "if not -_CLOCK_SKEW <= self._now().timestamp() - int(made_at) <= LIFETIME:",
         "if False:",
         ("tests/unit/transport/test_tokens.py",),
     ),

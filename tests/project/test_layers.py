@@ -25,7 +25,7 @@ LAYERS = (
 AROUND = ("integrations", "cli", "__main__", "testing", "pytest_plugin")
 """Packages and modules around the others. They import public names and each other."""
 
-SHARED = {"runtime.interrupts", "settings", "wsgi.names"}
+SHARED = {"runtime.interrupts", "settings", "wsgi.names", "model.text"}
 """Modules that those around may import as well."""
 
 HOMES: dict[str, tuple[str, ...]] = {

@@ -11,7 +11,12 @@ from backjob._socket import Answer
 from backjob.errors import AddressError, Busy, LaunchError
 from backjob.messages import Part, compose, join, plain
 from backjob.model.address import Address, parse_connect
-from backjob.transport.connection_failures import explain_failure, explain_loss, explain_queue, explain_silence
+from backjob.transport.connection_failures import (
+    describe_queue,
+    explain_failure,
+    explain_lost_request,
+    explain_no_answer,
+)
 from backjob.transport.error_hints import explain, explain_path, explain_post, hint_at_mount, sum_up
 
 CANARY = "canary7"
@@ -66,7 +71,7 @@ def texts_with(place: str, name: str) -> Iterator[Part]:
         yield from explain_answer(answer, address)
     for error in errors_with(name):
         yield explain_failure(error, address)
-    yield from (explain_silence(address, 1.5), explain_loss(address, 10), explain_queue(address, 10))
+    yield from (explain_no_answer(address, 1.5), explain_lost_request(address, 10), describe_queue(address, 10))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,7 +123,10 @@ def test_a_host_that_does_not_resolve() -> None:
 
 def test_a_message_in_one_wording_is_for_the_log() -> None:
     """A custom launcher's, for example: nothing is known of what it names."""
-    assert (str(LaunchError(CANARY)), LaunchError(CANARY).public) == (CANARY, "A self-request got no answer of ours.")
+    assert (str(LaunchError(CANARY)), LaunchError(CANARY).public) == (
+        CANARY,
+        "A self-request got no answer of BackJob's.",
+    )
     assert Busy(CANARY).public == str(Busy())
     assert LaunchError(AddressError()).public == str(AddressError())
 

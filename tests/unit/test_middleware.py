@@ -96,7 +96,7 @@ def test_what_belongs_to_a_job_does_nothing_elsewhere(site):
         print("text", file=jobs, flush=True)
         jobs.finish()
         jobs.finish("text")
-        with pytest.raises(JobFailed, match="no background job runs"):
+        with pytest.raises(JobFailed, match="outside of a background job"):
             jobs.fail()
         with pytest.raises(JobFailed, match=r"^it went wrong$"):
             jobs.fail("it went wrong")

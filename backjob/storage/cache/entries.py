@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from backjob.errors import Refused, StoreError, describe
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 from backjob.runtime.call_timeout import BoundedCalls
 from backjob.runtime.forks import call_in_child
 
@@ -188,7 +188,7 @@ class _SharedCells(Cells):
             if self._set(key, tried, token, expire):
                 return
             if turn > 1:
-                time.sleep(between(0, 0.001) * min(turn, 20))  # spreads those who race
+                time.sleep(random_between(0, 0.001) * min(turn, 20))  # spreads those who race
         raise StoreError("The cache takes no change: others are always quicker, or its client hides that it is away")
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:

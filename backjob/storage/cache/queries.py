@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from backjob.model.app_id import may_have
 from backjob.model.evaluation import is_met
 from backjob.model.job import FINAL, Glance, Job, JobStatus, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 from backjob.model.writes import DUE, NO_FAILED_LAUNCH, WAITS
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 from backjob.storage.queries import APP_GRACE, LONGEST
@@ -107,7 +107,7 @@ class CacheReads:
         names = {job.held_by for job in self._list_waiting() if job.held_by and job.is_readable}
         return [name for name in names if name.startswith(PROCESS)]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[RecoveryRecord]:
         index = self._jobs.read()
         ids = {*index.waiting(key_ids), *(job_id for job_id, _ in index.running)}
         found = [job for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some)]
@@ -119,8 +119,8 @@ class CacheReads:
             and job.is_readable
             and (job.status is Status.INPROGRESS or (job.held_by or "").startswith(RESPONSE))
         ]
-        names = [each.name for each in dataclasses.fields(Vouched)]
-        return [Vouched(*(getattr(job, name) for name in names)) for job in wanted]
+        names = [each.name for each in dataclasses.fields(RecoveryRecord)]
+        return [RecoveryRecord(*(getattr(job, name) for name in names)) for job in wanted]
 
     def seconds_to_next(
         self,

@@ -17,7 +17,7 @@ from backjob.model.evaluation import apply_write, is_applied, is_met
 from backjob.model.holds import Hold
 from backjob.model.job import Job, Move, NewJob, Status
 from backjob.model.writes import DUE, FREE, WAITS, Claim, Transition, Write
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 from backjob.storage.retention import Passed, find_old
 from backjob.storage.sql.clock import host_time
 from backjob.storage.store import Store
@@ -64,7 +64,7 @@ class CacheStore(ProcessCell, CacheReads, Store):
     def insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
         for turn in range(_TRIES):
             if turn > 1:
-                time.sleep(between(0, 0.02))  # spreads those who race for one unique key
+                time.sleep(random_between(0, 0.02))  # spreads those who race for one unique key
             index = self._jobs.read_for_new()
             found = index.find(new.uid, unique_keys)
             if found is None:

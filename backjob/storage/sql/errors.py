@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, SQLAlchemyError, StatementError
 
 from backjob.errors import Refused, StoreError, TimedOut, describe
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for the writes of others, and goes on trying when it loses to them."""
@@ -188,7 +188,7 @@ def try_again(write: Callable[[], Result], seconds: float = BUSY_TIMEOUT) -> Res
         except DBAPIError as error:
             if not has_given_way(error) or time.monotonic() > end:
                 raise
-        time.sleep(between(0.001, pause))  # jitter
+        time.sleep(random_between(0.001, pause))  # jitter
         pause = min(pause * 1.2, _LONGEST_PAUSE)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Row, Select, func
 from backjob.errors import Refused, StoreError
 from backjob.logs import about
 from backjob.model.job import Glance, Job, JobStatus, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 from backjob.storage.queries import APP_GRACE, LONGEST, VERSION_GRACE
 from backjob.storage.records import Record, SpoiledRecord, make_record
 
@@ -110,8 +110,10 @@ class SQLReads:
     def list_holders(self) -> list[str]:
         return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Vouched]:
-        return self._read_many(Vouched, self._statements.vouched, {"key_ids": list(key_ids), "arg_app_id": app_id})
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[RecoveryRecord]:
+        return self._read_many(
+            RecoveryRecord, self._statements.vouched, {"key_ids": list(key_ids), "arg_app_id": app_id}
+        )
 
     def seconds_to_next(
         self,

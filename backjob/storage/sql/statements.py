@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from backjob.model.app_id import OF_APP
 from backjob.model.job import FINAL, LIVE, Glance, Job, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 from backjob.model.writes import DUE, FREE, NO_FAILED_LAUNCH, READABLE, RUNS, WAITS
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 
@@ -129,7 +129,7 @@ class Statements:
         """Add the queries of running jobs and of the limits on their number."""
         columns = table.c
         runs = compile_condition(RUNS, table)
-        self.vouched = select(*_columns(table, Vouched)).where(
+        self.vouched = select(*_columns(table, RecoveryRecord)).where(
             or_(runs, compile_condition(WAITS, table) & columns.held_by.startswith(RESPONSE)),
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
             compile_condition(OF_APP, table),
@@ -145,7 +145,7 @@ class Statements:
         self.find_room = select(columns.id).where(self.is_job, self.has_room)
 
 
-def _columns(table: Table, record: type[Job] | type[Glance] | type[Vouched]) -> list[Any]:
+def _columns(table: Table, record: type[Job] | type[Glance] | type[RecoveryRecord]) -> list[Any]:
     """The columns of a record's fields, in their order; when it was read is no column."""
     return [table.c[each.name] for each in dataclasses.fields(record) if each.name != "read_at"]
 

@@ -18,7 +18,7 @@ from backjob.model.evaluation import is_applied
 from backjob.model.holds import Hold
 from backjob.model.job import Job, NewJob
 from backjob.model.writes import Claim, Progress, Transition, Write
-from backjob.runtime.backoff import between
+from backjob.runtime.backoff import random_between
 from backjob.storage.store import Store
 
 from .clock import choose_clock
@@ -93,7 +93,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
                 # Another one was first with this unique key: take that one's job, if it still lives.
                 if not unique_keys or not tries_left:
                     raise
-                time.sleep(between(0, _PAUSE))  # spreads those who wait
+                time.sleep(random_between(0, _PAUSE))  # spreads those who wait
         raise AssertionError("unreachable")
 
     def _fit(self, sealed: bytes) -> bytes:

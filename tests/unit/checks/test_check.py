@@ -48,7 +48,7 @@ from backjob.config import Config, __version__, make_config
 from backjob.errors import LaunchError
 from backjob.keyring import MONITOR, Keyring
 from backjob.model.job import JobRequest
-from backjob.runtime.server_info import ServerFacts, look_at_server
+from backjob.runtime.server_info import ServerFacts, detect_server
 from backjob.transport.launcher import SelfRequest
 
 OTHER_KEY = "somebody else's key, of which nobody here knows"
@@ -189,9 +189,9 @@ def no_key_there(ground: Ground) -> str:
 YEAR = timedelta(days=365)
 NOW = datetime.now(timezone.utc)
 FAILURES: dict[str, tuple[Plant, list[str]]] = {
-    "nobody listens": (refused, ["nobody listens there", "ConnectionRefusedError", "correct connect="]),
+    "nobody listens": (refused, ["nothing listens there", "ConnectionRefusedError", "correct connect="]),
     "no such socket": (lambda ground: f"unix:{ground.folder}/none", ["there is no such socket", "correct connect="]),
-    "a socket that was left": (stale_socket, ["nobody listens there"]),
+    "a socket that was left": (stale_socket, ["nothing listens there"]),
     "a socket of somebody else's": (
         forbidden_socket,
         ["the user of this process must be able to write to the socket", "SocketMode="],
@@ -231,7 +231,7 @@ FAILURES: dict[str, tuple[Plant, list[str]]] = {
     "504": (answered(http("504 Late")), ["504", "gave up", "slots are busy"]),
     "to https": (
         answered(http("301 M", "Location: https://app.test/x?a=secret")),
-        ["app.test/x: it wants https", "X-Forwarded-Proto", "correct connect="],
+        ["app.test/x: it requires https", "X-Forwarded-Proto", "correct connect="],
     ),
     "to a login": (
         answered(http("302 F", "Location: http://me:secret@sso.test/login?next=secret")),
@@ -616,15 +616,15 @@ def test_mod_wsgi(
     module.__dict__.update(maximum_processes=2, threads_per_process=3)
     monkeypatch.setitem(sys.modules, "mod_wsgi", module)
     seen = {"SERVER_SOFTWARE": "Apache", "mod_wsgi.version": (4, 9, 4), "wsgi.multiprocess": True, **environ}
-    facts = look_at_server({key: value for key, value in seen.items() if value is not None})
+    facts = detect_server({key: value for key, value in seen.items() if value is not None})
     assert (facts.software, facts.worker, facts.slots) == expected
 
 
 def test_what_a_server_says_of_itself_is_harmless() -> None:
-    facts = look_at_server({"SERVER_SOFTWARE": "a\x1b[2Jb\n" + "x" * 500})
+    facts = detect_server({"SERVER_SOFTWARE": "a\x1b[2Jb\n" + "x" * 500})
     assert facts.software.startswith("a[2Jbxxx")
     assert len(facts.software) == 80
-    assert look_at_server({"SERVER_SOFTWARE": None}) == ServerFacts()
+    assert detect_server({"SERVER_SOFTWARE": None}) == ServerFacts()
 
 
 class TestWarnings:

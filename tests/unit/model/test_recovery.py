@@ -17,8 +17,8 @@ from backjob.model.recovery import (
     REQUEST_GONE,
     TIMED_OUT,
     Policy,
-    Settlement,
-    Vouched,
+    Recovery,
+    RecoveryRecord,
     decide,
     find_timeout,
 )
@@ -34,14 +34,14 @@ def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def job(status: Status = Status.INPROGRESS, **changes: Any) -> Vouched:
+def job(status: Status = Status.INPROGRESS, **changes: Any) -> RecoveryRecord:
     """A job in its first attempt that was vouched for, and gave a sign, ten seconds ago."""
     runs = status is Status.INPROGRESS
     fields: dict[str, Any] = {"id": 7, "status": status, "attempt": 1, "retries": 0}
     fields |= {"error_timeout": 120.0, "updated_at": at(-10), "cancel_requested": False}
     fields |= {"held_by": None if runs else "response-alive", "held_until": None if runs else at(LEASE - 10)}
     fields |= {"lease_by": "process-alive" if runs else None, "lease_until": at(LEASE - 10) if runs else None}
-    return Vouched(**{**fields, **changes})
+    return RecoveryRecord(**{**fields, **changes})
 
 
 POLICY = Policy(
@@ -51,16 +51,16 @@ POLICY = Policy(
 )
 
 
-def decided(job: Vouched, **changes: Any) -> Settlement | None:
+def decided(job: RecoveryRecord, **changes: Any) -> Recovery | None:
     return decide(job, NOW, replace(POLICY, **changes))
 
 
-def gone(move: Move) -> Settlement:
-    return Settlement(move, PROCESS_GONE, is_certain=True)
+def gone(move: Move) -> Recovery:
+    return Recovery(move, PROCESS_GONE, is_certain=True)
 
 
-def lapsed(move: Move) -> Settlement:
-    return Settlement(move, LEASE_LAPSED.format(lease=LEASE))
+def lapsed(move: Move) -> Recovery:
+    return Recovery(move, LEASE_LAPSED.format(lease=LEASE))
 
 
 def test_a_job_that_runs_and_is_vouched_for_goes_on() -> None:
@@ -147,7 +147,7 @@ def test_a_silent_job_ends(silent_for: timedelta, is_over: bool, is_to_end: bool
     """It is not retried, for its code may still run; one that was to be cancelled is."""
     silent = job(error_timeout=9.5, updated_at=NOW - silent_for, retries=5, cancel_requested=is_to_end)
     text = "job timeout: no update for 9.5 s (error_timeout)"
-    assert decided(silent) == (Settlement(move, text, is_silence=True) if is_over else None)
+    assert decided(silent) == (Recovery(move, text, is_timeout=True) if is_over else None)
 
 
 def test_without_error_timeout_it_may_be_silent_for_ever() -> None:
@@ -169,7 +169,7 @@ def test_what_is_known_best_is_told() -> None:
     assert decided(everything) == gone(Move.RETRY)
     assert decided(replace(everything, lease_by="process-alive")) == lapsed(Move.RETRY)
     only_silent = replace(everything, lease_by="process-alive", lease_until=at(1))
-    assert decided(only_silent) == Settlement(Move.FAIL, TIMED_OUT.format(timeout=120.0), is_silence=True)
+    assert decided(only_silent) == Recovery(Move.FAIL, TIMED_OUT.format(timeout=120.0), is_timeout=True)
 
 
 # It waits for a response.
@@ -182,13 +182,13 @@ def test_one_whose_request_goes_on_waits() -> None:
 def test_one_whose_request_died_is_not_wanted() -> None:
     """Nothing has run: there is nothing to retry."""
     waiting = job(Status.STARTED, held_by=DEAD_RESPONSE, retries=5)
-    assert decided(waiting, reached_since=NOW) == Settlement(Move.CANCEL, REQUEST_GONE, is_certain=True)
+    assert decided(waiting, reached_since=NOW) == Recovery(Move.CANCEL, REQUEST_GONE, is_certain=True)
 
 
 @pytest.mark.parametrize(("until", "is_past"), [(NOW + TICK, False), (NOW, True)])
 def test_nor_is_one_for_which_nobody_vouches(until: datetime, is_past: bool) -> None:
     waiting = job(Status.STARTED, held_until=until)
-    assert decided(waiting) == (Settlement(Move.CANCEL, REQUEST_GONE) if is_past else None)
+    assert decided(waiting) == (Recovery(Move.CANCEL, REQUEST_GONE) if is_past else None)
     assert decided(waiting, reached_since=at(-10)) is None
 
 
@@ -215,7 +215,7 @@ seconds = st.floats(-3 * 86400, 3 * 86400, allow_nan=False)
 some_time = seconds.map(at)
 maybe = st.none() | some_time
 vouched = st.builds(
-    Vouched,
+    RecoveryRecord,
     id=st.just(7),
     status=st.sampled_from(Status),
     attempt=st.integers(1, 5),
@@ -231,7 +231,7 @@ vouched = st.builds(
 
 
 @given(vouched, some_time)
-def test_every_settlement_may_be_made(job: Vouched, reached_since: datetime) -> None:
+def test_every_settlement_may_be_made(job: RecoveryRecord, reached_since: datetime) -> None:
     """It is a move that this status allows, and none that runs a job oftener than was asked for."""
     settlement = decided(job, reached_since=reached_since)
     if settlement is None:
@@ -241,25 +241,25 @@ def test_every_settlement_may_be_made(job: Vouched, reached_since: datetime) -> 
     if settlement.move is Move.RETRY:
         assert job.attempt <= job.retries
         assert not job.cancel_requested
-        assert not settlement.is_silence, "its code may still run"
+        assert not settlement.is_timeout, "its code may still run"
     if job.cancel_requested and job.status is Status.INPROGRESS:
         assert settlement.move is Move.CANCEL
 
 
 @given(vouched, some_time)
-def test_what_is_alive_and_vouched_for_only_its_silence_ends(job: Vouched, reached_since: datetime) -> None:
+def test_what_is_alive_and_vouched_for_only_its_silence_ends(job: RecoveryRecord, reached_since: datetime) -> None:
     alive = replace(
         job, lease_by="process-alive", lease_until=NOW + TICK, held_by="response-alive", held_until=NOW + TICK
     )
     settlement = decided(alive, reached_since=reached_since)
-    assert settlement is None or settlement.is_silence
+    assert settlement is None or settlement.is_timeout
     if settlement is not None:
         assert job.error_timeout
         assert (NOW - job.updated_at).total_seconds() >= job.error_timeout
 
 
 @given(vouched, some_time, st.floats(0, 10 * 86400))
-def test_what_is_settled_now_is_settled_later_too(job: Vouched, reached_since: datetime, later: float) -> None:
+def test_what_is_settled_now_is_settled_later_too(job: RecoveryRecord, reached_since: datetime, later: float) -> None:
     """Nothing but a sign can save it: no keeper that looks a moment later decides otherwise for the better."""
     if decided(job, reached_since=reached_since) is None:
         return
@@ -267,7 +267,7 @@ def test_what_is_settled_now_is_settled_later_too(job: Vouched, reached_since: d
 
 
 @given(vouched, some_time)
-def test_a_keeper_that_has_just_come_settles_deaths_alone(job: Vouched, updated_at: datetime) -> None:
+def test_a_keeper_that_has_just_come_settles_deaths_alone(job: RecoveryRecord, updated_at: datetime) -> None:
     alive = replace(job, lease_by="process-alive", held_by="response-alive")
     heard_before = [
         alive.updated_at,

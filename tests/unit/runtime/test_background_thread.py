@@ -14,7 +14,7 @@ from support import wait_until
 from support.served import PATIENCE
 
 from backjob.runtime import background_thread
-from backjob.runtime.background_thread import KeeperThread
+from backjob.runtime.background_thread import BackgroundThread
 
 LONG = 3600.0
 
@@ -27,7 +27,7 @@ class Keeping:
         self.steps: list[float] = []
         self.ends: list[int] = []
         self.in_step: Callable[[], object] = lambda: None
-        self.thread = KeeperThread(self.step, self.end, native)
+        self.thread = BackgroundThread(self.step, self.end, native)
 
     def step(self) -> float:
         self.steps.append(time.monotonic())

@@ -14,7 +14,7 @@ PROGRAM = """
 import ctypes, json, os, sys
 
 from backjob import BackJob
-from backjob.runtime.forks import call_in_child, notice_fork
+from backjob.runtime.forks import call_in_child, detect_fork
 
 class Witness:
     def __init__(self):
@@ -30,12 +30,12 @@ del gone
 application = BackJob(lambda environ, start_response: [], database="sqlite:///jobs.sqlite3", key="key1234-" * 4)
 application.jobs.find()
 parents = application._get_backend()
-notice_fork()
+detect_fork()
 sys.stdout.flush()
 if ({fork})() == 0:
     children = application._get_backend()
     application.jobs.find()
-    notice_fork()
+    detect_fork()
     is_new = children is not parents and children is application._get_backend()
     print(json.dumps([is_new, parents.monitor.owner != children.monitor.owner, witness.calls]), flush=True)
     os._exit(0)
@@ -124,7 +124,7 @@ for turn in range(20):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     backend.keeper._next = type(backend.keeper._next)()
-    application._assembly._keeper_thread._bell.ring()
+    application._assembly._keeper_thread._wake.set()
 assert application._assembly._keeper_thread.is_running
 application.close()
 """

@@ -11,11 +11,11 @@ from support import wait_until
 from support.patched import run_patched
 from support.served import PATIENCE
 
-from backjob.runtime.threads import Bell, Threads, is_native
+from backjob.runtime.threads import AutoResetEvent, Threads, is_native
 
 COMPUTE = """
 import threading, time
-from backjob.runtime.threads import Bell, Threads, is_native
+from backjob.runtime.threads import AutoResetEvent, Threads, is_native
 
 def compute(seconds):
     end = time.monotonic() + seconds
@@ -36,30 +36,30 @@ def test_a_thread_runs_beside_us(native: bool) -> None:
 
 
 def test_a_bell_ends_a_wait() -> None:
-    bell = Bell(Threads(True))
+    event = AutoResetEvent(Threads(True))
     heard: list[bool] = []
-    thread = threading.Thread(target=lambda: heard.append(bell.wait(PATIENCE)))
+    thread = threading.Thread(target=lambda: heard.append(event.wait(PATIENCE)))
     thread.start()
-    bell.ring()
+    event.set()
     thread.join(PATIENCE)
     assert heard == [True]
 
 
 def test_a_bell_that_nobody_rings_is_waited_for_so_long() -> None:
-    bell = Bell(Threads(True))
+    event = AutoResetEvent(Threads(True))
     begin = time.monotonic()
-    assert bell.wait(0.2) is False
+    assert event.wait(0.2) is False
     assert time.monotonic() - begin >= 0.2
     for seconds in (0.0, -1.0):
-        assert bell.wait(seconds) is False
+        assert event.wait(seconds) is False
 
 
 def test_a_bell_that_was_rung_before_ends_the_next_wait_and_no_other() -> None:
-    bell = Bell(Threads(True))
+    event = AutoResetEvent(Threads(True))
     for _ in range(3):
-        bell.ring()
-    assert bell.wait(float("inf")) is True
-    assert bell.wait(0) is False
+        event.set()
+    assert event.wait(float("inf")) is True
+    assert event.wait(0) is False
 
 
 def test_a_greenlet_that_computes_does_not_stop_a_native_thread() -> None:
@@ -68,11 +68,11 @@ def test_a_greenlet_that_computes_does_not_stop_a_native_thread() -> None:
         + """
 ticks, is_over = [], []
 threads = Threads(native=True)
-bell = Bell(threads)
+event = AutoResetEvent(threads)
 
 def tick():
     while not is_over:
-        bell.wait(0.05)
+        event.wait(0.05)
         ticks.append(time.monotonic())
 
 threads.start(tick, "test", threads.make_lock())
@@ -93,11 +93,11 @@ def test_a_native_thread_that_ends_as_the_process_ends_does_not_keep_it() -> Non
         COMPUTE
         + """
 is_over = []
-bell = Bell(threads := Threads(native=True))
+event = AutoResetEvent(threads := Threads(native=True))
 
 def wait():
     while not is_over:
-        bell.wait(0.005)
+        event.wait(0.005)
 
 threads.start(wait, "test", threads.make_lock())
 compute(0.1)
@@ -139,10 +139,10 @@ def test_a_greenlet_rings_for_a_native_thread() -> None:
         + """
 heard = []
 threads = Threads(native=True)
-bell = Bell(threads)
-threads.start(lambda: heard.append(bell.wait(30)), "test", threads.make_lock())
+event = AutoResetEvent(threads)
+threads.start(lambda: heard.append(event.wait(30)), "test", threads.make_lock())
 time.sleep(0.2)
-bell.ring()
+event.set()
 begin = time.monotonic()
 while not heard and time.monotonic() < begin + 20:
     time.sleep(0.01)
@@ -157,7 +157,7 @@ def test_a_thread_leaves_nothing_of_gevents_behind() -> None:
     printed = run_patched(
         """
 import os, socket
-from backjob.runtime.threads import Bell, Threads
+from backjob.runtime.threads import AutoResetEvent, Threads
 
 threads = Threads(native=True)
 
@@ -168,13 +168,13 @@ def wait_for_a_socket():
         try:
             ours.recv(1)
         except TimeoutError:
-            bell.ring()
+            event.set()
 
 counts = set()
 for _ in range(5):
-    bell = Bell(threads)
+    event = AutoResetEvent(threads)
     threads.start(wait_for_a_socket, "backjob-test", threads.make_lock())
-    assert bell.wait(60)
+    assert event.wait(60)
     while len(os.listdir("/proc/self/task")) > 1:
         pass
     counts.add(len(os.listdir("/proc/self/fd")))
@@ -189,10 +189,10 @@ def test_who_logged_in_a_thread_is_gone_before_the_thread() -> None:
     printed = run_patched(
         """
 import threading
-from backjob.runtime.threads import Bell, Threads
+from backjob.runtime.threads import AutoResetEvent, Threads
 
 threads = Threads(native=True)
-bell = Bell(threads)
+event = AutoResetEvent(threads)
 counts = []
 
 class Lock:
@@ -201,14 +201,14 @@ class Lock:
 
     def __exit__(self, *_):
         counts.append(len(threading.enumerate()))
-        bell.ring()
+        event.set()
 
 def log():
     threading.current_thread()
     counts.append(len(threading.enumerate()))
 
 threads.start(log, "backjob-test", Lock())
-assert bell.wait(60)
+assert event.wait(60)
 print(counts)
 """
     )

@@ -47,7 +47,7 @@ class LifeCycle(Life):
         monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=self.read_clock))
         monkeypatch.setattr(keeper, "is_dead", self.is_dead)
         monkeypatch.setattr(grace_period, "_GRACE", 0)
-        monkeypatch.setattr(backoff, "_chance", random.Random(0))
+        monkeypatch.setattr(backoff, "_random", random.Random(0))
 
     def read_clock(self) -> float:
         return (self.now - self.begin).total_seconds()

@@ -290,7 +290,7 @@ def impatient(monkeypatch):
     """A request that is not answered is compared with a later one within half a second."""
     monkeypatch.setattr(wire, "UNANSWERED", 0.1)
     for module in (wire, path_proofs):
-        monkeypatch.setattr(module, "PROBE_PATIENCE", 0.3)
+        monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.3)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -33,7 +33,7 @@ def test_keeping_begins_with_the_first_request(site: Site, tmp_path: Path, monke
     """A server may end its processes after a few requests, each within its first second."""
     job_id = site.start("/job")
     site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
-    monkeypatch.setattr("backjob.application.MOMENT", 3600.0)
+    monkeypatch.setattr("backjob.application.START_DELAY", 3600.0)
     application = BackJob(say_done, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", key=KEY)
     call(application, make_environ("/"))
     assert site.wait_for_end(job_id).status_text == PROCESS_GONE

@@ -33,7 +33,7 @@ from support.services import new_database
 
 from backjob.errors import StoreError
 from backjob.model.job import RECORD_VERSION, Move, Status
-from backjob.model.recovery import Vouched
+from backjob.model.recovery import RecoveryRecord
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 from backjob.storage.queries import APP_GRACE
 from backjob.storage.sql.database import Database
@@ -982,11 +982,11 @@ def test_find_vouched_finds_what_runs_and_what_waits_for_a_response(store: Store
     add(store, held_by=f"{RESPONSE}1", hold=30, key_id="foreign")
     run_by(store, "run", key_id="foreign")
     clock.advance(1000)  # also long after anybody has vouched for them
-    names = [each.name for each in dataclasses.fields(Vouched)]
+    names = [each.name for each in dataclasses.fields(RecoveryRecord)]
     run_by(store, "run", app_id="wother")  # which its own app recovers
     wanted = [record(store, job_id) for job_id in (by_status[INPROGRESS], waiting)]
     found = sorted(store.find_vouched(KEY_IDS), key=lambda job: job.id)
-    assert found == [Vouched(*(getattr(job, name) for name in names)) for job in wanted]
+    assert found == [RecoveryRecord(*(getattr(job, name) for name in names)) for job in wanted]
     assert found[0].status is INPROGRESS
     assert len(store.find_vouched((*KEY_IDS, "foreign"))) == 4
     assert store.find_vouched(("none",)) == []

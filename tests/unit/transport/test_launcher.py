@@ -167,7 +167,7 @@ NOT_OURS: list[Any] = [
     pytest.param(
         answer(refusal("302 Found", "Location: https://a.test/mount/?next=secret")),
         True,
-        ["302", "thing/1.0", "https://a.test/mount/", "it wants https", "X-Forwarded-Proto"],
+        ["302", "thing/1.0", "https://a.test/mount/", "it requires https", "X-Forwarded-Proto"],
         id="302 to https",
     ),
     pytest.param(
@@ -324,14 +324,14 @@ class TestSilence:
 
         with Peer(answer_when_free) as peer:
             launcher = self_request(peer.address, close_delay=0.01)
-            seen = [launcher.is_crowded]
+            seen = [launcher.is_backlogged]
             for _ in range(MOST_UNANSWERED):
                 assert launch(launcher) is False
-                seen.append(launcher.is_crowded)
+                seen.append(launcher.is_backlogged)
             assert seen == [False] * MOST_UNANSWERED + [True]
             is_free.set()
             support.wait_until(lambda: launch(launcher))
-            assert not launcher.is_crowded
+            assert not launcher.is_backlogged
 
     def test_an_answer_is_not_waited_for_any_longer_than_it_takes(self) -> None:
         with Peer(ACK) as peer:
@@ -464,7 +464,7 @@ class TestOpen:
                 with launcher.open(sign(WORKER), JOB) as connection:
                     while not connection.receive(SOON):
                         pass
-                error = launcher.doubt(connection, sign(WORKER), JOB)
+                error = launcher.explain_worker_answer(connection, sign(WORKER), JOB)
                 assert [peer.next_request()[:7] for _ in range(3)] == [b"POST /m", b"GET /mo", b"CHICKEN"]
         assert str(peer.address) in str(error)
         assert "client_max_body_size" in str(error)
@@ -495,7 +495,7 @@ class TestOpen:
                 launcher.note_proof(launcher.candidates(None)[0])
                 with launcher.open(sign(WORKER), request) as connection:
                     assert is_done(connection.receive, SOON)
-                    raise launcher.doubt(connection, sign(WORKER), request)
+                    raise launcher.explain_worker_answer(connection, sign(WORKER), request)
 
             with pytest.raises(LaunchError, match="something in front of BackJob answers"):
                 explain()

@@ -14,7 +14,7 @@ from support import needs
 from support.served import make_environ, wrap
 
 from backjob import AddressError, LaunchError, Status
-from backjob.runtime.server_info import look_at_server
+from backjob.runtime.server_info import detect_server
 from backjob.transport.discovery import discover
 
 
@@ -72,7 +72,7 @@ def test_a_server_of_another_version_is_one_that_is_not_known(
         monkeypatch.setitem(sys.modules, module, Strange())
     environ = make_environ("/", **environ)
     assert isinstance(discover(environ), list)
-    assert look_at_server(environ).timeout == 0
+    assert detect_server(environ).timeout == 0
 
 
 WITHOUT_PROC = """

@@ -92,7 +92,7 @@ def test_a_discovered_address_counts_as_proven_until_a_request_fails() -> None:
     assert own.is_proven(address, 60)
     own.forget()
     assert not own.is_proven(address, 60)
-    assert own.is_doubted(60)
+    assert own.needs_proof(60)
     own.note_proof(address)
     assert own.is_proven(address, 60)
 

@@ -14,7 +14,7 @@ from backjob.keyring import CHECK, MONITOR, PROBE, WORKER, Keyring
 from backjob.middleware import TOKEN_KEY
 from backjob.model.app_id import name_app
 from backjob.model.job import JobRequest, Move, NewJob
-from backjob.transport.short_tokens import LIFETIME, ShortTokens, host_time
+from backjob.transport.protocol import LIFETIME, ShortTokens, host_time
 
 KINDS = [MONITOR, WORKER]
 STRANGER = Keyring(["another key, which somebody else has made up"])

@@ -168,6 +168,12 @@ def test_an_asgi_scopes_session_and_user_are_not_the_jobs(site: Site, seen: dict
     ]
 
 
+def test_the_client_of_another_backjob_is_no_middleware() -> None:
+    """Two of them may wrap one app, with an ``environ_key`` each."""
+    environ = {"other jobs": BackJob(lambda environ, start_response: [], key=KEY).jobs, "backjob": None}
+    assert find_outer_objects(environ, "backjob") == {}
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
