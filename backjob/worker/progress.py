@@ -79,7 +79,7 @@ class Progress:
 
         ``unfinished``: seconds until an unfinished line of the output is shown.
         """
-        wait = {State.CHANGED: 0.0, State.SAVED: unfinished}.get(self.state)
+        wait = 0.0 if self.state is State.CHANGED else unfinished if self.state is State.SAVED else None
         return None if wait is None else max(self.due_at - now, wait)
 
     def is_due(self, now: float) -> bool:

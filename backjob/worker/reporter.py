@@ -182,7 +182,7 @@ class Reporter:
         if isinstance(error, Refused) and self._refusals >= TRIES:
             with running(None):
                 self.on_unstorable(error)
-            self._progress.state = State.ENDED
+            self.stop()
         elif not self._progress.is_unreachable:
             job = self.job
             log.warning("Job %d goes on, its update waits: %s", job.id, error, extra=about(job.id, job.attempt))
@@ -194,7 +194,7 @@ class Reporter:
             return True
         glance = self.on_refusal()
         if glance is None:
-            self._progress.state = State.ENDED
+            self.stop()
             return True
         # It runs, but the record has changed: a child of this process has reported too, or the database can't append
         # more to a text. If it has ended just now, the next write finds that.

@@ -91,7 +91,13 @@ def test_a_status_text_is_shown_until_output_follows_it(progress: Progress) -> N
 @pytest.mark.parametrize(
     "texts",
     [
-        [("one", "one", True), ("one, two", ", two", True), ("two", "two", False), ("two", "", True)],
+        [
+            ("one", "one", True),
+            ("one, two", ", two", True),
+            ("two", "two", False),
+            ("two", "", True),
+            ("six", "six", False),
+        ],
         [("", "", True), ("t", "t", True), ("two", "wo", True), ("", "", False), ("x", "x", True)],
     ],
 )
