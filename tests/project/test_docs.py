@@ -153,7 +153,8 @@ def is_told(owner: type, name: str) -> bool:
 def test_reference_has_all_options(site: Path) -> None:
     assert read_inventory(site)["std:confval"] == set(Config.__dataclass_fields__)
     text = (site / "reference" / "options.html").read_text(encoding="utf-8")
-    assert "Seconds for which a process vouches for a job that it runs or is about to launch." in text
+    assert "Seconds after which a job is lost unless its process has renewed the lease." in text
+    assert text.count("the dotted name of the object") == 8
 
 
 def test_reference_has_all_columns(site: Path) -> None:
