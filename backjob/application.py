@@ -32,7 +32,7 @@ from .storage.cache.backends import check_region
 from .storage.cache.cached_store import CACHE_TIMEOUT, CachedStore
 from .storage.cache.entries import Cells, open_cells
 from .storage.cache.store import STORE_TIMEOUT, CacheStore
-from .storage.hooks import tell_of_writes
+from .storage.hooks import add_hooks
 from .storage.sql.database import Database
 from .storage.sql.engines import PATIENCE
 from .storage.sql.schema import find_table
@@ -229,12 +229,13 @@ class Assembly:
 
     def _make_backend(self) -> Backend:
         config = self._config
-        keyring = Keyring(self._keys.read(), lambda: bare_store.place)
-        bare_store = self._make_store(keyring)
-        store = tell_of_writes(bare_store, config)
-        keeper_store = SQLStore(self._keeper_database) if self._keeper_database is not None else bare_store
-        keeper_store = tell_of_writes(keeper_store, config, apart=True)  # leases must not wait for a hook
-        self_request = SelfRequest(config, keyring, self._name, bare_store.time_at_hand)
+        keyring = Keyring(self._keys.read(), lambda: store.place)
+        store = self._make_store(keyring)
+        add_hooks(store, config)
+        keeper_database = self._keeper_database
+        keeper_store = SQLStore(keeper_database) if keeper_database is not None else self._make_store(keyring)
+        add_hooks(keeper_store, config, in_thread=True)  # the renewal of leases can't wait for a hook
+        self_request = SelfRequest(config, keyring, self._name, store.time_at_hand)
         renewals = Vouching()
         monitor = Monitor(config, keyring, store, self_request, renewals)
         limits = Limits(config, store, monitor.owner)

@@ -19,6 +19,7 @@ from .client.capture import may_run_in
 from .client.security_log import EVERY
 from .errors import KeyringError, OutsideMount, StoreError
 from .keyring import CHECK, MONITOR, PROBE, SealError, Token, TokenError
+from .model.app_id import may_have
 from .model.job import Job, Status
 from .transport.error_hints import SIGNATURE
 from .transport.path_proofs import is_ahead
@@ -57,6 +58,8 @@ class Endpoint:
                 return self._report_facts(backend, token, environ, start_response)
             job = backend.store.get(token.job_id)
             if job is None or job.attempt != token.attempt or not token.is_bound_to(job.sealed):
+                return respond(WireOutcome.UNKNOWN, token)
+            if not may_have(backend.self_request.app_id, job.app_id):
                 return respond(WireOutcome.UNKNOWN, token)
             self._note_arrival(backend, environ)
             backend.limits.note_process(environ, start_response)
@@ -123,8 +126,6 @@ class Endpoint:
         backend.monitor.end_outage()
         if job.status is not Status.STARTED:
             return respond(WireOutcome.REFUSED, token)
-        if not backend.self_request.is_home_of(job.app_id):
-            return respond(WireOutcome.ELSEWHERE, token)
         go_on = backend.accept(job, token.nonce, environ)
         if go_on is None:
             return respond(WireOutcome.REFUSED, token)
@@ -140,7 +141,7 @@ class Endpoint:
         if backend.can_run(job):
             request = backend.keyring.unseal(job.id, job.uid, job.sealed)
             if not may_run_in(backend.self_request.app, request):
-                return respond(WireOutcome.ELSEWHERE, token)
+                return respond(WireOutcome.UNKNOWN, token)
             try:
                 current = CurrentJob(backend, job, request, environ)
             except OutsideMount as error:  # started outside of a request, where the mount is not known

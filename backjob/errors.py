@@ -62,11 +62,10 @@ class LaunchError(BackJobError):
 
 
 class Busy(LaunchError):
-    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy."""
+    """Nothing could be sent: the server makes the TLS handshake in a slot, and all of them are busy.
 
-
-class NotHome(LaunchError):
-    """The app that started this job does not answer where it did, and in another one it would be another job."""
+    ``is_final``: nothing will be sent from this process either, because it serves something else than the app.
+    """
 
 
 class OutsideMount(BackJobError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 
 from backjob.config import MOST_SCOPE
 from backjob.model.text import clean_text
-from backjob.storage.store import LONGEST
+from backjob.storage.queries import LONGEST
 from backjob.validation import TIMEOUT, WHOLE, is_number, is_timeout, is_whole, suggest
 from backjob.wsgi.forms import encode_form
 from backjob.wsgi.headers import check_headers

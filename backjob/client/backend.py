@@ -78,8 +78,8 @@ class Backend:
     @property
     def identity(self) -> dict[str, Any]:
         """The owner of the jobs that are recorded here, as fields of a NewJob."""
-        home, version = self.self_request.home, self.config.app_version or ""
-        return {"key_id": self.keyring.key_id, "app_id": home, "app_version": version}
+        app_id = "" if self.config.address else self.self_request.app_id  # connect= may lead to any application
+        return {"key_id": self.keyring.key_id, "app_id": app_id, "app_version": self.config.app_version or ""}
 
     def can_run(self, job: Job) -> bool:
         """Return whether this process may run or launch a waiting job. If not, others may. Raises StoreError."""
@@ -105,7 +105,8 @@ class Backend:
         A job that can't run here is released, and a process that can run it finds its row within a second.
         """
         if not self.can_run(job):
-            return _do_nothing if self.store.hold(job.id, job.attempt, nonce, None, 0) else None
+            app_id = self.self_request.app_id
+            return _do_nothing if self.store.hold(job.id, job.attempt, nonce, None, 0, app_id) else None
         way, has_threads = self.dispatcher.choose_way(environ), self.has_dispatcher(environ)
         return self.dispatcher.accept(job, nonce, way, has_threads)
 

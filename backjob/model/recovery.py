@@ -26,9 +26,6 @@ LEASE_LAPSED = (
 TIMED_OUT = "job timeout: no update for {timeout:g} s (error_timeout)"
 REQUEST_GONE = "The request that this job was to follow is gone: its process was killed, or it crashed"
 
-ABSENCE = 86400.0
-"""Seconds for which the jobs of another app are left to that app. After a day it does not come back."""
-
 _LONGEST_TIMEOUT = 3650 * 86400.0
 """Seconds. An error_timeout beyond that was not set by backjob, and has no effect."""
 
@@ -41,7 +38,6 @@ class Vouched:
     status: Status
     attempt: int
     retries: int
-    app_id: str
     error_timeout: float
     updated_at: datetime
     held_by: str | None = field(repr=False)
@@ -58,8 +54,6 @@ class Policy:
     lease: float
     reached_since: datetime
     """Since when the store could be reached without a break: who was silent before may only not have been heard."""
-    is_ours: Callable[[str], bool]
-    """Is this app_id that of a job of our own app?"""
     is_dead: Callable[[str | None], bool]
     """Is it certain that the process of this name is dead?"""
 
@@ -85,8 +79,7 @@ def decide(job: Vouched, now: datetime, policy: Policy) -> Settlement | None:
         if end is None:
             return False
         heard_all = policy.reached_since <= last_heard or (now - policy.reached_since).total_seconds() >= policy.lease
-        patience = 0.0 if policy.is_ours(job.app_id) else ABSENCE
-        return heard_all and (now - end).total_seconds() >= patience
+        return heard_all and now >= end
 
     def is_lapsed(until: datetime | None) -> bool:
         return until is not None and is_over(until, until - timedelta(seconds=policy.lease))

@@ -6,7 +6,7 @@ nothing of records, databases and WSGI.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set
 from enum import Enum, IntEnum
 
 
@@ -45,32 +45,22 @@ _WORDS = {Status.STARTED: "waiting", Status.INPROGRESS: "running"}
 _NUMBERS = frozenset(int(status) for status in Status)
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 LIVE = frozenset(Status) - FINAL
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A move: it is made only from one of ``sources``, and then leads to ``target``."""
-
-    sources: frozenset[Status]
-    target: Status
+KEEPS_REQUEST = FINAL - {Status.COMPLETED}
+"""Final statuses in which the sealed request of an anonymous visitor is kept."""
 
 
 class Move(Enum):
-    """Every way from one status to another. The guarded UPDATE and the diagram in the docs are made from it."""
+    """A way from one of some statuses to another. The guards of the stores and the diagram are made from it."""
 
-    CLAIM = Transition(frozenset({Status.STARTED}), Status.INPROGRESS)
-    COMPLETE = Transition(frozenset({Status.INPROGRESS}), Status.COMPLETED)
-    FAIL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.FAILED)
-    CANCEL = Transition(frozenset({Status.STARTED, Status.INPROGRESS}), Status.CANCELLED)
-    RETRY = Transition(frozenset({Status.INPROGRESS}), Status.STARTED)
+    CLAIM = {Status.STARTED}, Status.INPROGRESS
+    COMPLETE = {Status.INPROGRESS}, Status.COMPLETED
+    FAIL = {Status.STARTED, Status.INPROGRESS}, Status.FAILED
+    CANCEL = {Status.STARTED, Status.INPROGRESS}, Status.CANCELLED
+    RETRY = {Status.INPROGRESS}, Status.STARTED
 
-    @property
-    def sources(self) -> frozenset[Status]:
-        return self.value.sources
-
-    @property
-    def target(self) -> Status:
-        return self.value.target
+    def __init__(self, sources: Set[Status], target: Status) -> None:
+        self.sources = frozenset(sources)
+        self.target = target
 
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from backjob.config import Config
@@ -96,7 +97,8 @@ class Dispatcher:
         else:
             has_place = way == "request" or self._store.count_launched() < LEFT_UNCLAIMED
         holder = self._monitor.owner if has_place else None
-        is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease)
+        app_id = self._monitor.app_id  # a job that was nobody's is this application's from now on
+        is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease, app_id)
         if not is_taken:
             if has_place and way == "thread":
                 self._leave_queue()
@@ -107,7 +109,7 @@ class Dispatcher:
                 self._rows.note_left()
             return functools.partial(self.look_after, job.due_in) if has_threads else _nothing
         if way == "thread":
-            return functools.partial(self._hand_over, job)
+            return functools.partial(self._hand_over, replace(job, app_id=app_id))
         return functools.partial(self._run_here, job.id, way, has_threads)
 
     def _hand_over(self, job: Job) -> None:

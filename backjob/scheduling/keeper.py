@@ -154,7 +154,7 @@ class Keeper:
         expired = self._grace.find_expired(now)
         policy = self._make_policy(self._grace.reached_since)
         leases = self._vouching.leases
-        jobs = self._store.find_vouched(self._keyring.key_ids)
+        jobs = self._store.find_vouched(self._keyring.key_ids, self._self_request.app_id)
         self._note_strays(leases, leases.keys() - {job.lease_by for job in jobs})
         possibly_lost_jobs: set[PossiblyLost] = set()
         is_slow = False  # then the other jobs wait for the next sweep
@@ -187,12 +187,12 @@ class Keeper:
         before, queue = self._explained, self._self_request.wire.queue
         self._explained = self._limits.lost_slots or queue
         for text in ({"", before} if self._explained else {before}) - {self._explained}:
-            self._store.note_wait(self._self_request.home, self._explained, text)
+            self._store.note_wait(self._self_request.app_id, self._explained, text)
 
     def _note_missing_keys(self) -> None:
         """Report jobs whose key this process lacks, in their status texts and in the log."""
-        home, key_ids = self._self_request.home, self._keyring.key_ids
-        count = self._store.note_missing_key(home, key_ids, _MISSING_KEY, _KEYS_EVERY)
+        app_id, key_ids = self._self_request.app_id, self._keyring.key_ids
+        count = self._store.note_missing_key(app_id, key_ids, _MISSING_KEY, _KEYS_EVERY)
         if count:
             log.warning("%d job(s) wait for a process that has their key: add it to key=[new, old]", count)
 
@@ -213,11 +213,11 @@ class Keeper:
 
     def _looks_lost(self) -> bool:
         now, policy = self._store.time(), self._make_policy(_EVER)
-        jobs = self._store.find_vouched(self._keyring.key_ids)
+        jobs = self._store.find_vouched(self._keyring.key_ids, self._self_request.app_id)
         return any(self._decide(job, now, policy) for job in jobs)
 
     def _make_policy(self, reached_since: datetime) -> Policy:
-        return Policy(self._config.lease, reached_since, self._self_request.is_home_of, is_dead)
+        return Policy(self._config.lease, reached_since, is_dead)
 
     def prune_all(self) -> int:
         """Delete all jobs that are old and return their number. Raises StoreError."""
@@ -283,7 +283,8 @@ class Keeper:
             self._start_looking()
             return
         key_ids, version = self._keyring.key_ids, self._config.app_version or ""
-        job = self._store.take_due(key_ids, self._owner, self._config.lease, app_version=version)
+        app_id = self._self_request.app_id
+        job = self._store.take_due(key_ids, self._owner, self._config.lease, app_id, app_version=version)
         if job is None:
             return
         try:

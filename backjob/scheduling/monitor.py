@@ -15,13 +15,13 @@ from typing import TypeGuard
 
 from backjob._socket import Connection, is_done
 from backjob.config import Config
-from backjob.errors import Busy, LaunchError, NotHome, OutsideMount, StoreError
+from backjob.errors import Busy, LaunchError, OutsideMount, StoreError
 from backjob.keyring import MONITOR, WORKER, Keyring, NewerRecordError, SealError, Token, new_nonce
 from backjob.logs import about
 from backjob.messages import compose, plain
+from backjob.model.app_id import may_have
 from backjob.model.events import Requested, log_ended
 from backjob.model.job import FINAL, Glance, Job, JobRequest, Move, Status
-from backjob.model.recovery import ABSENCE
 from backjob.model.text import first_line
 from backjob.runtime.backoff import backoff, outage_backoff
 from backjob.runtime.process_identity import name_process
@@ -46,6 +46,11 @@ _AHEAD = 5.0
 """Seconds until a request that was sent to a job's own path counts as one that has not come in."""
 _MOST_PUT_OFF = 10000
 _MOST_READ = 50
+_ABANDONED = plain(
+    "no process of its application has taken it for a day. An application that is renamed needs an app_name"
+)
+LONGEST_OUTAGE = 86400.0
+"""Seconds for which a job is launched again and again at an address that has worked."""
 
 
 class Verdict(Enum):
@@ -54,7 +59,6 @@ class Verdict(Enum):
     ENDED = "the worker has ended the job, or somebody else has"
     FULL = "no slot is free for jobs: the job waits"
     REFUSED = "not launched: the job fails, or is tried again later"
-    AWAY = "the app that started the job does not answer: the job waits for it"
     UNSEEN = "the answer was not our worker's, but the job runs"
 
 
@@ -71,6 +75,7 @@ class Monitor:
         self._vouching = vouching
         self.owner = name_process()
         """This process in the records."""
+        self.app_id = launcher.app_id
         self._put_off: dict[int, tuple[int, str]] = {}  # jobs that wait for the end of an outage: attempt and holder
 
     def run(self, job: Job, on_claim: Callable[[], None], patience: float = math.inf) -> Verdict:
@@ -106,7 +111,7 @@ class Monitor:
     ) -> float:
         """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
         is_outage = not error.is_of_job and self._has_worked(error)
-        if failed_for >= ABSENCE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
+        if failed_for >= LONGEST_OUTAGE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
             reason = f"The job can't be launched: {error.public}"
             if self._store.move(Move.FAIL, job_id, attempt=attempt, text=reason, error=first_line(reason)):
                 log_ended(Move.FAIL, job_id, attempt, request, reason=f"The job can't be launched: {error}")
@@ -134,8 +139,9 @@ class Monitor:
     def _has_worked(self, error: LaunchError) -> bool:
         """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
         if not self._launcher.has_worked and not error.is_denied:
-            ran, home = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None, 0), self._launcher.home
-            self._launcher.has_worked = any(job.started_at is not None and job.app_id == home for job in ran)
+            ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None, 0)
+            is_any = self._config.address is not None  # connect= may lead to any application
+            self._launcher.has_worked = any(job.started_at and (is_any or job.app_id == self.app_id) for job in ran)
         return self._launcher.has_worked
 
     def _send_ahead(self, job: Job, token: Token, request: JobRequest) -> Verdict:
@@ -171,8 +177,11 @@ class Monitor:
     def _launch(
         self, job: Job, then: Callable[[Token, JobRequest, Connection], Verdict], *, from_slot: bool = False
     ) -> Verdict:
+        if not may_have(self.app_id, job.app_id):
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(_ABANDONED, is_final=True, is_of_job=True), job)
+            return Verdict.REFUSED
         try:
-            request = self._keyring.unseal(job.id, job.uid, job.sealed)
+            request = self._launcher.unseal(job)
             token = self._keyring.sign(WORKER, job.id, job.attempt, job.sealed or b"")
             if from_slot and not self._launcher.covers(request):
                 return self._send_ahead(job, token, request)
@@ -186,10 +195,10 @@ class Monitor:
             reason = "The record was changed: it does not open."
             if self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason):
                 log_ended(Move.FAIL, job.id, job.attempt, job, reason=reason)
-        except NotHome as error:
-            return self._leave_to_its_app(job, error)
-        except Busy:
-            return self._leave_to_threads(job, self.owner)
+        except Busy as error:
+            if not error.is_final or job.overdue_for < LONGEST_OUTAGE:
+                return self._leave_to_threads(job, self.owner)
+            self.refuse(job.id, job.attempt, self.owner, LaunchError(error, is_final=True, is_of_job=True), job)
         except LaunchError as error:
             self.refuse(job.id, job.attempt, self.owner, error, job, job.launch_failed_for)
         return Verdict.REFUSED
@@ -198,15 +207,6 @@ class Monitor:
         """Nothing could be sent from this slot, which may be the only one: a thread can wait until one is free."""
         self._store.note_full(job.id, job.attempt, holder)
         return Verdict.FULL
-
-    def _leave_to_its_app(self, job: Job, error: LaunchError) -> Verdict:
-        """Its own app launches it by itself once it is back, wherever that is then."""
-        if job.overdue_for > ABSENCE:
-            self.refuse(job.id, job.attempt, self.owner, LaunchError(error, is_final=True, is_of_job=True), job)
-            return Verdict.REFUSED
-        log.info("Job %d waits: %s", job.id, error, extra=about(job.id, job.attempt))
-        self._store.hold(job.id, job.attempt, self.owner, None, 0)
-        return Verdict.AWAY
 
     def _note_success(self, connection: Connection) -> None:
         self._launcher.note_proof(connection.address)

@@ -1,11 +1,10 @@
 """The jobs that wait as rows: which of them this process launches next, and when it looks for one again.
 
-Knows the limits and the apps that are away. Launches nothing, and has no thread.
+Knows the limits. Launches nothing, and has no thread.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -21,8 +20,6 @@ from .monitor import Monitor, Verdict
 SHORTEST_WAIT = 0.2
 LOOK_EVERY = 1.0
 """Seconds between two looks at most: rows may wait that nobody told this process of, or for others to end."""
-_ABSENCE = 10.0
-"""Seconds until another app is asked for again that did not answer."""
 
 
 class Look(NamedTuple):
@@ -41,7 +38,6 @@ class WaitingRows:
         self._store = store
         self._limits = limits
         self._monitor = monitor
-        self._absent: dict[str, float] = {}  # until when the jobs of an app are left alone, in time.monotonic()
         self._left = 0  # jobs left behind as rows since a look has found none that is due
         self._wait = SHORTEST_WAIT
 
@@ -86,8 +82,6 @@ class WaitingRows:
 
     def note_verdict(self, job: Job, verdict: Verdict) -> float:
         """A launch from here has ended: in how many seconds to look for the next row."""
-        if verdict is Verdict.AWAY:
-            self._absent[job.app_id] = time.monotonic() + _ABSENCE * between(0.5, 1.5)
         if verdict is Verdict.FULL:
             self.note_left()
             return self.wait_for_room()
@@ -100,16 +94,11 @@ class WaitingRows:
         if room.is_full:
             return None
         holder, lease = self._monitor.owner, self._config.lease
-        absent, version = self._list_absent(), self._config.app_version or ""
-        return self._store.take_due(self._keyring.key_ids, holder, lease, absent, room.full_scopes, version)
+        app_id, version = self._monitor.app_id, self._config.app_version or ""
+        return self._store.take_due(self._keyring.key_ids, holder, lease, app_id, room.full_scopes, version)
 
     def _seconds_to_next(self, full_scopes: Collection[str]) -> float:
-        absent, longest = self._list_absent(), LOOK_EVERY * between(0.75, 1.25)
+        app_id, longest = self._monitor.app_id, LOOK_EVERY * between(0.75, 1.25)
         key_ids, version = self._keyring.key_ids, self._config.app_version or ""
-        next_due = self._store.seconds_to_next(key_ids, absent, full_scopes, longest, version)
+        next_due = self._store.seconds_to_next(key_ids, app_id, full_scopes, longest, version)
         return longest if next_due is None else min(next_due, longest)
-
-    def _list_absent(self) -> list[str]:
-        """The apps whose jobs are not asked for now: there may be many, and each would be tried and given back."""
-        now = time.monotonic()
-        return [app_id for app_id, until in tuple(self._absent.items()) if until > now]

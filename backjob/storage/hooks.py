@@ -1,7 +1,6 @@
-"""The hooks: what an app wants to be told of its jobs, each after the write that it tells of.
+"""The hooks: what an app wants to be told of its jobs, each called after the write that it is about.
 
-A Store around the Store, so that whoever makes a write need not think of it. What a hook does is its own affair: an
-exception in it is logged and harms nothing.
+A store calls them after its writes. An exception in a hook is logged and changes nothing.
 """
 
 from __future__ import annotations
@@ -9,78 +8,48 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 from backjob.config import HOOKS, Config
 from backjob.errors import StoreError
 from backjob.logs import about
-from backjob.model.job import JobStatus, Move, NewJob
+from backjob.model.job import JobStatus
 from backjob.runtime.threads import Threads
 
-from .store import Store
+from .store import Event, Store
 
 log = logging.getLogger("backjob")
 
 Hook = Callable[[JobStatus], object]
+_Caller = Callable[[Event, Sequence[Hook], JobStatus], None]
 
 
-def tell_of_writes(store: Store, config: Config, *, apart: bool = False) -> Store:
-    """The store, which calls the hooks of these options and of their launcher.
+def add_hooks(store: Store, config: Config, *, in_thread: bool = False) -> None:
+    """Let this store call the hooks of these options and of their launcher.
 
-    ``apart``: in a thread apart, one by one, for whoever must not wait for a hook.
+    ``in_thread``: one after the other in a thread of their own, for a caller that can't wait for a hook.
     """
     givers = (config, config.launcher)
     hooks = {name: [hook for giver in givers if (hook := getattr(giver, name, None))] for name in HOOKS}
-    return cast(Store, Notices(store, hooks, _Apart().call if apart else _call)) if any(hooks.values()) else store
+    call: _Caller = _HookThread().call if in_thread else _call
+
+    def listen(event: Event, job_id: int) -> None:
+        if hooks[event] and (status := _read_status(store, event, job_id)) is not None:
+            call(event, hooks[event], status)
+
+    store.listen(listen)
 
 
-class Notices:
-    """A store that tells of jobs that were recorded, that gave a sign, and that have ended. All else it passes on."""
-
-    def __init__(
-        self, store: Store, hooks: dict[str, list[Hook]], call: Callable[[str, Sequence[Hook], JobStatus], None]
-    ) -> None:
-        self._store = store
-        self._hooks = hooks
-        self._call = call
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
-        job_id, is_new = self._store.add(new, seal, unique_keys)
-        if is_new:
-            self._tell("on_start", job_id)
-        return job_id, is_new
-
-    def touch(self, job_id: int, *args: Any, **kwargs: Any) -> bool:
-        is_made = self._store.touch(job_id, *args, **kwargs)
-        if is_made:
-            self._tell("on_update", job_id)
-        return is_made
-
-    def move(self, move: Move, job_id: int, **kwargs: Any) -> bool:
-        is_made = self._store.move(move, job_id, **kwargs)
-        if is_made and move.target.is_final:
-            self._tell("on_end", job_id)
-        return is_made
-
-    def _tell(self, name: str, job_id: int) -> None:
-        hooks = self._hooks[name]
-        if not hooks:
-            return
-        try:
-            job = self._store.get(job_id)
-            status = job.as_status() if job is not None else None
-        except Exception as error:  # noqa: BLE001 - the write was made, whatever its record looks like
-            reason = error if isinstance(error, StoreError) else f"its record can't be read ({type(error).__name__})"
-            log.warning("Job %d: %s is not called: %s", job_id, name, reason, extra=about(job_id))
-        else:
-            if status is not None:
-                self._call(name, hooks, status)
+def _read_status(store: Store, event: Event, job_id: int) -> JobStatus | None:
+    try:
+        job = store.get(job_id)
+        return job.as_status() if job is not None else None
+    except Exception as error:  # noqa: BLE001 - the write was made, whatever its record looks like
+        reason = error if isinstance(error, StoreError) else f"its record can't be read ({type(error).__name__})"
+        log.warning("Job %d: %s is not called: %s", job_id, event, reason, extra=about(job_id))
+        return None
 
 
-def _call(name: str, hooks: Sequence[Hook], job: JobStatus) -> None:
+def _call(name: Event, hooks: Sequence[Hook], job: JobStatus) -> None:
     for hook in hooks:
         try:
             hook(job)
@@ -90,16 +59,16 @@ def _call(name: str, hooks: Sequence[Hook], job: JobStatus) -> None:
             log.exception("Job %d: %s raised an exception", job.id, name, extra=about(job.id, job.attempt))
 
 
-class _Apart:
-    """Calls hooks one after the other, in a thread that is there as long as there are any to call."""
+class _HookThread:
+    """A thread that calls hooks one after the other. It ends when there are no more calls."""
 
     def __init__(self) -> None:
         self._threads = Threads(native=True)
         self._lock = self._threads.make_lock()
-        self._waiting: deque[tuple[str, Sequence[Hook], JobStatus]] = deque()
+        self._waiting: deque[tuple[Event, Sequence[Hook], JobStatus]] = deque()
         self._is_working = False
 
-    def call(self, name: str, hooks: Sequence[Hook], job: JobStatus) -> None:
+    def call(self, name: Event, hooks: Sequence[Hook], job: JobStatus) -> None:
         with self._lock:
             self._waiting.append((name, hooks, job))
             if self._is_working:

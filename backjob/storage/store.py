@@ -1,129 +1,96 @@
-"""What the other rooms ask of a store of jobs: every read, and every guarded write. A contract, and no code.
+"""The contract of a store of jobs: every write. The reads are in queries.py.
 
-Each write is atomic. It decides nothing about a job's life: one that comes too late changes nothing and says so.
+A store executes the writes of model.writes, each of them atomically. It decides nothing about a job's life: a write
+that comes too late changes nothing and returns False.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import abc
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Literal
 
-from backjob.model.job import Glance, Job, JobStatus, Move, NewJob, Status
-from backjob.model.recovery import Vouched
+from backjob.model.holds import AtCapacity, Hold, HoldRenewal, LaunchFailure, MissingKey, ReleaseAll, WaitReason
+from backjob.model.job import Move, NewJob
+from backjob.model.writes import CancelRequest, Claim, LeaseRenewal, Progress, Transition, Write
 
-from .retention import Passed
+from .queries import Queries
 
-LONGEST = 3650 * 86400.0
-"""Seconds for which a job can wait at most."""
-VERSION_GRACE = 60.0
-"""Seconds for which a version of the app may be without a process, as during a restart, and keeps its jobs."""
+Event = Literal["on_start", "on_update", "on_end"]
+"""A write that hooks are called for: a new job, a progress report, a final status."""
 
 
-class Store(Protocol):
-    """What the other rooms ask of a store. Every method raises StoreError when it can't be reached."""
+def _ignore(event: Event, job_id: int) -> None:
+    """Call no hook."""
 
-    @property
-    def place(self) -> str:
-        """Return the unique name of this table or cache. Requests that are sealed to it open in no other.
 
-        Known after the first other call. Makes no query."""
+class Store(Queries):
+    """A store. Every method raises StoreError when it can't be reached."""
+
+    _listener: Callable[[Event, int], None] = staticmethod(_ignore)
+
+    def listen(self, listener: Callable[[Event, int], None]) -> None:
+        """Call ``listener`` with the event and the id of the job, after each write that hooks are called for."""
+        self._listener = listener
+
+    # The writes. Each returns whether it was made.
 
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
-        """Record a job; with unique keys, unless a live job has one of them. Its id, and whether it is new."""
+        """Record a job and return its id, and True. If a live job has one of the unique keys: its id, and False.
 
-    def get(self, job_id: int) -> Job | None:
-        """One record."""
+        ``seal`` makes the sealed request from the id.
+        """
+        job_id, is_new = self.insert(new, seal, unique_keys)
+        if is_new:
+            self._listener("on_start", job_id)
+        return job_id, is_new
 
-    def look_at(self, job_id: int) -> Job | None:
-        """Return the current record. A database leaves out the sealed request, which may be large."""
+    def hold(
+        self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float, app_id: str = ""
+    ) -> bool:
+        """Transfer the hold on a waiting job. ``held_by=None``: only if it is free. ``holder=None``: release it.
 
-    def key_id(self, job_id: int) -> str | None:
-        """Return the id of the key that sealed this job, or None if there is no such job."""
-
-    def status(self, job_id: int) -> JobStatus | None:
-        """What people see of one record: up to a second old, so nothing is decided by it."""
-
-    def glance(self, job_id: int) -> Glance | None:
-        """The moving part of one record."""
-
-    def find(
-        self,
-        statuses: Iterable[Status] | None,
-        scope: str | None,
-        limit: int,
-        before: int | None,
-        text: int | None = None,
-    ) -> list[Job]:
-        """Return records, the newest first, each with the last ``text`` characters of its status text. None: all.
-
-        Without the sealed request, where it is stored separately."""
-
-    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
-        """Pass the hold on a job that waits, from one (None: from nobody alive) to the next (None: to nobody)."""
+        ``app_id``: the application that received the launch from ``held_by``, and adopts the job.
+        """
+        return self.write(job_id, Hold(attempt, held_by, holder, seconds if holder is not None else None, app_id))
 
     def note_launch_failure(
         self, job_id: int, attempt: int, holder: str, text: str, seconds: float, failed_for: float = 0
     ) -> bool:
-        """Tell people why a job still waits, and hold it until it is tried again. ``failed_for``: the job's own
-        ``launch_failed_for`` when this try began."""
+        """Show why a job still waits, and hold it until it is tried again.
+
+        ``failed_for``: the job's ``launch_failed_for`` when this try began.
+        """
+        return self.write(job_id, LaunchFailure(attempt, holder, text, seconds, failed_for))
 
     def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
-        """A launch has got through, and found no place: let go of the job. What failed before is past, its text too."""
+        """Release a job whose launch reached a busy server. Earlier failures and their text are removed."""
+        return self.write(job_id, AtCapacity(attempt, holder))
 
     def note_wait(self, app_id: str, text: str, old_text: str) -> int:
-        """Set the status text of the jobs of this application that are due and wait, where it is ``old_text``.
-
-        Return their number."""
+        """Set the status text of the due jobs of this application that have ``old_text``. Return their number."""
+        return self.write_many(WaitReason(app_id, text, old_text))
 
     def note_missing_key(self, app_id: str, key_ids: Sequence[str], text: str, seconds: float) -> int:
         """Set the empty status text of the jobs of this application that are sealed with none of these keys.
 
-        Only those that have been due for ``seconds``, and that no process holds. Return their number."""
+        Only those that have been due for ``seconds``, and that no process holds. Return their number.
+        """
+        return self.write_many(MissingKey(app_id, key_ids, text, seconds))
 
     def free(self, holder: str) -> int:
-        """Let go of all jobs that wait and that this one holds: how many there were."""
-
-    def list_holders(self) -> list[str]:
-        """The names of the processes that hold jobs which wait."""
-
-    def take_due(
-        self,
-        key_ids: Sequence[str],
-        holder: str,
-        seconds: float,
-        skipped: Collection[str] = (),
-        full_scopes: Collection[str] = (),
-        app_version: str = "",
-    ) -> Job | None:
-        """Hold the first job that is due and that nobody holds, but none of these apps and scopes.
-
-        A job of another version of the app than ``app_version`` is skipped while a process of that version is alive,
-        and for VERSION_GRACE seconds after. "" in the job: any process takes it.
-        """
-
-    def seconds_to_next(
-        self,
-        key_ids: Sequence[str],
-        skipped: Collection[str] = (),
-        full_scopes: Collection[str] = (),
-        within: float = LONGEST,
-        app_version: str = "",
-    ) -> float | None:
-        """How long until a job, but none of these apps and scopes, is due or loses its hold. None: none is due
-        ``within`` so many seconds."""
-
-    def count_running(self) -> dict[str, int]:
-        """How many jobs run in each scope that has any."""
-
-    def count_launched(self) -> int:
-        """How many worker requests wait for a slot."""
+        """Release all waiting jobs of this holder. Return their number."""
+        return self.write_many(ReleaseAll(holder))
 
     def claim(
         self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
     ) -> bool:
-        """The one compare-and-set that lets an attempt run; not while ``max_running`` jobs run, or ``max_in_scope`` of
-        its own scope. Limits of 0 are none."""
+        """Begin an attempt: the only compare-and-set that lets it run.
+
+        Not while ``max_running`` jobs run, or ``max_in_scope`` of its own scope. A limit of 0 is none.
+        """
+        return self.write_claim(job_id, Claim(attempt, owner, lease), max_running, max_in_scope)
 
     def touch(
         self,
@@ -136,35 +103,28 @@ class Store(Protocol):
         *,
         is_more: bool = False,
     ) -> bool:
-        """A sign from the running job, of this number within its attempt: what came before a later one is too late.
+        """Store a progress report of a running job, which has this number within its attempt.
 
-        With ``is_more`` the text goes on after that of the sign before, which must be the last one that was made.
-        False when the job runs no more, is to be cancelled, when the number does not fit, or the text can't go on.
+        With ``is_more`` the text is appended to that of the report before, which must be the last one that was made.
+        False if the job runs no more or is to be cancelled, if the number is too low, or if the text is too long.
         """
+        is_made = self.write(job_id, Progress(attempt, progress, text, lease, number, is_more))
+        if is_made:
+            self._listener("on_update", job_id)
+        return is_made
 
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
-        """Vouch on for jobs that run, by their claims, and for jobs that wait, by their holders.
+        """Extend the leases of running jobs, by their claims, and the holds of waiting jobs, by their holders.
 
-        It is a write, also with nothing to vouch for: a store that can only be read just now lets nobody vouch.
+        It is a write, also without any job: a process whose store is read-only can't extend anything.
         """
-
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
-        """The jobs that somebody vouches for, or did: those that run, and those that wait for a response."""
-
-    def time(self) -> datetime:
-        """The time of this store."""
-
-    def time_at_hand(self) -> datetime:
-        """Return the store's time as last read, or the host's if it never was. Makes no query, raises nothing."""
-
-    def try_new_connection(self) -> None:
-        """Open a new connection, use it and close it. Raises StoreError, for example if the server has none left."""
-
-    def check_writes(self) -> None:
-        """Raise StoreError if the store refuses to write any job at all. Changes nothing."""
+        self.write_many(LeaseRenewal(tuple(leases), seconds), list(leases.values()))
+        if holds:
+            self.write_many(HoldRenewal(tuple(holds.values()), seconds), list(holds))
 
     def request_cancel(self, job_id: int) -> bool:
-        """Ask a running job to end. False when it does not run."""
+        """Ask a running job to end."""
+        return self.write(job_id, CancelRequest())
 
     def move(
         self,
@@ -181,34 +141,31 @@ class Store(Protocol):
         silent_for: float = 0,
         vouched_until: datetime | None = None,
     ) -> bool:
-        """Make a move if its guard still holds. ``error`` and ``location`` are always written: they describe this end
-        of the attempt, in one line of MOST_REASON characters each. With ``silent_for`` only if there was no sign for so
-        many seconds, with ``vouched_until`` only if nobody has vouched for the job since its lease or hold was that."""
+        """Move a job on to another status. The arguments are those of Transition.
 
-    def prune(
-        self,
-        completed_before: datetime | None,
-        ended_before: datetime | None,
-        most: int,
-        passed: Passed | None = None,
-    ) -> int:
-        """Delete so many jobs at most that were completed, or have ended in any way, before these times (None: none).
-
-        Return the number deleted. If it equals ``most``, call again. A job that can't be deleted does not keep the
-        others: it is noted in ``passed``, and later calls that get the same ``passed`` do not try it again.
+        ``error`` and ``location`` describe the end of the attempt, in one line of MOST_REASON characters each.
         """
+        silence = silent_for or None
+        write = Transition(move, attempt, text, error, location, progress, delay, past, silence, vouched_until)
+        is_made = self.write(job_id, write)
+        if is_made and move.target.is_final:
+            self._listener("on_end", job_id)
+        return is_made
 
-    def use_once(self, name: str, seconds: float) -> bool:
-        """Return whether this is the first use of a name in the deployment within ``seconds``."""
+    # What a store implements.
 
-    def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
-        """A process is there for so many seconds, and has so many slots (None: not known)."""
+    @abc.abstractmethod
+    def insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
+        """Record a job. See add()."""
 
-    def is_version_alive(self, app_version: str) -> bool:
-        """Is a process of this version of the app alive, or was one within the last VERSION_GRACE seconds?"""
+    @abc.abstractmethod
+    def write(self, job_id: int, write: Write) -> bool:
+        """Make a write to one record, if its guard is met."""
 
-    def read_slots(self) -> dict[str, int | None]:
-        """The slots of each process that is there, by their names."""
+    @abc.abstractmethod
+    def write_many(self, write: Write, job_ids: Sequence[int] | None = None) -> int:
+        """Make a write to each of these records that meets its guard. None: all waiting jobs. Return their number."""
 
-    def unregister(self, name: str) -> None:
-        """A process is there no more."""
+    @abc.abstractmethod
+    def write_claim(self, job_id: int, claim: Claim, max_running: int, max_in_scope: int) -> bool:
+        """Make a claim, unless as many jobs run as these limits allow. See claim()."""

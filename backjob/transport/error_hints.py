@@ -27,8 +27,9 @@ _REMEDIES = {
     404: "no BackJob answers there: another app, this one under another path, or connect= leads elsewhere",
     405: "no BackJob answers there: another app, or something before BackJob that takes no POST",
     407: "it is a proxy that asks for a password: set connect= to the address where the app itself answers",
-    410: "the job is not known there: set connect= to the app's own address, or give both one table_name and one"
-    " database, or cache (the memory of a process is no other's)",
+    410: "the job is not known there, or is another app's: set connect= to the app's own address (or to where a part of"
+    " its path is taken away), or give both one table_name and one database, or cache (the memory of a process is no"
+    " other's)",
     413: "the job's body is too large for it: raise its limit (nginx: client_max_body_size)",
     414: "the job's target is too long for it",
     421: 'it serves several sites: set connect="https://…" with the name of this one, and ca_file= if need be',
@@ -43,8 +44,6 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be others a moment later."""
 _OWN_REMEDIES = {
     200: "another app with BackJob answers there: set connect= to this app's own address",
-    421: "another app with BackJob got the request, for a part of the path is taken away on the way to this one: set "
-    "connect= to where that is done",
     403: "an app with BackJob, but with another key: give all processes the same key= (or $BACKJOB_KEY, or key file), "
     "and wrap the app in one BackJob only",
     503: "BackJob is there, but its job database or its key can't be used: its log says why",
@@ -66,7 +65,7 @@ def explain(answer: Answer, address: Address) -> LaunchError:
     if status is None:
         return _explain_no_http(bytes(answer.raw), address)
     text = join(": ", [_describe(answer, address), *_find_remedies(answer, status, address, [_lead_around(address)])])
-    is_of_job = _is_own(answer) and status in (410, 421)
+    is_of_job = _is_own(answer) and status == 410
     return LaunchError(text, is_final=status not in _PASSING, is_of_job=is_of_job)
 
 

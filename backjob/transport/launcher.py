@@ -14,17 +14,17 @@ from typing import Any, Protocol
 
 from backjob._socket import Connection, Step, check_method, check_target, is_done
 from backjob.config import Config
-from backjob.errors import AddressError, Busy, LaunchError, NotHome
+from backjob.errors import AddressError, Busy, LaunchError
 from backjob.keyring import Keyring, SealError, Token
 from backjob.messages import compose, plain
-from backjob.model.address import Address, add_site, read_origin, write_origin
+from backjob.model.address import Address
+from backjob.model.app_id import name_app
 from backjob.model.job import Job, JobRequest
 
-from .app_id import OwnIds, name_app, name_place
 from .connection_failures import explain_failure
 from .error_hints import sum_up
 from .own_address import OwnAddress
-from .path_proofs import FRESH, FRESH_FROM_SLOT, LONGEST_PROOF, PathProofs
+from .path_proofs import FRESH, FRESH_FROM_SLOT, PathProofs
 from .protocol import is_taken
 from .short_tokens import Clock, ShortTokens, host_time
 from .wire import CONNECT_TIMEOUT, PROBE_PATIENCE, Wire
@@ -33,7 +33,6 @@ SEND_TIMEOUT = 30.0
 MOST_UNANSWERED = 2
 _PAGE_CONNECT_TIMEOUT = 0.5
 _SHORT_PATIENCE = 0.01
-_MOST_ELSEWHERE = 64
 _NO_POST = plain("no POST has reached BackJob: slots are busy, or something in front of it refuses POSTs")
 
 
@@ -54,12 +53,8 @@ class SelfRequest:
         self._config = config
         self._keyring = keyring
         self.app = app
-        self._own_ids = OwnIds(keyring, app)
-        place = config.address
-        self.home = name_place(write_origin(place)) if place else name_app(app)
-        """The app_id of jobs that are started here."""
+        self.app_id = name_app(app)
         self.own = OwnAddress(config)
-        self._elsewhere: dict[tuple[str, str], tuple[Address, float]] = {}
         self.wire = Wire(config)
         self._connect, self._build, self.ask = self.wire.connect, self.wire.build, self.wire.ask
         self.paths = PathProofs(ShortTokens(keyring, now), self.wire, app)
@@ -100,9 +95,11 @@ class SelfRequest:
         """The request with what is to be known should another process launch it: whose job it is, and where from."""
         return replace(self.own.note_origin(request, environ), app=self.app)
 
-    def is_home_of(self, app_id: str) -> bool:
-        """Is a job with this app_id no other app's, as far as its record tells in clear?"""
-        return app_id in self._own_ids
+    def unseal(self, job: Job) -> JobRequest:
+        """Return the request of a job; a job that this app has adopted is as good as its own. Raises SealError."""
+        request = self._keyring.unseal(job.id, job.uid, job.sealed)
+        is_adopted = request.by_connect and job.app_id == self.app_id
+        return replace(request, app=self.app, by_connect=False) if is_adopted else request
 
     @property
     def is_crowded(self) -> bool:
@@ -146,13 +143,12 @@ class SelfRequest:
         """
         check_method(request.method), check_target(request.target)
         try:
-            home = self._home_elsewhere(token, request, from_slot)
-            address = home or self._proven_address(token, request, from_slot)
+            address = self._proven_address(token, request, from_slot)
             target = request.target
             wire = self._build(token, address, request.method, target, request.body, request.content_type)
             if not self.paths.covers(address, request, from_slot=from_slot):
                 self.paths.prove(address, token, request, PROBE_PATIENCE if from_slot else float("inf"))
-                self.has_worked = self.has_worked or home is None
+                self.has_worked = True
             connection = self._connect(address, CONNECT_TIMEOUT)
             try:
                 self._shake_hands(connection, token, request, from_slot)
@@ -192,15 +188,15 @@ class SelfRequest:
     def covers(self, request: JobRequest) -> bool:
         """Can the worker's request be sent from a slot, where no probe could be waited for?
 
-        Always for another application's job and if no address is known: open() decides about those.
+        Always for a job that is sent elsewhere and if no address is known: open() decides about those.
         """
         try:
-            is_ours = request.by_connect or request.app == self.app
             address = self.candidates(None)[0]
         except AddressError:
             return True
-        is_doubted = self.own.is_doubted(FRESH_FROM_SLOT)
-        return not is_ours or (not is_doubted and self.paths.covers(address, request, from_slot=True))
+        if self.own.find_elsewhere(request, self.app):
+            return True
+        return not self.own.is_doubted(FRESH_FROM_SLOT) and self.paths.covers(address, request, from_slot=True)
 
     def post_ahead(self, token: Token, request: JobRequest, *, is_again: bool) -> bool:
         """Call ``PathProofs.post_ahead()``. ``is_again``: the job was launched before. Raises LaunchError."""
@@ -216,67 +212,41 @@ class SelfRequest:
         self.paths.send_ahead(address, token, request, self._config.close_delay)
 
     def note_proof(self, address: Address) -> None:
-        """Record that the app, or the home of another app's job, has just answered at this address."""
+        """Record that the app has just answered at this address, or what a job was started for elsewhere."""
         self.own.note_proof(address)
         self.has_worked = True
 
     def forget_proofs(self) -> None:
         """Make each address prove itself again, after a failure or an answer of another program."""
         self.own.forget()
-        self._elsewhere.clear()
         self.paths.clear()
-
-    def _home_elsewhere(self, token: Token, request: JobRequest, from_slot: bool) -> Address | None:
-        """Where the job of another app that shares our jobs is at home; None when it is our own. Raises NotHome."""
-        if request.app == self.app or not request.address:
-            return None
-        address = read_origin(request.address)
-        if request.by_connect and self.own.is_known(address):
-            return None
-        key = request.address, request.app
-        home, proven_at = self._elsewhere.get(key, (address, float("-inf")))
-        if time.monotonic() - proven_at < LONGEST_PROOF:
-            return home
-        app, patience = "" if request.by_connect else request.app, self._config.launch_timeout
-        try:
-            patience = PROBE_PATIENCE if from_slot else patience
-            home = self._prove_one(add_site(address, request.site), token, request, patience, app)
-        except LaunchError as error:
-            raise NotHome(compose("the app that started this job does not answer: {error}", error=error)) from None
-        while len(self._elsewhere) >= _MOST_ELSEWHERE:
-            self._elsewhere.pop(next(iter(self._elsewhere), key), None)
-        self._elsewhere[key] = home, time.monotonic()
-        return home
 
     def _proven_address(self, token: Token, request: JobRequest, from_slot: bool) -> Address:
         """Where a request with a user's form in it may go: to our own server and to no other program."""
         candidates = self.own.guess(request, self.app)
         fresh = FRESH_FROM_SLOT if from_slot else FRESH
-        is_only = len(candidates) == 1 and not self.own.is_doubted(fresh)
+        is_only = len(candidates) == 1 and not candidates[0].is_recorded and not self.own.is_doubted(fresh)
         if self.own.is_proven(candidates[0], fresh) or (from_slot and is_only):
             return candidates[0]
         # The only one may be as busy as it likes; of several one may be a program that never says a word.
         is_one = len({replace(address, site="") for address in candidates}) == 1
         patience = float("inf") if is_one and not from_slot else PROBE_PATIENCE
         try:
-            # connect= may lead to another app on purpose.
-            app = "" if self._config.address and request.by_connect else self.app
-            address = self._prove_one(candidates, token, request, patience, app)
+            address = self._prove_one(candidates, token, request, patience)
         except LaunchError as error:
-            if not error.is_final or self.own.is_known(candidates[0]):
+            if not error.is_final or candidates[0].is_recorded or self.own.is_known(candidates[0]):
                 raise
             # No request has come here. What listens is something else, and this may be no server of the app at all.
-            raise NotHome(compose("what listens in this process is not this app: {error}", error=error)) from None
+            text = compose("what listens in this process is not this app: {error}", error=error)
+            raise Busy(text, is_final=True) from None
         self.note_proof(address)
         return address
 
-    def _prove_one(
-        self, candidates: list[Address], token: Token, request: JobRequest, patience: float, app: str
-    ) -> Address:
+    def _prove_one(self, candidates: list[Address], token: Token, request: JobRequest, patience: float) -> Address:
         failures: list[LaunchError] = []
         for address in candidates:
             try:
-                self.paths.prove_mount(address, token, request, patience, app)
+                self.paths.prove_mount(address, token, request, patience)
                 return address
             except LaunchError as error:
                 failures.append(error)
@@ -284,9 +254,9 @@ class SelfRequest:
 
     def knock(self, token: Token, request: JobRequest, patience: float) -> None:
         """Have a request come to this app, in whichever process. Raises AddressError where no address is known."""
-        for address in self.own.guess(request, self.app):
+        for address in self.own.guess(replace(request, app=self.app), self.app):
             with contextlib.suppress(LaunchError):
-                self.paths.prove_mount(address, token, request, patience, self.app)
+                self.paths.prove_mount(address, token, request, patience)
                 break
 
     def _send_monitor(self, connection: Connection, token: Token, request: JobRequest, address: Address) -> None:

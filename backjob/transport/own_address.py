@@ -66,8 +66,17 @@ class OwnAddress:
         guesses = [pair for pair in pairs if not any(each.is_sure for each in pair)]
         return [*sure, *(pair[0] for pair in guesses), *(pair[1] for pair in guesses if len(pair) > 1)]
 
+    def find_elsewhere(self, request: JobRequest, app: str) -> Address | None:
+        """Return the address at which a job that another app has started is to run, or None if that is our own."""
+        if request.app == app or not request.address:
+            return None
+        recorded = read_origin(request.address)
+        return None if request.by_connect and self.is_known(recorded) else recorded
+
     def guess(self, request: JobRequest, app: str) -> list[Address]:
-        """Return possible addresses of this app, the likeliest first, also in a process that had no request yet."""
+        """Return possible addresses for this job, the likeliest first, also in a process that had no request yet."""
+        if elsewhere := self.find_elsewhere(request, app):
+            return add_site(elsewhere, request.site)
         try:
             return self.candidates(None)
         except AddressError:

@@ -125,26 +125,25 @@ class PathProofs:
 
     def _prove_path(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
         """Probe the path. If only the mount answers, probe the path again: an outage may have ended meanwhile."""
-        app = self._name_app(request)
-        answer = self._probe(address, token, request, patience, app, request.path)
+        answer = self._probe(address, token, request, patience, request.path)
         if answer is None:
             return
         if not self._answers_at_mount(address, token, request):
             raise explain(answer, address)
-        answer = self._probe(address, token, request, patience, app, request.path)
+        answer = self._probe(address, token, request, patience, request.path)
         if answer is not None:
             raise self._explain_path(answer, address, "GET", request)
 
     def _prove_post(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
         """Probe the mount with a POST. Raises LaunchError if something else answers, such as a maintenance page."""
-        answer = self._probe(address, token, request, patience, self._name_app(request))
+        answer = self._probe(address, token, request, patience)
         if answer is not None:
             self.takes_posts = False
             raise explain_post(answer, address)
 
-    def prove_mount(self, address: Address, token: Token, request: JobRequest, patience: float, app: str) -> None:
-        """Probe the mount. Raises LaunchError if this app does not answer. "": any app with the same key may."""
-        answer = self._probe(address, token, request, patience, app)
+    def prove_mount(self, address: Address, token: Token, request: JobRequest, patience: float) -> None:
+        """Probe the mount. Raises LaunchError if the app does not answer, or any with the same key as for connect=."""
+        answer = self._probe(address, token, request, patience)
         if answer is not None:
             raise explain(answer, address)
 
@@ -222,27 +221,24 @@ class PathProofs:
     def answers(self, address: Address, token: Token, request: JobRequest, path: str | None = None) -> bool:
         """Does BackJob answer a probe of this path, or without one, of the mount?"""
         try:
-            return self._probe(address, token, request, PROBE_PATIENCE, self._name_app(request), path) is None
+            return self._probe(address, token, request, PROBE_PATIENCE, path) is None
         except LaunchError:
             return False
 
     def _probe(
-        self, address: Address, token: Token, request: JobRequest, patience: float, app: str, path: str | None = None
+        self, address: Address, token: Token, request: JobRequest, patience: float, path: str | None = None
     ) -> Answer | None:
         """Probe this path with a GET. If it is None, probe the mount, with a POST if the mount is known.
 
         Return the answer if it is not this app's, or else None."""
         probe = self.tokens.sign(PROBE, token.job_id, token.attempt)
         answer = self._wire.ask(address, probe, request, patience, path)
-        if not is_here(answer, probe, app):
+        # connect= may lead to another app on purpose.
+        if not is_here(answer, probe, "" if request.by_connect else request.app or self._app):
             return answer
         if path is not None or request.script_name is not None:
             self.add(address, _POST if path is None else path)
         return None
-
-    def _name_app(self, request: JobRequest) -> str:
-        """The app whose answer is a proof; "" where connect= says which one is meant."""
-        return "" if request.by_connect else request.app or self._app
 
 
 def _is_safe(request: JobRequest) -> bool:

@@ -36,9 +36,7 @@ class WireOutcome(Enum):
     OTHER_VERSION = "version", "409 Conflict"
     """Only a process with another ``app_version`` runs the job."""
     UNKNOWN = "unknown", "410 Gone"
-    """No record has this id, attempt and sealed request."""
-    ELSEWHERE = "elsewhere", "421 Misdirected Request"
-    """Another application runs the job."""
+    """No record of this application has this id, attempt and sealed request."""
     UNAVAILABLE = "away", "503 Service Unavailable"
     """The store can't be used."""
 

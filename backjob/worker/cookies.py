@@ -1,4 +1,4 @@
-"""Cookies that a job's response sets: no browser gets them, which matters if one of them is the user's session."""
+"""Cookies that the response of a job sets. No browser receives them, so a rotated session cookie signs the user out."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from backjob.logs import about
 log = logging.getLogger("backjob")
 
 _warned: set[str] = set()
-"""The names of the cookies for which this process has logged the warning."""
+"""Names of the cookies for which this process has logged the warning."""
 
 
 def list_changed(cookie: str, set_cookies: Iterable[str]) -> list[str]:
-    """Return the names of the cookies to which a response gives other values than its request's Cookie header had."""
-    sent, changed = _read_pairs(cookie.split(";")), []
-    for name, value in _read_pairs(each.partition(";")[0] for each in set_cookies).items():
-        if name in sent and sent[name] != value:
-            changed.append(name)
-    return changed
+    """Return the names of the request's cookies that the response sets to other values."""
+    sent = _read_pairs(cookie.split(";"))
+    received = _read_pairs(each.partition(";")[0] for each in set_cookies)
+    return [name for name, value in received.items() if sent.get(name, value) != value]
 
 
 def warn_of_changed(cookie: str, set_cookies: Iterable[str], job_id: int, attempt: int) -> None:
@@ -30,9 +28,7 @@ def warn_of_changed(cookie: str, set_cookies: Iterable[str], job_id: int, attemp
             log.warning(
                 "Job %d, attempt %d: its response sets the user's cookie %r to another value, which no browser gets. "
                 "If a session was rotated, its user is signed out: do that outside of jobs",
-                job_id,
-                attempt,
-                name,
+                *(job_id, attempt, name),
                 extra=about(job_id, attempt),
             )
 

@@ -1,4 +1,4 @@
-"""The jobs that wait for the end of the job that started them with ``after_response=True``.
+"""Jobs that the running job has started with ``after_response=True``, and that wait for its end.
 
 Knows the outcome of that job and its lease, which lasts as long; nothing of the app that ran.
 """
@@ -15,7 +15,7 @@ from .outcome import Outcome
 
 
 class Followers:
-    """Jobs that are launched after one attempt, which has this ``environ``."""
+    """Jobs that are launched after one attempt. ``environ``: of that attempt."""
 
     def __init__(self, backend: Backend, environ: Mapping[str, Any]) -> None:
         self._backend = backend
@@ -23,17 +23,17 @@ class Followers:
         self._launches: list[Launch] = []
 
     def add(self, launch: Launch) -> None:
-        """Launch this when the job has ended."""
+        """Add a launch, for the end of the job."""
         self._launches.append(launch)
 
     def cancel(self, job_id: int) -> None:
-        """Cancel the launch of this job, if it is among these."""
+        """Cancel the launch of this job, if it waits here."""
         launches = [each for each in self._launches if each.job_id == job_id]
         self._launches = [each for each in self._launches if each.job_id != job_id]
         self._backend.launch_followers(launches, self._environ, UNDONE)
 
     def release(self, claim: str, outcome: Outcome | None) -> None:
-        """The attempt is over: end its lease and launch the others, now or as soon as its outcome is written."""
+        """End the lease of the attempt and launch the jobs, now or as soon as its outcome is written."""
         if outcome is None or outcome.is_known:
             is_failed = outcome is None or not outcome.is_completed
             self._backend.renewals.end_lease(claim)

@@ -1,4 +1,4 @@
-"""The judgement on what the app answered to a job: completed, or failed and why, and whether a retry may help.
+"""The judgement on the app's response to a job: completed, or failed with a reason, to be retried or not.
 
 Pure, except for a function ``redirect_ok`` of the application. Knows HTTP; no store and no progress.
 """
@@ -36,7 +36,7 @@ from .left_out import LeftOut
 log = logging.getLogger("backjob")
 
 _PASSING = frozenset({408, 425, 429})
-"""The 4xx that ask to try again later (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)."""
+"""4xx that ask to try again later (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)."""
 _SERVER_ERRORS = range(500, 600)
 _REFUSALS = frozenset({401, 403})
 _OF_HOST = frozenset({400, 421})
@@ -49,7 +49,7 @@ _LONG_WAIT = 60.0
 
 @dataclass(frozen=True)
 class Judgement:
-    """The end of an attempt. ``reason``: of the failure, "" for a completed job. ``location``: see JobStatus.
+    """Judgement on an attempt. ``reason``: of the failure, "" for a completed job. ``location``: see JobStatus.
 
     ``error``: the exception that is the cause of a failure, for the log.
     """
@@ -62,7 +62,7 @@ class Judgement:
 
 @dataclass
 class Run:
-    """The facts about the run whose answer is judged."""
+    """Facts about the run whose response is judged."""
 
     job: Job
     request: JobRequest
@@ -70,12 +70,12 @@ class Run:
     config: Config
     left_out: LeftOut = field(repr=False)
     mount: str
-    """The path at which BackJob is mounted: the app may change SCRIPT_NAME."""
+    """Path at which BackJob is mounted: the app may change SCRIPT_NAME."""
     cause: str = field(repr=False, default="")
-    """Type and message of the exception that the framework reported last. If that exception is an HTTP response, only
-    the application's own text in it."""
+    """Type and message of the exception that the framework reported last. Of an HTTP response, only the application's
+    own text in it."""
     answer: int | None = None
-    """The status of that exception, if it is an HTTP response."""
+    """Status of that exception, if it is an HTTP response."""
     is_denied: bool = False
     """Was that exception a 401 or 403? A redirect that answers it leads to a login page."""
     login_url: str = field(repr=False, default="")
@@ -89,7 +89,7 @@ class Run:
         return time.monotonic() - self.begun_at
 
     def note_exception(self, error: BaseException) -> None:
-        """Remember the exception that the framework answers."""
+        """Store the facts about the exception that the framework turns into a response."""
         self.answer = find_status(error)
         self.error = error if self.answer is None else None
         self.cause = describe_publicly(error) if self.answer is None else _read_detail(error)
@@ -97,7 +97,7 @@ class Run:
 
 
 def judge_answer(response: Response, run: Run) -> Judgement:
-    """Return how a job ends, by the response of its app."""
+    """Judge the response of the app."""
     code, line = response.code, f"HTTP {response.status}"
     if response.breach:
         error = run.error or response.exception
@@ -116,7 +116,7 @@ def judge_answer(response: Response, run: Run) -> Judgement:
 
 
 def judge_exception(error: BaseException, run: Run) -> Judgement:
-    """Return how a job ends, by its app's exception. One that is an HTTP response counts as that response."""
+    """Judge the exception of the app. One that is an HTTP response counts as that response."""
     code = find_status(error)
     if code is None:
         return Judgement(_join(describe_publicly(error), run.left_out.explain_exception()), may_retry=True, error=error)
@@ -135,8 +135,8 @@ def _read_location(error: BaseException) -> str:
 def find_status(error: BaseException) -> int | None:
     """Return the status of an exception that is an HTTP response or a WSGI application itself.
 
-    The HTTP exceptions of Bottle, Werkzeug and WebOb are such. A ``code`` alone is not enough: urllib's exceptions have
-    that of another site.
+    Those are the HTTP exceptions of Bottle, Werkzeug and WebOb. A ``code`` alone is not enough, because urllib's
+    exceptions have the code of another site.
     """
     is_response = hasattr(error, "status_line") and hasattr(error, "status_code")  # as in Bottle
     code = getattr(error, "status_code" if is_response else "code", None)
@@ -212,8 +212,8 @@ def _explain_host(request: JobRequest) -> str:
 def _judge_redirect(code: int, headers: Mapping[str, str], run: Run) -> Judgement:
     judgement = _judge_location(code, headers, run)
     is_outside = run.request.lacks_site or run.request.has_site_url
-    is_told = not judgement.reason or "site_url=" in judgement.reason
-    if is_outside and not is_told and _may_be_for_site(headers.get("location", ""), run):
+    needs_no_hint = not judgement.reason or "site_url=" in judgement.reason
+    if is_outside and not needs_no_hint and _may_be_for_site(headers.get("location", ""), run):
         hint = "correct site_url" if run.request.has_site_url else _SET_SITE
         return replace(judgement, reason=f"{judgement.reason}; {_OUTSIDE}: {hint}")
     return judgement
@@ -237,7 +237,7 @@ def _judge_location(code: int, headers: Mapping[str, str], run: Run) -> Judgemen
         )
     page = _make_page(run)
     redirect = read_redirect(code, location, page)
-    where = f"The app answered {code}{_name_place(redirect, location)}"
+    where = f"The app answered {code}{_name_target(redirect, location)}"
     shown = redirect.shown[:MOST_REASON]
     if run.is_denied or is_login(redirect, page):
         return Judgement(f"{where}, a login page: nothing was done{_hint_at_login(code, run)}", location=shown)
@@ -265,7 +265,7 @@ def _hint_at_login(code: int, run: Run) -> str:
     return (f"; {hint}" if hint else "") + run.left_out.explain_response(code)
 
 
-def _name_place(redirect: Redirect, location: str) -> str:
+def _name_target(redirect: Redirect, location: str) -> str:
     if redirect.target is None:
         return " with a Location that can't be read" if location else " without a Location"
     return f" to {redirect.shown[:200]}"

@@ -1,4 +1,4 @@
-"""The parts of the starting request that a job lacks, for the text of a job that fails.
+"""The parts of the starting request that a job lacks, for the reason of a failure.
 
 Knows the sealed request and the environ of the job; decides nothing about the job.
 """
@@ -18,9 +18,9 @@ _ENDED = "has ended or was replaced (log-out, another login or a changed passwor
 
 
 class LeftOut:
-    """Headers that were not taken along, and what middleware outside of BackJob knew of the user.
+    """Headers that were not sealed, and the user's data that middleware outside of BackJob had added.
 
-    ``server`` is the environ of the self-request, ``environ`` that of the job.
+    ``server``: environ of the self-request. ``environ``: that of the job.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a run ended, until it is written: a database that is away keeps it waiting, and it is not lost.
+"""The outcome of an attempt, until it is written. It is kept while the database is unreachable.
 
 Knows the moves that end an attempt, and nothing of the app that ran.
 """
@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from backjob.errors import Refused, StoreError
 from backjob.logs import about
@@ -29,11 +30,11 @@ PATIENCE = 5.0
 _PAUSE = 0.2
 _RETRY_EVERY = 1.0
 """Seconds between two tries to write postponed outcomes under gevent."""
-_NOT_STORED = "The job store refuses what this job has to say"
+_NOT_STORED = "The job store refuses the text of this job"
 
 
 def _write_others(store: Store, vouching: Vouching) -> None:
-    """Write what other jobs have postponed: the keeper may be the one that gets no connection."""
+    """Write the postponed outcomes of other jobs: the keeper may be the one that gets no connection."""
     with contextlib.suppress(StoreError):
         vouching.write_postponed(store)
 
@@ -50,45 +51,34 @@ def _retry_in_greenlet(store: Store, vouching: Vouching) -> None:
         threading.Thread(target=write_later, name="backjob-outcome", daemon=True).start()
 
 
+@dataclass(eq=False, repr=False)
 class Outcome:
     """The move that ends this attempt of a job, with its last text and progress.
 
-    ``error``: the reason of a failure in one line. ``location``: where the redirect leads with which it ended.
-    ``seconds``: duration of the attempt. ``cause``: the exception of a failure, for the log.
+    ``seconds``: duration of the attempt. ``cause``: exception of a failure, for the log. ``error``: reason of a failure
+    in one line. ``location``: target of the redirect with which it ended.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        move: Move,
-        text: str,
-        progress: int,
-        seconds: float | None = None,
-        cause: BaseException | None = None,
-        *,
-        error: str = "",
-        location: str = "",
-    ) -> None:
-        self._job = job
-        self._told = about(job.id, job.attempt)
-        self._move = move
-        self._text = text
-        self._error = error
-        self._location = location
-        self._progress: int | None = progress
-        self._seconds = seconds
-        self._cause = cause
-        self._is_tried = False
-        self._refusals = 0
-        self.delay = retry_delay(job.attempt) if move is Move.RETRY else 0.0
-        """Seconds until the next attempt, if there is one."""
+    job: Job
+    move: Move
+    text: str
+    progress: int | None
+    seconds: float | None = None
+    cause: BaseException | None = None
+    error: str = ""
+    location: str = ""
+
+    def __post_init__(self) -> None:
+        self._is_tried, self._refusals = False, 0
         self._call: Callable[[bool], None] | None = None
+        self.delay = retry_delay(self.job.attempt) if self.move is Move.RETRY else 0.0
+        """Seconds until the next attempt, if there is one."""
         self.is_known = False
-        """Is it known how the job stands? Then the move was made, or somebody else was first."""
+        """Is the outcome of the job known? True once the move was made, or another writer was first."""
         self.is_completed = False
 
     def write_patiently(self, store: Store, vouching: Vouching) -> None:
-        """Write it now, or in a few seconds; or leave it to the keeper, as long as the process lives."""
+        """Write the outcome now or in a few seconds, and else leave it to the keeper."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
@@ -96,21 +86,20 @@ class Outcome:
                 return _write_others(store, vouching)
             except StoreError as error:
                 if time.monotonic() > end:
-                    what, cause = "Job %d has ended, its outcome waits: %s", self._take_cause()
-                    log.error(what, self._job.id, error, extra=self._told, exc_info=cause)
+                    self._log_error("Job %d has ended, its outcome waits: %s", error, exc_info=self._take_cause())
                     vouching.postpone(self._write_late)
                     return _retry_in_greenlet(store, vouching)
             time.sleep(_PAUSE)
 
     def _write_late(self, store: Store) -> None:
         self.write(store)
-        log.info("Job %d: its outcome is written", self._job.id, extra=self._told)
+        log.info("Job %d: its outcome is written", self.job.id, extra=about(self.job.id, self.job.attempt))
 
     def write(self, store: Store) -> None:
-        """Write it. Raises StoreError, and then it is to be tried again.
+        """Write the outcome. Raises StoreError if that failed and is to be repeated.
 
-        An outcome that the store refuses for what it is becomes a failure with a short text. If even that is refused,
-        it is given up, and the job is recovered like one whose process is gone.
+        An outcome whose content the store refuses becomes a failure with a short text. If even that is refused, it is
+        given up, and the job is recovered like a lost one.
         """
         while not self.is_known:
             try:
@@ -121,23 +110,26 @@ class Outcome:
         self._call_once()
 
     def _note_refusal(self, error: Refused) -> None:
-        """Try it again after a pause, and, when it was refused a few times, with less to say."""
+        """Prepare the next try: after a pause, and with a shorter text after a few refusals."""
         self._refusals += 1
         if self._refusals % TRIES:
             time.sleep(_PAUSE)
         elif self._refusals == TRIES:
-            log.error("Job %d fails, its outcome can't be stored: %s", self._job.id, error, extra=self._told)
-            self._text = describe_refusal(error, self._move)
-            self._error, self._location = first_line(self._text), ""
-            self._move, self._progress, self.delay = Move.FAIL, None, 0.0
+            self._log_error("Job %d fails, its outcome can't be stored: %s", error)
+            self.text = describe_refusal(error, self.move)
+            self.error, self.location = first_line(self.text), ""
+            self.move, self.progress, self.delay = Move.FAIL, None, 0.0
         elif self._refusals == 2 * TRIES:
-            self._text = self._error = _NOT_STORED  # the reason may quote what is refused
+            self.text = self.error = _NOT_STORED  # the reason may quote the refused text
         else:
-            log.error("Job %d has ended, its outcome is given up: %s", self._job.id, error, extra=self._told)
+            self._log_error("Job %d has ended, its outcome is given up: %s", error)
             self.is_known = True
 
+    def _log_error(self, message: str, error: StoreError, exc_info: BaseException | None = None) -> None:
+        log.error(message, self.job.id, error, extra=about(self.job.id, self.job.attempt), exc_info=exc_info)
+
     def when_known(self, call: Callable[[bool], None]) -> None:
-        """Call this once, with whether the job has completed: now, or as soon as that is known."""
+        """Call ``call(is_completed)`` once: now, or as soon as the outcome is known."""
         self._call = call
         if self.is_known:
             self._call_once()
@@ -148,58 +140,50 @@ class Outcome:
             call(self.is_completed)
 
     def _make(self, store: Store) -> bool:
-        job, again = self._job, self._move is Move.RETRY
+        """Make the move. Return whether the job has completed."""
+        job, again = self.job, self.move is Move.RETRY
         was_tried, self._is_tried = self._is_tried, True
-        is_made = store.move(
-            self._move,
-            job.id,
-            attempt=job.attempt,
-            text=self._text,
-            error=self._error,
-            location=self._location,
-            progress=self._shown(self._move),
-            delay=self.delay,
-            past=add_end(job.past, AttemptEnd(job.attempt, store.time(), self._text)) if again else None,
-        )
-        if is_made:
-            self._log(self._move)
-            return self._move is Move.COMPLETE
-        # Somebody else was first, or we were, and the answer was lost.
+        if self._move(store, self.move, self.error):
+            return self.move is Move.COMPLETE
+        # Another writer was first, or this move was made before, and the answer was lost.
         glance = store.glance(job.id)
         is_ours = glance is not None and glance.attempt == job.attempt
         if glance is not None and is_ours and again and glance.status is Status.INPROGRESS:
             last = Move.CANCEL if glance.cancel_requested else Move.FAIL
-            error = self._error if last is Move.FAIL else ""
-            is_made = store.move(
-                last,
-                job.id,
-                attempt=job.attempt,
-                text=self._text,
-                error=error,
-                location=self._location,
-                progress=self._shown(last),
-            )
-            if is_made:
-                self._log(last)
-        elif was_tried and glance is not None and glance.status is self._move.target and (again or is_ours):
-            self._log(self._move)  # the answer to the write was lost
+            self._move(store, last, self.error if last is Move.FAIL else "")
+        elif was_tried and glance is not None and glance.status is self.move.target and (again or is_ours):
+            self._log(self.move)
         log_late(job, self._take_cause())
         return glance is not None and is_ours and glance.status is Status.COMPLETED
 
+    def _move(self, store: Store, move: Move, error: str) -> bool:
+        job, is_retry = self.job, move is Move.RETRY
+        is_made = store.move(
+            move,
+            job.id,
+            attempt=job.attempt,
+            text=self.text,
+            error=error,
+            location=self.location,
+            progress={Move.COMPLETE: 100, Move.RETRY: 0}.get(move, self.progress),
+            delay=self.delay if is_retry else 0.0,
+            past=add_end(job.past, AttemptEnd(job.attempt, store.time(), self.text)) if is_retry else None,
+        )
+        if is_made:
+            self._log(move)
+        return is_made
+
     def _log(self, move: Move) -> None:
-        job, cause = self._job, self._take_cause()
-        log_ended(move, job.id, job.attempt, job, seconds=self._seconds, reason=self._error, error=cause)
+        job, cause = self.job, self._take_cause()
+        log_ended(move, job.id, job.attempt, job, seconds=self.seconds, reason=self.error, error=cause)
 
     def _take_cause(self) -> BaseException | None:
         """Return the exception, to be logged once. Its traceback is then released."""
-        cause, self._cause = self._cause, None
+        cause, self.cause = self.cause, None
         return cause
-
-    def _shown(self, move: Move) -> int | None:
-        return {Move.COMPLETE: 100, Move.RETRY: 0}.get(move, self._progress)
 
 
 def describe_refusal(error: Refused, move: Move | None) -> str:
-    """Return the text of a job whose own text the store refuses. ``move``: how it would have ended; None: it ran on."""
+    """Return the text of a job whose own text the store refuses. ``move``: its refused move, None while it runs."""
     ended = {None: "was running", Move.COMPLETE: "had completed", Move.CANCEL: "was cancelled"}.get(move, "had failed")
     return f"{_NOT_STORED}; it {ended}. {error}"

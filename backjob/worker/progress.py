@@ -1,287 +1,110 @@
-"""The signs of a running job: its newest progress and text, and their way to the store, a few times a second at most.
+"""The progress of one attempt: the newest report of a job, and when and what of it is written to the store.
 
-A sign that can't be written waits here. Knows nothing of how a job ends: whoever made the signs is told when one is
-refused.
+Pure: time and output come in as values, and the arguments of a write go out. Knows no thread, clock or store.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
-import os
-import threading
-import time
-from collections.abc import Callable
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from backjob.client.arguments import check_progress
-from backjob.errors import Refused, StoreError
-from backjob.logs import about, running
-from backjob.model.job import Glance, Job
-from backjob.model.text import clean_text, cut_text
-from backjob.runtime.backoff import between
-from backjob.scheduling.leases import TRIES
-from backjob.storage.store import Store
-from backjob.wsgi.output import Output
+from backjob.model.text import cut_text
 
-log = logging.getLogger("backjob")
-
-QUIET = 0.2
-"""Seconds between two writes of one job."""
-_AWAY = 1.0
-"""Seconds until a sign is tried again that the store did not take."""
-_LONGEST_WRITE = 30.0
-"""Seconds after which a write that is on its way is not waited for: its guard refuses it from then on."""
+RETRY = 1.0
+"""Seconds until a failed write is repeated, and from then on until the thread of the job repeats it itself."""
 
 
-class Signs:
-    """Those of one attempt. ``limit`` are the bytes of a text that are kept, ``lease`` the seconds that a sign buys.
-    ``is_prompt``: each is written at once, by who gives it.
+class State(enum.Enum):
+    """State of the newest report."""
 
-    ``on_refusal`` is called when the store takes no sign any more: it gives how the record stands where the attempt
-    still runs, and None where it has ended. ``on_unstorable`` is called when the store has refused a sign
-    for what it is, a few times in a row; no further sign is written. Several threads may give signs, and the children
-    of a fork.
-    """
+    SAVED = "stored"
+    CHANGED = "to be written"
+    WRITING = "being written"
+    OUTDATED = "an older one is being written"
+    ENDED = "dropped, like all that follow"
 
-    def __init__(
-        self,
-        store: Store,
-        job: Job,
-        output: Output,
-        *,
-        limit: int,
-        lease: float,
-        is_prompt: bool = False,
-        on_refusal: Callable[[], Glance | None],
-        on_unstorable: Callable[[Refused], None],
-    ) -> None:
-        self._store = store
-        self._job = job
-        self._output = output
-        self._limit = limit
-        self._lease = lease
-        self._is_prompt = is_prompt
-        self._quiet = 0.0 if is_prompt else QUIET
-        self._on_refusal = on_refusal
-        self._on_unstorable = on_unstorable
-        self._refusals = 0
-        self._home = self._pid = os.getpid()
-        self._changed = threading.Condition()
-        self._progress = 0.0  # small steps add up; what is stored is rounded
-        self._text: tuple[str, int] | None = None  # and the size of the output that it stands for
-        self._number = 0
-        self._stored: str | None = ""  # None: not known, an answer was lost
-        self._thread: threading.Thread | None = None
-        self._next_at = -math.inf  # when the next write may be made, in time.monotonic()
-        self._waits = False
-        self._is_writing = False
-        self._writer: int | None = None
-        self._is_away = False
-        self._is_over = False
 
-    @property
-    def progress(self) -> int:
-        """0-100."""
-        return round(self._progress)
+_AFTER_REPORT = {State.SAVED: State.CHANGED, State.WRITING: State.OUTDATED}
 
-    @property
-    def is_at_home(self) -> bool:
-        """Is this the process that runs the attempt, and not a child that it has forked?"""
-        return os.getpid() == self._home
 
-    @property
-    def is_over(self) -> bool:
-        """Is no sign written any more?"""
-        return self._is_over
+class Write(NamedTuple):
+    """Arguments of the store's write. ``is_more``: the text is appended to the stored one."""
 
-    def tell(self, progress: float | None = None, text: object = None, *, step: float = 0) -> None:
-        """Give a sign: a progress, which never goes back, a step on from there, and a text, shown until output follows.
+    progress: int
+    text: str
+    number: int
+    is_more: bool
 
-        Raises ValueError for an invalid progress.
+
+@dataclass
+class Progress:
+    """Progress and status text. ``limit``: bytes of a text. ``interval``: seconds between two writes."""
+
+    limit: int
+    interval: float
+    percent: float = 0.0  # small steps add up; what is stored is rounded
+    state: State = State.SAVED
+    is_child: bool = False
+    is_unreachable: bool = False
+    due_at: float = 0.0  # when the next write may begin
+    _text: tuple[str, int] | None = None  # with the size of the output that it replaces
+    _stored: str | None = ""  # None: not known
+    _number: int = 0
+
+    def fork(self) -> Progress:
+        """Return the progress for a child process. Until it has a text of its own, it keeps the stored one."""
+        state = self.state if self.state is State.ENDED else State.SAVED
+        child = Progress(self.limit, self.interval, self.percent, state, is_child=True)
+        child._stored, child._number = None, self._number
+        return child
+
+    def report(self, percent: float = 0.0, step: float = 0.0, text: str | None = None, size: int = 0) -> bool:
+        """Take a report, without arguments of new output only. Return whether the state has changed.
+
+        The progress never goes back; ``step`` is added to it. ``size``: bytes of output so far.
         """
-        progress, step = _clamp(progress) if progress is not None else 0.0, _clamp(step)
-        if text is not None and not isinstance(text, str):
-            text = clean_text(text)  # a text is cut when it is written: most are never
-        self._notice_fork()
-        with self._changed:
-            if not self._is_over:
-                self._output.show_line()
-                self._progress = min(max(self._progress, progress) + step, 100.0)
-                if text is not None:
-                    self._text = text, self._output.size
-        self.give()
+        before, self.state = self.state, _AFTER_REPORT.get(self.state, self.state)
+        if self.state is not State.ENDED:
+            self.percent = min(max(self.percent, percent) + max(step, 0.0), 100.0)
+            self._text = self._text if text is None else (text, size)
+        return self.state is not before
 
-    def give(self) -> None:
-        """Give a sign, with what was told and what was put out so far. The first is written at once, and then those
-        that come together when the last write is a moment ago: by a thread, so that none needs a next one to be seen.
+    def show(self, output: str, shown_size: int) -> str:
+        """Return the status text: the reported one until more output is shown. ``shown_size``: bytes shown so far."""
+        return output if self._text is None or self._text[1] < shown_size else cut_text(self._text[0], self.limit)
+
+    def delay(self, now: float, unfinished: float | None = None) -> float | None:
+        """Return the seconds until a write is due, None if there is nothing to write.
+
+        ``unfinished``: seconds until an unfinished line of the output is shown.
         """
-        self._notice_fork()
-        with self._changed:
-            if self._is_over:
-                return
-            if not self._waits:
-                self._waits = True
-                self._changed.notify_all()  # the thread may have had nothing to wait for
-            # A database that is away is the thread's to wait for; but under gevent it may have no chance to run.
-            own_turn = self._next_at + (_AWAY if self._is_away else 0)
-            if self._is_writing or time.monotonic() < own_turn:
-                self._see_to_thread()
-                return
-            self._is_writing = True
-        self._write()
+        wait = {State.CHANGED: 0.0, State.SAVED: unfinished}.get(self.state)
+        return None if wait is None else max(self.due_at - now, wait)
 
-    def give_output(self) -> None:
-        """Write new output: at once, or a moment later if it is an unfinished line."""
-        self._notice_fork()
-        if self._is_prompt or not self._output.wait:
-            self.give()
-            return
-        with self._changed:
-            if not self._is_over:
-                self._changed.notify_all()
-                self._see_to_thread()
+    def is_due(self, now: float) -> bool:
+        """Is the job's own thread to write? If the store was unreachable, the reporter's thread is first."""
+        return self.delay(now - RETRY * self.is_unreachable) == 0.0
 
-    def leave(self) -> None:
-        """Give a sign that another one writes: for who must not wait for a database, nor find out that all is over."""
-        if self._is_prompt:
-            self.give()
-            return
-        self._notice_fork()
-        with self._changed:
-            if not self._is_over:
-                self._waits = True
-                self._changed.notify_all()
-                self._see_to_thread()
-
-    def hasten(self) -> None:
-        """Write the next sign at once."""
-        self._notice_fork()
-        with self._changed:
-            self._next_at = -math.inf
-            self._changed.notify_all()
-
-    def stop(self) -> bool:
-        """Let no sign be written any more, not even one that is on its way. False when that was so already, and in a
-        child of a fork, where nothing may follow on it.
-        """
-        if not self.is_at_home:
-            self._is_over = True
-            return False
-        me = threading.get_ident()  # whoever is told of a write within it may end the job
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_writing or self._writer == me, _LONGEST_WRITE)
-            was_over, self._is_over = self._is_over, True
-            self._changed.notify_all()
-            return not was_over
-
-    def text(self, *, is_whole: bool = True) -> str:
-        """What is shown: an explicit text stays until output follows it. ``is_whole``: nothing more is to come."""
-        if is_whole:
-            self._output.show_line()
-        told = self._text
-        text = self._output.text(is_whole=is_whole)
-        return text if told is None or told[1] < self._output.shown_size else cut_text(told[0], self._limit)
-
-    def _notice_fork(self) -> None:
-        """In a child the parent's threads are not there: what they held or were about to write is not to be waited for.
-
-        The output is the parent's to show, who may have more of it by now.
-        """
-        if os.getpid() != self._pid:
-            self._changed = threading.Condition()
-            self._output, self._text, self._stored = Output(self._limit), None, ""
-            self._waits = self._is_writing = False
-            self._next_at = -math.inf
-            self._pid = os.getpid()
-
-    def _see_to_thread(self) -> None:
-        if self._thread is None or not self._thread.is_alive():  # in the child of a fork it is not
-            thread = threading.Thread(target=self._work, name="backjob-signs", daemon=True)
-            with contextlib.suppress(RuntimeError):  # no more threads here: the next sign takes this one along
-                thread.start()
-                self._thread = thread
-
-    def _work(self) -> None:
-        """Write what waits, each time when it may be written, for as long as the job runs."""
-        while True:
-            with self._changed:
-                while not self._is_over and (self._is_writing or (wait := self._wait()) > 0):
-                    self._changed.wait(None if self._is_writing or wait == math.inf else wait)
-                if self._is_over:
-                    return
-                self._is_writing = True
-            self._write()
-
-    def _wait(self) -> float:
-        pause, unfinished = self._next_at - time.monotonic(), self._output.wait
-        return pause if self._waits else max(pause, unfinished) if unfinished is not None else math.inf
-
-    def _write(self) -> None:
-        """Without the lock, for a database may be slow; by one thread at a time, which has set ``_is_writing``."""
-        is_over, is_written, wait = False, False, self._quiet
-        self._writer = threading.get_ident()
-        try:
-            self._waits = False
-            with running(None):  # what the store logs is not the job's
-                is_over = not self._write_or_give_up()
-            is_written = True
-        except StoreError as error:
-            self._stored, wait, job = None, _AWAY * between(0.8, 1.2), self._job
-            if not self._is_away:
-                log.warning("Job %d goes on, its update waits: %s", job.id, error, extra=about(job.id, job.attempt))
-        finally:
-            with self._changed:
-                self._is_away = wait > self._quiet
-                self._waits = self._waits or not is_written
-                self._is_over = self._is_over or is_over
-                self._next_at = time.monotonic() + wait
-                self._is_writing = False
-                self._changed.notify_all()
-                if self._waits and not self._is_over:
-                    self._see_to_thread()
-
-    def _write_or_give_up(self) -> bool:
-        """Is there more to be written after this? Raises StoreError."""
-        try:
-            is_live = self._try_to_write()
-        except Refused as error:
-            self._refusals += 1
-            if self._refusals < TRIES:
-                raise
-            self._on_unstorable(error)
-            return False
-        self._refusals = 0
-        return is_live
-
-    def _try_to_write(self) -> bool:
-        progress, text = self.progress, self.text(is_whole=False)
-        if self._touch(progress, text):
-            return True
-        glance = self._on_refusal()
-        if glance is None:
-            return False
-        # It runs, and the record is not as it was left: a child of this process has given a sign too, or the database
-        # takes no more of a text. Should it have ended just now, the next try finds that.
-        self._number, self._stored = glance.signs, None
-        with self._changed:
-            self._progress = max(self._progress, float(glance.progress))
-        self._waits = not self._touch(self.progress, text) or self._waits
-        return True
-
-    def _touch(self, progress: int, text: str) -> bool:
+    def make_write(self, text: str) -> Write:
+        """Return the next write. Only the new part of a text that has grown is sent."""
         self._number += 1
-        stored, self._stored = self._stored, None
-        if not text and not self.is_at_home:
-            stored = ""  # a child that has told no text leaves the one that is there
-        is_more = stored is not None and text.startswith(stored)
-        told = text[len(stored) :] if stored is not None and is_more else text
-        is_made = self._store.touch(
-            self._job.id, self._job.attempt, progress, told, self._lease, self._number, is_more=is_more
-        )
-        self._stored = text if is_made else None
-        return is_made
+        stored, self._stored = self._stored, text
+        if self.is_child and not text:
+            stored, self._stored = "", None
+        if stored is None or not text.startswith(stored):
+            return Write(round(self.percent), text, self._number, is_more=False)
+        return Write(round(self.percent), text[len(stored) :], self._number, is_more=True)
 
+    def catch_up(self, number: int, percent: int) -> None:
+        """Go on from the stored record, which another process has changed, or to whose text nothing can be added."""
+        self._number, self._stored, self.percent = number, None, max(self.percent, float(percent))
 
-def _clamp(progress: float) -> float:
-    return min(max(check_progress(progress), 0), 100)
+    def end_write(self, now: float, *, is_written: bool, retry: float | None = None) -> None:
+        """End a write. ``retry``: seconds until the next one if the store was unreachable."""
+        self.is_unreachable = retry is not None
+        self.due_at = now + (self.interval if retry is None else retry)
+        if not is_written:
+            self._stored = None  # the answer may be lost
+        if self.state is not State.ENDED:
+            self.state = State.SAVED if is_written and self.state is State.WRITING else State.CHANGED

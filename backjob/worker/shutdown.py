@@ -1,4 +1,4 @@
-"""The status text of a job whose server was stopped, or stopped the job: the reason, and the server's setting.
+"""The reason of a failure because of a server's shutdown or time-out, with the setting of that server.
 
 Knows the servers by their names, and nothing of jobs.
 """
@@ -25,17 +25,17 @@ _PATIENCE = {
 """The setting of each server for how long it waits for running requests when it stops or restarts."""
 
 _AT_SHUTDOWN = re.compile("(after|at) interpreter shutdown")
-"""Messages of Python's RuntimeErrors for threads and futures that an exiting process can't start."""
+"""Messages of the RuntimeErrors for threads and futures that can't start while Python exits."""
 _CLOSED_POOL = re.compile("cannot schedule new futures after shutdown")
-"""Also the message of a pool that the app has closed: when Python exits, an idle thread closes its pool."""
+"""Message of a closed pool. The app may have closed it, or one of its idle threads while Python exits."""
 _LOST_CHILD = re.compile(
     r"SIG(TERM|INT|QUIT|HUP)|returned non-zero exit status (129|130|131|143)\b|BrokenProcessPool|TerminatedWorkerError"
 )
-"""Errors of a job whose child processes got the signal that stops the server: from systemd, or with Ctrl-C."""
+"""Errors of a job whose child processes received the signal that stops the server, from systemd or Ctrl-C."""
 _INTERRUPTED = re.compile(r"SIG(INT|QUIT)|exit status (130|131)\b")
-"""Of these, the errors of children that got a signal by which gunicorn stops at once."""
+"""The subset of these errors whose signal stops gunicorn at once."""
 _MOMENT = 0.2
-"""Seconds within which the server's own process has handled a signal that its children have got."""
+"""Seconds until the server's own process has handled a signal that its children have received."""
 _STOPPED = "the server was stopped while the job ran"
 _QUICK = f"{_STOPPED}, at once: gunicorn waits for --graceful-timeout when it is stopped with SIGTERM"
 _UWSGI = "raise worker-reload-mercy for reloads, and stop uWSGI with gracefully_kill_them_all"
@@ -44,7 +44,7 @@ _SPARE_CHILDREN = "let the signal reach the server alone, as systemd's KillMode=
 
 
 def explain_stop(stop: BaseException, environ: Mapping[str, Any]) -> str:
-    """Describe an exception that ends the server's worker, with the setting that is behind it."""
+    """Describe an exception that ends the server's worker, with the setting that causes it."""
     text, handler = describe(stop), _find_gunicorn_handler(stop)
     if handler == "handle_abort":
         after = look_at_server(environ).timeout
@@ -85,12 +85,11 @@ def _say_stopped(environ: Mapping[str, Any], before: str = "", is_interrupt: boo
     setting = next((setting for server, setting in _PATIENCE.items() if server in name), "")
     advice = f"raise {setting}" if setting else _UWSGI if name.startswith("uwsgi") else _OTHERS
     is_quick = is_quick_stop() or (is_interrupt and name.startswith("gunicorn"))
-    told = _QUICK if is_quick else f"{_STOPPED}: {before}{advice}"
-    return f"{told}, or give the job retries"
+    return f"{_QUICK if is_quick else f'{_STOPPED}: {before}{advice}'}, or give the job retries"
 
 
 def _find_gunicorn_handler(stop: BaseException) -> str:
-    """The name of gunicorn's signal handler that has raised this, or ""."""
+    """Return the name of gunicorn's signal handler that has raised this, or ""."""
     traceback = stop.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

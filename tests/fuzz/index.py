@@ -97,8 +97,8 @@ def _use(site: Site, choose: random.Random, ids: list[int]) -> None:
         lambda: jobs.status(job_id).as_dict(),
         lambda: [each.as_dict() for each in jobs.find()],
         lambda: site.application.run_job(job_id, early=True),
-        lambda: site.backend.store.seconds_to_next(site.backend.keyring.key_ids),
-        lambda: site.backend.store.take_due(site.backend.keyring.key_ids, "me", 30),
+        lambda: site.backend.store.seconds_to_next(site.backend.keyring.key_ids, site.backend.monitor.app_id),
+        lambda: site.backend.store.take_due(site.backend.keyring.key_ids, "me", 30, site.backend.monitor.app_id),
         lambda: start_job(site, "/job-9", delay=3600),
         lambda: jobs.cancel(job_id),
     ]

@@ -82,7 +82,7 @@ def _use(site: Site, choose: random.Random, job_id: int) -> None:
         lambda: site.application.run_job(job_id, early=True),
         lambda: site.send(site.token(job_id), choose.choice(("/", "/job-1", "/job-9")), "POST", b"for=job-9"),
         lambda: jobs.cancel(job_id),
-        lambda: site.backend.store.take_due(site.backend.keyring.key_ids, "me", 30),
+        lambda: site.backend.store.take_due(site.backend.keyring.key_ids, "me", 30, site.backend.monitor.app_id),
         lambda: jobs.fail("It failed.", job_id),
     ]
     choose.shuffle(uses)

@@ -149,8 +149,8 @@ def test_7_another_key_leaves_the_rows_alone(run_server, tmp_path):
     stranger = BackJob(lambda environ, start_response: [], database=f"sqlite:///{tmp_path}/backjob.sqlite3", key=key)
     try:
         backend = stranger._get_backend()
-        assert backend.store.take_due(backend.keyring.key_ids, "stranger", 30) is None
-        assert backend.store.seconds_to_next(backend.keyring.key_ids) is None
+        assert backend.store.take_due(backend.keyring.key_ids, "stranger", 30, backend.monitor.app_id) is None
+        assert backend.store.seconds_to_next(backend.keyring.key_ids, backend.monitor.app_id) is None
         with pytest.raises(JobNotFound):
             stranger.jobs.status(job_id + 1)
     finally:

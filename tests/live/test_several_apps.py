@@ -122,7 +122,7 @@ def test_rows_of_another_key_are_left_alone(run_app: RunApp) -> None:
 
 
 def test_jobs_of_an_app_that_is_down_wait_for_it(run_app: RunApp) -> None:
-    """The other one finds them, and asks where they are at home: with a user's cookie nobody tries his luck."""
+    """The other one does not take them."""
     first, second = run_app("first"), run_app("second")
     waiting = first.start("/echo", delay=1)
     first.stop()
@@ -189,8 +189,8 @@ def test_a_path_that_leads_to_the_wrong_app_runs_nothing(run_server: Serve, tmp_
     job_id = server.start("/tool/shop/echo", {"X-Forwarded-Prefix": "/tool"}, mount="/shop")
     end = server.end_of(job_id, mount="/shop")
     assert end["status"] == Status.FAILED
-    assert "answered 421" in end["status_text"]
-    assert "another app with BackJob" in end["status_text"]
+    assert "answered 410" in end["status_text"]
+    assert "another app's" in end["status_text"]
     assert "connect=" in end["status_text"]
     assert not server.runs()
 

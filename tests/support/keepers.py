@@ -24,7 +24,7 @@ CONFIG = Config(key="key12345" * 4, lease=30, backlog_days=0, all_backlog_days=0
 LEASE = CONFIG.lease
 KEYRING = Keyring(["k" * 32])
 KEY, OTHER_KEY = KEYRING.key_id, "another key"
-APP, OTHER_APP = (SelfRequest(CONFIG, KEYRING, name).home for name in ("", "another"))
+APP, OTHER_APP = (SelfRequest(CONFIG, KEYRING, name).app_id for name in ("", "another"))
 
 
 class Store(SQLStore):
@@ -32,8 +32,8 @@ class Store(SQLStore):
 
     in_between: Callable[[], object] = staticmethod(lambda: None)
 
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Any]:
-        found = super().find_vouched(key_ids)
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Any]:
+        found = super().find_vouched(key_ids, app_id)
         in_between, self.in_between = self.in_between, lambda: None
         in_between()
         return found

@@ -17,6 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule
 
 from backjob.model.job import RECORD_VERSION, Job, Move, Status
 from backjob.runtime.process_identity import RESPONSE
+from backjob.storage.queries import APP_GRACE
 from backjob.storage.sql.database import Database
 from backjob.storage.store import Store
 from backjob.worker.outcome import Outcome
@@ -74,6 +75,13 @@ class Life(RuleBasedStateMachine):
     def is_free(self, row: Row) -> bool:
         is_lapsed = row["held_until"] is None or row["held_until"] <= self.now
         return is_lapsed and not (row["held_by"] or "").startswith(RESPONSE)
+
+    def is_abandoned(self, row: Row) -> bool:
+        """Has no process of its app taken it for a day, while none of the app's jobs ran or ended?"""
+        since = self.clock.after(-APP_GRACE)
+        others = [other for other in self.rows.values() if other["app_id"] == row["app_id"]]
+        is_served = any(o["status"] is INPROGRESS or (o["ended_at"] or since) > since for o in others)
+        return max(row["due_at"], row["updated_at"]) <= since and not is_served
 
     def expect(self, answer: bool, job_id: int, is_allowed: Callable[[Row], bool], **changes: Any) -> bool:
         """The store must have said and done what the model says."""
@@ -188,18 +196,19 @@ class Life(RuleBasedStateMachine):
         writer=writers,
         hold=seconds,
         key_ids=st.sampled_from([[KEY], [KEY, OTHER_KEY]]),
-        skipped=st.sampled_from([[], [], [OTHER_APP]]),
+        app_id=st.sampled_from([APP, APP, OTHER_APP]),
         full=st.sampled_from([[], [], ["a"], ["a", ""]]),
     )
-    def take_due(self, writer: int, hold: float, key_ids: list[str], skipped: list[str], full: list[str]) -> None:
+    def take_due(self, writer: int, hold: float, key_ids: list[str], app_id: str, full: list[str]) -> None:
         me = self.find_awake(writer)
         waiting = [row for row in self.rows.values() if row["status"] is STARTED and row["key_id"] in key_ids]
-        waiting = [row for row in waiting if row["app_id"] not in skipped and row["scope"] not in full]
+        waiting = [row for row in waiting if row["scope"] not in full]
+        waiting = [row for row in waiting if row["app_id"] == app_id or self.is_abandoned(row)]
         due = [row for row in waiting if row["due_at"] <= self.now and self.is_free(row)]
         times = [max(row["due_at"], row["held_until"] or row["due_at"], self.now) - self.now for row in waiting]
-        seconds_to_next = me.store.seconds_to_next(key_ids, skipped, full)
+        seconds_to_next = me.store.seconds_to_next(key_ids, app_id, full)
         assert seconds_to_next == (min(times) / timedelta(seconds=1) if times else None)
-        job = me.store.take_due(key_ids, me.name, hold, skipped, full)
+        job = me.store.take_due(key_ids, me.name, hold, app_id, full)
         if not due:
             assert job is None
             return

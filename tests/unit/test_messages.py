@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from backjob._socket import Answer
-from backjob.errors import AddressError, Busy, LaunchError, NotHome
+from backjob.errors import AddressError, Busy, LaunchError
 from backjob.messages import Part, compose, join, plain
 from backjob.model.address import Address, parse_connect
 from backjob.transport.connection_failures import explain_failure, explain_loss, explain_queue, explain_silence
@@ -56,7 +56,7 @@ def explain_answer(answer: Answer, address: Address) -> Iterator[LaunchError]:
     failure = explain(answer, address)
     yield from (failure, explain_post(answer, address), hint_at_mount(failure), sum_up([failure, failure]))
     yield from (explain_path(answer, address, "POST", "/a", is_answered=each) for each in (False, True))
-    yield NotHome(compose("it does not answer: {error}", error=failure))
+    yield Busy(compose("it does not answer: {error}", error=failure))
 
 
 def texts_with(place: str, name: str) -> Iterator[Part]:

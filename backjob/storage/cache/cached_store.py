@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from backjob.errors import Refused, StoreError
 from backjob.keyring import Keyring
 from backjob.model.history import AttemptEnd
-from backjob.model.job import JobStatus, Move
+from backjob.model.job import JobStatus
 from backjob.model.transitions import read_status
+from backjob.model.writes import CancelRequest, Claim, Transition, Write
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.store import SQLStore
 
@@ -110,26 +111,21 @@ class CachedStore(SQLStore):
         entry = self._decode(job_id, value)
         return entry.status if entry is not None and self._is_fresh(entry) else self._look(job_id)
 
-    def claim(
-        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
-    ) -> bool:
-        is_made = super().claim(job_id, attempt, owner, lease, max_running, max_in_scope)
-        self._show(job_id, is_made and self._cells.is_shared)
+    def write(self, job_id: int, write: Write) -> bool:
+        is_made = super().write(job_id, write)
+        self._show(job_id, write, is_made)
         return is_made
 
-    def request_cancel(self, job_id: int) -> bool:
-        is_made = super().request_cancel(job_id)
-        self._show(job_id, is_made and self._cells.is_shared)
+    def write_claim(self, job_id: int, claim: Claim, max_running: int, max_in_scope: int) -> bool:
+        is_made = super().write_claim(job_id, claim, max_running, max_in_scope)
+        self._show(job_id, claim, is_made)
         return is_made
 
-    def move(self, move: Move, job_id: int, **values: Any) -> bool:
-        is_made = super().move(move, job_id, **values)
-        self._show(job_id, is_made and (self._cells.is_shared or move.target.is_final))
-        return is_made
-
-    def _show(self, job_id: int, is_news: bool) -> None:
-        """Let people see a move at once that was just made."""
-        if is_news:
+    def _show(self, job_id: int, write: Write, is_made: bool) -> None:
+        """Let people see a change of the status at once."""
+        is_final = isinstance(write, Transition) and write.move.target.is_final
+        is_shown = is_final or (self._cells.is_shared and isinstance(write, (Claim, CancelRequest, Transition)))
+        if is_made and is_shown:
             with suppress(StoreError):  # made it is, and seen a second later
                 self._look(job_id)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from backjob.errors import StoreError
-from backjob.model.changes import JobChange
+from backjob.model.evaluation import find_breach
 from backjob.model.job import Job, NewJob, Status
 
 from .entries import Cells
@@ -75,13 +75,13 @@ class JobList:
         def put(value: bytes | None) -> bytes | None:
             nonlocal is_made
             is_made = value is None
-            return encode_job(job) if value is None else None
+            return _encode(job) if value is None else None
 
         waits = max(0.0, (job.due_at - job.created_at).total_seconds())
         self._cells.change(self._key(job.id), put, waits + UNTOUCHED_FOR)
         return is_made
 
-    def change(self, job_id: int, change: JobChange, expire: float = 0) -> Job | None:
+    def change(self, job_id: int, change: Callable[[Job], Job | None], expire: float = 0) -> Job | None:
         """The record as this change made it; None when it is not allowed, or when there is no record."""
         made: Job | None = None
 
@@ -89,7 +89,7 @@ class JobList:
             nonlocal made
             job = self._decode(job_id, value)
             made = change(job) if job is not None and job.is_readable else None
-            return encode_job(made) if made is not None else None
+            return _encode(made) if made is not None else None
 
         self._cells.change(self._key(job_id), put, expire)
         return made
@@ -229,3 +229,10 @@ class JobList:
     @property
     def _index_key(self) -> str:
         return f"{self._prefix}index"
+
+
+def _encode(job: Job) -> bytes:
+    """Return the cache entry of a record. Raises StoreError if the record may not be stored."""
+    if (breach := find_breach(job)) is not None:
+        raise StoreError(f"The job cache refuses the record: it breaks the rule {breach!r}")
+    return encode_job(job)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from backjob.storage.store import VERSION_GRACE
+from backjob.storage.queries import VERSION_GRACE
 
 from .entries import Cells
 

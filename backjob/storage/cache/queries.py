@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from backjob.model import changes
+from backjob.model.app_id import may_have
+from backjob.model.evaluation import is_met
 from backjob.model.job import FINAL, Glance, Job, JobStatus, Status
 from backjob.model.recovery import Vouched
+from backjob.model.writes import DUE, NO_FAILED_LAUNCH, WAITS
 from backjob.runtime.process_identity import PROCESS, RESPONSE
-from backjob.storage.store import LONGEST
+from backjob.storage.queries import APP_GRACE, LONGEST
 
-from .index import to_microseconds
+from .index import MOST_ENDED, to_microseconds
 from .job_list import JobList
 
 _AT_ONCE = 16
@@ -96,8 +98,8 @@ class CacheReads:
         index, now = self._jobs.read(), self._now()
 
         def is_launched(job: Job) -> bool:
-            is_sent = not changes.is_free(job, now) and (job.held_by or "").startswith(PROCESS) and job.due_at <= now
-            return job.status is Status.STARTED and is_sent and job.launch_failed_at is None
+            is_sent = job.held_until is not None and job.held_until > now and (job.held_by or "").startswith(PROCESS)
+            return is_sent and all(is_met(each, job, now=now) for each in (WAITS, DUE, NO_FAILED_LAUNCH))
 
         return sum(is_launched(job) for some in in_turns(index.waiting()) for job in self._jobs.get_live(some))
 
@@ -105,7 +107,7 @@ class CacheReads:
         names = {job.held_by for job in self._list_waiting() if job.held_by and job.is_readable}
         return [name for name in names if name.startswith(PROCESS)]
 
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Vouched]:
         index = self._jobs.read()
         ids = {*index.waiting(key_ids), *(job_id for job_id, _ in index.running)}
         found = [job for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some)]
@@ -113,6 +115,7 @@ class CacheReads:
             job
             for job in found
             if job.key_id in key_ids
+            and may_have(app_id, job.app_id)
             and job.is_readable
             and (job.status is Status.INPROGRESS or (job.held_by or "").startswith(RESPONSE))
         ]
@@ -122,7 +125,7 @@ class CacheReads:
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        skipped: Collection[str] = (),
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",
@@ -130,12 +133,12 @@ class CacheReads:
         index = self._jobs.read()
         horizon = to_microseconds(self._now() + timedelta(seconds=within))
         soonest: datetime | None = None
-        is_left = self._find_left(app_version)
+        is_left = self._find_left(app_id, app_version)
         for some in in_turns([each for each in index.waiting(key_ids, full_scopes) if index.live[each].due <= horizon]):
             if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
                 break  # none of these can be sooner
             for job in self._jobs.get_live(some):
-                if job.status is Status.STARTED and job.app_id not in skipped and not is_left(job):
+                if job.status is Status.STARTED and not is_left(job):
                     when = max(job.due_at, job.held_until or job.due_at)
                     soonest = min(soonest or when, when)
         return max(0.0, (soonest - self._now()).total_seconds()) if soonest is not None else None
@@ -143,13 +146,21 @@ class CacheReads:
     def is_version_alive(self, app_version: str) -> bool:
         raise NotImplementedError  # ProcessCell has it
 
-    def _find_left(self, app_version: str) -> Callable[[Job], bool]:
-        """Return whether a job that waits is left to processes of another version of the app, or of a newer release."""
+    def _find_left(self, app_id: str, app_version: str) -> Callable[[Job], bool]:
+        """Return whether a job that waits is left to another app or version of the app, or to a newer release."""
         is_alive = functools.cache(self.is_version_alive)
+        since = self._now() - timedelta(seconds=APP_GRACE)
+
+        @functools.cache
+        def list_served() -> set[str]:
+            seen = self.find(FINAL | {Status.INPROGRESS}, None, MOST_ENDED, None)
+            return {job.app_id for job in seen if job.ended_at is None or job.ended_at > since}
 
         def is_left(job: Job) -> bool:
+            is_abandoned = max(job.due_at, job.updated_at) <= since and job.app_id not in list_served()
             is_ours = job.app_version in ("", app_version)
-            return not job.is_readable or (not is_ours and is_alive(job.app_version))
+            is_of_other = not may_have(app_id, job.app_id) and not is_abandoned
+            return not job.is_readable or is_of_other or (not is_ours and is_alive(job.app_version))
 
         return is_left
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from backjob.errors import Refused
-from backjob.storage.store import VERSION_GRACE
+from backjob.storage.queries import VERSION_GRACE
 
 from .database import Database
 from .errors import AnswerLost, Duplicate

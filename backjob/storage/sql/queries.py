@@ -14,8 +14,8 @@ from backjob.errors import Refused, StoreError
 from backjob.logs import about
 from backjob.model.job import Glance, Job, JobStatus, Status
 from backjob.model.recovery import Vouched
+from backjob.storage.queries import APP_GRACE, LONGEST, VERSION_GRACE
 from backjob.storage.records import Record, SpoiledRecord, make_record
-from backjob.storage.store import LONGEST, VERSION_GRACE
 
 from .clock import ServerClock
 from .database import Database
@@ -110,28 +110,29 @@ class SQLReads:
     def list_holders(self) -> list[str]:
         return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
 
-    def find_vouched(self, key_ids: Sequence[str]) -> list[Vouched]:
-        return self._read_many(Vouched, self._statements.vouched, {"key_ids": list(key_ids)})
+    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Vouched]:
+        return self._read_many(Vouched, self._statements.vouched, {"key_ids": list(key_ids), "arg_app_id": app_id})
 
     def seconds_to_next(
         self,
         key_ids: Sequence[str],
-        skipped: Collection[str] = (),
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         within: float = LONGEST,
         app_version: str = "",
     ) -> float | None:
         now = self._now()
-        values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
-        values |= {"left": self._list_left(), **self._of_versions(app_version, now)}
+        values: dict[str, Any] = {"key_ids": list(key_ids), "full_scopes": list(full_scopes)}
+        values |= {"left": self._list_left(), **self._of_apps(app_id, app_version, now)}
         try:
             when = self._scalar(self._statements.next_due, horizon=now + timedelta(seconds=within), **values)
         except Refused:
             return None  # a row with a time that is none: take_due() leaves it out
         return max(0.0, (when - now).total_seconds()) if when is not None else None
 
-    def _of_versions(self, app_version: str, now: datetime) -> dict[str, Any]:
-        return {"app_versions": ["", app_version], "versions_since": now - timedelta(seconds=VERSION_GRACE)}
+    def _of_apps(self, app_id: str, app_version: str, now: datetime) -> dict[str, Any]:
+        values = {"arg_app_id": app_id, "abandoned_since": now - timedelta(seconds=APP_GRACE)}
+        return values | {"app_versions": ["", app_version], "versions_since": now - timedelta(seconds=VERSION_GRACE)}
 
     def _scalar(self, statement: Select[Any], **values: Any) -> Any:
         rows = self._database.read(statement, values)

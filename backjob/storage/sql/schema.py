@@ -30,7 +30,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from backjob.model.job import FINAL, LIVE, MOST_REASON, Status
+from backjob.model.invariants import INVARIANTS
+from backjob.model.job import MOST_REASON
+
+from .updates import compile_condition
 
 VERSION = 4
 """Version of the tables, raised by each change of them.
@@ -90,7 +93,6 @@ def build_table(name: str) -> Table:
     def named(kind: str, what: str) -> str:
         return f"{kind}_{name}_{what}"
 
-    live, final, undone = _numbers(LIVE), _numbers(FINAL), _numbers(FINAL - {Status.COMPLETED})
     table = Table(
         name,
         MetaData(),
@@ -136,24 +138,13 @@ def build_table(name: str) -> Table:
         Column("past", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
         UniqueConstraint("uid", name=named("uq", "uid")),
         UniqueConstraint("unique_key", name=named("uq", "unique_key")),
-        CheckConstraint(
-            f"(status IN ({live}) AND ended_at IS NULL) OR (status IN ({final}) AND ended_at IS NOT NULL)",
-            name=named("ck", "status_ended_at"),
-        ),
-        CheckConstraint(
-            f"status <> {int(Status.INPROGRESS)} OR started_at IS NOT NULL", name=named("ck", "status_started_at")
-        ),
-        CheckConstraint(
-            f"status IN ({live}) OR (unique_key IS NULL AND (sealed IS NULL OR (anonymous AND status IN ({undone}))))",
-            name=named("ck", "status_wiped"),
-        ),
-        CheckConstraint("progress BETWEEN 0 AND 100", name=named("ck", "progress")),
-        CheckConstraint("attempt >= 1 AND retries >= 0", name=named("ck", "attempt")),
         # By which what is old is found.
         Index(named("ix", "ended"), "status", "ended_at"),
         sqlite_autoincrement=True,
         **_OPTIONS,
     )
+    for what, condition in INVARIANTS.items():
+        table.append_constraint(CheckConstraint(compile_condition(condition, table), name=named("ck", what)))
     Table(
         name + _PROCESSES,
         table.metadata,
@@ -174,7 +165,3 @@ def find_process_table(table: Table) -> Table:
     """The table of the processes that share this job table."""
     found: Table = table.metadata.tables[table.name + _PROCESSES]
     return found
-
-
-def _numbers(statuses: frozenset[Status]) -> str:
-    return ", ".join(str(int(status)) for status in sorted(statuses))

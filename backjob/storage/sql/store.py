@@ -5,16 +5,21 @@ What the answer to a write does not tell, or nobody heard, the row tells. Decide
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Update, func
+from sqlalchemy import Connection, func
 
 from backjob.errors import Refused, StoreError, TimedOut
-from backjob.model.job import Job, Move, NewJob, Status
+from backjob.model.evaluation import is_applied
+from backjob.model.holds import Hold
+from backjob.model.job import Job, NewJob
+from backjob.model.writes import Claim, Progress, Transition, Write
 from backjob.runtime.backoff import between
+from backjob.storage.store import Store
 
 from .clock import choose_clock
 from .database import Database
@@ -23,6 +28,7 @@ from .lost_answers import methods_as_one_call
 from .processes import ProcessTable
 from .pruning import SQLPruning
 from .queries import SQLReads
+from .updates import find_updates
 from .write_check import WriteCheck
 
 _TRIES = 50
@@ -31,16 +37,18 @@ _CUT = "\n[the database takes no more of this text: max_allowed_packet]"
 _NO_LIMIT = 2**31 - 1
 
 
-@methods_as_one_call(but={"prune"})  # prune() has its own limit, and some of its statements may fail
-class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
+# prune() has its own limit, and some of its statements may fail. The others call hooks.
+@methods_as_one_call(but={"prune", "add", "touch", "move"})
+class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
     """The Store on a database. ``now`` gives the time as an aware datetime, instead of the database's clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] | None = None) -> None:
         now = now or choose_clock(database)
         ProcessTable.__init__(self, database, now)
         SQLReads.__init__(self, database, now)
+        self._updates = find_updates(database.table)
 
-    def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
+    def insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
         try:
             try:
                 return self._insert(new, seal, unique_keys)
@@ -94,203 +102,96 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck):
             raise StoreError(f"The job's request, {len(sealed)} bytes sealed, is more than max_allowed_packet lets in")
         return sealed
 
-    def _cut(self, text: str) -> str:
-        """What of a text the server takes: a job is not to run on because its text is too long."""
-        most = self._database.largest_value
-        if most is None or 2 * 4 * len(text) <= most:
-            return text
-        # On its way each byte may become two.
-        encoded = text.encode()
-        return text if 2 * len(encoded) <= most else encoded[: most // 2].decode(errors="ignore") + _CUT
-
-    def hold(self, job_id: int, attempt: int, held_by: str | None, holder: str | None, seconds: float) -> bool:
-        now = self._now()
-        until = now + timedelta(seconds=seconds) if holder is not None else None
-        statement = self._statements.hold_of_nobody if held_by is None else self._statements.hold_of_holder
-        values = {"job_id": job_id, "at_attempt": attempt, "holder": holder, "until": until}
-        values |= {"now": now} if held_by is None else {"old_holder": held_by}
-        marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "held_until": until}
-        return self._write(statement, values, marks, may_change_nothing=held_by == holder)
-
-    def note_launch_failure(
-        self, job_id: int, attempt: int, holder: str, text: str, seconds: float, failed_for: float = 0
-    ) -> bool:
-        now = self._now()
-        values = {"job_id": job_id, "at_attempt": attempt, "holder": holder, "text": text, "now": now}
-        values |= {"until": now + timedelta(seconds=seconds), "failed_at": now - timedelta(seconds=failed_for)}
-        marks = {"status": Status.STARTED, "attempt": attempt, "held_by": holder, "updated_at": now}
-        return self._write(self._statements.note_launch_failure, values, marks, may_change_nothing=True)
-
-    def note_full(self, job_id: int, attempt: int, holder: str) -> bool:
-        values = {"job_id": job_id, "at_attempt": attempt, "old_holder": holder, "holder": None, "until": None}
-        marks = {"status": Status.STARTED, "attempt": attempt, "held_by": None, "launch_failed_at": None}
-        return self._write(self._statements.note_full, values, marks)
-
-    def note_wait(self, app_id: str, text: str, old_text: str) -> int:
-        values = {"now": self._now(), "of_app": app_id, "text": text, "old_text": old_text}
-        return self._database.write(self._statements.note_wait, values)
-
-    def note_missing_key(self, app_id: str, key_ids: Sequence[str], text: str, seconds: float) -> int:
-        values: dict[str, Any] = {"now": self._now() - timedelta(seconds=seconds), "of_app": app_id, "old_text": ""}
-        values |= {"key_ids": list(key_ids), "text": text}
-        return self._database.write(self._statements.note_missing_key, values)
-
-    def free(self, holder: str) -> int:
-        return self._database.write(self._statements.free, {"holder": holder})
-
     def take_due(
         self,
         key_ids: Sequence[str],
         holder: str,
         seconds: float,
-        skipped: Collection[str] = (),
+        app_id: str = "",
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
-        values: dict[str, Any] = {"key_ids": list(key_ids), "skipped": list(skipped), "full_scopes": list(full_scopes)}
+        values: dict[str, Any] = {"key_ids": list(key_ids), "full_scopes": list(full_scopes)}
         while True:
             now = self._now()
-            values |= {"now": now, "left": self._list_left(), **self._of_versions(app_version, now)}
+            values |= {"now": now, "left": self._list_left(), **self._of_apps(app_id, app_version, now)}
             due = self._database.read(self._statements.due, values)
             for job_id, attempt in due:
                 try:
-                    if self.hold(job_id, attempt, None, holder, seconds):
+                    if self.write(job_id, Hold(attempt, None, holder, seconds)):
                         return self.get(job_id)
                 except Refused as error:
                     self._leave_alone(job_id, error)
             if not due or not {row[0] for row in due} <= set(self._list_left()):
                 return None
 
-    def claim(
-        self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
-    ) -> bool:
-        now = self._now()
-        values = {
-            "job_id": job_id,
-            "at_attempt": attempt,
-            "owner": owner,
-            "now": now,
-            "until": now + timedelta(seconds=lease),
-        }
-        # The owner alone tells no claim from another: the same request may come twice.
-        marks = {"status": Status.INPROGRESS, "attempt": attempt, "lease_by": owner, "started_at": now}
-        if not max_running and not max_in_scope:
-            return self._write(self._statements.claim, values, marks)
-        most = {"max_running": max_running or _NO_LIMIT, "max_in_scope": max_in_scope or _NO_LIMIT}
-        if self._database.kind == "sqlite":
-            return self._write(self._statements.claim_if_room, values | most, marks)
-
-        def claim_if_room(connection: Connection) -> int:
-            has_room = connection.execute(self._statements.has_room, {"job_id": job_id, **most}).first()
-            return connection.execute(self._statements.claim, values).rowcount if has_room else 0
-
-        return self._make_sure(lambda: self._database.run_alone(claim_if_room), job_id, marks)
-
-    def touch(
-        self,
-        job_id: int,
-        attempt: int,
-        progress: int,
-        text: str,
-        lease: float,
-        number: int = 1,
-        *,
-        is_more: bool = False,
-    ) -> bool:
-        now = self._now()
-        values: dict[str, Any] = {
-            "job_id": job_id,
-            "at_attempt": attempt,
-            "new_progress": progress,
-            "number": number,
-            "now": now,
-            "until": now + timedelta(seconds=lease),
-        }
-        if not is_more:
-            statement, values["text"] = self._statements.touch, self._cut(text)
-        elif not text:
-            statement = self._statements.touch_without_text
-        else:
-            statement, values["text"] = self._statements.touch_with_more, text
-            if (most := self._database.largest_value) is not None:
-                statement, values["room"] = self._statements.touch_if_it_fits, most // 2 - len(text.encode())
-                if values["room"] < 0:
-                    return False
-        marks = {"status": Status.INPROGRESS, "attempt": attempt, "signs": number, "updated_at": now}
-        marks["cancel_requested"] = False
-        return self._write(statement, values, marks, may_change_nothing=not is_more)
-
-    def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
-        until = self._now() + timedelta(seconds=seconds)
-        values = {"job_ids": list(leases.values()), "names": list(leases), "until": until}
-        with self._separating_outages():
-            self._database.write(self._statements.renew_leases, values)
-            if holds:
-                values = {"job_ids": list(holds), "names": list(holds.values()), "until": until}
-                self._database.write(self._statements.renew_holds, values)
-
-    def request_cancel(self, job_id: int) -> bool:
-        marks = {"status": Status.INPROGRESS, "cancel_requested": True}
-        return self._write(self._statements.request_cancel, {"job_id": job_id}, marks, may_change_nothing=True)
-
-    def move(
-        self,
-        move: Move,
-        job_id: int,
-        *,
-        attempt: int | None = None,
-        text: str | None = None,
-        error: str = "",
-        location: str = "",
-        progress: int | None = None,
-        delay: float = 0,
-        past: str | None = None,
-        silent_for: float = 0,
-        vouched_until: datetime | None = None,
-    ) -> bool:
-        now = self._now()
-        text = self._cut(text) if text is not None else None
-        told = {"text": text, "new_progress": progress, "new_past": past}
-        told |= {"new_error": error, "new_location": location}
-        values: dict[str, Any] = {"job_id": job_id, "now": now, **told}
-        marks = {"status": move.target, "updated_at": now}
-        statement = self._statements.moves[move]
-        if move is Move.RETRY:
-            values["due"] = now + timedelta(seconds=delay)
-        if attempt is not None:
-            statement, values["at_attempt"] = self._statements.fenced_moves[move], attempt
-        if silent_for:
-            statement = statement.where(self._database.table.c.updated_at <= now - timedelta(seconds=silent_for))
-        if vouched_until is not None:
-            columns = self._database.table.c
-            statement = statement.where(func.coalesce(columns.lease_until, columns.held_until) == vouched_until)
-        if move is Move.RETRY and attempt is None:
-            return self._database.write(statement, values) == 1  # made twice, it might end the next attempt
-        is_made = self._write(statement, values, marks)
-        if is_made and move.target.is_final and self._database.sqlite_file is not None:
+    def write(self, job_id: int, write: Write) -> bool:
+        now, most = self._now(), self._database.largest_value
+        if most is not None:
+            write = _cut_text(write, most)
+        statement = self._updates.find_one(write)
+        values = {"job_id": job_id, **self._updates.list_parameters(write, now)}
+        if most is not None and isinstance(write, Progress) and write.is_more:
+            size = func.octet_length(self._database.table.c.status_text)
+            statement = statement.where(size <= most // 2 - len(write.text.encode()))
+        if isinstance(write, Transition) and not write.is_repeatable:
+            return self._database.write(statement, values) == 1
+        is_made = self._make_sure(lambda: self._database.write(statement, values), job_id, write, now)
+        if is_made and isinstance(write, Transition) and write.move.target.is_final and self._database.sqlite_file:
             self._database.sqlite_file.known.has_deleted = True
         return is_made
 
-    def _write(
-        self, statement: Update, values: dict[str, Any], marks: dict[str, Any], *, may_change_nothing: bool = False
-    ) -> bool:
-        """Make a guarded write. ``marks`` are what then stands in the row; it may be what stood there before."""
-
-        def write() -> int:
+    def write_many(self, write: Write, job_ids: Sequence[int] | None = None) -> int:
+        statement, values = self._updates.find_many(write), self._updates.list_parameters(write, self._now())
+        if job_ids is not None:
+            statement = statement.where(self._statements.is_listed)
+            values["job_ids"] = list(job_ids)
+        with self._separating_outages():
             return self._database.write(statement, values)
 
-        return self._make_sure(write, values["job_id"], marks, may_change_nothing)
+    def write_claim(self, job_id: int, claim: Claim, max_running: int, max_in_scope: int) -> bool:
+        if not max_running and not max_in_scope:
+            return self.write(job_id, claim)
+        now, most = self._now(), {"max_running": max_running or _NO_LIMIT, "max_in_scope": max_in_scope or _NO_LIMIT}
+        statement, values = (
+            self._updates.find_one(claim),
+            self._updates.list_parameters(claim, now) | {"job_id": job_id},
+        )
 
-    def _make_sure(
-        self, write: Callable[[], int], job_id: int, marks: dict[str, Any], may_change_nothing: bool = False
-    ) -> bool:
+        def claim_if_room(connection: Connection) -> int:
+            has_room = connection.execute(self._statements.find_room, {"job_id": job_id, **most}).first()
+            return connection.execute(statement, values).rowcount if has_room else 0
+
+        def make() -> int:
+            if self._database.kind == "sqlite":  # one connection writes at a time: one statement is exact
+                return self._database.write(statement.where(self._statements.has_room), values | most)
+            return self._database.run_alone(claim_if_room)
+
+        return self._make_sure(make, job_id, claim, now)
+
+    def _make_sure(self, make: Callable[[], int], job_id: int, write: Write, now: datetime) -> bool:
+        """Make a write. If its answer is lost, make it again: guard and values are the same, so it is safe."""
         with self._separating_outages():
             try:
-                count, is_doubtful = write(), may_change_nothing and self._database.counts_changes
+                count, is_doubtful = make(), self._database.counts_changes and write.may_change_nothing
             except AnswerLost:
-                # Safe to repeat, whether or not the first write was made: the guard and the values are the same.
-                count, is_doubtful = write(), True
+                count, is_doubtful = make(), True
         if count or not is_doubtful:
             return bool(count)
         job = self.look_at(job_id)
-        return job is not None and all(getattr(job, name) == value for name, value in marks.items())
+        return job is not None and is_applied(write, job, now)
+
+
+def _cut_text(write: Write, most: int) -> Write:
+    """Return the write with as much of its status text as the server accepts: a job can't fail by a long text.
+
+    ``most``: bytes of the largest value. A text that is appended is not cut.
+    """
+    text = getattr(write, "text", None)
+    if not text or 2 * 4 * len(text) <= most or (isinstance(write, Progress) and write.is_more):
+        return write
+    encoded = text.encode()  # on its way each byte may become two
+    if 2 * len(encoded) <= most:
+        return write
+    cut = encoded[: most // 2].decode(errors="ignore") + _CUT
+    return dataclasses.replace(write, text=cut)  # type: ignore[type-var]

@@ -391,7 +391,7 @@ def test_a_request_that_died_launches_nothing(site):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     store, keyring = site.backend.store, site.backend.keyring
     assert site.row(1).status is Status.STARTED
-    assert store.take_due(keyring.key_ids, "another process", 30) is None
+    assert store.take_due(keyring.key_ids, "another process", 30, site.backend.monitor.app_id) is None
     site.backend.keeper.sweep()
     assert site.status(1).status is Status.CANCELLED
     assert "The request that this job was to follow is gone" in site.status(1).status_text

@@ -10,13 +10,13 @@ import pytest
 from support.served import Site, wrap
 
 from backjob import JobEnded, Status
-from backjob.worker import progress
+from backjob.worker import reporter
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A site whose signs are written at once, so that each of them is seen."""
-    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(reporter, "INTERVAL", 0.0)
     with wrap(tmp_path) as site:
         yield site
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from backjob.model.job import FINAL, Move, Status
 from backjob.model.recovery import (
-    ABSENCE,
     LEASE_LAPSED,
     PROCESS_GONE,
     REQUEST_GONE,
@@ -38,7 +37,7 @@ def at(seconds: float) -> datetime:
 def job(status: Status = Status.INPROGRESS, **changes: Any) -> Vouched:
     """A job in its first attempt that was vouched for, and gave a sign, ten seconds ago."""
     runs = status is Status.INPROGRESS
-    fields: dict[str, Any] = {"id": 7, "status": status, "attempt": 1, "retries": 0, "app_id": "ours"}
+    fields: dict[str, Any] = {"id": 7, "status": status, "attempt": 1, "retries": 0}
     fields |= {"error_timeout": 120.0, "updated_at": at(-10), "cancel_requested": False}
     fields |= {"held_by": None if runs else "response-alive", "held_until": None if runs else at(LEASE - 10)}
     fields |= {"lease_by": "process-alive" if runs else None, "lease_until": at(LEASE - 10) if runs else None}
@@ -48,7 +47,6 @@ def job(status: Status = Status.INPROGRESS, **changes: Any) -> Vouched:
 POLICY = Policy(
     lease=LEASE,
     reached_since=at(-86400),
-    is_ours=lambda app_id: app_id == "ours",
     is_dead=lambda name: name in (DEAD, DEAD_RESPONSE),
 )
 
@@ -91,12 +89,11 @@ def test_a_dead_process_runs_nothing(attempt: int, retries: int, is_to_end: bool
     assert decided(job(lease_until=at(0), **fields)) == lapsed(move)
 
 
-@pytest.mark.parametrize("app_id", ["ours", "another"])
 @pytest.mark.parametrize("reached_since", [at(-86400), NOW])
 @pytest.mark.parametrize("lease_until", [at(-1), at(0), at(LEASE)])
-def test_a_death_is_certain_at_once(app_id: str, reached_since: datetime, lease_until: datetime) -> None:
-    """Whoever sees it, whosever job it is, and whatever was heard before."""
-    lost = job(lease_by=DEAD, app_id=app_id, lease_until=lease_until)
+def test_a_death_is_certain_at_once(reached_since: datetime, lease_until: datetime) -> None:
+    """Whoever sees it, and whatever was heard before."""
+    lost = job(lease_by=DEAD, lease_until=lease_until)
     assert decided(lost, reached_since=reached_since) == gone(Move.FAIL)
 
 
@@ -134,16 +131,6 @@ def test_nobody_settles_who_may_only_not_have_heard(reached_since: datetime, unt
     assert found == (lapsed(Move.FAIL) if is_settled else None)
 
 
-@pytest.mark.parametrize(
-    ("past", "is_settled"),
-    [(timedelta(0), False), (timedelta(seconds=ABSENCE) - TICK, False), (timedelta(days=1), True)],
-)
-def test_another_apps_job_is_left_to_that_app_for_a_day(past: timedelta, is_settled: bool) -> None:
-    """Its own keepers may have another lease, or be away: only when nobody comes back is it settled."""
-    found = decided(job(app_id="another", lease_until=NOW - past, error_timeout=0.0))
-    assert found == (lapsed(Move.FAIL) if is_settled else None)
-
-
 def test_a_job_without_a_lease_is_nobodys_loss() -> None:
     assert decided(job(lease_by=None, lease_until=None, error_timeout=0.0)) is None
 
@@ -176,12 +163,6 @@ def test_silence_is_counted_only_while_it_could_be_heard() -> None:
     assert decided(silent, reached_since=at(-30)) is not None
 
 
-def test_another_apps_silent_job_is_left_to_it_too() -> None:
-    silent = job(app_id="another", updated_at=at(-86400 - 9), error_timeout=10.0)
-    assert decided(silent) is None
-    assert decided(replace(silent, updated_at=at(-86400 - 10))) is not None
-
-
 def test_what_is_known_best_is_told() -> None:
     """A dead process before a lapsed lease, and that before a silence: of those it is sure that nothing runs."""
     everything = job(lease_by=DEAD, lease_until=at(-1), updated_at=at(-500), retries=1)
@@ -198,10 +179,9 @@ def test_one_whose_request_goes_on_waits() -> None:
     assert decided(job(Status.STARTED)) is None
 
 
-@pytest.mark.parametrize("app_id", ["ours", "another"])
-def test_one_whose_request_died_is_not_wanted(app_id: str) -> None:
+def test_one_whose_request_died_is_not_wanted() -> None:
     """Nothing has run: there is nothing to retry."""
-    waiting = job(Status.STARTED, held_by=DEAD_RESPONSE, retries=5, app_id=app_id)
+    waiting = job(Status.STARTED, held_by=DEAD_RESPONSE, retries=5)
     assert decided(waiting, reached_since=NOW) == Settlement(Move.CANCEL, REQUEST_GONE, is_certain=True)
 
 
@@ -240,7 +220,6 @@ vouched = st.builds(
     status=st.sampled_from(Status),
     attempt=st.integers(1, 5),
     retries=st.integers(0, 5),
-    app_id=st.sampled_from(["ours", "another"]),
     error_timeout=st.just(0.0) | st.floats(0.1, 1000),
     updated_at=some_time,
     held_by=st.sampled_from([None, "process-alive", DEAD, "response-alive", DEAD_RESPONSE, "nonce"]),

@@ -15,7 +15,8 @@ from backjob.keyring import MONITOR, WORKER
 from backjob.scheduling.monitor import Verdict
 from backjob.storage.cache.entries import open_cells
 from backjob.storage.cache.store import CacheStore
-from backjob.storage.store import VERSION_GRACE, Store
+from backjob.storage.queries import VERSION_GRACE
+from backjob.storage.store import Store
 
 Pair = tuple[Site, Site]
 
@@ -149,7 +150,10 @@ def test_a_script_speaks_for_its_version(tmp_path: Path) -> None:
             script.application.close()
         backend = old.backend
         assert backend.store.is_version_alive("new")
-        assert backend.store.take_due(backend.keyring.key_ids, "holder", 30, app_version="old") is None
+        assert (
+            backend.store.take_due(backend.keyring.key_ids, "holder", 30, backend.monitor.app_id, app_version="old")
+            is None
+        )
 
 
 def test_a_process_that_serves_pages_alone_speaks_for_its_version(tmp_path: Path) -> None:

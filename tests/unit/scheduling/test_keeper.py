@@ -78,7 +78,7 @@ class Process:
 
     def add(self, **changes: Any) -> int:
         """Record a job of this app."""
-        return add(self.store, key_id=KEYRING.key_id, app_id=self.self_request.home, **changes)
+        return add(self.store, key_id=KEYRING.key_id, app_id=self.self_request.app_id, **changes)
 
     def run(self, runner: str, attempt: int = 1, job_id: int | None = None, **changes: Any) -> int:
         """A job that runs in the process with this name, and has put out a line."""
@@ -245,9 +245,9 @@ def test_or_runs_again_while_it_has_retries(ours: Process, dead: str, clock: Clo
         assert (job.sealed, job.cancel_requested) == (sealed, False)
         wait = (job.due_at - clock.now).total_seconds()
         assert 0.5 * 2 ** (attempt - 1) <= wait <= 1.5 * 2 ** (attempt - 1)
-        assert ours.store.take_due([KEYRING.key_id], ours.name, 30) is None
+        assert ours.store.take_due([KEYRING.key_id], ours.name, 30, ours.self_request.app_id) is None
         clock.advance(wait)
-        assert ours.store.take_due([KEYRING.key_id], ours.name, 30).id == job_id  # type: ignore[union-attr]
+        assert ours.store.take_due([KEYRING.key_id], ours.name, 30, ours.self_request.app_id).id == job_id  # type: ignore[union-attr]
         ours.run(dead, attempt + 1, job_id)
     ours.keeper.sweep()
     job = record(ours.store, job_id)
@@ -374,10 +374,10 @@ def test_what_a_dead_process_held_is_free_at_once(ours: Process, dead: str, aliv
     before = [record(ours.store, job_id) for job_id in others]
     clock.advance(1)
     ours.keeper.sweep()
-    job = ours.store.take_due([KEYRING.key_id], ours.name, 30)
+    job = ours.store.take_due([KEYRING.key_id], ours.name, 30, ours.self_request.app_id)
     assert job is not None
     assert job.id == held
-    assert ours.store.take_due([KEYRING.key_id], ours.name, 30) is None
+    assert ours.store.take_due([KEYRING.key_id], ours.name, 30, ours.self_request.app_id) is None
     assert [record(ours.store, job_id) for job_id in others] == before
 
 
@@ -407,8 +407,8 @@ def test_final_statuses_stay(ours: Process, dead: str, clock: Clock) -> None:
 
 def look(process: Process, clock: Clock) -> Any:
     """What a sweep would settle now, and how; the move is still to be made."""
-    policy = Policy(LEASE, clock.after(-86400), process.self_request.is_home_of, is_dead)
-    [job] = process.store.find_vouched([KEYRING.key_id])
+    policy = Policy(LEASE, clock.after(-86400), is_dead)
+    [job] = process.store.find_vouched([KEYRING.key_id], process.self_request.app_id)
     settlement = decide(job, clock.now, policy)
     assert settlement is not None
     return job, settlement
@@ -753,10 +753,10 @@ def test_who_leaves_lets_go_of_what_it_holds(ours: Process, open_store: Callable
     before = [record(ours.store, job_id) for job_id in (others, follows)]
     ours.keeper.leave()
     other = open_store()
-    job = other.take_due([KEYRING.key_id], "another process", 30)
+    job = other.take_due([KEYRING.key_id], "another process", 30, ours.self_request.app_id)
     assert job is not None
     assert job.id == held
-    assert other.take_due([KEYRING.key_id], "another process", 30) is None
+    assert other.take_due([KEYRING.key_id], "another process", 30, ours.self_request.app_id) is None
     assert [record(other, job_id) for job_id in (others, follows)] == before
     assert record(other, runs).status_text == "done"
 

@@ -25,7 +25,6 @@ from support.records import SERVERS, Databases, count_jobs, open_store
 
 from backjob.model.history import read_ends
 from backjob.model.job import Status
-from backjob.model.recovery import ABSENCE
 from backjob.runtime import backoff
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 from backjob.scheduling import grace_period, keeper
@@ -156,7 +155,7 @@ class LifeCycle(Life):
         holders = {holder for each in awake for holder in each.vouching.holds.values()}
         for row in self.rows.values():
             if row["app_id"] != APP or row["key_id"] != KEY:
-                continue  # these are left to those who have the key, and to their app, for a day
+                continue  # these are left to those who have the key, and to their app
             if row["status"] is INPROGRESS:
                 assert row["lease_by"] in leases, "nobody vouches for a job that runs"
             elif row["status"] is STARTED:
@@ -186,7 +185,7 @@ class LifeCycle(Life):
         if not changed:
             return
         is_response = old["status"] is STARTED
-        assert old["key_id"] == KEY
+        assert (old["key_id"], old["app_id"]) == (KEY, APP)
         assert is_response is (old["held_by"] or "").startswith(RESPONSE)
         assert row["updated_at"] == self.now
         changed.pop("updated_at", None)
@@ -243,7 +242,7 @@ class LifeCycle(Life):
         return me.listens_since <= last_heard or me.listens_since + timedelta(seconds=LEASE) <= self.now
 
     def is_past(self, row: Row, end: Any) -> bool:
-        return bool(end + timedelta(seconds=0 if row["app_id"] == APP else ABSENCE) <= self.now)
+        return bool(end <= self.now)
 
     def nothing_is_left_behind(self, me: Process) -> None:
         """By this keeper's sweep, which has just ended."""
@@ -251,7 +250,7 @@ class LifeCycle(Life):
         for row in self.rows.values():
             if row["status"].is_final:
                 continue
-            is_known = row["key_id"] == KEY
+            is_known = (row["key_id"], row["app_id"]) == (KEY, APP)
             is_response = (row["held_by"] or "").startswith(RESPONSE)
             if is_known or not (is_response or row["lease_by"]):
                 assert not self.is_dead(row["held_by"] or row["lease_by"]), "a dead process was not noticed"

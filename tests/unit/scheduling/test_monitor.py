@@ -18,7 +18,6 @@ from support.served import PATIENCE, serve, serve_site, wrap
 from backjob import Status
 from backjob.model.job import JobRequest, NewJob
 from backjob.scheduling import monitor as monitor_module
-from backjob.scheduling import queue
 from backjob.scheduling.monitor import Verdict
 from backjob.transport import path_proofs, wire
 
@@ -603,40 +602,48 @@ def test_a_running_job_is_cancelled_from_another_request(tmp_path):
         assert site.wait_for_end(job_id).status is Status.CANCELLED
 
 
-@pytest.mark.parametrize(("overdue", "status"), [(3600, Status.STARTED), (86401, Status.FAILED)])
-def test_another_apps_job_waits_for_that_app_a_day_long(tmp_path, caplog, free_port, overdue, status):
-    """A day after it was due nobody waits for it any more, and it says where its app was asked for."""
-    with serve_site(tmp_path, never) as site:
-        request = JobRequest("GET", "/job", "", "/job", app="another", address=f"http://127.0.0.1:{free_port}")
-        keyring = site.backend.keyring
-        new = NewJob(uid="1" * 32, request=request, key_id=keyring.key_id, app_id="another")
-        job_id, _ = site.backend.store.add(new, lambda job_id: keyring.seal(job_id, new.uid, request))
+@pytest.mark.parametrize(("overdue", "status"), [(86399, Status.STARTED), (86401, Status.FAILED)])
+def test_a_job_that_its_app_has_not_taken_for_a_day_fails(tmp_path, overdue, status):
+    """Any process that looks for rows fails it, and says what may mend that."""
+    with wrap(tmp_path, app_name="gone") as gone, wrap(tmp_path, app_name="here", keeper=True) as here:
+        job_id = gone.start("/job")
         due = datetime.now(timezone.utc) - timedelta(seconds=overdue)
-        site.sql("UPDATE background_job SET due_at = ?", due.strftime("%Y-%m-%d %H:%M:%S.%f"))
-        site.backend.self_request.learn({"SERVER_PORT": str(site.server.port)})
-        site.backend.dispatcher.look_after(0)
+        set_times = "UPDATE background_job SET held_by = NULL, held_until = NULL, due_at = ?, updated_at = ?"
+        gone.sql(set_times, *[due.strftime("%Y-%m-%d %H:%M:%S.%f")] * 2)
+        here.backend.dispatcher.look_after(0)
         if status is Status.FAILED:
-            assert "the app that started this job does not answer" in site.wait_for_end(job_id).status_text
-            assert f"127.0.0.1:{free_port}" in caplog.text
+            assert "app_name" in here.wait_for_end(job_id).status_text
         else:
-            wait_until(lambda: site.backend.dispatcher._rows._absent)
-            # It is held again and again, for as long as it takes to ask for its app.
-            row = wait_until(lambda: (row := site.row(job_id)).held_by is None and row)
-            assert (row.status, row.status_text) == (status, "")
+            here.run("/job")  # after which it has looked
+            row = here.row(job_id)
+            assert (row.status, row.status_text, row.held_by) == (status, "", None)
 
 
-def test_a_process_that_serves_something_else_fails_no_job(tmp_path, monkeypatch):
+def add_row(site):
+    """A job of this app that waits as a row."""
+    backend = site.backend
+    request = JobRequest("GET", "/job", "", "/job", app=backend.self_request.app)
+    new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=backend.self_request.app_id)
+    job_id, _ = backend.store.add(new, lambda job_id: backend.keyring.seal(job_id, new.uid, request))
+    return job_id
+
+
+def test_a_process_that_serves_something_else_fails_no_job(tmp_path):
     """It has the app, and listens: but what answers there is not this app. Whoever serves it takes the job up."""
-    monkeypatch.setattr(queue, "_ABSENCE", 0.1)
     with wrap(tmp_path, launcher=None) as site:
-        backend = site.backend
-        request = JobRequest("GET", "/job", "", "/job", app=backend.self_request.app)
-        new = NewJob(uid="1" * 32, request=request, key_id=backend.keyring.key_id, app_id=backend.self_request.home)
         with serve(say_done):
-            job_id, _ = backend.store.add(new, lambda job_id: backend.keyring.seal(job_id, new.uid, request))
-            backend.dispatcher.look_after(0)
-            wait_until(lambda: backend.dispatcher._rows._absent)
+            job_id = add_row(site)
+            site.backend.dispatcher.look_after(0)
+            wait_until(lambda: site.backend.dispatcher._rows.are_there)  # it was taken, and left to others
             row = wait_until(lambda: (row := site.row(job_id)).held_by is None and row)
             assert (row.status, row.status_text) == (Status.STARTED, "")
         with serve(site.application):
             assert site.wait_for_end(job_id).status is Status.COMPLETED
+
+
+def test_where_nobody_serves_the_app_for_a_day_its_job_fails(tmp_path):
+    with wrap(tmp_path, launcher=None) as site, serve(say_done):
+        job_id = add_row(site)
+        site.sql("UPDATE background_job SET due_at = '2020-01-01 00:00:00.000000'")
+        site.backend.dispatcher.look_after(0)
+        assert "what listens in this process is not this app" in site.wait_for_end(job_id).status_text

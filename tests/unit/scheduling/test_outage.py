@@ -16,8 +16,8 @@ from support.served import App, Site, serve, serve_site, wrap
 from backjob import Status
 from backjob.errors import LaunchError
 from backjob.messages import plain
-from backjob.model.recovery import ABSENCE
 from backjob.runtime.backoff import outage_backoff
+from backjob.scheduling.monitor import LONGEST_OUTAGE
 
 FINAL = LaunchError(plain("it answered 302"), is_final=True)
 DAY = 86400.0
@@ -48,7 +48,6 @@ class TestRefuse:
     def test_a_process_that_may_not_connect_does_not_wait_for_what_others_have_reached(self, tmp_path: Path) -> None:
         with wrap(tmp_path) as site:
             site.run("/job")
-            site.backend.self_request.home = site.row(1).app_id
             wait, job_id = refuse(site, LaunchError("denied", is_final=True, is_denied=True), 0)
             assert (wait, site.status(job_id).status) == (0, Status.FAILED)
             assert refuse(site, FINAL, 0)[0] > 0
@@ -56,7 +55,7 @@ class TestRefuse:
     def test_after_a_day_it_fails_with_the_reason(self, tmp_path: Path) -> None:
         with wrap(tmp_path) as site:
             site.backend.self_request.has_worked = True
-            _, job_id = refuse(site, FINAL, ABSENCE)
+            _, job_id = refuse(site, FINAL, LONGEST_OUTAGE)
             assert site.status(job_id).status is Status.FAILED
             assert str(FINAL) in site.status(job_id).status_text
 

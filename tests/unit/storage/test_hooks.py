@@ -16,7 +16,7 @@ from support.served import serve_site, wrap
 from backjob import JobEnded, JobStatus, Status, StoreError
 from backjob.model.recovery import PROCESS_GONE
 from backjob.storage.sql.store import SQLStore
-from backjob.worker import progress
+from backjob.worker import reporter
 
 Told = list[tuple[str, Status, int, str]]
 
@@ -44,7 +44,7 @@ def count_to_two(environ, start_response):
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sign is written at once, so that each is told."""
-    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(reporter, "INTERVAL", 0.0)
 
 
 def test_a_job_is_told_from_its_start_to_its_end(tmp_path: Path, at_once: None) -> None:
@@ -157,7 +157,7 @@ def test_a_hook_may_end_the_job_that_it_is_told_of(tmp_path: Path, at_once: None
     with wrap(tmp_path, job, on_update=lambda told: jobs[0].fail("enough")) as site:
         end = site.run("/job")
     assert (end.status, end.status_text) == (Status.FAILED, "one\nenough")
-    assert time.monotonic() - begin < progress._LONGEST_WRITE / 2
+    assert time.monotonic() - begin < reporter._LONGEST_WRITE / 2
 
 
 def test_a_keepers_hooks_come_one_after_the_other(tmp_path: Path) -> None:

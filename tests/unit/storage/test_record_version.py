@@ -40,7 +40,7 @@ CHANGES = {
     "model/transitions.py": [
         ("    CANCELLED = 4\n", "    CANCELLED = 4\n    SKIPPED = 5\n"),
         ("FINAL = frozenset({", "FINAL = frozenset({Status.SKIPPED, "),
-        ("    RETRY = ", "    SKIP = Transition(frozenset({Status.STARTED}), Status.SKIPPED)\n    RETRY = "),
+        ("    RETRY = ", "    SKIP = {Status.STARTED}, Status.SKIPPED\n    RETRY = "),
     ],
     "storage/sql/schema.py": [
         (
@@ -48,7 +48,6 @@ CHANGES = {
             '        Column("shade", String(20), nullable=False, server_default=""),\n        Column("anonymous",',
         )
     ],
-    "storage/sql/statements.py": [("Move.CANCEL, Move.RETRY)", "Move.CANCEL, Move.RETRY, Move.SKIP)")],
 }
 RECORD = """
 with wrap(folder) as site:
@@ -136,14 +135,14 @@ def newer(run_next: RunNext, tmp_path: Path) -> Iterator[tuple[Site, dict[str, i
 
 def test_newer_rows_are_neither_taken_nor_waited_for(newer: tuple[Site, dict[str, int]]) -> None:
     site, _ = newer
-    store, key_ids = site.backend.store, site.backend.keyring.key_ids
-    assert store.take_due(key_ids, "holder", 30) is None
-    assert store.seconds_to_next(key_ids) is None
+    store, key_ids, app_id = site.backend.store, site.backend.keyring.key_ids, site.backend.monitor.app_id
+    assert store.take_due(key_ids, "holder", 30, app_id) is None
+    assert store.seconds_to_next(key_ids, app_id) is None
 
 
 def test_newer_rows_are_not_recovered(newer: tuple[Site, dict[str, int]]) -> None:
     site, _ = newer
-    assert site.backend.store.find_vouched(site.backend.keyring.key_ids) == []
+    assert site.backend.store.find_vouched(site.backend.keyring.key_ids, site.backend.monitor.app_id) == []
     assert site.application.sweep() == 0
 
 

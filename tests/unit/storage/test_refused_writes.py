@@ -491,7 +491,7 @@ def test_a_text_that_the_database_refuses_fails_its_job(url: str, tmp_path: Path
         site.work(job_id)
         status = site.status(job_id)
         assert status.status is Status.FAILED
-        assert "The job store refuses what this job has to say" in status.status_text
+        assert "The job store refuses the text of this job" in status.status_text
         assert ("it was running" in status.status_text) == (how == "update")
         assert site.backend.renewals.leases == {}
 
@@ -520,7 +520,7 @@ def test_a_text_over_the_limit_of_memcached_fails_its_job(tmp_path: Path, how: s
         site.work(job_id)
         status = site.status(job_id)
         assert status.status is Status.FAILED
-        assert "The job store refuses what this job has to say" in status.status_text
+        assert "The job store refuses the text of this job" in status.status_text
         assert "large" in status.status_text
 
 

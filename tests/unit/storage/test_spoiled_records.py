@@ -101,9 +101,9 @@ def test_the_others_are_taken_up(site: Site, tmp_path: Path, column: str, value:
     site.sql(f"UPDATE {TABLE} SET held_by = NULL, held_until = NULL, due_at = '2020-01-01 00:00:00.000000'")
     spoil(tmp_path, spoiled, column, value)
     store, keyring = site.backend.store, site.backend.keyring
-    taken = [store.take_due(keyring.key_ids, "me", 30) for _ in range(3)]
+    taken = [store.take_due(keyring.key_ids, "me", 30, site.backend.monitor.app_id) for _ in range(3)]
     assert sound in [job.id for job in taken if job]
-    assert store.seconds_to_next(keyring.key_ids, within=1) is None or taken
+    assert store.seconds_to_next(keyring.key_ids, site.backend.monitor.app_id, within=1) is None or taken
 
 
 def test_a_spoiled_record_is_named_once(site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,7 @@ def test_a_row_that_can_not_be_held_keeps_no_other(site: Site) -> None:
         f"CREATE TRIGGER refusal BEFORE UPDATE ON {TABLE} WHEN OLD.id <> {jobs[-1]} "
         "BEGIN SELECT RAISE(ABORT, 'no'); END"
     )
-    taken = site.backend.store.take_due(site.backend.keyring.key_ids, "me", 30)
+    taken = site.backend.store.take_due(site.backend.keyring.key_ids, "me", 30, site.backend.monitor.app_id)
     assert taken is not None
     assert taken.id == jobs[-1]
 

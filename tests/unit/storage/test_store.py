@@ -35,6 +35,7 @@ from backjob.errors import StoreError
 from backjob.model.job import RECORD_VERSION, Move, Status
 from backjob.model.recovery import Vouched
 from backjob.runtime.process_identity import PROCESS, RESPONSE
+from backjob.storage.queries import APP_GRACE
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.schema import find_process_table, find_table
 from backjob.storage.sql.store import SQLStore
@@ -616,7 +617,7 @@ def test_rows_sealed_with_another_key_are_left_alone(store: Store) -> None:
 
 
 def test_jobs_that_wait_for_a_missing_key_say_so(store: Store, clock: Clock) -> None:
-    lost, other_app = add(store, key_id="foreign"), add(store, key_id="foreign", app_id="other")
+    lost, other_app = add(store, key_id="foreign"), add(store, key_id="foreign", app_id="wother")
     ours, later = add(store), add(store, key_id="foreign", delay=1)
     held, told = add(store, key_id="foreign"), add(store, key_id="foreign", held_by="us", hold=90)
     assert store.hold(held, 1, None, "us", 61)
@@ -630,26 +631,64 @@ def test_jobs_that_wait_for_a_missing_key_say_so(store: Store, clock: Clock) -> 
     assert store.note_missing_key("app", KEY_IDS, "no key", 60) == 2
 
 
-def test_jobs_of_apps_that_are_skipped_are_left_alone(store: Store, clock: Clock) -> None:
-    skipped, other, later = add(store, app_id="away"), add(store, app_id="here"), add(store, app_id="away", delay=9)
-    assert store.take_due(KEY_IDS, "owner", 20, ["away", "nobody"]).id == other  # type: ignore[union-attr]
-    assert store.take_due(KEY_IDS, "owner", 20, ["away"]) is None
-    assert store.seconds_to_next(KEY_IDS, ["away"]) == 20
-    assert store.seconds_to_next(KEY_IDS, ["away", "here"]) is None
-    assert store.take_due(KEY_IDS, "owner", 30).id == skipped  # type: ignore[union-attr]
+def test_an_app_has_its_own_rows_and_those_of_nobody(store: Store, clock: Clock) -> None:
+    ids = [add(store, app_id=app_id) for app_id in ("wours", "wothers", "", "c1234", "a1234")]  # the last are of before
+    later = add(store, app_id="wothers", delay=9)
+    for _ in range(4):
+        job = store.take_due(KEY_IDS, "owner", 20, "wours")
+        assert job is not None
+        assert job.id in ids[:1] + ids[2:]
+    assert store.take_due(KEY_IDS, "owner", 20, "wours") is None
+    assert store.seconds_to_next(KEY_IDS, "wours") == 20
+    assert store.seconds_to_next(KEY_IDS, "wothers") == 0
+    assert store.take_due(KEY_IDS, "owner", 30, "wothers").id == ids[1]  # type: ignore[union-attr]
+    assert store.seconds_to_next(KEY_IDS, "wothers") == 9
     clock.advance(9)
-    assert store.take_due(KEY_IDS, "owner", 30, ["here"]).id == later  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 30, "wothers").id == later  # type: ignore[union-attr]
+
+
+def test_a_job_of_nobody_is_adopted_by_the_app_that_receives_its_launch(store: Store) -> None:
+    job_id, other = (add(store, app_id=app_id, held_by="nonce", hold=30) for app_id in ("", "wothers"))
+    assert not store.hold(job_id, 1, "another nonce", "owner", 30, "wours")
+    assert store.hold(job_id, 1, "nonce", "owner", 30, "wours")
+    job = record(store, job_id)
+    assert (job.app_id, job.held_by) == ("wours", "owner")
+    assert not store.hold(job_id, 1, "owner", "thief", 30, "wothers")
+    assert store.hold(job_id, 1, "owner", None, 0, "wours")
+    assert store.hold(job_id, 1, None, "owner", 30)
+    assert record(store, job_id).app_id == "wours"
+    assert not store.hold(other, 1, "nonce", "owner", 30, "wours")
+
+
+def test_a_job_that_its_app_has_not_taken_for_a_day_is_anybodys(store: Store, clock: Clock) -> None:
+    gone, failing, busy, done = (add(store, app_id=app_id) for app_id in ("wgone", "wfailing", "wbusy", "wdone"))
+    add(store, app_id="wgone", key_id="foreign")
+    clock.advance(10)
+    run_by(store, "busy", app_id="wbusy")
+    assert store.move(Move.COMPLETE, run_by(store, "done", app_id="wdone"), attempt=1)
+    assert store.hold(failing, 1, None, "failing", 1)
+    assert store.note_launch_failure(failing, 1, "failing", "refused", 1)
+    clock.advance(APP_GRACE - 10.01)
+    assert store.take_due(KEY_IDS, "me", 30, "wours") is None
+    clock.advance(0.01)
+    assert store.seconds_to_next(KEY_IDS, "wours") == 0
+    assert store.take_due(KEY_IDS, "me", 30, "wours").id == gone  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "me", 30, "wours") is None
+    clock.advance(10)
+    taken = [store.take_due(KEY_IDS, "me", 30, "wours") for _ in range(3)]
+    assert [job and job.id for job in taken] == [failing, done, None]
+    assert record(store, busy).held_by is None  # an app that runs another job will come to it
 
 
 def test_jobs_of_full_scopes_are_left_alone(store: Store, clock: Clock) -> None:
     full, none, other = add(store, scope="full"), add(store), add(store, scope="Full", delay=9)
-    assert store.take_due(KEY_IDS, "owner", 20, [], ["full", "gone"]).id == none  # type: ignore[union-attr]
-    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]) is None
-    assert store.seconds_to_next(KEY_IDS, [], ["full"]) == 9
-    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full"]) == 20
-    assert store.seconds_to_next(KEY_IDS, [], ["full", "Full", ""]) is None
+    assert store.take_due(KEY_IDS, "owner", 20, "", ["full", "gone"]).id == none  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20, "", ["full"]) is None
+    assert store.seconds_to_next(KEY_IDS, "", ["full"]) == 9
+    assert store.seconds_to_next(KEY_IDS, "", ["full", "Full"]) == 20
+    assert store.seconds_to_next(KEY_IDS, "", ["full", "Full", ""]) is None
     clock.advance(9)
-    assert store.take_due(KEY_IDS, "owner", 20, [], ["full"]).id == other  # type: ignore[union-attr]
+    assert store.take_due(KEY_IDS, "owner", 20, "", ["full"]).id == other  # type: ignore[union-attr]
     assert store.take_due(KEY_IDS, "owner", 20).id == full  # type: ignore[union-attr]
 
 
@@ -944,6 +983,7 @@ def test_find_vouched_finds_what_runs_and_what_waits_for_a_response(store: Store
     run_by(store, "run", key_id="foreign")
     clock.advance(1000)  # also long after anybody has vouched for them
     names = [each.name for each in dataclasses.fields(Vouched)]
+    run_by(store, "run", app_id="wother")  # which its own app recovers
     wanted = [record(store, job_id) for job_id in (by_status[INPROGRESS], waiting)]
     found = sorted(store.find_vouched(KEY_IDS), key=lambda job: job.id)
     assert found == [Vouched(*(getattr(job, name) for name in names)) for job in wanted]
@@ -1042,7 +1082,7 @@ def test_seconds_to_next_looks_no_further_than_it_is_asked_to(store: Store, cloc
     add(store, delay=2, held_by="nonce", hold=50)  # due soon, and free later
     assert store.seconds_to_next(KEY_IDS, within=1) is None
     assert store.seconds_to_next(KEY_IDS, within=2) == 50
-    assert store.seconds_to_next(KEY_IDS, ["app"], within=1000) is None
+    assert store.seconds_to_next(["none"], within=1000) is None
     clock.advance(200)
     assert store.seconds_to_next(KEY_IDS, within=0) == 0
 

@@ -16,7 +16,7 @@ from support import wait_until
 from support.served import make_environ, serve_site, wrap
 
 from backjob import JobEnded, JobNotFound, JobStatus, Status
-from backjob.worker import progress
+from backjob.worker import reporter
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 GREETING = "Grüße, 世界 🌍"
@@ -25,7 +25,7 @@ GREETING = "Grüße, 世界 🌍"
 @pytest.fixture
 def at_once(monkeypatch):
     """Every sign is written at once, so that each of them is seen."""
-    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(reporter, "INTERVAL", 0.0)
 
 
 @pytest.fixture

@@ -155,14 +155,14 @@ def test_a_child_of_a_request_leaves_alone_what_is_to_follow_it(site: Site, come
 def test_what_a_child_tells_is_shown_and_progress_does_not_go_back(site: Site) -> None:
     def tell(jobs: Any) -> None:
         jobs.write("the child's output")
-        jobs._signs.hasten()
+        jobs._reporter.hasten()
         jobs.update(50, "half")
 
     def look(jobs: Any) -> None:
         shown = jobs.status(jobs.job_id)
         seen.append((shown.progress, shown.status_text))
         jobs.update(20)
-        jobs._signs.hasten()
+        jobs._reporter.hasten()
         jobs.update(20)
         seen.append(jobs.status(jobs.job_id).progress)
 
@@ -190,13 +190,39 @@ def test_a_child_that_tells_no_text_leaves_the_one_that_is_there(site: Site) -> 
     assert seen == [(40, "one\n")]
 
 
+def test_the_first_text_of_a_child_replaces_that_of_its_parent(site: Site) -> None:
+    """Also after a progress without a text, which leaves the parent's text."""
+
+    def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        jobs = environ["backjob"]
+        jobs.update(10, "begun")
+        for report in (lambda: jobs.update(20, "half"), lambda: report_twice(jobs)):
+            codes.append(fork(report))
+            seen.append(jobs.status(jobs.job_id).status_text)
+        start_response("200 OK", TEXT)
+        return []
+
+    def report_twice(jobs: Any) -> None:
+        jobs.update(30)
+        jobs._reporter.hasten()
+        jobs.update(40, "most")
+
+    seen: list[Any] = []
+    codes: list[int] = []
+    site.job = job
+    assert site.run("/job").status is Status.COMPLETED
+    assert codes == [0, 0]
+    assert seen == ["half", "most"]
+
+
 def test_a_child_waits_for_nothing_that_a_thread_of_its_parent_holds(site: Site) -> None:
     def job(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         jobs = environ["backjob"]
-        with jobs._signs._changed:
-            jobs._signs._is_writing = True
+        with jobs._reporter._changed:
+            jobs._reporter._begin_write()
             codes.append(fork(lambda: jobs.update(30)))
-            jobs._signs._is_writing = False
+            jobs._reporter._progress.end_write(0.0, is_written=True)
+            jobs._reporter._writer = None
         seen.append(jobs.status(jobs.job_id).progress)
         start_response("200 OK", TEXT)
         return []

@@ -11,7 +11,7 @@ from support.served import call, make_environ, wrap
 
 from backjob import JobEnded, Status
 from backjob.middleware import TOKEN_KEY
-from backjob.worker import progress
+from backjob.worker import reporter
 
 HEADERS = [("Content-Type", "text/plain; charset=utf-8"), ("Location", "/login?next=canary")]
 STATUSES = ("200 OK", "204 No Content", "302 Found", "404 Not Found", "500 Oops")
@@ -292,9 +292,9 @@ def fits(text, expected):
     return text.startswith(expected) if expected.endswith("KeyboardInterrupt: told to") else text == expected
 
 
-@pytest.mark.parametrize("quiet", [0, progress.QUIET], ids=["every sign is seen", "the last one counts"])
+@pytest.mark.parametrize("quiet", [0, reporter.INTERVAL], ids=["every sign is seen", "the last one counts"])
 def test_outcome_of_any_sequence(tmp_path, caplog, monkeypatch, quiet):
-    monkeypatch.setattr(progress, "QUIET", quiet)
+    monkeypatch.setattr(reporter, "INTERVAL", quiet)
     caplog.set_level("INFO", "backjob")
     with wrap(tmp_path) as site:
 

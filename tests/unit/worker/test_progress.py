@@ -1,434 +1,162 @@
-"""What a running job tells: few writes, none too many and none too few, however often and from where it tells."""
+"""The progress of a job as values: reports, output and the time go in, and what is written comes out."""
 
-import contextlib
-import re
-import subprocess
-import sys
-import threading
-import time
+from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine, event
-from support import TESTS, wait_until
-from support.served import say_done, serve_site, wrap
 
-from backjob import JobEnded, Status
-from backjob.validation import LEAST_ERROR_TIMEOUT
-from backjob.worker import progress
+from backjob.worker.progress import RETRY, Progress, State, Write
 
-TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+LIMIT = 100
+INTERVAL = 0.25
 
 
 @pytest.fixture
-def site(tmp_path):
-    with wrap(tmp_path) as site:
-        yield site
+def progress() -> Progress:
+    return Progress(LIMIT, INTERVAL)
 
 
-@pytest.fixture
-def writes():
-    """Each sign that went to the database: its statement, and the text that was sent with it."""
-    seen = []
-
-    def note(connection, cursor, statement, parameters, context, executemany):
-        if context is not None and context.isupdate and "number" in context.compiled_parameters[0]:
-            seen.append((statement, context.compiled_parameters[0].get("text")))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(Engine, "before_cursor_execute", note)
+def write(progress: Progress, text: str, now: float = 0.0) -> Write:
+    """Write a text, and have the store take it."""
+    progress.state = State.WRITING
+    made = progress.make_write(text)
+    progress.end_write(now, is_written=True)
+    return made
 
 
-def act(site, action, **options):
-    """How a job ends in which this is done with ``environ["backjob"]``."""
-
-    def app(environ, start_response):
-        environ["write"] = start_response("200 OK", TEXT)
-        action(environ["backjob"])
-        return []
-
-    site.job = app
-    return site.run("/job", **options)
-
-
-@contextlib.contextmanager
-def away(site):
-    """Within it, the job table can't be used."""
-    site.sql("ALTER TABLE background_job RENAME TO elsewhere")
-    try:
-        yield
-    finally:
-        site.sql("ALTER TABLE elsewhere RENAME TO background_job")
+def test_the_first_report_is_due_at_once_and_the_next_after_the_interval(progress: Progress) -> None:
+    assert (progress.state, progress.delay(5.0), progress.is_due(5.0)) == (State.SAVED, None, False)
+    assert progress.report(10) is True
+    assert (progress.state, progress.delay(5.0), progress.is_due(5.0)) == (State.CHANGED, 0.0, True)
+    write(progress, "", now=5.0)
+    assert (progress.state, progress.delay(5.0)) == (State.SAVED, None)
+    progress.report(20)
+    assert (progress.delay(5.0), progress.is_due(5.0)) == (INTERVAL, False)
+    assert (progress.delay(5.25), progress.is_due(5.25)) == (0.0, True)
 
 
-@pytest.fixture
-def fixed_site(tmp_path):
-    """One whose table is not made anew when it is gone."""
-    with wrap(tmp_path) as site:
-        site.start("/makes/the/table")
-    with wrap(tmp_path, create_table=False) as site:
-        yield site
+def test_reports_without_end_are_written_once_per_interval(progress: Progress) -> None:
+    written = []
+    for n in range(1001):
+        now = n / 256
+        progress.report(n / 10, text=f"step {n}")
+        if progress.is_due(now):
+            written.append((now, write(progress, progress.show("", 0), now).text))
+    assert written == [(n / 4, f"step {n * 64}") for n in range(16)]
+    assert progress.state is State.CHANGED  # and the last one is still to be written
+    assert progress.delay(now) == 4 - now
 
 
-# --- How much it costs -----------------------------------------------------------------------------------------------
+def test_only_the_first_report_after_a_write_changes_the_state(progress: Progress) -> None:
+    assert [progress.report(n) for n in range(3)] == [True, False, False]
+    progress.state = State.WRITING
+    assert [progress.report(n) for n in range(3)] == [True, False, False]
+    assert (progress.state, progress.delay(0.0), progress.is_due(0.0)) == (State.OUTDATED, None, False)
+
+
+def test_a_report_during_a_write_is_written_after_it(progress: Progress) -> None:
+    progress.state = State.WRITING
+    progress.report(10)
+    progress.end_write(5.0, is_written=True)
+    assert (progress.state, progress.delay(5.0)) == (State.CHANGED, INTERVAL)
+
+
+@pytest.mark.parametrize(("unfinished", "delay"), [(None, None), (0.0, 0.2), (0.1, 0.2), (0.3, 0.3)])
+def test_an_unfinished_line_is_written_when_it_is_shown(
+    progress: Progress, unfinished: float | None, delay: float | None
+) -> None:
+    write(progress, "", now=5.0)
+    assert progress.delay(5.05, unfinished) == (delay if delay is None else pytest.approx(delay))
+    assert not progress.is_due(9.0)
+
+
+def test_progress_never_goes_back_and_steps_add_up(progress: Progress) -> None:
+    shown = []
+    for percent, step in [(50, 0), (20, 0), (-9, 0.4), (0, 0.4), (60, 2), (0, -3), (0, 99)]:
+        progress.report(percent, step)
+        shown.append(write(progress, "").progress)
+    assert shown == [50, 50, 50, 51, 62, 62, 100]
+
+
+def test_a_status_text_is_shown_until_output_follows_it(progress: Progress) -> None:
+    assert progress.show("output", 6) == "output"
+    progress.report(text="half", size=6)
+    assert progress.show("output", 6) == "half"
+    progress.report(60)
+    assert progress.show("output", 6) == "half"
+    assert progress.show("output, more", 12) == "output, more"
+    progress.report(text="x" * 1000, size=12)
+    assert progress.show("", 12) == "x" * LIMIT + "\n[900 more bytes of text were cut]"
 
 
 @pytest.mark.parametrize(
-    "tell",
+    "texts",
     [
-        lambda jobs, n: jobs.update(n / 1e6),
-        lambda jobs, n: jobs.update(n / 1e6, f"step {n}"),
-        lambda jobs, n: jobs.increment_progress(1e-6, f"step {n}"),
-        lambda jobs, n: jobs.write("."),
-        lambda jobs, n: jobs._environ["write"](b"."),
+        [("one", "one", True), ("one, two", ", two", True), ("two", "two", False), ("two", "", True)],
+        [("", "", True), ("t", "t", True), ("two", "wo", True), ("", "", False), ("x", "x", True)],
     ],
-    ids=["progress", "text", "increment", "write", "output"],
 )
-def test_who_tells_without_end_is_written_five_times_a_second(site, writes, tell):
-    told = 0
-
-    def action(jobs):
-        nonlocal told
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
-            told += 1
-            tell(jobs, told)
-
-    status = act(site, action)
-    assert status.status is Status.COMPLETED
-    assert told > 1000
-    assert 2 <= len(writes) <= 1.5 * 5 + 1
-    assert status.status_text in ("", f"step {told}", "." * told)
-
-
-def test_no_error_timeout_is_so_short_that_one_slow_write_ends_a_job():
-    assert 2 * progress.QUIET < LEAST_ERROR_TIMEOUT
-
-
-def test_telling_costs_next_to_nothing(site, writes):
-    """A hundred thousand a second leave most of the second to the job."""
-    spent = []
-
-    def action(jobs):
-        jobs.write("x" * 1_000_000)
-        before = time.thread_time()
-        for n in range(100_000):
-            jobs.update(n / 1000)
-        spent.append(time.thread_time() - before)
-
-    assert act(site, action).status is Status.COMPLETED
-    assert spent[0] < 1.0
-    # The megabyte went there once, and in the end.
-    assert sum(len(text or "") for _, text in writes) <= 1_000_000
-
-
-def test_one_thread_serves_a_job_that_tells_much(site):
-    def action(jobs):
-        names = set()
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            jobs.update(1)
-            names |= {each.ident for each in threading.enumerate() if each.name == "backjob-signs"}
-        seen.append(len(names))
-
-    seen = []
-    act(site, action)
-    assert seen == [1]
-
-
-# --- What arrives ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", ["update", "increment_progress", "write", "output"])
-def test_the_last_that_was_told_is_seen_while_the_job_is_silent(tmp_path, way):
-    computed = threading.Event()
-
-    def job(environ, start_response):
-        write, jobs = start_response("200 OK", TEXT), environ["backjob"]
-        tell = {
-            "update": lambda n: jobs.update(n, f"step {n}"),
-            "increment_progress": lambda n: jobs.increment_progress(1, f"step {n}"),
-            "write": lambda n: jobs.write("."),
-            "output": lambda n: write(b"."),
-        }[way]
-        for n in range(1, 51):
-            tell(n)
-        assert computed.wait(20)
-        return []
-
-    with serve_site(tmp_path, job) as site:
-        job_id = site.start("/job")
-        expected = (0, "." * 50) if way in ("write", "output") else (50, "step 50")
-        try:
-            wait_until(lambda: (site.status(job_id).progress, site.status(job_id).status_text) == expected, 5)
-        finally:
-            computed.set()
-        assert site.wait_for_end(job_id).status is Status.COMPLETED
-
-
-def test_a_sign_right_after_one_that_the_thread_has_written_is_seen_too(tmp_path):
-    """The thread has nothing to wait for then."""
-
-    def job(environ, start_response):
-        jobs = environ["backjob"]
-        for n in range(1, 6):
-            jobs.update(10 * n)
-            jobs.update(10 * n + 1)  # by the thread
-            wait_until(lambda n=n: jobs.status(jobs.job_id).progress == 10 * n + 1, 5)
-        return say_done(environ, start_response)
-
-    with serve_site(tmp_path, job) as site:
-        assert site.wait_for_end(site.start("/job")).status_text == "done"
-
-
-def test_eight_threads_lose_no_output(site):
-    def action(jobs):
-        def write():
-            for n in range(2000):
-                jobs.write(f"<{n}>")
-
-        threads = [threading.Thread(target=write) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    text = act(site, action).status_text
-    assert sorted(text.replace("\n", "")) == sorted("".join(f"<{n}>" for n in range(2000)) * 8)  # a line each
-
-
-@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb", "mariadb-mysqlclient"])
-def test_a_text_that_grows_is_sent_once(tmp_path, databases, monkeypatch, writes, database):
-    monkeypatch.setattr(progress, "QUIET", 0.0)
-    pieces = [f"line {n}: ü 🐔 'quoted' 100% \\ \n" for n in range(20)]
-
-    def action(jobs):
-        for n, piece in enumerate(pieces):
-            jobs.write(piece)
-            jobs.update(n)
-            assert jobs.status(jobs.job_id).status_text == "".join(pieces[: n + 1])
-
-    with wrap(tmp_path, database=databases.url(database, tmp_path)) as site:
-        assert act(site, action).status_text == "".join(pieces)
-    assert [text for _, text in writes if text] == pieces
-    # A progress alone leaves the text where it is.
-    assert ["status_text" in statement for statement, _ in writes] == [True, False] * 20
-
-
-def test_what_is_no_growth_is_written_whole(site, monkeypatch, writes):
-    monkeypatch.setattr(progress, "QUIET", 0.0)
-    steps = [("one", "one"), ("one, two", ", two"), ("two", "two"), ("", ""), ("t", "t"), ("two", "wo")]
-
-    def action(jobs):
-        for shown, _ in steps:
-            jobs.update(text=shown)
-            assert jobs.status(jobs.job_id).status_text == shown
-
-    act(site, action)
-    assert [text for _, text in writes] == [sent for _, sent in steps]
-
-
-def test_output_that_is_cut_does_not_go_there_again_and_again(tmp_path, monkeypatch, writes):
-    monkeypatch.setattr(progress, "QUIET", 0.0)
-
-    def action(jobs):
-        for _ in range(100):
-            jobs.write("x" * 999 + "\n")
-        jobs.update()
-        seen.append(jobs.status(jobs.job_id).status_text)
-
-    seen = []
-    with wrap(tmp_path, max_output=10_000) as site:
-        status = act(site, action)
-    assert re.fullmatch(r"\[\d+ bytes of earlier output were cut: max_output is 10000\]\n(x{999}\n){8,10}", seen[0])
-    assert status.status_text == seen[0]
-    # Each time it is too long it is cut by more than a line, and only then is it written whole.
-    assert sum(len(text or "") for _, text in writes) <= 100 * 1000 * 10 / 1.5
-
-
-def test_a_record_that_is_not_as_it_was_left_is_written_whole(site, monkeypatch):
-    """As when a child of the job's process has given a sign too."""
-    monkeypatch.setattr(progress, "QUIET", 0.0)
-
-    def action(jobs):
-        jobs.write("one ")
-        site.sql("UPDATE background_job SET signs = signs + 5, status_text = 'the child''s'")
-        for n, piece in enumerate(["two ", "three "]):
-            jobs.write(piece)
-            jobs.update(50 + n)
-            seen.append((jobs.status(jobs.job_id).progress, jobs.status(jobs.job_id).status_text))
-
-    seen = []
-    assert act(site, action).status is Status.COMPLETED
-    assert seen == [(50, "one two "), (51, "one two three ")]
-
-
-# --- The end ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "late",
-    [
-        lambda jobs: jobs.update(),
-        lambda jobs: jobs.write("x"),
-        lambda jobs: jobs._environ["write"](b"x"),
-        lambda jobs: jobs.fail(),
-    ],
-    ids=["update", "write", "output", "fail"],
-)
-def test_a_sign_that_waits_finds_out_that_the_job_is_cancelled(site, late, monkeypatch):
-    """It computes, and gave its last sign a moment before: nobody has to wait for the next one."""
-    monkeypatch.setattr(progress, "QUIET", 1.0)  # within it the second sign waits, however busy the machine is
-
-    def action(jobs):
-        jobs.update(1)
-        jobs.update(2)
-        assert site.application.jobs.cancel(jobs.job_id) is True
-        wait_until(lambda: jobs.status(jobs.job_id).status is Status.CANCELLED, 20)
-        with pytest.raises(JobEnded, match="was cancelled"):
-            late(jobs)
-        waited.append("raised")
-
-    waited = []
-    status = act(site, action)
-    assert waited == ["raised"]
-    assert (status.status, status.progress, status.is_cancelling) == (Status.CANCELLED, 2, False)
-
-
-def test_a_silent_job_is_shown_as_being_cancelled_and_ends_as_what_it_ends(site):
-    def action(jobs):
-        jobs.update(1)
-        assert site.application.jobs.cancel(jobs.job_id) is True
-        shown = jobs.status(jobs.job_id)
-        seen.append((shown.status, shown.is_cancelling))
-
-    seen = []
-    status = act(site, action)
-    assert seen == [(Status.INPROGRESS, True)]
-    assert (status.status, status.is_cancelling) == (Status.COMPLETED, False)
-
-
-def test_nothing_is_written_after_the_end(site, writes):
-    def action(jobs):
-        jobs.update(1)
-        jobs.update(2, "waits")
-        jobs.finish("done")
-        before = len(writes)
-        for _ in range(100):
-            jobs.update(3, "late")
-        wait_until(lambda: not [each for each in threading.enumerate() if each.name == "backjob-signs"], 5)
-        assert len(writes) == before
-
-    assert act(site, action).status_text == "done"
-
-
-# --- A database that is away -----------------------------------------------------------------------------------------
-
-
-def test_a_sign_waits_for_the_database_and_needs_no_next_one(fixed_site, caplog):
-    site = fixed_site
-
-    def action(jobs):
-        jobs.update(10)
-        with away(site):
-            jobs.update(20, "waits")
-            wait_until(lambda: "its update waits" in caplog.text, 5)
-            for n in range(50):
-                jobs.update(20 + n, f"waits {n}")
-        wait_until(lambda: jobs.status(jobs.job_id).status_text == "waits 49", 5)
-        seen.append(jobs.status(jobs.job_id).progress)
-
-    seen = []
-    assert act(site, action).status is Status.COMPLETED
-    assert seen == [69]
-    assert caplog.text.count("its update waits") == 1
-
-
-def test_the_job_itself_does_not_wait_for_a_database_that_is_away(fixed_site, writes):
-    def action(jobs):
-        jobs.update(10)
-        with away(fixed_site):
-            wait_until(lambda: jobs.update(20) or jobs._signs._is_away, 5)
-            ours = threading.get_ident()
-            event.listen(Engine, "before_cursor_execute", note := lambda *_: by.append(threading.get_ident() == ours))
-            end = time.monotonic() + 1.5
-            while time.monotonic() < end:
-                jobs.update(30)
-            event.remove(Engine, "before_cursor_execute", note)
-
-    by = []
-    assert act(fixed_site, action).status is Status.COMPLETED
-    assert by
-    assert not any(by)
-
-
-def test_a_cancel_is_found_when_the_database_is_back(fixed_site):
-    site = fixed_site
-
-    def action(jobs):
-        jobs.update(10)
-        site.application.jobs.cancel(jobs.job_id)
-        with away(site):
-            jobs.update(20)
-            wait_until(lambda: jobs._signs._is_away, 5)
-        wait_until(lambda: jobs.status(jobs.job_id).status is Status.CANCELLED, 5)
-        with pytest.raises(JobEnded):
-            jobs.update(30)
-
-    assert act(site, action).status is Status.CANCELLED
-
-
-# --- gevent ----------------------------------------------------------------------------------------------------------
-
-UNDER_GEVENT = """
-from gevent import monkey
-monkey.patch_all()
-import sys, time
-from pathlib import Path
-import gevent
-from support.served import wrap
-from backjob import Status
-
-def job(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    jobs = environ["backjob"]
-    for n in range(1, 51):
-        jobs.update(n, f"step {n}")
-    # A greenlet of its own writes the last one while this one waits.
-    end = time.monotonic() + 10
-    while jobs.status(jobs.job_id).status_text != "step 50" and time.monotonic() < end:
-        gevent.sleep(0.01)
-    print(jobs.status(jobs.job_id).progress)
-    # One that never waits writes by itself.
-    end, seen = time.monotonic() + 1, set()
-    while time.monotonic() < end:
-        jobs.update(60)
-        seen.add(jobs.status(jobs.job_id).progress)
-    print(sorted(seen))
-    step = lambda: [jobs.increment_progress(1) or gevent.sleep(0) for _ in range(5)]
-    gevent.joinall([gevent.spawn(step) for _ in range(4)], raise_error=True)
-    # Pieces of a line are kept for each greenlet.
-    pieces = lambda name: [jobs.write(piece) and gevent.sleep(0) for piece in (name, " joined", "\\n")]
-    gevent.joinall([gevent.spawn(pieces, name) for name in ("a", "b")], raise_error=True)
-    return []
-
-with wrap(Path(sys.argv[1])) as site:
-    site.job = job
-    status = site.run("/job")
-    print(status.status.name, status.status_text, end="")
-"""
-
-
-def test_under_gevent(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(UNDER_GEVENT)
-    tests = TESTS
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(tmp_path)],
-        env={"PYTHONPATH": f"{tests}:{tests.parent}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout.splitlines() == ["50", "[50, 60]", "COMPLETED a joined", "b joined"], done.stderr
+def test_only_the_new_part_of_a_text_is_sent(progress: Progress, texts: list[tuple[str, str, bool]]) -> None:
+    first = write(progress, "")
+    assert first == Write(0, "", 1, is_more=True)
+    for number, (text, sent, is_more) in enumerate(texts, 2):
+        assert write(progress, text) == Write(0, sent, number, is_more)
+
+
+def test_a_write_that_failed_is_repeated_with_the_whole_text(progress: Progress) -> None:
+    """It may have been stored, and its answer lost."""
+    write(progress, "one")
+    progress.report(10)
+    progress.state = State.WRITING
+    assert progress.make_write("one, two").text == ", two"
+    progress.end_write(5.0, is_written=False, retry=0.75)
+    assert (progress.state, progress.delay(5.0), progress.is_unreachable) == (State.CHANGED, 0.75, True)
+    assert write(progress, "one, two") == Write(10, "one, two", 3, is_more=False)
+    assert (progress.state, progress.is_unreachable) == (State.SAVED, False)
+
+
+def test_the_job_leaves_an_unreachable_store_to_the_other_thread_for_a_while(progress: Progress) -> None:
+    progress.report(10)
+    progress.state = State.WRITING
+    progress.end_write(5.0, is_written=False, retry=1.0)
+    assert progress.delay(6.0) == 0.0
+    assert [progress.is_due(now) for now in (5.0, 6.0, 5.9 + RETRY, 6.0 + RETRY)] == [False, False, False, True]
+
+
+def test_after_a_refusal_the_record_is_written_whole_with_the_next_number(progress: Progress) -> None:
+    write(progress, "one")
+    progress.report(10)
+    progress.state = State.WRITING
+    progress.make_write("one, two")
+    progress.catch_up(7, 50)
+    assert progress.make_write("one, two") == Write(50, "one, two", 8, is_more=False)
+    progress.end_write(5.0, is_written=False)
+    assert (progress.state, progress.delay(5.0), progress.is_unreachable) == (State.CHANGED, INTERVAL, False)
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_nothing_follows_the_end(progress: Progress, is_written: bool) -> None:
+    progress.report(10)
+    progress.state = State.ENDED  # during a write
+    progress.end_write(5.0, is_written=is_written)
+    assert progress.report(20, text="late") is False
+    assert (progress.state, progress.percent, progress.show("", 0)) == (State.ENDED, 10, "")
+    assert (progress.delay(9.0, 0.0), progress.is_due(9.0)) == (None, False)
+
+
+def test_the_text_of_a_child_replaces_that_of_its_parent(progress: Progress) -> None:
+    progress.report(10, text="begun")
+    write(progress, "begun", now=5.0)
+    child = progress.fork()
+    assert child.show("", 0) == ""
+    child.report(20)
+    assert child.is_due(5.0)
+    assert write(child, "") == Write(20, "", 2, is_more=True)  # leaves the text
+    assert write(child, "half") == Write(20, "half", 3, is_more=False)
+    assert write(child, "halfway") == Write(20, "way", 4, is_more=True)
+    assert write(child.fork(), "most") == Write(20, "most", 5, is_more=False)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_child_does_not_wait_for_a_write_of_its_parent(progress: Progress, state: State) -> None:
+    progress.state = state
+    assert progress.fork().state is (State.ENDED if state is State.ENDED else State.SAVED)

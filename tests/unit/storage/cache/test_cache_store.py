@@ -19,8 +19,9 @@ from support.records import KEY_IDS, Clock, add, bring_to, count_jobs, new_job, 
 
 from backjob.errors import StoreError
 from backjob.keyring import Keyring
-from backjob.model import changes
+from backjob.model.evaluation import apply_write
 from backjob.model.job import Job, Move, Status
+from backjob.model.writes import Transition
 from backjob.storage.cache.entries import Cells
 from backjob.storage.cache.index import to_microseconds
 from backjob.storage.cache.job_list import RESERVED_FOR, UNTOUCHED_FOR
@@ -107,7 +108,7 @@ def test_a_number_is_not_given_again_when_the_cache_has_lost_it(deployment: Depl
 
 def end_only(store: CacheStore, job_id: int, clock: Clock, move: Move = Move.FAIL) -> None:
     """What a process does that dies before it writes the list."""
-    assert store._jobs.change(job_id, changes.make_move(move, None, None, "", "", None, 0, None, 0, None, clock.now))
+    assert store._jobs.change(job_id, lambda job: apply_write(Transition(move), job, clock.now))
 
 
 def test_a_record_that_was_never_listed_is_not_there(store: CacheStore, clock: Clock) -> None:

@@ -51,7 +51,7 @@ from backjob.storage.sql.database import Database
 from backjob.storage.sql.errors import AnswerLost, Duplicate, Unreachable
 from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
-from backjob.worker import progress
+from backjob.worker import reporter
 
 CANARY = "canary-of-a-user"
 MYSQL = [name for name in SERVERS if name != "postgresql"]
@@ -862,7 +862,7 @@ def test_a_text_that_grows_beyond_what_the_server_takes_is_cut(name: str) -> Non
 def test_a_job_that_writes_more_than_the_server_takes_runs_to_its_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(reporter, "INTERVAL", 0.0)
     seen = []
 
     def job(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

@@ -63,7 +63,7 @@ def test_a_job_is_not_recovered_before_its_process_could_connect(
     monkeypatch.setattr("backjob.scheduling.keeper._LONGEST_GRACE", 1)
     database = open_database()
     store, keeper = SQLStore(database), make_keeper(database)
-    job_id, _ = store.add(new_job(key_id=KEYRING.key_id, app_id=keeper._self_request.home), seal)
+    job_id, _ = store.add(new_job(key_id=KEYRING.key_id, app_id=keeper._self_request.app_id), seal)
     assert store.claim(job_id, 1, "a process without a connection", -60, 0)
     with use_up_connections(url), caplog.at_level(logging.WARNING):
         assert keeper.settle_all() == 0
