@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 
 def encode_form(fields: Any, name: str) -> str:
-    """Url-encode a mapping, a list of pairs or a MultiDict; a list value stands for several of its name."""
+    """Url-encode a mapping, a list of pairs or a MultiDict; a list value gives several fields of its name."""
     try:
         return urlencode(list(_pairs(fields, name)))
     except UnicodeEncodeError:
