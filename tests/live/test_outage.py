@@ -19,6 +19,8 @@ from backjob.messages import plain
 from backjob.model.recovery import ABSENCE
 from backjob.runtime.backoff import outage_backoff
 
+pytestmark = pytest.mark.live
+
 FINAL = LaunchError(plain("it answered 302"), is_final=True)
 DAY = 86400.0
 
