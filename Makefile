@@ -9,9 +9,11 @@ WORKERS ?= 3
 SECONDS ?=
 
 VENV := .venv
+# What setup.cfg lists for the unit tests: "dev" or, without all that they do not need, "unit".
+EXTRA := dev
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-unit lint types docs servers chaos soak fuzz bench mutants audit constraints clean
+.PHONY: demo test test-unit test-pythons lint types docs servers chaos soak fuzz bench mutants audit constraints clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -20,8 +22,13 @@ test: $(VENV)/dev.stamp
 	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 # Without web servers, database servers and cache servers.
-test-unit: $(VENV)/dev.stamp
-	BACKJOB_UNIT=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) -m "not live" tests/unit $(ARGS)
+test-unit: $(VENV)/$(EXTRA).stamp
+	BACKJOB_UNIT=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile -m "not live" tests/unit $(ARGS)
+
+# The same on the oldest Python that is supported and on the newest here, each in an environment of its own.
+test-pythons:
+	pythons=$$(tests/machine/pythons) && for python in $$pythons; do \
+		$(MAKE) --no-print-directory test-unit PYTHON=$$python VENV=.venv-$${python##*/python} EXTRA=unit || exit 1; done
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(ARGS)
@@ -68,7 +75,7 @@ mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo needs a few packages only; a newcomer does not wait for the others.
