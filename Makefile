@@ -3,10 +3,16 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other.
+# Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other,
+# those that wait most first (tests/conftest.py), so that no long file is left for the end.
 WORKERS ?= 3
 # How long a soak (600) or a fuzz (60) is.
 SECONDS ?=
+
+# Each process of a test reads bytecode that is there, instead of compiling the package and all tests again. The allocator
+# is the usual one: Python's development mode looks for faults in C with a slow one, and there is no C here.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONMALLOC := default
 
 VENV := .venv
 # What setup.cfg lists for the unit tests: "dev" or, without all that they do not need, "unit".
@@ -19,7 +25,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/dev.stamp
-	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # Without web servers, database servers and cache servers.
 test-unit: $(VENV)/$(EXTRA).stamp

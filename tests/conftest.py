@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
 
     temporary.begin()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with live tests come first, the largest of them at the very front: the others fill the time they leave."""
+    live = Counter(item.path for item in items if item.get_closest_marker("live"))
+    items.sort(key=lambda item: -live[item.path])
 
 
 @pytest.hookimpl(wrapper=True)
