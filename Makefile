@@ -3,25 +3,38 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other.
+# Tests mostly wait for servers: a few at a time don't get in each other's way. All of one file run one after the other,
+# those that wait most first (tests/conftest.py), so that no long file is left for the end.
 WORKERS ?= 3
 # How long a soak (600) or a fuzz (60) is.
 SECONDS ?=
 
+# Each process of a test reads bytecode that is there, instead of compiling the package and all tests again. The allocator
+# is the usual one: Python's development mode looks for faults in C with a slow one, and there is no C here.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONMALLOC := default
+
 VENV := .venv
+# What setup.cfg lists for the unit tests: "dev" or, without all that they do not need, "unit".
+EXTRA := dev
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-unit lint types docs servers chaos soak fuzz bench mutants audit constraints clean
+.PHONY: demo test test-unit test-pythons lint types docs servers chaos soak fuzz bench mutants audit constraints clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/dev.stamp
-	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # Without web servers, database servers and cache servers.
-test-unit: $(VENV)/dev.stamp
-	BACKJOB_UNIT=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) -m "not live" tests/unit $(ARGS)
+test-unit: $(VENV)/$(EXTRA).stamp
+	BACKJOB_UNIT=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile -m "not live" tests/unit $(ARGS)
+
+# The same on the oldest Python that is supported and on the newest here, each in an environment of its own.
+test-pythons:
+	pythons=$$(tests/machine/pythons) && for python in $$pythons; do \
+		$(MAKE) --no-print-directory test-unit PYTHON=$$python VENV=.venv-$${python##*/python} EXTRA=unit || exit 1; done
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(ARGS)
@@ -68,7 +81,7 @@ mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo needs a few packages only; a newcomer does not wait for the others.

@@ -8,13 +8,16 @@ import getpass
 import os
 import shutil
 import socket
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import support
 from hypothesis import Phase, settings
+from support import temporary
 from support.records import databases  # noqa: F401 - a fixture
 from support.second_chance import pytest_runtest_logreport  # noqa: F401 - a hook
 
@@ -35,6 +38,24 @@ def pytest_configure() -> None:
     if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > _ENOUGH:
         _IN_MEMORY.mkdir(exist_ok=True)
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+    temporary.begin()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with live tests come first, the largest of them at the very front: the others fill the time they leave."""
+    live = Counter(item.path for item in items if item.get_closest_marker("live"))
+    items.sort(key=lambda item: -live[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Fail a run that leaves files in the temporary directory."""
+    yield  # the workers of pytest-xdist end here
+    support.AT_END.close()
+    if left := temporary.end():
+        print(f"\nleft in the temporary directory: {', '.join(left)}", file=sys.stderr)
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure() -> None:

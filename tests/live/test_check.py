@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ from support.servers import (
     WERKZEUG_PROCESSES,
     WERKZEUG_THREADS,
     WSGIREF,
+    Certificate,
     Server,
     Setup,
     gunicorn,
     script,
+    serve,
 )
 from support.uwsgi import uwsgi
 
@@ -107,12 +110,28 @@ TELLING = [
 ONE_SLOT = [ONE_SYNC, ONE_GTHREAD, WSGIREF, WERKZEUG]
 
 
-@pytest.mark.parametrize("case", SERVERS, ids=lambda case: str(case[0]))
-def test_what_a_server_tells(run_server: Serve, case: tuple[Any, ...]) -> None:
-    """Asked by a script, over connect=: all that is told comes from the process that answers."""
-    setup, software, worker, processes, slots_each, monitor = case
+@pytest.fixture(scope="module")
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+) -> Iterator[Server]:
+    """One server for each set-up, for all questions that leave it as it is."""
+    setup: Setup = request.param
     # Apache runs the app as another user, whose key file is not for this one.
-    found = check_from_outside(run_server(setup, environ={"BACKJOB_KEY": KEY}), key=KEY)
+    environ = {"BACKJOB_KEY": KEY} if "Apache/" in dict(case[:2] for case in SERVERS).get(setup, "") else {}
+    with serve(setup, tmp_path_factory.mktemp("check"), certificate=certificate, environ=environ) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("running", "case"),
+    [(setup, rest) for setup, *rest in SERVERS],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+    indirect=["running"],
+)
+def test_what_a_server_tells(running: Server, case: list[Any]) -> None:
+    """Asked by a script, over connect=: all that is told comes from the process that answers."""
+    software, worker, processes, slots_each, monitor = case
+    found = check_from_outside(running, key=KEY if software == "Apache/" else None)
     assert found.problem is None, str(found)
     assert found.server is not None
     assert found.server.software.startswith(software)
@@ -125,9 +144,9 @@ def test_what_a_server_tells(run_server: Serve, case: tuple[Any, ...]) -> None:
     assert "outer-middleware" not in names
 
 
-@pytest.mark.parametrize(("setup", "found"), TELLING, ids=str)
-def test_within_a_request(run_server: Serve, setup: Setup, found: str) -> None:
-    server = run_server(setup)
+@pytest.mark.parametrize(("running", "found"), TELLING, ids=str, indirect=["running"])
+def test_within_a_request(running: Server, found: str) -> None:
+    server = running
     seen = server.ask("GET", "/check", headers=CANARIES).json()
     assert seen["problems"] == []
     assert seen["is_ok"] is True
@@ -141,7 +160,7 @@ def test_within_a_request(run_server: Serve, setup: Setup, found: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setup", "names"),
+    ("running", "names"),
     [
         (SYNC, ["worker-timeout"]),
         (SYNC.with_options("--timeout", "0"), []),
@@ -152,23 +171,24 @@ def test_within_a_request(run_server: Serve, setup: Setup, found: str) -> None:
         (WERKZEUG_THREADS, []),
     ],
     ids=str,
+    indirect=["running"],
 )
-def test_warnings(run_server: Serve, setup: Setup, names: list[str]) -> None:
-    seen = run_server(setup).ask("GET", "/check").json()
+def test_warnings(running: Server, names: list[str]) -> None:
+    seen = running.ask("GET", "/check").json()
     assert [warning["name"] for warning in seen["warnings"]] == names
     assert all(warning["text"] and warning["remedy"] for warning in seen["warnings"])
 
 
-@pytest.mark.parametrize("setup", ONE_SLOT, ids=str)
-def test_one_slot_from_within(run_server: Serve, setup: Setup) -> None:
+@pytest.mark.parametrize("running", ONE_SLOT, ids=str, indirect=True)
+def test_one_slot_from_within(running: Server) -> None:
     """The only slot is busy with the very request that asks: no answer comes, and that is said in words of its own."""
-    server = run_server(setup)
+    server = running
     seen = server.ask("GET", "/check").json()
     assert [problem["name"] for problem in seen["problems"]] == ["busy"]
     assert "busy" in seen["problems"][0]["text"]
     assert "one slot" in seen["problems"][0]["remedy"]
     assert PATIENCE <= seen["took"] < PATIENCE + 1.5
-    if setup is not WSGIREF:  # it shows its server only to who holds its start_response()
+    if server.setup is not WSGIREF:  # it shows its server only to who holds its start_response()
         assert seen["server"]["slots"] == 1
         assert "one-slot" in [warning["name"] for warning in seen["warnings"]]
     wait_until(lambda: server.ask("GET", "/").status == 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ ROOT = TESTS.parent
 DOCS = ROOT / "docs"
 
 State = TypeVar("State")
+
+AT_END = contextlib.ExitStack()
+"""Closed at the end of this process's tests: what all of them share."""
 
 _INTERVAL = 0.02
 

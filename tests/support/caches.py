@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import shutil
@@ -23,7 +22,7 @@ from backjob.storage.cache.store import CacheStore
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.schema import find_table
 
-from . import needs, wait_until
+from . import AT_END, needs, wait_until
 from .records import TABLE, Clock
 
 PATIENT = 30.0
@@ -35,6 +34,7 @@ class CacheServer:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self._program = needs.program("redis-server" if kind == "redis" else kind)
         self.folder = Path(tempfile.mkdtemp(prefix="backjob-"))
         self.socket = self.folder / "socket"
         self.start()
@@ -42,9 +42,9 @@ class CacheServer:
     def start(self) -> None:
         """Start it (again): what it had is gone."""
         if self.kind == "redis":
-            command = [needs.program("redis-server"), "--port", "0", "--unixsocket", str(self.socket), "--save", ""]
+            command = [self._program, "--port", "0", "--unixsocket", str(self.socket), "--save", ""]
         else:
-            command = [needs.program("memcached"), "-u", "root", "-s", str(self.socket)]
+            command = [self._program, "-u", "root", "-s", str(self.socket)]
         self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(self._listens)
 
@@ -101,7 +101,7 @@ class CacheServer:
 def shared_server(kind: str) -> CacheServer:
     """One for all the tests that only empty it."""
     server = CacheServer(kind)
-    atexit.register(server.remove)
+    AT_END.callback(server.remove)
     return server
 
 

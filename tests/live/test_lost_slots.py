@@ -15,6 +15,8 @@ from support.served import Site, serve_site
 
 from backjob import Status
 
+pytestmark = pytest.mark.live
+
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 

@@ -19,6 +19,8 @@ from backjob.messages import plain
 from backjob.runtime.backoff import outage_backoff
 from backjob.scheduling.monitor import LONGEST_OUTAGE
 
+pytestmark = pytest.mark.live
+
 FINAL = LaunchError(plain("it answered 302"), is_final=True)
 DAY = 86400.0
 

@@ -12,6 +12,8 @@ from support.served import Site, call, make_environ, wrap
 
 from backjob import JobEnded, JobFailed, Status
 
+pytestmark = pytest.mark.live
+
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
