@@ -1,5 +1,5 @@
 # Every command works from a fresh clone: the virtual environment is made when it is missing, and brought up to date when
-# the package's requirements changed. PYTHON=python3.12 picks another Python, ARGS="-x tests/unit/cli/test_demo.py" passes arguments on.
+# the package's requirements changed. PYTHON=python3.12 picks another Python, ARGS="-x tests/live/test_demo.py" passes arguments on.
 
 PYTHON ?= python3
 ARGS ?=

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 _NOT_OURS = (
+    "pytest-of-*",  # of a pytest that a test starts in a suite of somebody else
     ".com.google.Chrome*",  # of the browser and its driver
     ".org.chromium.*",
     "org.chromium.*",

@@ -104,6 +104,7 @@ def test_what_a_job_starts_runs_after_it(application: BackJob, tester: JobTester
     tester.assert_completed(second, text="second")
 
 
+@pytest.mark.live
 def test_jobs_without_end_are_ended(application: BackJob) -> None:
     with pytest.raises(BackJobError, match="no job starts itself"):
         application.jobs.start("/endless")
@@ -213,6 +214,7 @@ def test_without_it_there_are_no_steps(tmp_path: Path) -> None:
         JobTester(application).steps(1)
 
 
+@pytest.mark.live
 def test_the_fixture_in_a_suite_of_somebody_else(tmp_path: Path) -> None:
     """As it is documented, with all warnings errors; and one that does not ask for it pays nothing."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["backjob.pytest_plugin"]\n')

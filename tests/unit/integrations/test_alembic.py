@@ -62,6 +62,7 @@ def test_a_hook_of_the_application_s_own_decides_about_its_tables(tmp_path: Path
     assert find_changes(url, hook) == [("add_table", "bill")]
 
 
+@pytest.mark.live
 def test_flask_migrate(tmp_path: Path) -> None:
     """As docs/databases.md shows it, with its own commands."""
     url = f"sqlite:///{tmp_path}/site.sqlite3"

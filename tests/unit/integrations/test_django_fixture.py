@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.pages import DOCS, read_blocks
 
 SETTINGS = """
@@ -59,6 +60,7 @@ def test_a_job_of_a_live_server(live_server, backjob, turn):
 """
 
 
+@pytest.mark.live
 def test_each_test_has_jobs_of_its_own(tmp_path: Path) -> None:
     (conftest,) = [each.text for each in read_blocks(DOCS / "django.md") if each.text.startswith("# conftest.py")]
     files = {"conftest": conftest, "site_settings": SETTINGS, "site_urls": URLS, "test_site": TESTS}

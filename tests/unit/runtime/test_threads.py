@@ -87,6 +87,7 @@ print(is_native(), len([t for t in ticks if t < begin + 1.5]))
     assert int(count) >= 5
 
 
+@pytest.mark.live
 def test_a_native_thread_that_ends_as_the_process_ends_does_not_keep_it() -> None:
     """Both may come to want gevent's hub at the same moment, and two that are made at once wait for each other."""
     program = (

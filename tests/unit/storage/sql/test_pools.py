@@ -261,6 +261,7 @@ def test_a_job_s_children_and_no_others_end_on_sigterm_whatever_the_server_does_
     assert codes == [1, 0]
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("sigterm_of_server")
 def test_a_child_that_is_ended_right_after_the_fork_ends(site: Site) -> None:
     """As a pool ends one: ``with Pool(4): pass``."""
