@@ -34,7 +34,9 @@ def test_keeping_begins_with_the_first_request(site: Site, tmp_path: Path, monke
     job_id = site.start("/job")
     site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
     monkeypatch.setattr("backjob.application.MOMENT", 3600.0)
-    application = BackJob(say_done, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", key=KEY)
+    application = BackJob(
+        say_done, database=f"sqlite:///{tmp_path / 'jobs.sqlite3'}", key=KEY, app_name=site.application._assembly._name
+    )
     call(application, make_environ("/"))
     assert site.wait_for_end(job_id).status_text == PROCESS_GONE
     application.close()
