@@ -125,7 +125,9 @@ class BackJob:
         return Jobs(self._get_backend, environ)
 
     def sweep(self) -> int:
-        """Recover lost jobs, as the keeper of each serving process does. Return their number.
+        """Recover the lost jobs of all applications in the table. Return their number.
+
+        The keepers of serving processes do the same for the jobs of their own application.
 
         If a job may be lost, it takes a little longer than ``lease``, in which a living process would renew the lease.
         Raises StoreError.

@@ -78,6 +78,7 @@ class Keeper:
         self._keyring = keyring
         self._store = store
         self._self_request = self_request
+        self._app_id: str | None = self_request.app_id  # None: it recovers the jobs of all applications
         self._vouching = vouching
         self._limits = limits
         self._owner = limits.name
@@ -146,7 +147,7 @@ class Keeper:
         self._vouching.renew(self._store, self._config.lease)
 
     def sweep(self) -> float:
-        """Recover all lost jobs and return the seconds until the next sweep. Raises StoreError."""
+        """Recover lost jobs and return the seconds until the next sweep. Raises StoreError."""
         now = self._grace.read_time()
         for holder in filter(is_dead, self._store.list_holders()):
             with contextlib.suppress(Refused, TimedOut):  # then their holds end with the lease
@@ -154,7 +155,7 @@ class Keeper:
         expired = self._grace.find_expired(now)
         policy = self._make_policy(self._grace.reached_since)
         leases = self._vouching.leases
-        jobs = self._store.find_vouched(self._keyring.key_ids, self._self_request.app_id)
+        jobs = self._store.find_vouched(self._keyring.key_ids, self._app_id)
         self._note_strays(leases, leases.keys() - {job.lease_by for job in jobs})
         possibly_lost_jobs: set[PossiblyLost] = set()
         is_slow = False  # then the other jobs wait for the next sweep
@@ -197,13 +198,14 @@ class Keeper:
             log.warning("%d job(s) wait for a process that has their key: add it to key=[new, old]", count)
 
     def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
-        """Sweep until no job looks lost, and return the number of recovered jobs. Raises StoreError.
+        """Sweep until no job of any application looks lost, and return the number of recovered jobs. Raises StoreError.
 
         For a command that runs once. If a job looks lost, this takes a whole lease, because other processes may
         take that long to renew theirs.
         """
         end = time.monotonic() + self._config.lease + _LONGEST_GRACE
         settled_before, grace = self._settled, self._grace
+        self._app_id = None
         while True:
             grace.renewed_at = grace.read_time()
             pause = self.sweep()
@@ -213,7 +215,7 @@ class Keeper:
 
     def _looks_lost(self) -> bool:
         now, policy = self._store.time(), self._make_policy(_EVER)
-        jobs = self._store.find_vouched(self._keyring.key_ids, self._self_request.app_id)
+        jobs = self._store.find_vouched(self._keyring.key_ids, self._app_id)
         return any(self._decide(job, now, policy) for job in jobs)
 
     def _make_policy(self, reached_since: datetime) -> Policy:

@@ -97,8 +97,8 @@ MUTANTS = [
     Mutant(
         "a newer release's rows are recovered",
         "backjob/storage/sql/statements.py",
-        "            compile_condition(READABLE, table),\n        )\n        self.count_running",
-        "        )\n        self.count_running",
+        "            compile_condition(READABLE, table),\n        )\n        self.vouched_of_app",
+        "        )\n        self.vouched_of_app",
         ("tests/unit/storage/test_record_version.py",),
     ),
     Mutant(
@@ -1194,8 +1194,8 @@ MUTANTS = [
     Mutant(
         "another app's job is settled",
         "backjob/storage/sql/statements.py",
-        "            compile_condition(OF_APP, table),\n            compile_condition(READABLE, table),\n",
-        "            compile_condition(READABLE, table),\n",
+        "self.vouched.where(compile_condition(OF_APP, table))",
+        "self.vouched",
         ("tests/unit/storage/test_store.py", "tests/models/test_life_cycle.py"),
     ),
     Mutant(

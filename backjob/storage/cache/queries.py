@@ -107,7 +107,7 @@ class CacheReads:
         names = {job.held_by for job in self._list_waiting() if job.held_by and job.is_readable}
         return [name for name in names if name.startswith(PROCESS)]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[RecoveryRecord]:
+    def find_vouched(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
         index = self._jobs.read()
         ids = {*index.waiting(key_ids), *(job_id for job_id, _ in index.running)}
         found = [job for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some)]
@@ -115,7 +115,7 @@ class CacheReads:
             job
             for job in found
             if job.key_id in key_ids
-            and may_have(app_id, job.app_id)
+            and (app_id is None or may_have(app_id, job.app_id))
             and job.is_readable
             and (job.status is Status.INPROGRESS or (job.held_by or "").startswith(RESPONSE))
         ]

@@ -110,10 +110,12 @@ class SQLReads:
     def list_holders(self) -> list[str]:
         return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[RecoveryRecord]:
-        return self._read_many(
-            RecoveryRecord, self._statements.vouched, {"key_ids": list(key_ids), "arg_app_id": app_id}
-        )
+    def find_vouched(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
+        values: dict[str, Any] = {"key_ids": list(key_ids)}
+        query = self._statements.vouched
+        if app_id is not None:
+            query, values["arg_app_id"] = self._statements.vouched_of_app, app_id
+        return self._read_many(RecoveryRecord, query, values)
 
     def seconds_to_next(
         self,

@@ -34,7 +34,7 @@ def test_keeping_begins_with_the_first_request(tmp_path: Path, monkeypatch: pyte
     with wrap(tmp_path, app_name="site") as site:
         job_id = site.start("/job")
         site.backend.store.claim(job_id, 1, f"{name_dead()}-nonce", 30, 0)
-        monkeypatch.setattr("backjob.application.MOMENT", 3600.0)
+        monkeypatch.setattr("backjob.application.START_DELAY", 3600.0)
         url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
         application = BackJob(say_done, database=url, key=KEY, app_name="site")
         call(application, make_environ("/"))
