@@ -26,11 +26,11 @@ from .runtime.threads import is_native
 from .scheduling.concurrency import Limits
 from .scheduling.dispatcher import Dispatcher
 from .scheduling.keeper import Keeper
-from .scheduling.leases import Vouching
+from .scheduling.leases import Renewals
 from .scheduling.monitor import Monitor
 from .storage.cache.backends import check_region
 from .storage.cache.cached_store import CACHE_TIMEOUT, CachedStore
-from .storage.cache.entries import Cells, open_cells
+from .storage.cache.entries import CacheEntries, open_entries
 from .storage.cache.store import STORE_TIMEOUT, CacheStore
 from .storage.hooks import add_hooks
 from .storage.sql.database import Database
@@ -236,7 +236,7 @@ class Assembly:
         keeper_store = SQLStore(keeper_database) if keeper_database is not None else self._make_store(keyring)
         add_hooks(keeper_store, config, in_thread=True)  # the renewal of leases can't wait for a hook
         self_request = SelfRequest(config, keyring, self._name, store.time_at_hand)
-        renewals = Vouching()
+        renewals = Renewals()
         monitor = Monitor(config, keyring, store, self_request, renewals)
         limits = Limits(config, store, monitor.owner)
         dispatcher = Dispatcher(config, keyring, store, limits, monitor)
@@ -260,14 +260,14 @@ def _make_database(config: Config) -> Database | None:
     return Database(config.database, find_table(config.table_name), config.create_table)
 
 
-def _make_cache(config: Config) -> Cells | None:
+def _make_cache(config: Config) -> CacheEntries | None:
     if config.cache is None:
         return None
     check_region(config.cache, is_alone=config.database is None)
-    return open_cells(config.cache, STORE_TIMEOUT if config.database is None else CACHE_TIMEOUT)
+    return open_entries(config.cache, STORE_TIMEOUT if config.database is None else CACHE_TIMEOUT)
 
 
-def _warn_of_loss(cache: Cells) -> None:
+def _warn_of_loss(cache: CacheEntries) -> None:
     """Log a warning with the promises that do not hold for a cache alone."""
     if cache.is_shared:
         where, loss = "the cache", "Jobs that it drops, or loses in a restart, are gone."

@@ -132,7 +132,7 @@ class BackJob:
         If a job may be lost, it takes a little longer than ``lease``, in which a living process would renew the lease.
         Raises StoreError.
         """
-        return self._get_backend().make_keeper().settle_all()
+        return self._get_backend().make_keeper().recover_all()
 
     def prune(self) -> int:
         """Delete jobs that are older than ``backlog_days`` and ``all_backlog_days``. Return their number.

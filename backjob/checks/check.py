@@ -22,7 +22,7 @@ from backjob.messages import compose
 from backjob.model.address import Address
 from backjob.model.job import JobRequest
 from backjob.runtime.server_info import ServerFacts, detect_server
-from backjob.storage.cache.entries import Cells
+from backjob.storage.cache.entries import CacheEntries
 from backjob.storage.store import Store
 from backjob.transport.connection_failures import NoAnswer
 from backjob.transport.error_hints import explain, sum_up
@@ -68,7 +68,7 @@ class Deployment:
     keys: KeySource
     place: str
     file: Path | None
-    cache: Cells | None
+    cache: CacheEntries | None
     find_backend: Callable[[], Backend]
 
     def check(self, environ: Mapping[str, Any] | None) -> Check:
@@ -191,7 +191,7 @@ def prove_facts(token: Token, facts: str) -> str:
     return token.prove(f"facts {facts}")
 
 
-def ask_cache(cache: Cells | None, prefix: str) -> CacheFacts | None:
+def ask_cache(cache: CacheEntries | None, prefix: str) -> CacheFacts | None:
     """Read a key that is never set, and return the facts of the cache. None without a cache."""
     if cache is None:
         return None

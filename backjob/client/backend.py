@@ -23,7 +23,7 @@ from backjob.runtime.server_info import threads_outlive_requests
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.dispatcher import Dispatcher
 from backjob.scheduling.keeper import Keeper
-from backjob.scheduling.leases import Vouching
+from backjob.scheduling.leases import Renewals
 from backjob.scheduling.monitor import Monitor
 from backjob.storage.store import Store
 from backjob.transport.connection_failures import explain_no_answer
@@ -65,7 +65,7 @@ class Backend:
     self_request: SelfRequest
     monitor: Monitor
     dispatcher: Dispatcher
-    renewals: Vouching
+    renewals: Renewals
     keeper: Keeper
     warned: set[str] = field(default_factory=set, repr=False)
     """Environ keys for which a warning was logged."""
@@ -113,7 +113,7 @@ class Backend:
     def make_keeper(self) -> Keeper:
         """Return a keeper for a single run: it renews no lease, and shares nothing with the keeper of this process."""
         limits = Limits(self.config, self.store, self.limits.name)
-        return Keeper(self.config, self.keyring, self.store, self.self_request, Vouching(), limits, lambda: None)
+        return Keeper(self.config, self.keyring, self.store, self.self_request, Renewals(), limits, lambda: None)
 
     def has_dispatcher(self, environ: Mapping[str, Any] | None) -> bool:
         """Return whether threads of this process can launch waiting jobs. ``monitor`` does not matter."""

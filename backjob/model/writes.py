@@ -160,7 +160,7 @@ class CancelRequest(Write):
 class Transition(Write):
     """Move a job on to another status. An argument that is None guards and changes nothing.
 
-    ``silent_for``: only if there was no progress report for so many seconds. ``vouched_until``: only if its lease, or
+    ``idle_for``: only if there was no progress report for so many seconds. ``expires_at``: only if its lease, or
     its hold, still ends at that time. ``delay``: seconds until the next attempt is due.
     """
 
@@ -172,8 +172,8 @@ class Transition(Write):
     progress: int | None = None
     delay: float = 0
     past: str | None = None
-    silent_for: float | None = None
-    vouched_until: datetime | None = None
+    idle_for: float | None = None
+    expires_at: datetime | None = None
 
     @property
     def definition(self) -> Definition:
@@ -188,11 +188,11 @@ class Transition(Write):
 
 _GUARDED: dict[str, Condition] = {
     "attempt": OF_ATTEMPT,
-    "silent_for": AtMost("updated_at", Now(minus="silent_for")),
-    "vouched_until": AnyOf(
+    "idle_for": AtMost("updated_at", Now(minus="idle_for")),
+    "expires_at": AnyOf(
         (
-            Equal("lease_until", Arg("vouched_until")),
-            AllOf((Missing("lease_until"), Equal("held_until", Arg("vouched_until")))),
+            Equal("lease_until", Arg("expires_at")),
+            AllOf((Missing("lease_until"), Equal("held_until", Arg("expires_at")))),
         )
     ),
 }

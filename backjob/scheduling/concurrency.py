@@ -183,7 +183,7 @@ class Limits:
         """Those that jobs and people share."""
         return self._slots and max(self._slots - len(self._strays), 0)
 
-    def note_strays(self, job_ids: Iterable[int], store: Store) -> None:
+    def note_orphans(self, job_ids: Iterable[int], store: Store) -> None:
         """The code of these jobs goes on here though they have ended: their slots are lost. Raises StoreError."""
         before, lost_before = self._strays, self.lost_slots
         self._strays = tuple(sorted(job_ids))

@@ -30,7 +30,7 @@ from backjob.transport.launcher import SelfRequest
 from .concurrency import Limits
 from .duties import Duties
 from .grace_period import GracePeriod, PossiblyLost
-from .leases import Vouching
+from .leases import Renewals
 from .pruning import Pruning
 
 log = logging.getLogger("backjob")
@@ -39,7 +39,7 @@ _SWEEP_EVERY = 2.0
 _SHORTEST_PAUSE = 0.1
 _AFTER_FAILURE = 1.0
 _LONGEST_GRACE = 4.0
-"""The longest wait of ``settle_all()`` beyond one lease, in seconds."""
+"""The longest wait of ``recover_all()`` beyond one lease, in seconds."""
 _KNOCK_PATIENCE = 2.0
 _KEYS_EVERY = 60.0
 _MISSING_KEY = "This job waits for a process that has its key: add the old key to key=[new, old]"
@@ -70,7 +70,7 @@ class Keeper:
         keyring: Keyring,
         store: Store,
         self_request: SelfRequest,
-        vouching: Vouching,
+        renewals: Renewals,
         limits: Limits,
         start_looking: Callable[[], None],
     ) -> None:
@@ -79,7 +79,7 @@ class Keeper:
         self._store = store
         self._self_request = self_request
         self._app_id: str | None = self_request.app_id  # None: it recovers the jobs of all applications
-        self._vouching = vouching
+        self._renewals = renewals
         self._limits = limits
         self._owner = limits.name
         self._start_looking = start_looking
@@ -87,7 +87,7 @@ class Keeper:
         self._grace = GracePeriod(store, config.lease, self._renew)
         self._is_away = False
         self._ended: set[str] = set()
-        self._settled, self._explained = 0, ""
+        self._recovered, self._explained = 0, ""
         self._duties = Duties()
         self._pruning = Pruning(config, store)
         self._left: dict[int, float] = {}
@@ -113,7 +113,7 @@ class Keeper:
         """Write postponed outcomes and release held jobs as the process ends. Others launch them within a second."""
         do = self._duties.do
         try:
-            do("Outcomes of jobs are left to recovery", lambda: self._vouching.write_postponed(self._store))
+            do("Outcomes of jobs are left to recovery", lambda: self._renewals.write_postponed(self._store))
             do("This process counts for max_running until its lease ends", lambda: self._limits.withdraw(self._store))
             if self._store.free(self._owner):
                 log.info("The jobs that waited here are left to other processes")
@@ -130,7 +130,7 @@ class Keeper:
             self._grace.renewed_at = reached_at
             self._next.renewal = now + self._config.lease / 3
             do("This process is not counted for max_running", lambda: self._limits.renew(self._store))
-        do("Outcomes of jobs wait to be written", lambda: self._vouching.write_postponed(self._store))
+        do("Outcomes of jobs wait to be written", lambda: self._renewals.write_postponed(self._store))
         if now >= self._next.sweep:
             pause = do("Lost jobs are not recovered", self.sweep, is_vital=True) if self._config.keeper else None
             self._next.sweep = now + (pause or _SWEEP_EVERY) * random_between(0.75, 1.25)
@@ -144,7 +144,7 @@ class Keeper:
             self._next.pruning = now + (pause or self._pruning.EVERY) * random_between(0.75, 1.25)
 
     def _renew(self) -> None:
-        self._vouching.renew(self._store, self._config.lease)
+        self._renewals.renew(self._store, self._config.lease)
 
     def sweep(self) -> float:
         """Recover lost jobs and return the seconds until the next sweep. Raises StoreError."""
@@ -154,33 +154,33 @@ class Keeper:
                 self._store.free(holder)
         expired = self._grace.find_expired(now)
         policy = self._make_policy(self._grace.reached_since)
-        leases = self._vouching.leases
-        jobs = self._store.find_vouched(self._keyring.key_ids, self._app_id)
-        self._note_strays(leases, leases.keys() - {job.lease_by for job in jobs})
+        leases = self._renewals.leases
+        jobs = self._store.find_leased(self._keyring.key_ids, self._app_id)
+        self._note_orphans(leases, leases.keys() - {job.lease_by for job in jobs})
         possibly_lost_jobs: set[PossiblyLost] = set()
         is_slow = False  # then the other jobs wait for the next sweep
         for job in jobs:
-            settlement = self._decide(job, now, policy)
-            if settlement is None:
+            recovery = self._decide(job, now, policy)
+            if recovery is None:
                 continue
-            last_heard = job.updated_at if settlement.is_timeout else job.lease_until or job.held_until
+            last_heard = job.updated_at if recovery.is_timeout else job.lease_until or job.held_until
             possibly_lost = job.id, job.attempt, last_heard
-            if (settlement.is_certain or possibly_lost in expired) and not is_slow:
-                is_slow = not self._settle_by_itself(job, settlement)
+            if (recovery.is_certain or possibly_lost in expired) and not is_slow:
+                is_slow = not self._recover_by_itself(job, recovery)
             else:
                 possibly_lost_jobs.add(possibly_lost)
         self._grace.track(possibly_lost_jobs)
         timeouts = [job.error_timeout / 2 for job in jobs if job.error_timeout]
         return max(min(_SWEEP_EVERY, self._config.lease / 3, *timeouts), _SHORTEST_PAUSE)
 
-    def _note_strays(self, leases: dict[str, int], ended: set[str]) -> None:
+    def _note_orphans(self, leases: dict[str, int], ended: set[str]) -> None:
         """Report the slots that are held by code of ended jobs. ``ended``: claims of this process that have ended.
 
         A claim counts only if it had ended at the last sweep too. Otherwise its code may be ending now.
         """
-        strays = [leases[claim] for claim in ended & self._ended]
+        orphans = [leases[claim] for claim in ended & self._ended]
         self._ended = ended
-        self._duties.do("Lost slots are not counted", lambda: self._limits.note_strays(strays, self._store))
+        self._duties.do("Lost slots are not counted", lambda: self._limits.note_orphans(orphans, self._store))
         self._duties.do("Waiting jobs do not say why", self._explain_waits)
 
     def _explain_waits(self) -> None:
@@ -197,25 +197,25 @@ class Keeper:
         if count:
             log.warning("%d job(s) wait for a process that has their key: add it to key=[new, old]", count)
 
-    def settle_all(self, wait: Callable[[float], object] = time.sleep) -> int:
+    def recover_all(self, wait: Callable[[float], object] = time.sleep) -> int:
         """Sweep until no job of any application looks lost, and return the number of recovered jobs. Raises StoreError.
 
         For a command that runs once. If a job looks lost, this takes a whole lease, because other processes may
         take that long to renew theirs.
         """
         end = time.monotonic() + self._config.lease + _LONGEST_GRACE
-        settled_before, grace = self._settled, self._grace
+        recovered_before, grace = self._recovered, self._grace
         self._app_id = None
         while True:
             grace.renewed_at = grace.read_time()
             pause = self.sweep()
             if not self._looks_lost() or time.monotonic() > end:
-                return self._settled - settled_before
+                return self._recovered - recovered_before
             wait(pause)
 
     def _looks_lost(self) -> bool:
         now, policy = self._store.time(), self._make_policy(_EVER)
-        jobs = self._store.find_vouched(self._keyring.key_ids, self._app_id)
+        jobs = self._store.find_leased(self._keyring.key_ids, self._app_id)
         return any(self._decide(job, now, policy) for job in jobs)
 
     def _make_policy(self, reached_since: datetime) -> Policy:
@@ -228,13 +228,13 @@ class Keeper:
     def _decide(self, job: RecoveryRecord, now: datetime, policy: Policy) -> Recovery | None:
         return decide(job, now, policy) if time.monotonic() >= self._left.get(job.id, 0.0) else None
 
-    def _settle_by_itself(self, job: RecoveryRecord, settlement: Recovery) -> bool:
+    def _recover_by_itself(self, job: RecoveryRecord, recovery: Recovery) -> bool:
         """Recover this job. One that can't be recovered does not keep the others. Raises StoreError for an outage.
 
         Return False if that took so long that the leases of this process may have to be renewed.
         """
         try:
-            self._settle(job, settlement)
+            self._recover(job, recovery)
         except TimedOut as error:
             self._leave_alone(job.id, error, _BUSY_FOR)
             return False
@@ -250,33 +250,33 @@ class Keeper:
         what = "Job %d can't be recovered and is left alone for %g s: %s"
         log.error(what, job_id, seconds, describe(error), extra=about(job_id))
 
-    def _settle(self, job: RecoveryRecord, settlement: Recovery) -> None:
+    def _recover(self, job: RecoveryRecord, recovery: Recovery) -> None:
         record = self._store.get(job.id)
         if record is None or (record.status, record.attempt) != (job.status, job.attempt):
             return  # another process was quicker
-        text = append_line(record.status_text, settlement.reason)
+        text = append_line(record.status_text, recovery.reason)
         try:
-            is_made = self._make_move(job, record, settlement, text)
+            is_made = self._make_move(job, record, recovery, text)
         except Refused:  # perhaps because of what the job wrote
-            is_made = self._make_move(job, record, settlement, settlement.reason)
+            is_made = self._make_move(job, record, recovery, recovery.reason)
         if is_made:
-            self._settled += 1
-            reason, seconds = first_line(settlement.reason), record.ran_for
-            log_ended(settlement.move, job.id, job.attempt, record, seconds=seconds, reason=reason)
+            self._recovered += 1
+            reason, seconds = first_line(recovery.reason), record.ran_for
+            log_ended(recovery.move, job.id, job.attempt, record, seconds=seconds, reason=reason)
 
-    def _make_move(self, job: RecoveryRecord, record: Job, settlement: Recovery, text: str) -> bool:
-        again = settlement.move is Move.RETRY
+    def _make_move(self, job: RecoveryRecord, record: Job, recovery: Recovery, text: str) -> bool:
+        again = recovery.move is Move.RETRY
         return self._store.move(
-            settlement.move,
+            recovery.move,
             job.id,
             attempt=job.attempt,
             text=text,
-            error="" if settlement.move is Move.CANCEL else first_line(settlement.reason),
+            error="" if recovery.move is Move.CANCEL else first_line(recovery.reason),
             progress=0 if again else None,
             delay=retry_delay(job.attempt) if again else 0,
             past=add_end(record.past, AttemptEnd(job.attempt, record.read_at, text)) if again else None,
-            silent_for=job.error_timeout if settlement.is_timeout else 0,
-            vouched_until=None if settlement.is_timeout else job.lease_until or job.held_until,
+            idle_for=job.error_timeout if recovery.is_timeout else 0,
+            expires_at=None if recovery.is_timeout else job.lease_until or job.held_until,
         )
 
     def _see_to_launches(self) -> None:

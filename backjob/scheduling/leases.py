@@ -33,7 +33,7 @@ def _do_nothing() -> None:
     pass
 
 
-class Vouching:
+class Renewals:
     """The leases and holds of one process, each by what stands in its record."""
 
     def __init__(self) -> None:

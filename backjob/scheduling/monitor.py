@@ -30,7 +30,7 @@ from backjob.transport.launcher import SelfRequest
 from backjob.transport.path_proofs import mark_job_path
 from backjob.transport.protocol import WireOutcome
 
-from .leases import Vouching
+from .leases import Renewals
 
 log = logging.getLogger("backjob")
 
@@ -66,13 +66,13 @@ class Monitor:
     """Launches and watches jobs for this process, one call a job."""
 
     def __init__(
-        self, config: Config, keyring: Keyring, store: Store, launcher: SelfRequest, vouching: Vouching
+        self, config: Config, keyring: Keyring, store: Store, launcher: SelfRequest, renewals: Renewals
     ) -> None:
         self._config = config
         self._keyring = keyring
         self._store = store
         self._launcher = launcher
-        self._vouching = vouching
+        self._renewals = renewals
         self.owner = name_process()
         """This process in the records."""
         self.app_id = launcher.app_id
@@ -91,11 +91,11 @@ class Monitor:
             on_claim()
             return self._judge(job, token, request, connection)
 
-        self._vouching.hold(job.id, self.owner)
+        self._renewals.hold(job.id, self.owner)
         try:
             return self._launch(job, watch, from_slot=patience < math.inf)
         finally:
-            self._vouching.end_hold(job.id)
+            self._renewals.end_hold(job.id)
 
     def leave(self, job: Job) -> Verdict:
         """Launch the job and wait no longer than start() does."""
@@ -241,7 +241,7 @@ class Monitor:
             return False
         if connection.answer.is_complete:
             return True
-        self._vouching.end_hold(job.id)
+        self._renewals.end_hold(job.id)
         on_claim()
         self.end_outage()
         return self._watch(job, token, connection, status)
@@ -255,7 +255,7 @@ class Monitor:
         code itself, in Limits.enter(), and refuses further jobs.
         """
         pause = _SHORTEST_WATCH
-        while status in (Status.STARTED, Status.INPROGRESS) or self.name_claim(token) in self._vouching.leases:
+        while status in (Status.STARTED, Status.INPROGRESS) or self.name_claim(token) in self._renewals.leases:
             if is_done(connection.receive, pause):
                 return True
             pause = min(pause * 1.5, _LONGEST_WATCH)

@@ -107,7 +107,7 @@ class Queries(abc.ABC):
         """How many worker requests wait for a slot."""
 
     @abc.abstractmethod
-    def find_vouched(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
+    def find_leased(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
         """Return the running jobs, and those that wait for a response. ``app_id=None``: of all applications."""
 
     @abc.abstractmethod

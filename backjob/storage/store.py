@@ -138,15 +138,15 @@ class Store(Queries):
         progress: int | None = None,
         delay: float = 0,
         past: str | None = None,
-        silent_for: float = 0,
-        vouched_until: datetime | None = None,
+        idle_for: float = 0,
+        expires_at: datetime | None = None,
     ) -> bool:
         """Move a job on to another status. The arguments are those of Transition.
 
         ``error`` and ``location`` describe the end of the attempt, in one line of MOST_REASON characters each.
         """
-        silence = silent_for or None
-        write = Transition(move, attempt, text, error, location, progress, delay, past, silence, vouched_until)
+        silence = idle_for or None
+        write = Transition(move, attempt, text, error, location, progress, delay, past, silence, expires_at)
         is_made = self.write(job_id, write)
         if is_made and move.target.is_final:
             self._listener("on_end", job_id)

@@ -20,7 +20,7 @@ from backjob.model.job import Job, Move, Status
 from backjob.model.text import first_line
 from backjob.runtime.backoff import retry_delay
 from backjob.runtime.threads import is_native
-from backjob.scheduling.leases import TRIES, Vouching
+from backjob.scheduling.leases import TRIES, Renewals
 from backjob.storage.store import Store
 
 log = logging.getLogger("backjob")
@@ -33,19 +33,19 @@ _RETRY_EVERY = 1.0
 _NOT_STORED = "The job store refuses the text of this job"
 
 
-def _write_others(store: Store, vouching: Vouching) -> None:
+def _write_others(store: Store, renewals: Renewals) -> None:
     """Write the postponed outcomes of other jobs: the keeper may be the one that gets no connection."""
     with contextlib.suppress(StoreError):
-        vouching.write_postponed(store)
+        renewals.write_postponed(store)
 
 
-def _retry_in_greenlet(store: Store, vouching: Vouching) -> None:
+def _retry_in_greenlet(store: Store, renewals: Renewals) -> None:
     """Under gevent, retry postponed writes in a greenlet: the keeper's thread can't borrow a greenlet's connection."""
 
     def write_later() -> None:
-        while vouching.has_postponed:
+        while renewals.has_postponed:
             time.sleep(_RETRY_EVERY)
-            _write_others(store, vouching)
+            _write_others(store, renewals)
 
     if not is_native():
         threading.Thread(target=write_later, name="backjob-outcome", daemon=True).start()
@@ -77,18 +77,18 @@ class Outcome:
         """Is the outcome of the job known? True once the move was made, or another writer was first."""
         self.is_completed = False
 
-    def write_patiently(self, store: Store, vouching: Vouching) -> None:
+    def write_patiently(self, store: Store, renewals: Renewals) -> None:
         """Write the outcome now or in a few seconds, and else leave it to the keeper."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
                 self.write(store)
-                return _write_others(store, vouching)
+                return _write_others(store, renewals)
             except StoreError as error:
                 if time.monotonic() > end:
                     self._log_error("Job %d has ended, its outcome waits: %s", error, exc_info=self._take_cause())
-                    vouching.postpone(self._write_late)
-                    return _retry_in_greenlet(store, vouching)
+                    renewals.postpone(self._write_late)
+                    return _retry_in_greenlet(store, renewals)
             time.sleep(_PAUSE)
 
     def _write_late(self, store: Store) -> None:

@@ -105,7 +105,7 @@ def test_greenlets_end_in_an_orderly_way(run_server: Serve, name: str) -> None:
 
 def find_lease(store: SQLStore, job_id: int) -> datetime | None:
     """Until when somebody vouches for a running job."""
-    return next((job.lease_until for job in store.find_vouched(KEY_IDS) if job.id == job_id), None)
+    return next((job.lease_until for job in store.find_leased(KEY_IDS) if job.id == job_id), None)
 
 
 def most_at_once(server: Server) -> int:

@@ -84,9 +84,9 @@ class LifeCycle(Life):
     def step(self, writer: int) -> None:
         """All that a keeper has to do by now."""
         me = self.find_awake(writer)
-        postponed = me.vouching.leases
-        me.vouching.write_postponed(me.store)  # as the step does first: what comes then is renewed no more
-        assert set(me.vouching.leases) <= set(postponed)
+        postponed = me.renewals.leases
+        me.renewals.write_postponed(me.store)  # as the step does first: what comes then is renewed no more
+        assert set(me.renewals.leases) <= set(postponed)
         if me.renewal_at is None or me.renewal_at <= self.now:
             me.renewal_at = self.now + timedelta(seconds=LEASE / 3)
             self.renew(me)
@@ -104,11 +104,11 @@ class LifeCycle(Life):
     def renew(self, me: Process) -> None:
         """What the model makes of a renewal."""
         until = self.clock.after(LEASE)
-        for claim, job_id in me.vouching.leases.items():
+        for claim, job_id in me.renewals.leases.items():
             row = self.rows[job_id]
             if (row["status"], row["lease_by"]) == (INPROGRESS, claim):
                 row["lease_until"] = me.runs[job_id].until = until
-        for job_id, holder in me.vouching.holds.items():
+        for job_id, holder in me.renewals.holds.items():
             row = self.rows[job_id]
             if (row["status"], row["held_by"]) == (STARTED, holder):
                 row["held_until"] = until
@@ -151,8 +151,8 @@ class LifeCycle(Life):
                 if not each.is_frozen:
                     self.step(number)
         awake = [each for each in self.processes if not each.is_frozen]
-        leases = {claim for each in awake for claim in each.vouching.leases}
-        holders = {holder for each in awake for holder in each.vouching.holds.values()}
+        leases = {claim for each in awake for claim in each.renewals.leases}
+        holders = {holder for each in awake for holder in each.renewals.holds.values()}
         for row in self.rows.values():
             if row["app_id"] != APP or row["key_id"] != KEY:
                 continue  # these are left to those who have the key, and to their app
@@ -219,9 +219,9 @@ class LifeCycle(Life):
     def pop_renewal(self, me: Process, row: Row, changed: Row) -> None:
         """A sweep that finds something that may be lost renews first what its own process runs and holds."""
         until = self.clock.after(LEASE)
-        if row["lease_by"] in me.vouching.leases and changed.get("lease_until") == until:
+        if row["lease_by"] in me.renewals.leases and changed.get("lease_until") == until:
             me.runs[row["id"]].until = changed.pop("lease_until")
-        if row["held_by"] == me.vouching.holds.get(row["id"]) and changed.get("held_until") == until:
+        if row["held_by"] == me.renewals.holds.get(row["id"]) and changed.get("held_until") == until:
             del changed["held_until"]
 
     def check_wait(self, me: Process, old: Row, text: str) -> None:

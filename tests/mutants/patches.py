@@ -97,8 +97,8 @@ MUTANTS = [
     Mutant(
         "a newer release's rows are recovered",
         "backjob/storage/sql/statements.py",
-        "            compile_condition(READABLE, table),\n        )\n        self.vouched_of_app",
-        "        )\n        self.vouched_of_app",
+        "            compile_condition(READABLE, table),\n        )\n        self.leased_of_app",
+        "        )\n        self.leased_of_app",
         ("tests/unit/storage/test_record_version.py",),
     ),
     Mutant(
@@ -578,14 +578,14 @@ MUTANTS = [
     Mutant(
         "an outcome is lost while the database is away",
         "backjob/worker/outcome.py",
-        "vouching.postpone(self._write_late)",
+        "renewals.postpone(self._write_late)",
         "return None",
         ("tests/unit/worker/test_outcome.py",),
     ),
     Mutant(
         "greenlets leave an outcome to a keeper without a connection",
         "backjob/worker/outcome.py",
-        "return _retry_in_greenlet(store, vouching)",
+        "return _retry_in_greenlet(store, renewals)",
         "return None",
         ("tests/unit/storage/sql/test_no_free_connection.py",),
     ),
@@ -1138,15 +1138,15 @@ MUTANTS = [
     Mutant(
         "a job is settled that was vouched for since",
         "backjob/scheduling/keeper.py",
-        "vouched_until=None if settlement.is_timeout else job.lease_until or job.held_until,",
-        "vouched_until=None,",
+        "expires_at=None if recovery.is_timeout else job.lease_until or job.held_until,",
+        "expires_at=None,",
         ("tests/unit/scheduling/test_keeper.py",),
     ),
     Mutant(
         "a job is settled that has given a sign since",
         "backjob/scheduling/keeper.py",
-        "silent_for=job.error_timeout if settlement.is_timeout else 0,",
-        "silent_for=0,",
+        "idle_for=job.error_timeout if recovery.is_timeout else 0,",
+        "idle_for=0,",
         ("tests/unit/scheduling/test_keeper.py", "tests/models/test_life_cycle.py"),
     ),
     Mutant(
@@ -1194,8 +1194,8 @@ MUTANTS = [
     Mutant(
         "another app's job is settled",
         "backjob/storage/sql/statements.py",
-        "self.vouched.where(compile_condition(OF_APP, table))",
-        "self.vouched",
+        "self.leased.where(compile_condition(OF_APP, table))",
+        "self.leased",
         ("tests/unit/storage/test_store.py", "tests/models/test_life_cycle.py"),
     ),
     Mutant(
@@ -1229,7 +1229,7 @@ MUTANTS = [
     Mutant(
         "nobody writes what was put off",
         "backjob/scheduling/keeper.py",
-        'do("Outcomes of jobs wait to be written", lambda: self._vouching.write_postponed(self._store))',
+        'do("Outcomes of jobs wait to be written", lambda: self._renewals.write_postponed(self._store))',
         "pass",
         ("tests/unit/worker/test_outcome.py",),
     ),
@@ -1341,7 +1341,7 @@ MUTANTS = [
     Mutant(
         "whoever is silent at one look is lost",
         "backjob/scheduling/keeper.py",
-        "if (settlement.is_certain or possibly_lost in expired) and not is_slow:",
+        "if (recovery.is_certain or possibly_lost in expired) and not is_slow:",
         "if not is_slow:",
         ("tests/unit/scheduling/test_keeper_doubt.py",),
     ),
@@ -1446,7 +1446,7 @@ MUTANTS = [
     Mutant(
         "a job is launched into a slot that the last one's code still holds",
         "backjob/scheduling/monitor.py",
-        " or self.name_claim(token) in self._vouching.leases:",
+        " or self.name_claim(token) in self._renewals.leases:",
         ":",
         ("tests/unit/scheduling/test_monitor.py",),
     ),

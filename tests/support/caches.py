@@ -17,7 +17,7 @@ from dogpile.cache import CacheRegion, make_region
 
 from backjob.keyring import Keyring
 from backjob.storage.cache.cached_store import CachedStore
-from backjob.storage.cache.entries import Cells, open_cells
+from backjob.storage.cache.entries import CacheEntries, open_entries
 from backjob.storage.cache.store import CacheStore
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.schema import find_table
@@ -206,9 +206,9 @@ def close_region(region: Any) -> None:
 
 
 @contextlib.contextmanager
-def opened(region: CacheRegion, seconds: float = PATIENT) -> Iterator[Cells]:
+def opened(region: CacheRegion, seconds: float = PATIENT) -> Iterator[CacheEntries]:
     """The cells of a region, whose threads have ended at the end."""
-    cells = open_cells(region, seconds)
+    cells = open_entries(region, seconds)
     try:
         yield cells
     finally:

@@ -1,4 +1,4 @@
-"""A process as the life of jobs knows it: a real store, keeper and vouching, and the code that is at work in it."""
+"""A process as the life of jobs knows it: a real store, keeper and renewals, and the code that is at work in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backjob.model.job import Job
 from backjob.runtime.process_identity import PROCESS, RESPONSE
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.keeper import Keeper
-from backjob.scheduling.leases import Vouching
+from backjob.scheduling.leases import Renewals
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.store import SQLStore
 from backjob.transport.launcher import SelfRequest
@@ -32,8 +32,8 @@ class Store(SQLStore):
 
     in_between: Callable[[], object] = staticmethod(lambda: None)
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str = "") -> list[Any]:
-        found = super().find_vouched(key_ids, app_id)
+    def find_leased(self, key_ids: Sequence[str], app_id: str = "") -> list[Any]:
+        found = super().find_leased(key_ids, app_id)
         in_between, self.in_between = self.in_between, lambda: None
         in_between()
         return found
@@ -58,10 +58,10 @@ class Process:
     def __init__(self, name: str, database: Database, clock: Clock) -> None:
         self.name = f"{PROCESS}{name}-"
         self.store = Store(database, clock)
-        self.vouching = Vouching()
+        self.renewals = Renewals()
         self.limits = Limits(CONFIG, self.store, self.name)
         self_request = SelfRequest(CONFIG, KEYRING)
-        self.keeper = Keeper(CONFIG, KEYRING, self.store, self_request, self.vouching, self.limits, lambda: None)
+        self.keeper = Keeper(CONFIG, KEYRING, self.store, self_request, self.renewals, self.limits, lambda: None)
         self.known: dict[int, Job] = {}
         self.runs: dict[int, Run] = {}
         self.is_frozen = False
@@ -74,4 +74,4 @@ class Process:
 
     def stop_run(self, job_id: int) -> None:
         """That code is at its end."""
-        self.vouching.end_lease(self.runs.pop(job_id).claim)
+        self.renewals.end_lease(self.runs.pop(job_id).claim)

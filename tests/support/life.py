@@ -130,7 +130,7 @@ class Life(RuleBasedStateMachine):
         self.rows[job_id] |= {"due_at": self.clock.after(delay), "held_by": holder}
         self.rows[job_id] |= {"held_until": self.clock.after(LEASE) if holder else None}
         if (holder or "").startswith(RESPONSE):
-            me.vouching.hold(job_id, holder or "")
+            me.renewals.hold(job_id, holder or "")
         if unique:
             self.unique[unique] = job_id
         for each in self.processes:
@@ -217,7 +217,7 @@ class Life(RuleBasedStateMachine):
         assert job is not None
         assert as_row(job) == row
         me.known[job.id] = job
-        me.vouching.hold(job.id, me.name)
+        me.renewals.hold(job.id, me.name)
 
     @rule(
         writer=writers, job_id=jobs, max_running=st.sampled_from([0, 0, 1, 2]), max_in_scope=st.sampled_from([0, 0, 1])
@@ -253,8 +253,8 @@ class Life(RuleBasedStateMachine):
                 assert me.runs[job_id].until <= self.now, "a second attempt while the first one was vouched for"
                 me.stop_run(job_id)  # in truth it would go on, and find out at its next sign, as another's does
             me.runs[job_id] = Run(attempt, claim, self.clock.after(LEASE))
-            me.vouching.lease(job_id, claim)
-            me.vouching.end_hold(job_id)
+            me.renewals.lease(job_id, claim)
+            me.renewals.end_hold(job_id)
 
     @rule(
         writer=writers,
@@ -311,30 +311,28 @@ class Life(RuleBasedStateMachine):
         move=st.sampled_from(list(ENDS)),
         is_fenced=st.booleans(),
         text=st.none() | texts,
-        silent_for=st.sampled_from([0.0, 0.0, 20.0]),
+        idle_for=st.sampled_from([0.0, 0.0, 20.0]),
     )
     def end_by_id(
-        self, writer: int, job_id: int, move: Move, is_fenced: bool, text: str | None, silent_for: float
+        self, writer: int, job_id: int, move: Move, is_fenced: bool, text: str | None, idle_for: float
     ) -> None:
         """Whoever knows its id: its code may run on until its next sign."""
         attempt = self.find_awake(writer).known[job_id].attempt if is_fenced else None
-        self.end(writer, job_id, move, attempt, text, silent_for)
+        self.end(writer, job_id, move, attempt, text, idle_for)
 
-    def end(
-        self, writer: int, job_id: int, move: Move, attempt: int | None, text: str | None, silent_for: float
-    ) -> None:
+    def end(self, writer: int, job_id: int, move: Move, attempt: int | None, text: str | None, idle_for: float) -> None:
         progress = 100 if move is Move.COMPLETE else None
         sources, target = ENDS[move]
         row = self.rows[job_id]
         self.expect(
             self.find_awake(writer).store.move(
-                move, job_id, attempt=attempt, text=text, progress=progress, silent_for=silent_for
+                move, job_id, attempt=attempt, text=text, progress=progress, idle_for=idle_for
             ),
             job_id,
             lambda row: (
                 row["status"] in sources
                 and attempt in (None, row["attempt"])
-                and row["updated_at"] <= self.now - timedelta(seconds=silent_for)
+                and row["updated_at"] <= self.now - timedelta(seconds=idle_for)
             ),
             status=target,
             updated_at=self.now,
@@ -375,7 +373,7 @@ class Life(RuleBasedStateMachine):
                 me.stop_run(job_id)
 
         if is_away:
-            me.vouching.postpone(write)
+            me.renewals.postpone(write)
         else:
             write(me.store)
 

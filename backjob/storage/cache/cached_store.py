@@ -27,7 +27,7 @@ from backjob.model.writes import CancelRequest, Claim, Transition, Write
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.store import SQLStore
 
-from .entries import Cells
+from .entries import CacheEntries
 
 log = logging.getLogger("backjob")
 
@@ -86,14 +86,14 @@ class CachedStore(SQLStore):
     def __init__(
         self,
         database: Database,
-        cells: Cells,
+        entries: CacheEntries,
         keyring: Keyring,
         prefix: str,
         now: Callable[[], datetime] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(database, now)
-        self._cells = cells
+        self._entries = entries
         self._keyring = keyring
         self._prefix = prefix
         self._space = ("", "")
@@ -107,7 +107,7 @@ class CachedStore(SQLStore):
     def status(self, job_id: int) -> JobStatus | None:
         if not self._database.name:
             return self._look(job_id)
-        value = self._try(lambda: self._cells.read(self._key(job_id)))
+        value = self._try(lambda: self._entries.read(self._key(job_id)))
         entry = self._decode(job_id, value)
         return entry.status if entry is not None and self._is_fresh(entry) else self._look(job_id)
 
@@ -124,7 +124,7 @@ class CachedStore(SQLStore):
     def _show(self, job_id: int, write: Write, is_made: bool) -> None:
         """Let people see a change of the status at once."""
         is_final = isinstance(write, Transition) and write.move.target.is_final
-        is_shown = is_final or (self._cells.is_shared and isinstance(write, (Claim, CancelRequest, Transition)))
+        is_shown = is_final or (self._entries.is_shared and isinstance(write, (Claim, CancelRequest, Transition)))
         if is_made and is_shown:
             with suppress(StoreError):  # made it is, and seen a second later
                 self._look(job_id)
@@ -138,7 +138,7 @@ class CachedStore(SQLStore):
         took = self._monotonic() - began
         self._reading = _Reading(job.read_at, began, took)
         entry = Entry(job.as_status(), job.read_at - timedelta(seconds=took))
-        if not (entry.status.status.is_final or self._cells.is_shared):
+        if not (entry.status.status.is_final or self._entries.is_shared):
             return entry.status
         return (self._try(lambda: self._keep(entry)) or entry).status
 
@@ -153,15 +153,15 @@ class CachedStore(SQLStore):
             kept = other if other is not None and is_newer else entry
             return None if is_newer else self._encode(entry)
 
-        self._cells.change(key, choose)
-        if not self._cells.is_shared:
+        self._entries.change(key, choose)
+        if not self._entries.is_shared:
             self._forget_oldest(key)
         return kept
 
     def _forget_oldest(self, key: str) -> None:
         self._local.append(key)
         if len(self._local) > _MOST_LOCAL:
-            self._cells.delete(self._local.popleft())
+            self._entries.delete(self._local.popleft())
 
     def _is_fresh(self, entry: Entry) -> bool:
         """Is it young enough, whatever the database's clock shows by now?"""

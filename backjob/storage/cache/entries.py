@@ -34,14 +34,14 @@ _LAST_TIME = 2**31 - 1
 """The latest time that memcached knows: what expires after it has no expiry."""
 
 
-def open_cells(region: Any, seconds: float) -> Cells:
-    """The cells of this region. ``seconds``: how long a call may take. Connects nothing."""
+def open_entries(region: Any, seconds: float) -> CacheEntries:
+    """The entries of this region. ``seconds``: how long a call may take. Connects nothing."""
     backend = region.actual_backend
     if is_redis(backend):
-        return RedisCells(region, seconds)
+        return RedisEntries(region, seconds)
     if is_memcached(backend):
-        return MemcachedCells(region, seconds)
-    return Cells(region, seconds)
+        return MemcachedEntries(region, seconds)
+    return CacheEntries(region, seconds)
 
 
 class _ProcessLock:
@@ -58,7 +58,7 @@ class _ProcessLock:
 _HERE = _ProcessLock()
 
 
-class Cells:
+class CacheEntries:
     """Those of any backend. What this process alone may change is guarded by a lock of the process.
 
     Each method raises StoreError when the cache can't be used or does not answer in time.
@@ -161,7 +161,7 @@ class Cells:
         """In a thread that ends."""
 
 
-class _SharedCells(Cells):
+class _SharedEntries(CacheEntries):
     """Those of a server, changed by its own compare-and-set: a lock there would need a time-out, which is no fence.
 
     Each value that is set begins with a tag of its own: no two writers ever set the same.
@@ -200,7 +200,7 @@ class _SharedCells(Cells):
         raise NotImplementedError
 
 
-class RedisCells(_SharedCells):
+class RedisEntries(_SharedEntries):
     """Those of Redis and Valkey. Reads go to the primary, for a replica lags behind."""
 
     _SET_IF_SAME = """
@@ -236,7 +236,7 @@ class RedisCells(_SharedCells):
         return self._region.actual_backend.writer_client
 
 
-class MemcachedCells(_SharedCells):
+class MemcachedEntries(_SharedEntries):
     """Those of memcached. Its clients belong to a thread each: ours, which are other ones in each child of a fork."""
 
     def __init__(self, region: Any, seconds: float) -> None:

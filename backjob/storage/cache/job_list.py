@@ -14,7 +14,7 @@ from backjob.errors import StoreError
 from backjob.model.evaluation import find_breach
 from backjob.model.job import Job, NewJob, Status
 
-from .entries import Cells
+from .entries import CacheEntries
 from .index import Index, decode_job, encode_job, to_microseconds
 
 RESERVED_FOR = 60.0
@@ -27,8 +27,8 @@ UNTOUCHED_FOR = 30 * 86400.0
 class JobList:
     """Records and their list, under keys with this prefix. ``now`` gives the time as an aware datetime."""
 
-    def __init__(self, cells: Cells, prefix: str, now: Callable[[], datetime]) -> None:
-        self._cells = cells
+    def __init__(self, entries: CacheEntries, prefix: str, now: Callable[[], datetime]) -> None:
+        self._entries = entries
         self._prefix = prefix
         self._now = now
         self._deployment = b""
@@ -53,7 +53,7 @@ class JobList:
         ids = list(job_ids)
         if not ids:
             return []
-        *values, deployment = self._cells.read_many([*map(self._key, ids), self._deployment_key])
+        *values, deployment = self._entries.read_many([*map(self._key, ids), self._deployment_key])
         self._keep_deployment(deployment)
         return [self._decode(*each) for each in zip(ids, values, strict=True)]
 
@@ -78,7 +78,7 @@ class JobList:
             return _encode(job) if value is None else None
 
         waits = max(0.0, (job.due_at - job.created_at).total_seconds())
-        self._cells.change(self._key(job.id), put, waits + UNTOUCHED_FOR)
+        self._entries.change(self._key(job.id), put, waits + UNTOUCHED_FOR)
         return is_made
 
     def change(self, job_id: int, change: Callable[[Job], Job | None], expire: float = 0) -> Job | None:
@@ -91,7 +91,7 @@ class JobList:
             made = change(job) if job is not None and job.is_readable else None
             return _encode(made) if made is not None else None
 
-        self._cells.change(self._key(job_id), put, expire)
+        self._entries.change(self._key(job_id), put, expire)
         return made
 
     def fence(self, job_id: int) -> Job | None:
@@ -100,17 +100,17 @@ class JobList:
 
     def delete(self, job_id: int) -> None:
         """Take a record out."""
-        self._cells.delete(self._key(job_id))
+        self._entries.delete(self._key(job_id))
 
     # The list.
 
     def read(self) -> Index:
         """The list as it is now."""
-        return Index.decode(self._cells.read(self._index_key))
+        return Index.decode(self._entries.read(self._index_key))
 
     def read_for_new(self) -> Index:
         """Return the current list, for a new job. Makes the id of the deployment if it is missing."""
-        value, deployment = self._cells.read_many([self._index_key, self._deployment_key])
+        value, deployment = self._entries.read_many([self._index_key, self._deployment_key])
         self._keep_deployment(deployment or self._make_deployment())
         return Index.decode(value)
 
@@ -127,7 +127,7 @@ class JobList:
             chosen = found or proposed
             return None if found else proposed
 
-        self._cells.change(self._deployment_key, put)
+        self._entries.change(self._deployment_key, put)
         return chosen
 
     def add(self, job: Job, new: NewJob, unique_keys: Sequence[str]) -> int:
@@ -162,7 +162,7 @@ class JobList:
             dropped[:] = [old for job_id in job_ids for old in index.strike(job_id)]
 
         self._change_list(strike)
-        if not self._cells.can_expire:
+        if not self._entries.can_expire:
             for job_id in dropped:
                 self.delete(job_id)
 
@@ -212,7 +212,7 @@ class JobList:
             new = index.encode()
             return new if new != value else None
 
-        self._cells.change(self._index_key, change)
+        self._entries.change(self._index_key, change)
 
     def _decode(self, job_id: int, value: bytes | None) -> Job | None:
         """Return the record, or None if it is missing or was copied from another job."""

@@ -12,17 +12,17 @@ from typing import Any
 
 from backjob.storage.queries import VERSION_GRACE
 
-from .entries import Cells
+from .entries import CacheEntries
 
 _Processes = dict[str, list[Any]]
 """For each name its slots, until when it is alive, in seconds since 1970, and its version of the app."""
 
 
-class ProcessCell:
+class ProcessEntry:
     """The cell of the processes. ``now`` gives the time as an aware datetime. Each method raises StoreError."""
 
-    def __init__(self, cells: Cells, key: str, now: Callable[[], datetime]) -> None:
-        self._cells = cells
+    def __init__(self, entries: CacheEntries, key: str, now: Callable[[], datetime]) -> None:
+        self._entries = entries
         self._process_key = key
         self._now = now
 
@@ -42,7 +42,7 @@ class ProcessCell:
         return is_new
 
     def read_slots(self) -> dict[str, int | None]:
-        processes, now = self._decode(self._cells.read(self._process_key)), self._now().timestamp()
+        processes, now = self._decode(self._entries.read(self._process_key)), self._now().timestamp()
         return {name: slots for name, (slots, until, _) in processes.items() if until > now}
 
     def unregister(self, name: str) -> None:
@@ -56,14 +56,14 @@ class ProcessCell:
         self._change_processes(end)
 
     def is_version_alive(self, app_version: str) -> bool:
-        processes = self._decode(self._cells.read(self._process_key))
+        processes = self._decode(self._entries.read(self._process_key))
         return any(version == app_version for _, _, version in processes.values())
 
     def _change_processes(self, make: Callable[[_Processes], _Processes]) -> None:
         def change(value: bytes | None) -> bytes:
             return json.dumps(make(self._decode(value))).encode()
 
-        self._cells.change(self._process_key, change)
+        self._entries.change(self._process_key, change)
 
     def _decode(self, value: bytes | None) -> _Processes:
         """Processes that are alive, and those that show that their version of the app was alive just now."""

@@ -107,7 +107,7 @@ class CacheReads:
         names = {job.held_by for job in self._list_waiting() if job.held_by and job.is_readable}
         return [name for name in names if name.startswith(PROCESS)]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
+    def find_leased(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
         index = self._jobs.read()
         ids = {*index.waiting(key_ids), *(job_id for job_id, _ in index.running)}
         found = [job for some in in_turns(sorted(ids)) for job in self._jobs.get_live(some)]
@@ -144,7 +144,7 @@ class CacheReads:
         return max(0.0, (soonest - self._now()).total_seconds()) if soonest is not None else None
 
     def is_version_alive(self, app_version: str) -> bool:
-        raise NotImplementedError  # ProcessCell has it
+        raise NotImplementedError  # ProcessEntry has it
 
     def _find_left(self, app_id: str, app_version: str) -> Callable[[Job], bool]:
         """Return whether a job that waits is left to another app or version of the app, or to a newer release."""

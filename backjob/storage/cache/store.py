@@ -22,10 +22,10 @@ from backjob.storage.retention import Passed, find_old
 from backjob.storage.sql.clock import host_time
 from backjob.storage.store import Store
 
-from .entries import Cells
+from .entries import CacheEntries
 from .index import to_microseconds
 from .job_list import JobList
-from .processes import ProcessCell
+from .processes import ProcessEntry
 from .queries import CacheReads, in_turns
 
 log = logging.getLogger("backjob")
@@ -37,7 +37,7 @@ _MOST_DOUBTFUL = 1000
 _Asked = tuple[int, "int | None", Move]
 
 
-class CacheStore(ProcessCell, CacheReads, Store):
+class CacheStore(ProcessEntry, CacheReads, Store):
     """The Store in a cache. ``now`` gives the time as an aware datetime.
 
     ``keep_completed``, ``keep_ended``: seconds for which records stay after their end; 0: as long as the cache likes.
@@ -45,7 +45,7 @@ class CacheStore(ProcessCell, CacheReads, Store):
 
     def __init__(
         self,
-        cells: Cells,
+        entries: CacheEntries,
         prefix: str,
         *,
         keep_completed: float = 0,
@@ -53,8 +53,8 @@ class CacheStore(ProcessCell, CacheReads, Store):
         now: Callable[[], datetime] | None = None,
     ) -> None:
         now = now or host_time
-        ProcessCell.__init__(self, cells, f"{prefix}processes", now)
-        CacheReads.__init__(self, JobList(cells, prefix, now), now)
+        ProcessEntry.__init__(self, entries, f"{prefix}processes", now)
+        CacheReads.__init__(self, JobList(entries, prefix, now), now)
         self._keep_ended = keep_ended
         self._keep_completed = min(filter(None, (keep_completed, keep_ended)), default=0.0)
         self._last_id = 0
@@ -149,7 +149,7 @@ class CacheStore(ProcessCell, CacheReads, Store):
 
     def _move(self, job_id: int, write: Transition) -> bool:
         # Only a write of one attempt by its owner can be known again by its time.
-        is_ours_alone = write.attempt is not None and write.silent_for is None and write.vouched_until is None
+        is_ours_alone = write.attempt is not None and write.idle_for is None and write.expires_at is None
         asked = (job_id, write.attempt, write.move) if is_ours_alone else None
         now = self._doubtful.get(asked) or self._now()
         target = write.move.target

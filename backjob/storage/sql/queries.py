@@ -110,11 +110,11 @@ class SQLReads:
     def list_holders(self) -> list[str]:
         return [name for (name,) in self._database.read(self._statements.held_by_process, {})]
 
-    def find_vouched(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
+    def find_leased(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
         values: dict[str, Any] = {"key_ids": list(key_ids)}
-        query = self._statements.vouched
+        query = self._statements.leased
         if app_id is not None:
-            query, values["arg_app_id"] = self._statements.vouched_of_app, app_id
+            query, values["arg_app_id"] = self._statements.leased_of_app, app_id
         return self._read_many(RecoveryRecord, query, values)
 
     def seconds_to_next(

@@ -129,12 +129,12 @@ class Statements:
         """Add the queries of running jobs and of the limits on their number."""
         columns = table.c
         runs = compile_condition(RUNS, table)
-        self.vouched = select(*_columns(table, RecoveryRecord)).where(
+        self.leased = select(*_columns(table, RecoveryRecord)).where(
             or_(runs, compile_condition(WAITS, table) & columns.held_by.startswith(RESPONSE)),
             columns.key_id.in_(bindparam("key_ids", expanding=True)),
             compile_condition(READABLE, table),
         )
-        self.vouched_of_app = self.vouched.where(compile_condition(OF_APP, table))
+        self.leased_of_app = self.leased.where(compile_condition(OF_APP, table))
         self.count_running = select(columns.scope, func.count()).where(runs).group_by(columns.scope)
         other = table.alias("other")
         running = select(func.count()).where(other.c.status == int(Status.INPROGRESS))

@@ -106,10 +106,10 @@ def test_a_lease_lasts_to_its_end(until: datetime, is_past: bool) -> None:
 
 
 def test_the_words_name_the_lease() -> None:
-    settlement = decided(job(lease_until=at(0)), lease=2.5, reached_since=at(-3))
-    assert settlement is not None
-    assert "for 2.5 s" in settlement.reason
-    assert "(lease)" in settlement.reason
+    recovery = decided(job(lease_until=at(0)), lease=2.5, reached_since=at(-3))
+    assert recovery is not None
+    assert "for 2.5 s" in recovery.reason
+    assert "(lease)" in recovery.reason
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_a_job_without_a_lease_is_nobodys_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("silent_for", "is_over"),
+    ("idle_for", "is_over"),
     [(timedelta(0), False), (timedelta(seconds=9.5) - TICK, False), (timedelta(seconds=9.5), True)],
 )
 @pytest.mark.parametrize(("is_to_end", "move"), [(False, Move.FAIL), (True, Move.CANCEL)])
-def test_a_silent_job_ends(silent_for: timedelta, is_over: bool, is_to_end: bool, move: Move) -> None:
+def test_a_silent_job_ends(idle_for: timedelta, is_over: bool, is_to_end: bool, move: Move) -> None:
     """It is not retried, for its code may still run; one that was to be cancelled is."""
-    silent = job(error_timeout=9.5, updated_at=NOW - silent_for, retries=5, cancel_requested=is_to_end)
+    silent = job(error_timeout=9.5, updated_at=NOW - idle_for, retries=5, cancel_requested=is_to_end)
     text = "job timeout: no update for 9.5 s (error_timeout)"
     assert decided(silent) == (Recovery(move, text, is_timeout=True) if is_over else None)
 
@@ -233,17 +233,17 @@ vouched = st.builds(
 @given(vouched, some_time)
 def test_every_settlement_may_be_made(job: RecoveryRecord, reached_since: datetime) -> None:
     """It is a move that this status allows, and none that runs a job oftener than was asked for."""
-    settlement = decided(job, reached_since=reached_since)
-    if settlement is None:
+    recovery = decided(job, reached_since=reached_since)
+    if recovery is None:
         return
-    assert job.status in settlement.move.sources
-    assert settlement.move in (Move.FAIL, Move.CANCEL, Move.RETRY)
-    if settlement.move is Move.RETRY:
+    assert job.status in recovery.move.sources
+    assert recovery.move in (Move.FAIL, Move.CANCEL, Move.RETRY)
+    if recovery.move is Move.RETRY:
         assert job.attempt <= job.retries
         assert not job.cancel_requested
-        assert not settlement.is_timeout, "its code may still run"
+        assert not recovery.is_timeout, "its code may still run"
     if job.cancel_requested and job.status is Status.INPROGRESS:
-        assert settlement.move is Move.CANCEL
+        assert recovery.move is Move.CANCEL
 
 
 @given(vouched, some_time)
@@ -251,9 +251,9 @@ def test_what_is_alive_and_vouched_for_only_its_silence_ends(job: RecoveryRecord
     alive = replace(
         job, lease_by="process-alive", lease_until=NOW + TICK, held_by="response-alive", held_until=NOW + TICK
     )
-    settlement = decided(alive, reached_since=reached_since)
-    assert settlement is None or settlement.is_timeout
-    if settlement is not None:
+    recovery = decided(alive, reached_since=reached_since)
+    assert recovery is None or recovery.is_timeout
+    if recovery is not None:
         assert job.error_timeout
         assert (NOW - job.updated_at).total_seconds() >= job.error_timeout
 

@@ -13,7 +13,7 @@ from support.served import Site, serve, wrap
 from backjob import Status
 from backjob.keyring import MONITOR, WORKER
 from backjob.scheduling.monitor import Verdict
-from backjob.storage.cache.entries import open_cells
+from backjob.storage.cache.entries import open_entries
 from backjob.storage.cache.store import CacheStore
 from backjob.storage.queries import VERSION_GRACE
 from backjob.storage.store import Store
@@ -29,7 +29,7 @@ def clock() -> Clock:
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb", "memory"])
 def store(request: pytest.FixtureRequest, clock: Clock, databases: Databases, tmp_path: Path) -> Iterator[Store]:
     if request.param == "memory":
-        cells = open_cells(make_region().configure("dogpile.cache.memory"), 2)
+        cells = open_entries(make_region().configure("dogpile.cache.memory"), 2)
         yield CacheStore(cells, "backjob-", now=clock)
         cells.dispose()
         return

@@ -178,12 +178,12 @@ def test_slots_that_strays_have_are_nobodys(store: SQLStore) -> None:
         each.note_process(Threads(4).environ)
     first.renew()
     assert (first.max_running, second.max_running) == (4, 4)
-    first.note_strays([1, 2, 3], store)
+    first.note_orphans([1, 2, 3], store)
     second.renew()
     assert (first.max_running, second.max_running) == (2, 2)
-    first.note_strays(range(9), store)
+    first.note_orphans(range(9), store)
     assert first.max_running == 2
-    first.note_strays([], store)
+    first.note_orphans([], store)
     assert first.max_running == 4
 
 

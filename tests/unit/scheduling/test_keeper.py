@@ -33,7 +33,7 @@ from backjob.model.recovery import LEASE_LAPSED, PROCESS_GONE, REQUEST_GONE, TIM
 from backjob.runtime.process_identity import is_dead, name_process, name_response
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.keeper import Keeper
-from backjob.scheduling.leases import Vouching
+from backjob.scheduling.leases import Renewals
 from backjob.storage.cache.store import CacheStore
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.schema import find_table
@@ -54,12 +54,12 @@ class Process:
         config = make_config({"key": KEY, "lease": LEASE, **options})
         self.name = name_process()
         self.store = store
-        self.vouching = Vouching()
+        self.renewals = Renewals()
         self.self_request = SelfRequest(config, KEYRING, "the app")
         self.looks: list[float] = []
         self.limits = Limits(config, store, self.name)
         look = lambda: self.looks.append(time.monotonic())  # noqa: E731 - one line of a list
-        self.keeper = Keeper(config, KEYRING, store, self.self_request, self.vouching, self.limits, look)
+        self.keeper = Keeper(config, KEYRING, store, self.self_request, self.renewals, self.limits, look)
 
     def step(self) -> float:
         """Time has gone by: all that its keeper does now and then is due."""
@@ -143,15 +143,15 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [f"Job {each.job}, attempt {each.attempt}{each.args[-1]}" for each in ends]  # type: ignore[attr-defined,index]
 
 
-# Vouching.
+# Renewals.
 
 
 def test_what_runs_and_waits_here_is_renewed(ours: Process, clock: Clock) -> None:
     runs, waits = ours.run(ours.name), ours.add(held_by=ours.name, hold=LEASE)
     follows = ours.add(held_by=name_response(ours.name), hold=LEASE)
-    ours.vouching.lease(runs, f"{ours.name}-nonce")
+    ours.renewals.lease(runs, f"{ours.name}-nonce")
     for job_id in (waits, follows):
-        ours.vouching.hold(job_id, str(record(ours.store, job_id).held_by))
+        ours.renewals.hold(job_id, str(record(ours.store, job_id).held_by))
     clock.advance(20)
     ours.keeper.step()
     assert record(ours.store, runs).lease_until == clock.after(LEASE)
@@ -162,10 +162,10 @@ def test_what_runs_and_waits_here_is_renewed(ours: Process, clock: Clock) -> Non
 
 def test_what_is_over_here_is_renewed_no_more(ours: Process, clock: Clock) -> None:
     runs, waits = ours.run(ours.name), ours.add(held_by=ours.name, hold=LEASE)
-    ours.vouching.lease(runs, f"{ours.name}-nonce")
-    ours.vouching.hold(waits, ours.name)
-    ours.vouching.end_lease(f"{ours.name}-nonce")
-    ours.vouching.end_hold(waits)
+    ours.renewals.lease(runs, f"{ours.name}-nonce")
+    ours.renewals.hold(waits, ours.name)
+    ours.renewals.end_lease(f"{ours.name}-nonce")
+    ours.renewals.end_hold(waits)
     until = record(ours.store, runs).lease_until, record(ours.store, waits).held_until
     clock.advance(20)
     ours.keeper.step()
@@ -175,7 +175,7 @@ def test_what_is_over_here_is_renewed_no_more(ours: Process, clock: Clock) -> No
 def test_it_is_renewed_each_third_of_a_lease(open_store: Callable[[], Store], clock: Clock) -> None:
     ours = Process(open_store(), lease=1)
     job_id = ours.run(ours.name)
-    ours.vouching.lease(job_id, f"{ours.name}-nonce")
+    ours.renewals.lease(job_id, f"{ours.name}-nonce")
     pause = ours.keeper.step()
     assert 0 < pause <= 1 / 3
     clock.advance(0.25)
@@ -283,10 +283,10 @@ def test_a_job_for_which_nobody_vouches_is_settled_when_its_lease_is_over(
 def test_it_never_depends_on_the_age_of_a_job(ours: Process, alive: str, clock: Clock) -> None:
     """A day at work, with a sign now and then and a lease that is renewed."""
     job_id = ours.run(alive)
-    ours.vouching.lease(job_id, f"{alive}-nonce")
+    ours.renewals.lease(job_id, f"{alive}-nonce")
     for hour in range(24):
         clock.advance(3600)
-        ours.store.renew(ours.vouching.leases, {}, LEASE)
+        ours.store.renew(ours.renewals.leases, {}, LEASE)
         assert ours.store.touch(job_id, 1, 40, f"hour {hour}", LEASE, hour + 2)
         ours.keeper.sweep()
     assert record(ours.store, job_id).status is INPROGRESS
@@ -298,7 +298,7 @@ def test_a_silent_job_is_timed_out(
 ) -> None:
     """Counted from its last sign, and not tried again: its code may still run."""
     job_id = ours.run(ours.name, error_timeout=9.5, retries=3)
-    ours.vouching.lease(job_id, f"{ours.name}-nonce")
+    ours.renewals.lease(job_id, f"{ours.name}-nonce")
     if is_to_end:
         assert ours.store.request_cancel(job_id)
     clock.advance(9.499999)
@@ -333,18 +333,18 @@ def test_code_that_goes_on_after_its_job_has_ended_has_a_slot(ours: Process, clo
     for claim in claims:
         job_id = ours.add(error_timeout=5)
         assert ours.store.claim(job_id, 1, claim, LEASE, 0)
-        ours.vouching.lease(job_id, claim)
+        ours.renewals.lease(job_id, claim)
     ours.sweep()
     clock.advance(5)
     ours.sweep()  # which ends all three
     assert count_jobs(ours.store, FAILED) == 3
     ours.keeper.sweep()  # they may just be at their ends
     assert ours.store.read_slots() == {ours.name: 8}
-    ours.vouching.end_lease(claims[0])
+    ours.renewals.end_lease(claims[0])
     ours.keeper.sweep()
     assert ours.store.read_slots() == {ours.name: 6}
     for claim in claims:
-        ours.vouching.end_lease(claim)
+        ours.renewals.end_lease(claim)
     ours.keeper.sweep()
     assert ours.store.read_slots() == {ours.name: 8}
 
@@ -408,10 +408,10 @@ def test_final_statuses_stay(ours: Process, dead: str, clock: Clock) -> None:
 def look(process: Process, clock: Clock) -> Any:
     """What a sweep would settle now, and how; the move is still to be made."""
     policy = Policy(LEASE, clock.after(-86400), is_dead)
-    [job] = process.store.find_vouched([KEYRING.key_id], process.self_request.app_id)
-    settlement = decide(job, clock.now, policy)
-    assert settlement is not None
-    return job, settlement
+    [job] = process.store.find_leased([KEYRING.key_id], process.self_request.app_id)
+    recovery = decide(job, clock.now, policy)
+    assert recovery is not None
+    return job, recovery
 
 
 def test_a_lease_that_is_renewed_between_look_and_move_settles_nothing(
@@ -422,7 +422,7 @@ def test_a_lease_that_is_renewed_between_look_and_move_settles_nothing(
     seen = look(ours, clock)
     ours.store.renew({f"{alive}-nonce": job_id}, {}, LEASE)
     before = record(ours.store, job_id)
-    ours.keeper._settle(*seen)
+    ours.keeper._recover(*seen)
     assert record(ours.store, job_id) == before
     assert told(caplog) == []
 
@@ -433,7 +433,7 @@ def test_so_does_a_sign_of_a_job_that_was_silent(ours: Process, alive: str, cloc
     seen = look(ours, clock)
     assert ours.store.touch(job_id, 1, 41, "at last", LEASE, 2)
     before = record(ours.store, job_id)
-    ours.keeper._settle(*seen)
+    ours.keeper._recover(*seen)
     assert record(ours.store, job_id) == before
 
 
@@ -442,7 +442,7 @@ def test_so_does_an_end(ours: Process, dead: str, clock: Clock) -> None:
     seen = look(ours, clock)
     assert ours.store.move(Move.COMPLETE, job_id, attempt=1, text="done", progress=100)
     before = record(ours.store, job_id)
-    ours.keeper._settle(*seen)
+    ours.keeper._recover(*seen)
     assert record(ours.store, job_id) == before
 
 
@@ -452,7 +452,7 @@ def test_so_does_the_next_attempt(ours: Process, dead: str, alive: str, clock: C
     assert ours.store.move(Move.RETRY, job_id, attempt=1)
     ours.run(alive, 2, job_id)
     before = record(ours.store, job_id)
-    ours.keeper._settle(*seen)
+    ours.keeper._recover(*seen)
     assert record(ours.store, job_id) == before
 
 
@@ -463,7 +463,7 @@ def test_so_does_a_hold_that_is_renewed(ours: Process, alive: str, clock: Clock)
     seen = look(ours, clock)
     ours.store.renew({}, {job_id: holder}, LEASE)
     before = record(ours.store, job_id)
-    ours.keeper._settle(*seen)
+    ours.keeper._recover(*seen)
     assert record(ours.store, job_id) == before
 
 
@@ -471,7 +471,7 @@ def test_a_job_that_is_to_be_cancelled_since_the_look_is_not_retried(ours: Proce
     job_id = ours.run(dead, retries=1)
     seen = look(ours, clock)
     assert ours.store.request_cancel(job_id)
-    ours.keeper._settle(*seen)
+    ours.keeper._recover(*seen)
     assert record(ours.store, job_id).status is INPROGRESS
     ours.keeper.sweep()
     assert record(ours.store, job_id).status is CANCELLED
@@ -632,7 +632,7 @@ def test_after_an_outage_nobody_is_taken_for_lost_who_could_not_be_heard(
 def test_what_it_vouches_for_is_renewed_as_soon_as_the_store_is_back(outage: Outage, clock: Clock) -> None:
     ours = Process(outage.store)
     job_id = ours.run(ours.name)
-    ours.vouching.lease(job_id, f"{ours.name}-nonce")
+    ours.renewals.lease(job_id, f"{ours.name}-nonce")
     ours.step()
     with outage.away():
         ours.step()
@@ -646,8 +646,8 @@ def test_what_could_not_be_written_is_written_then(outage: Outage, dead: str, cl
     ours = Process(outage.store)
     first, second = ours.run(ours.name), ours.run(ours.name)
     for job_id in (first, second):
-        ours.vouching.lease(job_id, f"{ours.name}-nonce")
-        ours.vouching.postpone(lambda store, job_id=job_id: store.move(Move.COMPLETE, job_id, text="done"))
+        ours.renewals.lease(job_id, f"{ours.name}-nonce")
+        ours.renewals.postpone(lambda store, job_id=job_id: store.move(Move.COMPLETE, job_id, text="done"))
     with outage.away():
         ours.step()
         clock.advance(100)
@@ -661,9 +661,9 @@ def test_what_could_not_be_written_is_written_then(outage: Outage, dead: str, cl
 def test_a_write_that_never_succeeds_is_in_nobodys_way(ours: Process, clock: Clock) -> None:
     """The store refuses it for what it is: the others are written, and what runs is vouched for."""
     job_id, runs = ours.run(ours.name), ours.run(ours.name)
-    ours.vouching.lease(runs, f"{ours.name}-nonce")
-    ours.vouching.postpone(lambda store: store.move(Move.COMPLETE, job_id, progress=101))
-    ours.vouching.postpone(lambda store: store.move(Move.COMPLETE, job_id, progress=99))
+    ours.renewals.lease(runs, f"{ours.name}-nonce")
+    ours.renewals.postpone(lambda store: store.move(Move.COMPLETE, job_id, progress=101))
+    ours.renewals.postpone(lambda store: store.move(Move.COMPLETE, job_id, progress=99))
     for _ in range(3):
         clock.advance(10)
         ours.step()
@@ -691,7 +691,7 @@ def test_who_comes_once_lets_everybody_be_heard_for_a_lease(
         waits.append(seconds)
         clock.advance(seconds)
 
-    assert visitor.keeper.settle_all(wait) == 1
+    assert visitor.keeper.recover_all(wait) == 1
     assert LEASE <= sum(waits) <= LEASE + 2 * max(waits)
     assert [record(theirs.store, job_id).status for job_id in (lost, lives)] == [FAILED, INPROGRESS]
 
@@ -701,9 +701,9 @@ def test_where_nothing_seems_to_be_lost_it_does_not_wait(
 ) -> None:
     theirs, visitor = Process(open_store()), Process(open_store())
     theirs.run(alive)
-    assert visitor.keeper.settle_all(pytest.fail) == 0
+    assert visitor.keeper.recover_all(pytest.fail) == 0
     job_id = theirs.run(dead)
-    assert visitor.keeper.settle_all(pytest.fail) == 1
+    assert visitor.keeper.recover_all(pytest.fail) == 1
     assert record(theirs.store, job_id).status_text == f"so far\n{PROCESS_GONE}"
 
 
@@ -734,7 +734,7 @@ def test_a_process_that_keeps_no_others_jobs_vouches_for_its_own(
 ) -> None:
     script = Process(open_store(), keeper=False)
     lost, runs = script.run(dead), script.run(script.name)
-    script.vouching.lease(runs, f"{script.name}-nonce")
+    script.renewals.lease(runs, f"{script.name}-nonce")
     clock.advance(10)
     assert script.keeper.step() <= LEASE / 3
     assert record(script.store, lost).status is INPROGRESS
@@ -749,7 +749,7 @@ def test_who_leaves_lets_go_of_what_it_holds(ours: Process, open_store: Callable
     held, others = ours.add(held_by=ours.name, hold=LEASE), ours.add(held_by=alive, hold=LEASE)
     follows = ours.add(held_by=name_response(ours.name), hold=LEASE)
     runs = ours.run(ours.name)
-    ours.vouching.postpone(lambda store: store.move(Move.COMPLETE, runs, text="done"))
+    ours.renewals.postpone(lambda store: store.move(Move.COMPLETE, runs, text="done"))
     before = [record(ours.store, job_id) for job_id in (others, follows)]
     ours.keeper.leave()
     other = open_store()

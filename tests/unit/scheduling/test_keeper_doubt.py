@@ -18,7 +18,7 @@ from backjob.config import make_config
 from backjob.keyring import Keyring
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.keeper import Keeper
-from backjob.scheduling.leases import Vouching
+from backjob.scheduling.leases import Renewals
 from backjob.storage.sql.store import SQLStore
 from backjob.transport.launcher import SelfRequest
 
@@ -30,7 +30,7 @@ def make_keeper(store: SQLStore, **options: Any) -> Keeper:
     """One of a process that vouches for nothing."""
     config = make_config({"lease": LEASE, **options})
     limits = Limits(config, store, "process-of-this-test")
-    return Keeper(config, KEYRING, store, SelfRequest(config, KEYRING), Vouching(), limits, lambda: None)
+    return Keeper(config, KEYRING, store, SelfRequest(config, KEYRING), Renewals(), limits, lambda: None)
 
 
 def test_who_had_to_wait_for_the_store_gives_the_others_a_lease(tmp_path: Path) -> None:

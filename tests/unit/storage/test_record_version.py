@@ -27,7 +27,7 @@ import backjob
 from backjob import BackJobError, Status
 from backjob.keyring import MONITOR, WORKER, NewerRecordError, SealError
 from backjob.model.job import RECORD_VERSION
-from backjob.storage.cache.entries import open_cells
+from backjob.storage.cache.entries import open_entries
 from backjob.storage.cache.store import CacheStore
 
 CHANGES = {
@@ -64,9 +64,9 @@ ADD_TO_CACHE = """
 from dogpile.cache import make_region
 
 from backjob.storage.cache.store import CacheStore
-from backjob.storage.cache.entries import open_cells
+from backjob.storage.cache.entries import open_entries
 
-cells = open_cells(make_region().configure("dogpile.cache.dbm", arguments={"filename": str(folder / "cache")}), 2)
+cells = open_entries(make_region().configure("dogpile.cache.dbm", arguments={"filename": str(folder / "cache")}), 2)
 store = CacheStore(cells, "backjob-")
 ids = {name: add(store) for name in ("waits", "runs", "skipped")}
 assert store.claim(ids["runs"], 1, "a process that is gone", -1, 0)
@@ -142,7 +142,7 @@ def test_newer_rows_are_neither_taken_nor_waited_for(newer: tuple[Site, dict[str
 
 def test_newer_rows_are_not_recovered(newer: tuple[Site, dict[str, int]]) -> None:
     site, _ = newer
-    assert site.backend.store.find_vouched(site.backend.keyring.key_ids, site.backend.monitor.app_id) == []
+    assert site.backend.store.find_leased(site.backend.keyring.key_ids, site.backend.monitor.app_id) == []
     assert site.application.sweep() == 0
 
 
@@ -238,11 +238,11 @@ def test_the_next_release_runs_older_records(run_next: RunNext, tmp_path: Path) 
 def test_newer_records_in_a_cache_are_left_alone(run_next: RunNext, tmp_path: Path) -> None:
     ids = run_next(ADD_TO_CACHE)
     region = make_region().configure("dogpile.cache.dbm", arguments={"filename": str(tmp_path / "cache")})
-    cells = open_cells(region, 2)
+    cells = open_entries(region, 2)
     store = CacheStore(cells, "backjob-")
     assert store.take_due(KEY_IDS, "holder", 30) is None
     assert store.seconds_to_next(KEY_IDS) is None
-    assert store.find_vouched(KEY_IDS) == []
+    assert store.find_leased(KEY_IDS) == []
     later = store.time() + timedelta(days=400)
     store.prune(later, later, 99)
     assert not store.hold(ids["waits"], 1, None, "holder", 30)

@@ -31,8 +31,8 @@ from backjob.model.job import Move
 from backjob.runtime.process_identity import name_process
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.keeper import Keeper
-from backjob.scheduling.leases import TRIES, Vouching
-from backjob.storage.cache.entries import open_cells
+from backjob.scheduling.leases import TRIES, Renewals
+from backjob.storage.cache.entries import open_entries
 from backjob.storage.retention import Passed
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.schema import find_table
@@ -84,10 +84,10 @@ def store(url: str) -> Iterator[SQLStore]:
         yield opened
 
 
-def make_keeper(store: SQLStore, vouching: Vouching | None = None, **options: Any) -> Keeper:
+def make_keeper(store: SQLStore, renewals: Renewals | None = None, **options: Any) -> Keeper:
     config = make_config({"key": KEY, "lease": LEASE, "all_backlog_days": 1, **options})
     limits = Limits(config, store, name_process())
-    return Keeper(config, KEYRING, store, SelfRequest(config, KEYRING, "app"), vouching or Vouching(), limits, list)
+    return Keeper(config, KEYRING, store, SelfRequest(config, KEYRING, "app"), renewals or Renewals(), limits, list)
 
 
 def add_old(store: SQLStore, url: str, count: int) -> list[int]:
@@ -272,16 +272,16 @@ def test_recovery_goes_on_while_pruning_is_too_slow(postgresql: str, tmp_path: P
 def test_a_renewal_that_is_refused_keeps_no_other(
     store: SQLStore, url: str, spared: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vouching, keeper = Vouching(), None
+    renewals, keeper = Renewals(), None
     runs = [run_job(store, 5) for _ in range(4)]
     waits = [add(store, key_id=KEYRING.key_ids[0], held_by="me", hold=5) for _ in range(4)]
     for job_id in runs:
-        vouching.lease(job_id, f"elsewhere-{job_id}")
+        renewals.lease(job_id, f"elsewhere-{job_id}")
     for job_id in waits:
-        vouching.hold(job_id, "me")
+        renewals.hold(job_id, "me")
     poisoned = (runs if spared == "lease" else waits)[1]
     refuse(url, "BEFORE UPDATE", f"NEW.id = {poisoned}")
-    keeper = make_keeper(store, vouching, keeper=False)
+    keeper = make_keeper(store, renewals, keeper=False)
     before = store.time()
     for _ in range(2):
         keeper._next.renewal = 0.0
@@ -302,7 +302,7 @@ def test_a_recovery_that_is_refused_keeps_no_other(store: SQLStore, url: str, ca
     lost = [run_job(store, 0, error_timeout=0) for _ in range(3)]
     refuse(url, "BEFORE UPDATE", f"OLD.id = {lost[0]}")
     keeper = make_keeper(store, lease=1)
-    assert keeper.settle_all() == 2
+    assert keeper.recover_all() == 2
     assert [store.glance(job_id).status for job_id in lost] == [Status.INPROGRESS, Status.FAILED, Status.FAILED]  # type: ignore[union-attr]
     told = [each.getMessage() for each in caplog.records if "can't be recovered" in each.getMessage()]
     assert len(told) == 1
@@ -313,7 +313,7 @@ def test_a_recovery_is_told_without_an_output_that_is_refused(store: SQLStore, u
     lost = run_job(store, 0, error_timeout=0)
     assert store.touch(lost, 1, 40, "poison", 0)
     refuse(url, "BEFORE UPDATE", "NEW.status = 3 AND NEW.status_text LIKE '%poison%'")
-    assert make_keeper(store, lease=1).settle_all() == 1
+    assert make_keeper(store, lease=1).recover_all() == 1
     assert store.status(lost).status_text.startswith("The process that ran this job")  # type: ignore[union-attr]
 
 
@@ -324,18 +324,18 @@ def test_a_row_that_another_session_locks_keeps_no_other(postgresql: str) -> Non
     with open_keepers(postgresql, "url") as store:
         old = add_old(store, postgresql, 6)
         runs = [run_job(store, 5) for _ in range(3)]
-        vouching = Vouching()
+        renewals = Renewals()
         for job_id in runs:
-            vouching.lease(job_id, f"elsewhere-{job_id}")
+            renewals.lease(job_id, f"elsewhere-{job_id}")
         with services.engine(make_url(postgresql)).connect() as other:
             other.execute(text(f"SELECT 1 FROM {TABLE} WHERE id IN ({old[2]}, {runs[0]}) FOR UPDATE"))
             assert make_keeper(store).prune_all() == 5
             renewed_until = store.time() + timedelta(seconds=LEASE)
-            vouching.renew(store, LEASE)
+            renewals.renew(store, LEASE)
             until = [store.get(job_id).lease_until >= renewed_until for job_id in runs]  # type: ignore[union-attr, operator]
             assert until == [False, True, True]
             other.rollback()
-        vouching.renew(store, LEASE)
+        renewals.renew(store, LEASE)
         assert store.get(runs[0]).lease_until >= renewed_until  # type: ignore[union-attr, operator]
 
 
@@ -417,16 +417,16 @@ def test_an_outcome_waits_while_every_write_is_refused(
         return [b"worked"]
 
     with wrap(tmp_path, app, database=refusable) as site:
-        vouching, store = site.backend.renewals, site.backend.store
+        renewals, store = site.backend.renewals, site.backend.store
         job_id = site.start("/job")
         site.work(job_id)
         for _ in range(TRIES + 1):
             with pytest.raises(StoreError) as caught:
-                vouching.write_postponed(store)
+                renewals.write_postponed(store)
             assert not isinstance(caught.value, Refused)
-        assert list(vouching.leases.values()) == [job_id]
+        assert list(renewals.leases.values()) == [job_id]
         refusal.close()
-        vouching.write_postponed(store)
+        renewals.write_postponed(store)
         status = site.status(job_id)
         assert (status.status, status.status_text) == (Status.COMPLETED, "worked")
     assert "given up" not in caplog.text
@@ -436,20 +436,20 @@ def test_keepers_see_an_outage_while_every_write_is_refused(refusable: str, capl
     with open_store(refusable) as store:
         lost, waiting = run_job(store, 0, error_timeout=0), add(store, key_id=KEYRING.key_ids[0])
         running = run_job(store)
-        keeper, vouching = make_keeper(store, lease=1), Vouching()
-        vouching.lease(running, f"elsewhere-{running}")
+        keeper, renewals = make_keeper(store, lease=1), Renewals()
+        renewals.lease(running, f"elsewhere-{running}")
         with all_refused(refusable):
             for write in (
                 store.check_writes,
-                keeper.settle_all,
-                lambda: vouching.renew(store, LEASE),
+                keeper.recover_all,
+                lambda: renewals.renew(store, LEASE),
                 lambda: store.take_due(KEYRING.key_ids, "me", LEASE),
             ):
                 with pytest.raises(StoreError) as caught:
                     write()
                 assert not isinstance(caught.value, Refused)
         assert store.take_due(KEYRING.key_ids, "me", LEASE).id == waiting  # type: ignore[union-attr]
-        assert keeper.settle_all() == 1
+        assert keeper.recover_all() == 1
         assert store.status(lost).status is Status.FAILED  # type: ignore[union-attr]
         assert add(store) == running + 1
     assert "left alone" not in caplog.text
@@ -543,7 +543,7 @@ def incompressible() -> str:
 
 def test_a_value_that_is_too_large_is_told_from_a_cache_that_is_away() -> None:
     with empty_region("memcached") as region:
-        cells = open_cells(region, PATIENT)
+        cells = open_entries(region, PATIENT)
         with pytest.raises(Refused, match="large"):
             cells.change("key", lambda old: bytes(2_000_000))
         assert cells.read("key") is None

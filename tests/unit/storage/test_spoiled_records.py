@@ -26,7 +26,7 @@ from backjob.model.history import read_ends
 from backjob.runtime.process_identity import name_process
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.keeper import Keeper
-from backjob.scheduling.leases import Vouching
+from backjob.scheduling.leases import Renewals
 from backjob.storage.cache.index import Index, _pack, decode_job, encode_job
 from backjob.storage.sql.store import SQLStore
 from backjob.transport.launcher import SelfRequest
@@ -138,7 +138,7 @@ def test_what_only_postgresql_holds(dead: str, value: str) -> None:
                 assert store.claim(job_id, 1, f"{dead}-{job_id}", 30, 0)
             column = "error_timeout" if value == "NaN" else "updated_at"
             run(url, f"UPDATE {TABLE} SET {column} = '{value}' WHERE id = {jobs[1]}")
-            assert make_keeper(store).settle_all() == 2
+            assert make_keeper(store).recover_all() == 2
             assert [job.id for job in store.find(None, None, 9, None)] == [jobs[2], jobs[0]]
             with pytest.raises(StoreError, match=f"job {jobs[1]} "):
                 store.status(jobs[1])
@@ -147,7 +147,7 @@ def test_what_only_postgresql_holds(dead: str, value: str) -> None:
 def make_keeper(store: SQLStore) -> Keeper:
     config = make_config({"key": KEY, "lease": 1.0})
     limits = Limits(config, store, name_process())
-    return Keeper(config, KEYRING, store, SelfRequest(config, KEYRING), Vouching(), limits, list)
+    return Keeper(config, KEYRING, store, SelfRequest(config, KEYRING), Renewals(), limits, list)
 
 
 GARBAGE = [b"", b"\x00garbage", _pack(["x"] * 29), _pack([None] * 29), _pack([1e308] * 29)]
@@ -163,7 +163,7 @@ def test_garbage_in_a_cache_entry(tmp_path: Path, dead: str, garbage: Any) -> No
         if isinstance(garbage, str):
             fields = json.loads(zlib.decompress(encode_job(store.get(jobs[1]))))
             garbage = _pack([str(each) for each in fields])
-        store._jobs._cells.change(store._jobs._key(jobs[1]), lambda old: garbage)
+        store._jobs._entries.change(store._jobs._key(jobs[1]), lambda old: garbage)
         assert site.application.sweep() == 2
         assert [job.id for job in site.application.jobs.find()] == [jobs[2], jobs[0]]
 
@@ -212,7 +212,7 @@ def test_what_the_client_of_a_cache_can_not_read(tmp_path: Path, client: str) ->
             first = site.start("/job")
             assert [job.id for job in jobs.find()] == [first]
             if poison != (b"junk", 0):  # which would be an id like another
-                assert store._jobs._cells.read(f"{prefix}deployment") == deployment
+                assert store._jobs._entries.read(f"{prefix}deployment") == deployment
             assert jobs.cancel(first) is jobs.cancel(other) is True
 
 
@@ -222,7 +222,7 @@ def test_another_jobs_record_in_a_cache_entry_is_none(tmp_path: Path) -> None:
         one, other = site.start("/job"), site.start("/job")
         store: Any = site.backend.store
         copied = encode_job(store.get(other))
-        store._jobs._cells.change(store._jobs._key(one), lambda old: copied)
+        store._jobs._entries.change(store._jobs._key(one), lambda old: copied)
         assert store.get(one) is None
         assert [job.id for job in site.application.jobs.find()] == [other]
 

@@ -811,10 +811,10 @@ def test_a_silent_job_is_told_from_one_that_gave_a_sign(store: Store, clock: Clo
     assert store.touch(job_id, 2, 50, "on", 30)
     clock.advance(9.999999)
     with unchanged(store, job_id):
-        assert not store.move(Move.FAIL, job_id, attempt=2, silent_for=10)
-        assert not store.move(Move.FAIL, job_id, silent_for=10)
+        assert not store.move(Move.FAIL, job_id, attempt=2, idle_for=10)
+        assert not store.move(Move.FAIL, job_id, idle_for=10)
     clock.advance(0.000001)
-    assert store.move(Move.FAIL, job_id, attempt=2, silent_for=10)
+    assert store.move(Move.FAIL, job_id, attempt=2, idle_for=10)
 
 
 @pytest.mark.parametrize("move", [move for move in Move if move is not Move.CLAIM], ids=lambda move: move.name)
@@ -985,11 +985,11 @@ def test_find_vouched_finds_what_runs_and_what_waits_for_a_response(store: Store
     names = [each.name for each in dataclasses.fields(RecoveryRecord)]
     run_by(store, "run", app_id="wother")  # which its own app recovers
     wanted = [record(store, job_id) for job_id in (by_status[INPROGRESS], waiting)]
-    found = sorted(store.find_vouched(KEY_IDS), key=lambda job: job.id)
+    found = sorted(store.find_leased(KEY_IDS), key=lambda job: job.id)
     assert found == [RecoveryRecord(*(getattr(job, name) for name in names)) for job in wanted]
     assert found[0].status is INPROGRESS
-    assert len(store.find_vouched((*KEY_IDS, "foreign"))) == 4
-    assert store.find_vouched(("none",)) == []
+    assert len(store.find_leased((*KEY_IDS, "foreign"))) == 4
+    assert store.find_leased(("none",)) == []
 
 
 def test_holders_are_listed_once_each_and_only_processes(store: Store, clock: Clock) -> None:
@@ -1035,16 +1035,16 @@ def test_a_lease_that_was_renewed_since_is_no_lost_one(store: Store, clock: Cloc
     clock.advance(40.123457)
     store.renew({"run": job_id}, {}, 30)
     with unchanged(store, job_id):
-        assert not store.move(move, job_id, attempt=1, vouched_until=seen)
+        assert not store.move(move, job_id, attempt=1, expires_at=seen)
     seen = record(store, job_id).lease_until
     clock.advance(0.000001)
     assert store.touch(job_id, 1, 5, "a sign", 30, 1)
     with unchanged(store, job_id):
-        assert not store.move(move, job_id, attempt=1, vouched_until=seen)
-    assert store.move(move, job_id, attempt=1, vouched_until=record(store, job_id).lease_until)
+        assert not store.move(move, job_id, attempt=1, expires_at=seen)
+    assert store.move(move, job_id, attempt=1, expires_at=record(store, job_id).lease_until)
     assert record(store, job_id).status is move.target
     with unchanged(store, job_id):
-        assert not store.move(move, job_id, attempt=1, vouched_until=clock.after(30))
+        assert not store.move(move, job_id, attempt=1, expires_at=clock.after(30))
 
 
 def test_a_hold_that_was_renewed_since_is_no_lost_one(store: Store, clock: Clock) -> None:
@@ -1054,13 +1054,13 @@ def test_a_hold_that_was_renewed_since_is_no_lost_one(store: Store, clock: Clock
     clock.advance(40)
     store.renew({}, {job_id: holder}, 30)
     with unchanged(store, job_id):
-        assert not store.move(Move.CANCEL, job_id, attempt=1, vouched_until=seen)
+        assert not store.move(Move.CANCEL, job_id, attempt=1, expires_at=seen)
     seen = record(store, job_id).held_until
     assert store.hold(job_id, 1, holder, None, 0)
     with unchanged(store, job_id):
-        assert not store.move(Move.CANCEL, job_id, attempt=1, vouched_until=seen)
+        assert not store.move(Move.CANCEL, job_id, attempt=1, expires_at=seen)
     assert store.hold(job_id, 1, None, holder, 30)
-    assert store.move(Move.CANCEL, job_id, attempt=1, vouched_until=record(store, job_id).held_until)
+    assert store.move(Move.CANCEL, job_id, attempt=1, expires_at=record(store, job_id).held_until)
 
 
 def test_what_is_told_of_earlier_attempts_stays_until_it_is_told_anew(store: Store) -> None:

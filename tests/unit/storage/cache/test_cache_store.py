@@ -22,7 +22,7 @@ from backjob.keyring import Keyring
 from backjob.model.evaluation import apply_write
 from backjob.model.job import Job, Move, Status
 from backjob.model.writes import Transition
-from backjob.storage.cache.entries import Cells
+from backjob.storage.cache.entries import CacheEntries
 from backjob.storage.cache.index import to_microseconds
 from backjob.storage.cache.job_list import RESERVED_FOR, UNTOUCHED_FOR
 from backjob.storage.cache.store import CacheStore
@@ -46,7 +46,7 @@ class Deployment:
         self.clock = clock
         self._stack = stack
 
-    def cells(self, seconds: float = 30) -> Cells:
+    def cells(self, seconds: float = 30) -> CacheEntries:
         return self._stack.enter_context(opened(self.region, seconds))
 
     def store(self, seconds: float = 30, prefix: str = PREFIX) -> CacheStore:
@@ -240,8 +240,8 @@ def test_an_equal_job_that_was_quicker(deployment: Deployment) -> None:
 class Late:
     """The next write of a key that ends like this is given up by its caller while it is on its way to the server."""
 
-    def __init__(self, cells: Cells, end: str) -> None:
-        self._cells = cells
+    def __init__(self, cells: CacheEntries, end: str) -> None:
+        self._entries = cells
         self._end = end
         self._set = cells._set  # type: ignore[attr-defined]
         self._arguments: tuple[Any, ...] = ()
@@ -250,13 +250,13 @@ class Late:
     def _hold(self, key: str, *arguments: Any) -> bool:
         if not key.endswith(self._end):
             return bool(self._set(key, *arguments))
-        self._cells._set = self._set  # type: ignore[attr-defined]
+        self._entries._set = self._set  # type: ignore[attr-defined]
         self._arguments = (key, *arguments)
         raise TimeoutError
 
     def arrive(self) -> bool:
         """It does arrive: is it made?"""
-        return self._cells._ask(lambda: bool(self._set(*self._arguments)))
+        return self._entries._ask(lambda: bool(self._set(*self._arguments)))
 
 
 @pytest.fixture(params=["redis", "memcached"])
@@ -267,7 +267,7 @@ def shared(request: pytest.FixtureRequest, clock: Clock) -> Iterator[CacheStore]
 
 def test_a_job_of_which_start_said_that_there_is_none_never_runs(shared: CacheStore) -> None:
     add(shared)
-    late = Late(shared._jobs._cells, "index")
+    late = Late(shared._jobs._entries, "index")
     with pytest.raises(StoreError, match="not answer"):
         add(shared, uid="late", priority=-1)
     assert late.arrive()
@@ -283,7 +283,7 @@ def test_a_job_of_which_start_said_that_there_is_none_never_runs(shared: CacheSt
 @pytest.mark.parametrize("is_in_time", [False, True])
 def test_a_claim_that_was_given_up_is_made_at_once_or_never(shared: CacheStore, is_in_time: bool) -> None:
     job_id = add(shared)
-    late = Late(shared._jobs._cells, f"job-{job_id}")
+    late = Late(shared._jobs._entries, f"job-{job_id}")
     fence = shared._jobs.fence
 
     def arrive_and_fence(job_id: int) -> Job | None:
@@ -304,7 +304,7 @@ def test_a_claim_that_was_given_up_is_made_at_once_or_never(shared: CacheStore, 
 def test_a_move_whose_answer_came_too_late_is_made(shared: CacheStore, clock: Clock, move: Move) -> None:
     """By whoever asks for it again, and by nobody else."""
     job_id = bring_to(shared, Status.INPROGRESS, unique_key="u")
-    late = Late(shared._jobs._cells, f"job-{job_id}")
+    late = Late(shared._jobs._entries, f"job-{job_id}")
     with pytest.raises(StoreError, match="not answer"):
         shared.move(move, job_id, attempt=2, text="end")
     assert late.arrive()
@@ -318,7 +318,7 @@ def test_a_move_whose_answer_came_too_late_is_made(shared: CacheStore, clock: Cl
 
 def test_a_move_that_another_one_was_quicker_with_is_not_made(shared: CacheStore, clock: Clock) -> None:
     job_id = bring_to(shared, Status.INPROGRESS)
-    late = Late(shared._jobs._cells, f"job-{job_id}")
+    late = Late(shared._jobs._entries, f"job-{job_id}")
     with pytest.raises(StoreError, match="not answer"):
         shared.move(Move.FAIL, job_id, attempt=2, text="end")
     clock.advance(1)
@@ -341,17 +341,17 @@ def test_a_record_that_is_never_listed_goes_away(clock: Clock) -> None:
 
 
 class LosesAnswers:
-    """Cells of which the next change of the list is made, and its answer lost."""
+    """CacheEntries of which the next change of the list is made, and its answer lost."""
 
-    def __init__(self, cells: Cells, made: bool) -> None:
+    def __init__(self, cells: CacheEntries, made: bool) -> None:
         self._change = cells.change
         self._made = made
         cells.change = self.change  # type: ignore[method-assign]
-        self._cells = cells
+        self._entries = cells
 
     def change(self, key: str, *arguments: object) -> None:
         if key.endswith("index"):
-            del self._cells.change  # type: ignore[method-assign]
+            del self._entries.change  # type: ignore[method-assign]
             if self._made:
                 self._change(key, *arguments)  # type: ignore[arg-type]
             raise StoreError("The answer is lost")
@@ -359,13 +359,13 @@ class LosesAnswers:
 
 
 def test_a_job_whose_answer_was_lost_is_recorded(store: CacheStore) -> None:
-    LosesAnswers(store._jobs._cells, made=True)
+    LosesAnswers(store._jobs._entries, made=True)
     job_id = add(store)
     assert all_ids(store) == [job_id]
 
 
 def test_a_job_that_could_not_be_listed_is_none(store: CacheStore, clock: Clock) -> None:
-    LosesAnswers(store._jobs._cells, made=False)
+    LosesAnswers(store._jobs._entries, made=False)
     with pytest.raises(StoreError, match="lost"):
         add(store)
     assert all_ids(store) == []
@@ -374,7 +374,7 @@ def test_a_job_that_could_not_be_listed_is_none(store: CacheStore, clock: Clock)
 
 def test_a_move_that_could_not_be_listed_is_made(store: CacheStore, caplog: pytest.LogCaptureFixture) -> None:
     job_id = bring_to(store, Status.INPROGRESS, unique_key="u")
-    LosesAnswers(store._jobs._cells, made=False)
+    LosesAnswers(store._jobs._entries, made=False)
     assert store.move(Move.COMPLETE, job_id, attempt=2)
     assert store.get(job_id).status is Status.COMPLETED  # type: ignore[union-attr]
     assert "not up to date" in caplog.text
@@ -425,7 +425,7 @@ def test_the_list_of_ended_jobs_is_bounded(deployment: Deployment, monkeypatch: 
     job_ids = [bring_to(store, Status.COMPLETED) for _ in range(5)]
     waits = add(store)
     assert all_ids(store) == [waits, *job_ids[:1:-1]]
-    can_expire = store._jobs._cells.can_expire
+    can_expire = store._jobs._entries.can_expire
     assert [store.get(job_id) is not None for job_id in job_ids[:2]] == [can_expire] * 2
 
 

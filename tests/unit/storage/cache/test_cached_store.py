@@ -458,7 +458,7 @@ def test_what_is_kept_is_what_people_see(deployment: Deployment) -> None:
     job_id = bring_to(process, Status.STARTED, unique_key="the unique key", scope="office")
     status = process.status(job_id)
     assert status is not None
-    value = (process._cells.read(process._key(job_id)) or b"").partition(b" ")[2]
+    value = (process._entries.read(process._key(job_id)) or b"").partition(b" ")[2]
     fields = json.loads(value)
     del fields["at"]
     assert fields == status.as_dict()
@@ -473,8 +473,8 @@ def forge(process: Process, job_id: int) -> dict[str, bytes]:
     """What somebody without the key can put in the place of an entry."""
     other = bring_to(process, Status.COMPLETED)
     process.status(other)
-    entry = process._cells.read(process._key(job_id))
-    other_entry = process._cells.read(process._key(other))
+    entry = process._entries.read(process._key(job_id))
+    other_entry = process._entries.read(process._key(other))
     assert entry
     assert other_entry
     mac, _, text = entry.partition(b" ")
@@ -504,7 +504,7 @@ def test_what_the_key_did_not_sign_is_not_there(deployment: Deployment, clock: C
     job_id = begin(process, clock)
     status = process.status(job_id)
     for name, value in forge(process, job_id).items():
-        process._cells.change(process._key(job_id), lambda _, value=value: value)
+        process._entries.change(process._key(job_id), lambda _, value=value: value)
         assert not process.is_status_kept(job_id), name
         assert process.status(job_id) == status, name
         assert process.is_status_kept(job_id), f"{name} was not replaced"

@@ -24,7 +24,7 @@ from backjob import BackJob, ConfigError
 from backjob.errors import StoreError
 from backjob.runtime.call_timeout import MOST_THREADS, BoundedCalls
 from backjob.storage.cache.backends import check_region
-from backjob.storage.cache.entries import Cells, open_cells
+from backjob.storage.cache.entries import CacheEntries, open_entries
 
 SHARED = ("redis", "memcached")
 KINDS = ("memory", *SHARED)
@@ -38,15 +38,15 @@ def region(request: pytest.FixtureRequest) -> Iterator[CacheRegion]:
 
 
 @pytest.fixture
-def cells(region: CacheRegion) -> Iterator[Cells]:
+def cells(region: CacheRegion) -> Iterator[CacheEntries]:
     with opened(region) as cells:
         yield cells
 
 
-# --- Cells ---------------------------------------------------------------------------------------------------------
+# --- CacheEntries ----------------------------------------------------------------------------------------------------
 
 
-def test_a_cell(cells: Cells) -> None:
+def test_a_cell(cells: CacheEntries) -> None:
     assert cells.read("a") is None
     cells.change("a", lambda old: b"1" if old is None else None)
     cells.change("a", lambda old: b"2" if old is None else None)
@@ -61,7 +61,7 @@ def test_a_cell(cells: Cells) -> None:
 
 
 @pytest.mark.parametrize("region", SHARED, indirect=True)
-def test_what_comes_between_is_seen(region: CacheRegion, cells: Cells) -> None:
+def test_what_comes_between_is_seen(region: CacheRegion, cells: CacheEntries) -> None:
     """A change that was made meanwhile is not overwritten: the next try begins with it."""
     seen: list[bytes | None] = []
     with opened(region) as others:
@@ -78,11 +78,11 @@ def test_what_comes_between_is_seen(region: CacheRegion, cells: Cells) -> None:
 
 
 @pytest.mark.parametrize("region", SHARED, indirect=True)
-def test_a_change_that_was_given_up_is_not_begun(region: CacheRegion, cells: Cells) -> None:
+def test_a_change_that_was_given_up_is_not_begun(region: CacheRegion, cells: CacheEntries) -> None:
     """Whoever asked for it was told that it failed."""
     is_given_up, is_over = threading.Event(), threading.Event()
 
-    class Hasty(type(open_cells(region, 1))):  # type: ignore[misc]
+    class Hasty(type(open_entries(region, 1))):  # type: ignore[misc]
         def _change(self, *arguments: Any) -> None:
             try:
                 super()._change(*arguments)
@@ -98,7 +98,7 @@ def test_a_change_that_was_given_up_is_not_begun(region: CacheRegion, cells: Cel
     hasty.dispose()
 
 
-def test_threads_that_count(cells: Cells) -> None:
+def test_threads_that_count(cells: CacheEntries) -> None:
     """Nothing is counted twice or forgotten."""
     threads, turns = 8, 50
 
@@ -119,7 +119,7 @@ def test_threads_that_count(cells: Cells) -> None:
 
 
 @pytest.mark.parametrize("region", SHARED, indirect=True)
-def test_an_answer_that_was_lost(region: CacheRegion, cells: Cells) -> None:
+def test_an_answer_that_was_lost(region: CacheRegion, cells: CacheEntries) -> None:
     """The value was set, and the client asked again: that is no refusal."""
     calls = []
     set_really = cells._set  # type: ignore[attr-defined]
@@ -156,7 +156,7 @@ def test_what_expires(kind: str, days: int) -> None:
         wait_until(lambda: cells.read("a") is None)
 
 
-def test_another_kind_of_value_is_none(region: CacheRegion, cells: Cells) -> None:
+def test_another_kind_of_value_is_none(region: CacheRegion, cells: CacheEntries) -> None:
     region.actual_backend.set_serialized("a", "not ours" if not cells.is_shared else b"short")
     assert not cells.read("a")
     cells.change("a", lambda old: b"1")
@@ -207,14 +207,14 @@ def test_a_server_that_does_not_answer(kind: str) -> None:
         wait_until(lambda: _read(cells, "a") == b"1")
 
 
-def _change(cells: Cells, key: str, value: bytes) -> bool:
+def _change(cells: CacheEntries, key: str, value: bytes) -> bool:
     with contextlib.suppress(StoreError):
         cells.change(key, lambda old: value)
         return True
     return False
 
 
-def _read(cells: Cells, key: str) -> bytes | None:
+def _read(cells: CacheEntries, key: str) -> bytes | None:
     try:
         return cells.read(key)
     except StoreError:
@@ -226,7 +226,7 @@ def test_nothing_is_connected_before_the_first_use() -> None:
         ("dogpile.cache.redis", {"url": "unix:///nowhere/at/all"}),
         ("dogpile.cache.pymemcache", {"url": ["unix:/nowhere/at/all"]}),
     ):
-        cells = open_cells(make_region().configure(name, arguments=arguments), PATIENT)
+        cells = open_entries(make_region().configure(name, arguments=arguments), PATIENT)
         assert not cells._calls._threads
         with pytest.raises(StoreError):
             cells.read("a")

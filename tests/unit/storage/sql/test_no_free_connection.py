@@ -19,7 +19,7 @@ from backjob.errors import StoreError
 from backjob.keyring import Keyring
 from backjob.scheduling.concurrency import Limits
 from backjob.scheduling.keeper import Keeper
-from backjob.scheduling.leases import Vouching
+from backjob.scheduling.leases import Renewals
 from backjob.storage.sql.database import Database
 from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
@@ -53,7 +53,7 @@ def open_database(url: URL) -> Iterator[Callable[[], Database]]:
 def make_keeper(database: Database) -> Keeper:
     store = SQLStore(database)
     self_request, limits = SelfRequest(CONFIG, KEYRING), Limits(CONFIG, store, "us")
-    return Keeper(CONFIG, KEYRING, store, self_request, Vouching(), limits, lambda: None)
+    return Keeper(CONFIG, KEYRING, store, self_request, Renewals(), limits, lambda: None)
 
 
 def test_a_job_is_not_recovered_before_its_process_could_connect(
@@ -66,7 +66,7 @@ def test_a_job_is_not_recovered_before_its_process_could_connect(
     job_id, _ = store.add(new_job(key_id=KEYRING.key_id, app_id=keeper._self_request.app_id), seal)
     assert store.claim(job_id, 1, "a process without a connection", -60, 0)
     with use_up_connections(url), caplog.at_level(logging.WARNING):
-        assert keeper.settle_all() == 0
+        assert keeper.recover_all() == 0
     assert [each.levelname for each in caplog.records] == ["WARNING"]
     job = store.get(job_id)
     assert job is not None
@@ -74,7 +74,7 @@ def test_a_job_is_not_recovered_before_its_process_could_connect(
     monkeypatch.setattr(
         "backjob.scheduling.keeper._LONGEST_GRACE", 30
     )  # the server may take a while to free the connections
-    assert keeper.settle_all() == 1
+    assert keeper.recover_all() == 1
 
 
 def test_a_keeper_without_a_connection_uses_an_idle_one_of_the_requests(
@@ -104,18 +104,18 @@ from backjob.storage.sql.database import Database
 from backjob.model.job import Move
 from backjob.storage.sql.schema import find_table
 from backjob.storage.sql.store import SQLStore
-from backjob.scheduling.leases import Vouching
+from backjob.scheduling.leases import Renewals
 
 outcome.PATIENCE = outcome._RETRY_EVERY = 0.1
-database, vouching = Database({url!r}, find_table(TABLE), True), Vouching()
+database, renewals = Database({url!r}, find_table(TABLE), True), Renewals()
 store = SQLStore(database)
 job_id = add(store)
 store.claim(job_id, 1, "us", 30, 0)
 job = store.get(job_id)
 database.dispose()
 with use_up_connections(make_url({url!r})):
-    outcome.Outcome(job, Move.COMPLETE, "Done.", 100).write_patiently(store, vouching)
-    print(vouching.has_postponed)
+    outcome.Outcome(job, Move.COMPLETE, "Done.", 100).write_patiently(store, renewals)
+    print(renewals.has_postponed)
 with gevent.Timeout(20):
     while store.get(job_id).status.name != "COMPLETED":  # the write may be under way
         gevent.sleep(0.01)
