@@ -131,7 +131,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
             write = _cut_text(write, most)
         statement = self._updates.find_one(write)
         values = {"job_id": job_id, **self._updates.list_parameters(write, now)}
-        if most is not None and isinstance(write, Progress) and write.is_more:
+        if most is not None and isinstance(write, Progress) and write.is_more and write.text:
             size = func.octet_length(self._database.table.c.status_text)
             statement = statement.where(size <= most // 2 - len(write.text.encode()))
         if isinstance(write, Transition) and not write.is_repeatable:

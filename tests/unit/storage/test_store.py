@@ -985,10 +985,11 @@ def test_find_vouched_finds_what_runs_and_what_waits_for_a_response(store: Store
     names = [each.name for each in dataclasses.fields(RecoveryRecord)]
     run_by(store, "run", app_id="wother")  # which its own app recovers
     wanted = [record(store, job_id) for job_id in (by_status[INPROGRESS], waiting)]
-    found = sorted(store.find_leased(KEY_IDS), key=lambda job: job.id)
+    found = sorted(store.find_leased(KEY_IDS, ""), key=lambda job: job.id)
     assert found == [RecoveryRecord(*(getattr(job, name) for name in names)) for job in wanted]
     assert found[0].status is INPROGRESS
-    assert len(store.find_leased((*KEY_IDS, "foreign"))) == 4
+    assert len(store.find_leased((*KEY_IDS, "foreign"), "")) == 4
+    assert len(store.find_leased((*KEY_IDS, "foreign"))) == 5
     assert store.find_leased(("none",)) == []
 
 

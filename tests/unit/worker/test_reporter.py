@@ -31,8 +31,8 @@ def writes():
     seen = []
 
     def note(connection, cursor, statement, parameters, context, executemany):
-        if context is not None and context.isupdate and "number" in context.compiled_parameters[0]:
-            seen.append((statement, context.compiled_parameters[0].get("text")))
+        if context is not None and context.isupdate and "arg_number" in context.compiled_parameters[0]:
+            seen.append((statement, context.compiled_parameters[0].get("arg_text")))
 
     event.listen(Engine, "before_cursor_execute", note)
     yield seen
