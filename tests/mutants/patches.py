@@ -564,8 +564,8 @@ MUTANTS = [
     Mutant(
         "a text grows beyond what the server takes",
         "backjob/storage/sql/store.py",
-        "statement.where(size <= most // 2",
-        "statement.where(size <= 2**40 + most // 2",
+        "statement.where(size <= room)",
+        "statement.where(size <= 2**40 + room)",
         ("tests/unit/storage/sql/test_database_servers.py",),
     ),
     Mutant(
