@@ -29,7 +29,7 @@ MOST_PLACES = 32
 
 
 def share_slots(processes: Sequence[int | None]) -> int:
-    """Return the number of jobs that may run at once: half of these slots of the processes. None: not known."""
+    """Return how many jobs may run at once: half of the known slots, UNKNOWN for each None, and at least 1."""
     known = [slots for slots in processes if slots is not None]
     return max(1, sum(known) // 2 + UNKNOWN * (len(processes) - len(known)))
 
@@ -45,7 +45,7 @@ class Room:
 
 
 def find_room(running: Mapping[str, int], max_running: int, of_scope: Callable[[str], int]) -> Room:
-    """Return the limits that so many jobs in each scope reach. 0: no limit."""
+    """Return the limits that these running jobs reach. 0: no limit."""
     full = frozenset(scope for scope, count in running.items() if 0 < of_scope(scope) <= count)
     return Room(0 < max_running <= sum(running.values()), full)
 

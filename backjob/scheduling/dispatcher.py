@@ -55,7 +55,7 @@ class Dispatcher:
         self._claims: dict[int, Callable[[], None]] = {}
         self._is_paused = False
         self._threads = 0
-        self._launches = 0  # also looks for a row to launch
+        self._launches = 0  # with those that only look for a row
         self._unclaimed = 0  # of them, those that wait for a slot
         self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
         self._outage_since: float | None = None  # start of a database outage, in time.monotonic()
@@ -85,9 +85,9 @@ class Dispatcher:
         return "thread" if threads_outlive_requests(environ) else "leave"
 
     def accept(self, job: Job, nonce: str, way: str, has_threads: bool) -> Callable[[], None] | None:
-        """Take over the hold of start(). Return None if it holds the job no more.
+        """Take over a job from start(). Return None if that was done before.
 
-        Otherwise return what to call after the response, which the job would delay.
+        Otherwise return what to call after the response, because the job would delay it.
         """
         if way == "thread":
             # Rows that wait go first.
@@ -130,7 +130,7 @@ class Dispatcher:
         self._run_in_request(wait_for_time, way, has_threads)
 
     def take_up_here(self, way: str, has_threads: bool) -> None:
-        """Launch the next row in this request, because a slot may be free. No thread may look for rows."""
+        """Launch the next waiting row in this request, in case no thread looks for rows."""
         self._run_in_request(self._rows.take, way, has_threads)
 
     def _run_in_request(self, find: Callable[[], Job | None], way: str, has_threads: bool) -> None:
@@ -146,7 +146,7 @@ class Dispatcher:
             log.warning("Jobs wait for their database: %s", error)
 
     def start_looking(self) -> None:
-        """Look for waiting rows now, if no thread here does, or if they all pause for a database outage."""
+        """Look for waiting rows now, unless a thread does. End the pause for a database outage."""
         if not self._threads or self._outage_since is not None:
             self.look_after(0)
 
@@ -157,7 +157,7 @@ class Dispatcher:
             self._wake()
 
     def note_claim(self, job_id: int) -> None:
-        """Note that this job has its slot: the next one may queue."""
+        """Note that this job has its slot: the next launch may wait for one."""
         leave_queue = self._claims.get(job_id)
         if leave_queue:
             leave_queue()
@@ -261,7 +261,7 @@ class Dispatcher:
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that makes this call once, in the first thread."""
+    """Return a function that makes this call at most once, from any thread."""
     calls = [call]
 
     def call_once() -> None:

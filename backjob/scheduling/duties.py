@@ -26,8 +26,8 @@ class Duties:
     def do(self, failure: str, duty: Callable[[], Result], *, is_vital: bool = False) -> Result | None:
         """Return what the duty returns, or None if it fails by itself. ``failure`` is logged when it begins to fail.
 
-        Raises StoreError for an outage, which concerns all duties. ``is_vital``: every StoreError
-        but Refused and TimedOut counts as an outage.
+        Raises StoreError for an outage, which concerns all duties. ``is_vital``: every StoreError but Refused and
+        TimedOut counts as one.
         """
         try:
             result = duty()

@@ -22,7 +22,7 @@ TRIES = 3
 
 @dataclass
 class _Postponed:
-    """A write to repeat, and a call for the case that the store always refuses it."""
+    """A write to repeat, and what to call if the store refuses each try."""
 
     write: Callable[[Store], object]
     give_up: Callable[[], object]

@@ -79,7 +79,7 @@ class Monitor:
         self._put_off: dict[int, tuple[int, str]] = {}  # jobs that wait for the end of an outage: attempt and holder
 
     def run(self, job: Job, on_claim: Callable[[], None], patience: float = math.inf) -> Verdict:
-        """Launch the job and watch it to its end. ``on_claim`` is called as soon as it has a slot.
+        """Launch the job and watch it to its end. ``on_claim`` is called as soon as the job has a slot.
 
         ``patience``: seconds to wait for that. A caller that holds a slot, maybe the only one, then leaves the request
         to the server.
@@ -109,7 +109,7 @@ class Monitor:
     def refuse(
         self, job_id: int, attempt: int, holder: str, error: LaunchError, request: Requested, failed_for: float = 0
     ) -> float:
-        """Note a failed launch. Fail the job with this reason, or return the seconds until the next try."""
+        """Note a failed launch. Return the seconds until the next try, or 0 after failing the job."""
         is_outage = not error.is_of_job and self._has_worked(error)
         if failed_for >= LONGEST_OUTAGE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
             reason = f"The job can't be launched: {error.public}"

@@ -55,7 +55,7 @@ class WaitingRows:
         return self._take(self._limits.find_room())
 
     def look(self) -> Look:
-        """Do the same, and find when to look again."""
+        """Do what take() does, and find when to look again."""
         left, room = self._left, self._limits.find_room()
         job = self._take(room)
         if job is not None:
