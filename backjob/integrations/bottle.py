@@ -40,7 +40,7 @@ class BackJobPlugin:
 
     The plugin wraps ``app.wsgi``, which Bottle calls for each request, so the server still gets the app itself. If apps
     are mounted or merged into others, install it in the outermost. Bottle does not apply the outer app's plugins to
-    their routes: a job's user is then checked in a hook, or, with ``apply=[plugin]``, at their own routes.
+    their routes. There a hook checks a job's user, or with ``apply=[plugin]`` the routes themselves do.
     """
 
     name = "backjob"

@@ -25,7 +25,7 @@ _NO_CHECK = ("csrf_processing_done", "_dont_enforce_csrf_checks")
 
 @contextlib.contextmanager
 def supply_token(request: HttpRequest) -> Iterator[None]:
-    """Supply a job with the current token of its session or cookie, or with a new one if it has none."""
+    """Supply a job with the current token of its session or cookie, or else with a new one."""
     if is_safe_method(request.method):
         yield
         return

@@ -1,4 +1,4 @@
-"""Jobs whose session ends or is replaced while they run: Django notices it when it saves the session."""
+"""Jobs whose session ends or is replaced while they run: Django finds out when it saves the session."""
 
 from __future__ import annotations
 

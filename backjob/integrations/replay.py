@@ -1,7 +1,7 @@
 """Shared code of the ``background`` decorators: their options, the job's request, and the response to the visitor.
 
-A CSRF check inside the decorated view runs in the job only. There it must find the token and the origin that the
-browser sent, not those that let the job itself pass the checks around the view.
+A CSRF check inside the decorated view runs in the job only. It must find the token and the origin that the browser
+sent, not those with which the job passes the checks around the view.
 
 Knows WSGI environs and no framework. Cookies and credentials are left out: start() adds those of the current request.
 """

@@ -1,7 +1,7 @@
 """The statuses of a job and the moves between them, as data.
 
-The SQL guards, the cache store's guards, the CHECK constraints and the diagram in the docs are generated from it. Knows
-nothing of records, databases and WSGI.
+The SQL guards, the cache store's guards, the CHECK constraints and the diagram in the docs are generated from this.
+Knows nothing of records, databases and WSGI.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum, IntEnum
 
 
 class Status(IntEnum):
-    """Where a job is in its life. The numbers are those of EBackJob for Yii 1."""
+    """Status of a job. The numbers are those of EBackJob for Yii 1."""
 
     STARTED = 0
     INPROGRESS = 1
@@ -21,7 +21,7 @@ class Status(IntEnum):
 
     @property
     def is_final(self) -> bool:
-        """No write changes a job in this status any more."""
+        """True if no write changes a job in this status."""
         return self in FINAL
 
     @property
@@ -50,7 +50,7 @@ KEEPS_REQUEST = FINAL - {Status.COMPLETED}
 
 
 class Move(Enum):
-    """A way from one of some statuses to another. The guards of the stores and the diagram are made from it."""
+    """A transition from one of its sources to its target."""
 
     CLAIM = {Status.STARTED}, Status.INPROGRESS
     COMPLETE = {Status.INPROGRESS}, Status.COMPLETED

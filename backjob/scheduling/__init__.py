@@ -1,1 +1,1 @@
-"""Which job runs when: limits, queue, launches and their monitors, leases, the keeper."""
+"""Scheduling of jobs: limits, queue, launches and their monitors, leases, the keeper."""

@@ -1,7 +1,7 @@
-"""How many jobs may run at once: in the whole deployment, in this process, and in each scope.
+"""The limits of running jobs: in the whole deployment, in this process, and in each scope.
 
-Counts what runs in this process, knows which processes there are, and makes ``max_running="auto"`` of that. That the
-whole deployment keeps to it is the store's, by the claim. Knows no threads of its own and launches nothing.
+Counts the jobs of this process, reads the slots of all processes, and computes ``max_running="auto"`` from them. The
+store enforces the limits of the deployment with the claim. Has no threads and launches nothing.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from backjob.storage.store import Store
 log = logging.getLogger("backjob")
 
 UNKNOWN = 4
-"""Jobs that run at once for each process of which it is not known how many requests it takes."""
+"""Jobs that may run at once for each process with an unknown number of slots."""
 MOST_PLACES = 32
-"""Jobs that one process launches and watches at once, whatever may run."""
+"""Most jobs that one process launches and watches at once."""
 
 
 def share_slots(processes: Sequence[int | None]) -> int:
-    """How many jobs run at once, so that people have as many slots. For each process its slots; None: not known."""
+    """Return how many jobs may run at once: half of the known slots, UNKNOWN for each None, and at least 1."""
     known = [slots for slots in processes if slots is not None]
     return max(1, sum(known) // 2 + UNKNOWN * (len(processes) - len(known)))
 
 
 @dataclass(frozen=True)
 class Room:
-    """Where no more jobs may run just now."""
+    """The limits that are reached now."""
 
     is_full: bool = False
-    """Nowhere in the deployment."""
+    """True for that of the whole deployment."""
     full_scopes: frozenset[str] = frozenset()
+    """The scopes in which no more jobs may run."""
 
 
 def find_room(running: Mapping[str, int], max_running: int, of_scope: Callable[[str], int]) -> Room:
-    """What is full, when so many jobs run in each scope. Limits of 0 are none."""
+    """Return the limits that these running jobs reach. 0: no limit."""
     full = frozenset(scope for scope, count in running.items() if 0 < of_scope(scope) <= count)
     return Room(0 < max_running <= sum(running.values()), full)
 
 
 class Limits:
-    """The limits of one application, as they are in this process. ``name`` is the process's own."""
+    """The limits of one application, as this process knows them. ``name``: of the process."""
 
     def __init__(self, config: Config, store: Store, name: str) -> None:
         self._config = config
@@ -60,16 +61,16 @@ class Limits:
         self._running = 0
         self._is_server = False
         self._is_uncounted = False
-        """The last renewal for a request failed, which was logged."""
+        """True if the last renewal in a request failed, which was logged."""
         self._keeps_version = False
         self._slots: int | None = None
-        self._strays: tuple[int, ...] = ()
+        self._orphans: tuple[int, ...] = ()
         self._auto = UNKNOWN
         self._renew_at = self._renew_version_at = 0.0  # in time.monotonic()
 
     @property
     def max_running(self) -> int:
-        """Jobs in the whole deployment, as far as it is known by now; 0: no limit."""
+        """Jobs in the whole deployment, as far as it is known; 0: no limit."""
         limit = self._config.max_running
         return limit if isinstance(limit, int) else self._auto
 
@@ -95,17 +96,17 @@ class Limits:
 
     @property
     def places(self) -> int:
-        """Jobs that this process launches and watches at once: more would not run."""
+        """Most jobs that this process launches and watches at once."""
         return min(filter(None, (self.max_running, self._config.max_running_per_process, MOST_PLACES)))
 
     def find_room(self) -> Room:
-        """What is full now. Raises StoreError."""
+        """Return the limits that are reached now. Raises StoreError."""
         if not self.max_running and not self._config.max_running_per_scope:
             return Room()
         return find_room(self._store.count_running(), self.max_running, self.of_scope)
 
     def enter(self) -> bool:
-        """A job wants to run in this process: may it? Then leave() is to be called once it does no more."""
+        """Count one more job in this process, until leave(). Return False if its limit is reached."""
         with self._lock:
             if not self.has_room_here:
                 return False
@@ -118,14 +119,14 @@ class Limits:
         return not 0 < self.per_process <= self._running
 
     def leave(self) -> None:
-        """A job does not run in this process (any more)."""
+        """Count one job less in this process."""
         with self._lock:
             self._running -= 1
 
     def note_process(self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None) -> None:
-        """A request is served here: this process counts from now on, and again before the others forget it.
+        """Register this process, because it serves a request. Repeat that before the lease ends.
 
-        Raises nothing: what can't be told to the others now is told later.
+        Raises nothing: a write that fails is repeated later.
         """
         if not self._is_server and environ is not None:
             self._slots = detect_server(environ, start_response).threads_each
@@ -143,9 +144,9 @@ class Limits:
             self._is_uncounted = True
 
     def renew(self, store: Store | None = None) -> None:
-        """Tell the others that this process is there, and look who else is. To be called each third of a lease.
+        """Register this process and read the slots of all. Call it each third of a lease.
 
-        ``store``: another one than that of the requests. Raises StoreError.
+        ``store``: replaces that of the requests. Raises StoreError.
         """
         store = store or self._store
         self._renew_at = time.monotonic() + self._config.lease / 3
@@ -158,19 +159,20 @@ class Limits:
             with contextlib.suppress(Refused):
                 store.unregister(name)
             del slots[name]
-        # A process without slots is there for its version of the app only, or all of its slots are lost.
+        # A process with 0 slots only registers its app version, or has lost all of its slots.
         self._auto = share_slots([each for each in slots.values() if each != 0] or [self._free_slots])
 
     def note_serving(self) -> None:
-        """Count the version of this process as alive from the next renewal on: it serves requests, even if none of
-        them is a job's."""
+        """Register the app version of this process from the next renewal on, even if it serves no jobs."""
         self._keeps_version = self._config.app_version is not None
 
     def note_recorder(
         self, environ: Mapping[str, Any] | None, start_response: Callable[..., Any] | None = None
     ) -> None:
-        """Before a job is recorded here: register this process if jobs run in it, and report its version of the app, so
-        that no process of another version takes the job before one of this version can. Raises StoreError."""
+        """Register the app version of this process before it records a job, and its slots if jobs run in it.
+
+        Otherwise a process of another version could take the job first. Raises StoreError.
+        """
         # With connect= the jobs may run elsewhere: the processes that serve them register themselves.
         self.note_process(environ if self._config.connect is None else None, start_response)
         if self._config.app_version and time.monotonic() >= self._renew_version_at:
@@ -180,30 +182,30 @@ class Limits:
 
     @property
     def _free_slots(self) -> int | None:
-        """Those that jobs and people share."""
-        return self._slots and max(self._slots - len(self._strays), 0)
+        """Slots that no orphaned run holds."""
+        return self._slots and max(self._slots - len(self._orphans), 0)
 
     def note_orphans(self, job_ids: Iterable[int], store: Store) -> None:
-        """The code of these jobs goes on here though they have ended: their slots are lost. Raises StoreError."""
-        before, lost_before = self._strays, self.lost_slots
-        self._strays = tuple(sorted(job_ids))
+        """Count the slots of these jobs as lost: they have ended, but their code runs on here. Raises StoreError."""
+        before, lost_before = self._orphans, self.lost_slots
+        self._orphans = tuple(sorted(job_ids))
         if self.lost_slots and not lost_before:
             log.warning("%s", self.lost_slots)
-        if len(self._strays) != len(before):
+        if len(self._orphans) != len(before):
             self.renew(store)
 
     @property
     def lost_slots(self) -> str:
-        """Say so where half of this process's slots for jobs, or more, are lost. Else an empty text."""
+        """Warning if at least half of this process's slots for jobs are lost, or an empty text."""
         slots = min(filter(None, (self.per_process, self._slots)), default=0)
-        if not slots or 2 * len(self._strays) < slots:
+        if not slots or 2 * len(self._orphans) < slots:
             return ""
-        named = ", ".join(map(str, self._strays[:MOST_PLACES]))
-        count = min(len(self._strays), slots)
+        named = ", ".join(map(str, self._orphans[:MOST_PLACES]))
+        count = min(len(self._orphans), slots)
         return f"{count} of {slots} slots for jobs are held by code that goes on after its job ended: {named}"
 
     def withdraw(self, store: Store | None = None) -> None:
-        """This process ends: it counts no more. Raises StoreError."""
+        """Unregister this process, because it ends. Raises StoreError."""
         if self._is_server or self._config.app_version:
             self._is_server = self._keeps_version = False
             (store or self._store).unregister(self.name)

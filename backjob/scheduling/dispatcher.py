@@ -1,7 +1,7 @@
-"""What this process launches, and when: a bounded number of places, the threads that fill them, the rows that wait.
+"""The dispatcher of one process: launches jobs in a bounded number of threads, and leaves the others as rows.
 
-A job has a place from before its launch until its connection has ended. Of these only a few may wait for a slot of the
-server at once, for people's requests stand in the same queue. All other jobs are rows and nothing else.
+A launch lasts until its connection has ended. Only a few launches may wait for a slot of the server at once, because
+visitors' requests wait in the same queue.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ log = logging.getLogger("backjob")
 UNCLAIMED = 2
 """Worker requests of one process that may wait for a slot at once."""
 LEFT_UNCLAIMED = 4
-"""The same in the whole deployment, where nobody watches."""
-_LONGEST_AWAY = 10.0
-"""Seconds of the pause between two tries while the database is away: where nobody keeps, nothing else ends it."""
+"""The same in the whole deployment, if no monitor watches."""
+_LONGEST_PAUSE = 10.0
+"""Longest pause in an outage of the database, before jitter. Without a keeper, nothing else ends it."""
 _PATIENCE_IN_REQUEST = 5.0
-"""Seconds for which a monitor in a request waits until its job has a slot. It may hold the only one itself."""
+"""Seconds for which a monitor in a request waits until its job has a slot. It may hold the only one."""
 _NEVER = float("inf")
 
 
 class Dispatcher:
-    """Fills the places of this process with jobs that are handed over, or that wait as rows."""
+    """Launches the jobs that are handed over to this process, or that wait as rows."""
 
     def __init__(self, config: Config, keyring: Keyring, store: Store, limits: Limits, monitor: Monitor) -> None:
         self._config = config
@@ -55,10 +55,10 @@ class Dispatcher:
         self._claims: dict[int, Callable[[], None]] = {}
         self._is_paused = False
         self._threads = 0
-        self._taken = 0  # places
-        self._unclaimed = 0  # of them, those whose request waits for a slot
+        self._launches = 0  # with those that only look for a row
+        self._unclaimed = 0  # of them, those that wait for a slot
         self._look_at = _NEVER  # when to look for rows that wait, in time.monotonic()
-        self._away_since: float | None = None  # the database, in time.monotonic()
+        self._outage_since: float | None = None  # start of a database outage, in time.monotonic()
 
     def pause(self) -> None:
         """Launch nothing until resume(), and wait a moment for threads that are about to end.
@@ -79,32 +79,32 @@ class Dispatcher:
                 self._wake()
 
     def choose_way(self, environ: Mapping[str, Any]) -> str:
-        """Where a monitor waits on this server: "thread", "request" or "leave"."""
+        """Return how a monitor waits on this server: "thread", "request" or "leave"."""
         if self._config.monitor != "auto":
             return self._config.monitor
         return "thread" if threads_outlive_requests(environ) else "leave"
 
     def accept(self, job: Job, nonce: str, way: str, has_threads: bool) -> Callable[[], None] | None:
-        """Take over what start() holds. None when it holds it no more: this launch was taken over before.
+        """Take over a job from start(). Return None if that was done before.
 
-        Else what is to be done once the answer is out: until then the job would only be in the way of it.
+        Otherwise return what to call after the response, because the job would delay it.
         """
         if way == "thread":
-            # Nobody overtakes the rows that wait.
-            has_place = job.due_in <= 0 and not self._rows.are_there and self._take_place()
+            # Rows that wait go first.
+            may_launch = job.due_in <= 0 and not self._rows.are_there and self._begin_launch()
         elif job.due_in > 0:
-            has_place = not has_threads  # who else would wait for its time?
+            may_launch = not has_threads  # without threads, only this request can wait
         else:
-            has_place = way == "request" or self._store.count_launched() < LEFT_UNCLAIMED
-        holder = self._monitor.owner if has_place else None
-        app_id = self._monitor.app_id  # a job that was nobody's is this application's from now on
+            may_launch = way == "request" or self._store.count_launched() < LEFT_UNCLAIMED
+        holder = self._monitor.owner if may_launch else None
+        app_id = self._monitor.app_id  # also of a job without one, from now on
         is_taken = self._store.hold(job.id, job.attempt, nonce, holder, job.due_in + self._config.lease, app_id)
         if not is_taken:
-            if has_place and way == "thread":
+            if may_launch and way == "thread":
                 self._leave_queue()
-                self._give_place_back()
+                self._end_launch()
             return None
-        if not has_place:
+        if not may_launch:
             if job.due_in <= 0:
                 self._rows.note_left()
             return functools.partial(self.look_after, job.due_in) if has_threads else _nothing
@@ -118,7 +118,7 @@ class Dispatcher:
             self._wake()
 
     def _run_here(self, job_id: int, way: str, has_threads: bool) -> None:
-        """In this very request: wait for the job's time, launch it, and watch it ("request") or leave ("leave")."""
+        """Wait in this request until the job is due, then launch it and watch it ("request") or leave ("leave")."""
 
         def wait_for_time() -> Job | None:
             job = self._store.get(job_id)
@@ -130,7 +130,7 @@ class Dispatcher:
         self._run_in_request(wait_for_time, way, has_threads)
 
     def take_up_here(self, way: str, has_threads: bool) -> None:
-        """Where threads need not look for the rows that wait: launch the next one, now that there is room."""
+        """Launch the next waiting row in this request, in case no thread looks for rows."""
         self._run_in_request(self._rows.take, way, has_threads)
 
     def _run_in_request(self, find: Callable[[], Job | None], way: str, has_threads: bool) -> None:
@@ -146,36 +146,36 @@ class Dispatcher:
             log.warning("Jobs wait for their database: %s", error)
 
     def start_looking(self) -> None:
-        """Look for rows that wait from now on, if nobody here does, or if that waits for a database: it is there."""
-        if not self._threads or self._away_since is not None:
+        """Look for waiting rows now, unless a thread does. End the pause for a database outage."""
+        if not self._threads or self._outage_since is not None:
             self.look_after(0)
 
     def look_after(self, seconds: float) -> None:
-        """Look for rows that wait so many seconds from now, or later as soon as there is a place."""
+        """Look for waiting rows after so many seconds, or later if no launch is possible then."""
         with self._changed:
             self._look_at = min(self._look_at, time.monotonic() + max(seconds, 0))
             self._wake()
 
     def note_claim(self, job_id: int) -> None:
-        """This job has its slot in this process: the next one may queue for one."""
+        """Note that this job has its slot: the next launch may wait for one."""
         leave_queue = self._claims.get(job_id)
         if leave_queue:
             leave_queue()
 
-    def _take_place(self) -> bool:
+    def _begin_launch(self) -> bool:
         with self._changed:
-            is_free = self._has_room()
+            is_free = self._may_launch()
             if is_free:
-                self._taken += 1
+                self._launches += 1
                 self._unclaimed += 1
             return is_free
 
-    def _has_room(self) -> bool:
-        return self._taken < self._limits.places and self._unclaimed < UNCLAIMED
+    def _may_launch(self) -> bool:
+        return self._launches < self._limits.places and self._unclaimed < UNCLAIMED
 
-    def _give_place_back(self) -> None:
+    def _end_launch(self) -> None:
         with self._changed:
-            self._taken -= 1
+            self._launches -= 1
             self._changed.notify()
 
     def _leave_queue(self) -> None:
@@ -184,14 +184,14 @@ class Dispatcher:
             self._changed.notify()
 
     def _wake(self) -> None:
-        """With the lock held: see that there is a thread for each place that is taken, and one to look for rows."""
+        """Start a thread if a launch or a look for rows lacks one. The caller holds the lock."""
         self._changed.notify()
-        if not self._is_paused and self._threads < min(self._limits.places, self._taken + (self._look_at < _NEVER)):
+        if not self._is_paused and self._threads < min(self._limits.places, self._launches + (self._look_at < _NEVER)):
             try:
                 threading.Thread(target=self._work, name="backjob-monitor", daemon=True).start()
                 self._threads += 1
-            except RuntimeError as error:  # the job stays where it is, for the next one who comes by here
-                log.warning("Jobs wait, there is no thread for them: %s", error)
+            except RuntimeError as error:  # the job stays in the queue for a later thread
+                log.warning("Jobs wait, no thread can be started: %s", error)
 
     def _work(self) -> None:
         try:
@@ -206,50 +206,50 @@ class Dispatcher:
                     log.error("A waiting job can't be written: %s", error)
                     self.look_after(LOOK_EVERY)
                 except StoreError as error:
-                    self.look_after(self._note_away(error))
+                    self.look_after(self._note_outage(error))
                 finally:
                     leave_queue()
-                    self._give_place_back()
+                    self._end_launch()
         finally:
             with self._changed:
                 self._threads -= 1
                 self._changed.notify_all()
 
     def _next(self) -> Job | None:
-        """Wait for a job that is handed over, or (None) for the time to look for one. Its place is taken either way."""
+        """Wait for a job that is handed over, or (None) for the time to look for one. Both count as launches."""
         with self._changed:
             while not self._handed:
                 wait = self._look_at - time.monotonic()
-                if not self._has_room():
+                if not self._may_launch():
                     wait = _NEVER
                 if wait <= 0 or self._is_paused:
                     self._look_at = _NEVER
-                    self._taken += 1
+                    self._launches += 1
                     self._unclaimed += 1
                     return None
                 self._changed.wait(wait if wait < _NEVER else None)
             return self._handed.popleft()
 
     def _look(self) -> Job | None:
-        """The next row that is due and may run, held by this process now."""
+        """Return the next row that is due and may run, held by this process."""
         if self._is_paused:
             return None
         look = self._rows.look()
-        if self._away_since is not None:
-            self._away_since = None
+        if self._outage_since is not None:
+            self._outage_since = None
             log.info("The database of the jobs is back")
         self.look_after(look.next_in)
         return look.job
 
-    def _note_away(self, error: StoreError) -> float:
-        """The database can't be reached: seconds until it is tried again, more the longer it is away."""
+    def _note_outage(self, error: StoreError) -> float:
+        """Note an outage of the database. Return the seconds until the next try, which grow."""
         with self._changed:
-            now, since = time.monotonic(), self._away_since
-            self._away_since = now if since is None else since
+            now, since = time.monotonic(), self._outage_since
+            self._outage_since = now if since is None else since
         if since is None:
             log.warning("Jobs wait for their database: %s", error)
             since = now
-        return backoff(min(now - since, _LONGEST_AWAY))
+        return backoff(min(now - since, _LONGEST_PAUSE))
 
     def _run(self, job: Job, leave_queue: Callable[[], None]) -> None:
         self._claims[job.id] = leave_queue
@@ -261,7 +261,7 @@ class Dispatcher:
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:
-    """The call, made at most once, from whichever thread comes first."""
+    """Return a function that makes this call at most once, from any thread."""
     calls = [call]
 
     def call_once() -> None:

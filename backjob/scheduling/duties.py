@@ -1,6 +1,6 @@
-"""The duties of a keeper, each of which may fail without keeping it from the others.
+"""The duties of a keeper: one that fails does not block the others.
 
-Knows what is an outage of the store, and nothing of what a duty does.
+Knows outages of the store, and nothing of what a duty does.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Duties:
     def do(self, failure: str, duty: Callable[[], Result], *, is_vital: bool = False) -> Result | None:
         """Return what the duty returns, or None if it fails by itself. ``failure`` is logged when it begins to fail.
 
-        Raises StoreError for an outage, which concerns all duties. ``is_vital``: every StoreError counts as one that
-        does not say that the store works otherwise.
+        Raises StoreError for an outage, which concerns all duties. ``is_vital``: every StoreError but Refused and
+        TimedOut counts as one.
         """
         try:
             result = duty()

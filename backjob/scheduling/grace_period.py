@@ -56,7 +56,7 @@ class GracePeriod:
     def find_expired(self, now: datetime) -> set[PossiblyLost]:
         """Return the jobs whose grace period is over: they can be recovered if they still have no heartbeat.
 
-        Return none if no new connection can be opened. Raises StoreError.
+        Return an empty set if no new connection can be opened. Raises StoreError.
         """
         expired = {each for each, since in self._began_at.items() if (now - since).total_seconds() >= _GRACE}
         return expired if expired and self._others_can_connect() else set()
@@ -77,7 +77,7 @@ class GracePeriod:
     def _others_can_connect(self) -> bool:
         """Return whether a new connection can be opened. If not, restart the wait of one whole lease.
 
-        This process keeps its own connection, so it would not notice that the server has none left for others.
+        This process keeps its own connection, so it would not notice that others can't connect.
         """
         try:
             self._store.try_new_connection()

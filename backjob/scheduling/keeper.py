@@ -40,7 +40,7 @@ _SHORTEST_PAUSE = 0.1
 _AFTER_FAILURE = 1.0
 _LONGEST_GRACE = 4.0
 """The longest wait of ``recover_all()`` beyond one lease, in seconds."""
-_KNOCK_PATIENCE = 2.0
+_WAKE_UP_PATIENCE = 2.0
 _KEYS_EVERY = 60.0
 _MISSING_KEY = "This job waits for a process that has its key: add the old key to key=[new, old]"
 _LEFT_FOR = 3600.0
@@ -78,20 +78,20 @@ class Keeper:
         self._keyring = keyring
         self._store = store
         self._self_request = self_request
-        self._app_id: str | None = self_request.app_id  # None: it recovers the jobs of all applications
+        self._app_id: str | None = self_request.app_id  # None: recovers those of all applications
         self._renewals = renewals
         self._limits = limits
         self._owner = limits.name
         self._start_looking = start_looking
         self._next = _Times()
         self._grace = GracePeriod(store, config.lease, self._renew)
-        self._is_away = False
+        self._is_unreachable = False
         self._ended: set[str] = set()
         self._recovered, self._explained = 0, ""
         self._duties = Duties()
         self._pruning = Pruning(config, store)
         self._left: dict[int, float] = {}
-        """The jobs that could not be recovered, and until when they are left alone, in time.monotonic()."""
+        """The time at which a job that could not be recovered is tried again, in time.monotonic()."""
 
     def step(self) -> float:
         """Do what is due and return the seconds until the next duty. Raises no StoreError."""
@@ -100,12 +100,12 @@ class Keeper:
         except StoreError as error:
             self._grace.reset()
             self._next = _Times()
-            if not self._is_away:
-                self._is_away = True
-                log.warning("Nobody settles lost jobs until the job store is back: %s", error)
+            if not self._is_unreachable:
+                self._is_unreachable = True
+                log.warning("No lost jobs are recovered until the job store is back: %s", error)
             return _AFTER_FAILURE * random_between(0.75, 1.25)
-        if self._is_away:
-            self._is_away = False
+        if self._is_unreachable:
+            self._is_unreachable = False
             log.info("The job store is back")
         return max(0.0, min(self._next.renewal, self._next.sweep) - time.monotonic())
 
@@ -229,7 +229,7 @@ class Keeper:
         return decide(job, now, policy) if time.monotonic() >= self._left.get(job.id, 0.0) else None
 
     def _recover_by_itself(self, job: RecoveryRecord, recovery: Recovery) -> bool:
-        """Recover this job. One that can't be recovered does not keep the others. Raises StoreError for an outage.
+        """Recover this job. One that can't be recovered does not block the others. Raises StoreError for an outage.
 
         Return False if that took so long that the leases of this process may have to be renewed.
         """
@@ -292,7 +292,7 @@ class Keeper:
         try:
             request = self._keyring.unseal(job.id, job.uid, job.sealed)
             token = self._keyring.sign(PROBE, job.id, job.attempt, b"")
-            self._self_request.send_wake_up(token, request, _KNOCK_PATIENCE)
+            self._self_request.send_wake_up(token, request, _WAKE_UP_PATIENCE)
         except (AddressError, SealError) as error:
             log.info("Job %d waits until a request comes: %s", job.id, error, extra=about(job.id, job.attempt))
         finally:

@@ -1,6 +1,6 @@
-"""What this process vouches for just now: the jobs that it runs, those that it holds, and what it has yet to write.
+"""The leases and holds that this process renews, and the writes that wait for the end of an outage.
 
-Told by its requests and threads, read by its keeper. Each use is one step of a dict: no thread ever waits for another.
+Requests and threads add them, the keeper renews them. Each access is one atomic step of a dict, without a lock.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from backjob.storage.store import Store
 log = logging.getLogger("backjob")
 
 TRIES = 3
-"""Times that a write is tried which the store refuses for what it is."""
+"""Tries of a write that the store refuses because of its content."""
 
 
 @dataclass
 class _Postponed:
-    """A write to be made up for, and what to do if the store refuses it every time."""
+    """A write to repeat, and what to call if the store refuses each try."""
 
     write: Callable[[Store], object]
     give_up: Callable[[], object]
@@ -34,45 +34,45 @@ def _do_nothing() -> None:
 
 
 class Renewals:
-    """The leases and holds of one process, each by what stands in its record."""
+    """The leases and holds of one process, by the names in the records."""
 
     def __init__(self) -> None:
         self._leases: dict[str, int] = {}
         self._holds: dict[int, str] = {}
         self._postponed: deque[_Postponed] = deque()
         self._unrenewed: set[int] = set()
-        """The jobs whose lease or hold could not be renewed the last time."""
+        """Jobs with a lease or hold that could not be renewed the last time."""
 
     @property
     def leases(self) -> dict[str, int]:
-        """The claims of the jobs that run here, and their ids."""
+        """Ids of the jobs that run here, by claim."""
         return dict(self._leases)
 
     @property
     def holds(self) -> dict[int, str]:
-        """The jobs that are held for a launch or a response, and by which name."""
+        """Names of the holders of jobs that wait for a launch or a response."""
         return dict(self._holds)
 
     def lease(self, job_id: int, claim: str) -> None:
-        """Vouch for a job that was claimed."""
+        """Renew this lease from now on."""
         self._leases[claim] = job_id
 
     def end_lease(self, claim: str) -> None:
-        """This run is over, and its end is written."""
+        """Stop renewing this lease."""
         self._leases.pop(claim, None)
 
     def hold(self, job_id: int, holder: str) -> None:
-        """Vouch for a job that waits."""
+        """Renew this hold from now on."""
         self._holds[job_id] = holder
 
     def end_hold(self, job_id: int) -> None:
-        """It waits no more, or for somebody else."""
+        """Stop renewing this hold."""
         self._holds.pop(job_id, None)
 
     def renew(self, store: Store, seconds: float) -> None:
-        """Renew all leases and holds. One that the store refuses does not keep the others.
+        """Renew all leases and holds. One that the store refuses does not block the others.
 
-        Raises StoreError for an outage, and when the store refuses even a renewal of nothing.
+        Raises StoreError for an outage, and if the store refuses even an empty renewal.
         """
         leases, holds, failed = self.leases, self.holds, self._unrenewed
         sound = {name: job_id for name, job_id in leases.items() if job_id not in failed}
@@ -94,9 +94,9 @@ class Renewals:
         self._unrenewed = set(errors)
 
     def postpone(self, write: Callable[[Store], object], give_up: Callable[[], object] = _do_nothing) -> None:
-        """Something is known about a job, and could not be written: this writes it as soon as the store is back.
+        """Make this write as soon as the store is back.
 
-        ``give_up`` is called instead if the store refuses the write for what it is, each time that it is tried.
+        ``give_up`` is called instead if the store refuses the write each time because of its content.
         """
         self._postponed.append(_Postponed(write, give_up))
 
@@ -106,10 +106,10 @@ class Renewals:
         return bool(self._postponed)
 
     def write_postponed(self, store: Store) -> None:
-        """Write what was postponed. Any thread may call this, with a store of its own: each write is taken by one.
+        """Make the postponed writes. Any thread may call this with its own store: each write is taken by one.
 
-        A write that the store refuses is left for the next time, and given up after a few. Raises StoreError for any
-        other failure, and the rest stays for the next time, which begins with another write.
+        A write that the store refuses is left for the next call, and given up after a few. Any other failure raises
+        StoreError and leaves the rest for the next call, which begins with another write.
         """
         for _ in range(len(self._postponed)):
             try:
@@ -123,7 +123,7 @@ class Renewals:
                 if postponed.refusals < TRIES:
                     self._postponed.append(postponed)
                 else:
-                    log.error("A write is given up that the job store refuses: %s", error)
+                    log.error("A write that the store refuses is given up: %s", error)
                     postponed.give_up()
             except BaseException:
                 self._postponed.append(postponed)
@@ -133,7 +133,7 @@ class Renewals:
 def _try_to_renew(
     store: Store, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float
 ) -> StoreError | None:
-    """Renew this one. Return why the store refuses it."""
+    """Renew these. Return the error if the store refuses."""
     try:
         store.renew(leases, holds, seconds)
     except (Refused, TimedOut) as error:

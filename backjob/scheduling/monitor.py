@@ -1,7 +1,7 @@
-"""The monitor of one job: launches its worker, waits as long as it takes, and judges what came back.
+"""The monitor of one job: launches its worker, waits for it without a limit, and judges the answer.
 
 Before a claim, an answer that is not our worker's is a launch failure. After it the worker alone ends the job, or the
-keeper if the worker is gone. Knows no threads and no places: those are the dispatcher's.
+keeper if the worker is lost. Threads and their number are the dispatcher's.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ _AFTER_END = 10.0
 _SHORTEST_WATCH, _LONGEST_WATCH = 10.0, 60.0
 """The shortest and the longest pause between two reads of a running job's record, in seconds."""
 _MOST_RELEASED = 20
-"""Jobs that one success wakes: each of them wakes as many more."""
+"""Jobs that one success retries. Each of them does the same."""
 _AHEAD = 5.0
-"""Seconds until a request that was sent to a job's own path counts as one that has not come in."""
+"""Seconds until a request that was sent to a job's own path counts as lost."""
 _MOST_PUT_OFF = 10000
 _MOST_READ = 50
 _ABANDONED = plain(
     "no process of its application has taken it for a day. An application that is renamed needs an app_name"
 )
 LONGEST_OUTAGE = 86400.0
-"""Seconds for which a job is launched again and again at an address that has worked."""
+"""Seconds for which launches are retried at an address that has worked."""
 
 
 class Verdict(Enum):
-    """What the monitor found in the end."""
+    """The result of a launch."""
 
-    ENDED = "the worker has ended the job, or somebody else has"
+    ENDED = "the job has ended, by its worker or otherwise"
     FULL = "no slot is free for jobs: the job waits"
     REFUSED = "not launched: the job fails, or is tried again later"
     UNSEEN = "the answer was not our worker's, but the job runs"
@@ -79,7 +79,7 @@ class Monitor:
         self._put_off: dict[int, tuple[int, str]] = {}  # jobs that wait for the end of an outage: attempt and holder
 
     def run(self, job: Job, on_claim: Callable[[], None], patience: float = math.inf) -> Verdict:
-        """Launch the job and watch it to its end. ``on_claim`` is called as soon as its request is in a slot.
+        """Launch the job and watch it to its end. ``on_claim`` is called as soon as the job has a slot.
 
         ``patience``: seconds to wait for that. A caller that holds a slot, maybe the only one, then leaves the request
         to the server.
@@ -98,7 +98,7 @@ class Monitor:
             self._renewals.end_hold(job.id)
 
     def leave(self, job: Job) -> Verdict:
-        """Launch the job and wait no longer than start() does."""
+        """Launch the job and wait only for ``close_delay``."""
 
         def wait_briefly(token: Token, request: JobRequest, connection: Connection) -> Verdict:
             is_answered = connection.receive(self._config.close_delay)
@@ -109,7 +109,7 @@ class Monitor:
     def refuse(
         self, job_id: int, attempt: int, holder: str, error: LaunchError, request: Requested, failed_for: float = 0
     ) -> float:
-        """A launch did not get through: fail the job and say why, or tell how many seconds to wait for the next try."""
+        """Note a failed launch. Return the seconds until the next try, or 0 after failing the job."""
         is_outage = not error.is_of_job and self._has_worked(error)
         if failed_for >= LONGEST_OUTAGE if is_outage else error.is_final or failed_for >= self._config.launch_timeout:
             reason = f"The job can't be launched: {error.public}"
@@ -127,7 +127,7 @@ class Monitor:
     def end_outage(self) -> None:
         """Retry the jobs that wait for the end of an outage at once, because a launch has succeeded.
 
-        Do nothing while a maintenance page lets only GETs through: each job of a GET would wake jobs of a POST in vain.
+        Do nothing while a maintenance page passes on only GETs: each job of a GET would wake jobs of a POST in vain.
         """
         if not self._launcher.paths.takes_posts:
             return
@@ -137,7 +137,7 @@ class Monitor:
                 self._store.hold(job_id, attempt, holder, None, 0)
 
     def _has_worked(self, error: LaunchError) -> bool:
-        """Has the address proved itself: in this process, or in another one that has run a job of this app?"""
+        """Has the address worked in this process, or in another one that has run a job of this app?"""
         if not self._launcher.has_worked and not error.is_denied:
             ran = self._store.find(FINAL | {Status.INPROGRESS}, None, _MOST_READ, None, 0)
             is_any = self._config.address is not None  # connect= may lead to any application
@@ -145,17 +145,17 @@ class Monitor:
         return self._launcher.has_worked
 
     def _send_ahead(self, job: Job, token: Token, request: JobRequest) -> Verdict:
-        """Prove the job's path without waiting: have the monitor's request come to it, which goes on from there.
+        """Prove the job's path without waiting: send it a monitor request, which launches the job when it arrives.
 
-        Whoever calls holds a slot, maybe the only one, so that a probe could not be answered. Until the request has
-        come in, this counts as a failed launch: something else may answer there, and its answer would not be seen.
+        The caller holds a slot, maybe the only one, so a probe could get no answer. Until the request arrives, this
+        counts as a failed launch: another server may answer it there, unseen.
         """
         failed_for = job.launch_failed_for
         is_posted = self._launcher.post_to_mount(token, request, is_again=failed_for > 0)
         nonce = mark_job_path(new_nonce(), is_posted=is_posted)
         at = request.path[:200]
         unseen = f"BackJob has not been reached at {at}: all slots are busy, or something in front of it answers there"
-        if failed_for:  # one was sent before, and has not come in
+        if failed_for:  # one was sent before, and has not arrived
             wait = self.refuse(job.id, job.attempt, self.owner, LaunchError(plain(unseen)), job, failed_for)
         else:
             wait = _AHEAD
@@ -171,7 +171,7 @@ class Monitor:
         return Verdict.UNSEEN
 
     def refuse_target(self, job: Job, error: OutsideMount) -> None:
-        """Fail a job whose target is outside of the app: no later launch would end otherwise."""
+        """Fail a job whose target is outside of the app: each launch would fail."""
         self.refuse(job.id, job.attempt, "", LaunchError(error, is_final=True, is_of_job=True), job)
 
     def _launch(
@@ -188,11 +188,11 @@ class Monitor:
             with self._launcher.open(token, request, from_slot=from_slot) as connection:
                 return then(token, request, connection)
         except NewerRecordError:
-            # The column of its row was changed, or this process would not have taken it.
+            # A column of its row was changed: such a row is not taken otherwise.
             self._store.note_full(job.id, job.attempt, self.owner)
             return Verdict.FULL
         except SealError:
-            reason = "The record was changed: it does not open."
+            reason = "The record was changed: it can't be read."
             if self._store.move(Move.FAIL, job.id, attempt=job.attempt, text=reason, error=reason):
                 log_ended(Move.FAIL, job.id, job.attempt, job, reason=reason)
         except Busy as error:
@@ -204,7 +204,7 @@ class Monitor:
         return Verdict.REFUSED
 
     def _leave_to_threads(self, job: Job, holder: str) -> Verdict:
-        """Nothing could be sent from this slot, which may be the only one: a thread can wait until one is free."""
+        """Leave the job to a thread, which can wait for a free slot. This slot may be the only one."""
         self._store.note_full(job.id, job.attempt, holder)
         return Verdict.FULL
 
@@ -221,7 +221,7 @@ class Monitor:
         on_claim: Callable[[], None],
         patience: float,
     ) -> bool:
-        """Wait for the answer, as long as it takes, and see when the job gets its slot. Return whether it has come.
+        """Wait for the answer, and note when the job gets its slot. Return whether the answer has come.
 
         Raises LaunchError if the request is lost on its way to a slot.
         """
@@ -249,10 +249,10 @@ class Monitor:
     def _watch(self, job: Job, token: Token, connection: Connection, status: Status) -> bool:
         """Wait for the answer as long as the job runs. Return whether it has come.
 
-        A load balancer may drop an idle connection without telling either side, and TCP keep-alive checks only the
-        connection to the load balancer. So the record is read from time to time. While the job's code goes on in this
-        process after the job ended, the wait goes on too, because that code holds a slot. Another process counts such
-        code itself, in Limits.enter(), and refuses further jobs.
+        A load balancer may drop an idle connection without closing it, and TCP keep-alive checks only the connection
+        to the load balancer. So the record is read from time to time. If the job's code runs on in this process after
+        the job ended, the wait goes on too, because that code holds a slot. Another process counts such code itself,
+        in Limits.enter(), and refuses further jobs.
         """
         pause = _SHORTEST_WATCH
         while status in (Status.STARTED, Status.INPROGRESS) or self.name_claim(token) in self._renewals.leases:
@@ -267,7 +267,7 @@ class Monitor:
         return f"{self.owner}-{token.nonce}"
 
     def _look(self, job: Job) -> Status:
-        """Return the status of this attempt: CANCELLED if the row is gone or at another one, STARTED if unknown."""
+        """Return the status of this attempt: CANCELLED if the row is gone or has another one, STARTED if unknown."""
         try:
             glance = self._store.glance(job.id)
         except StoreError as error:

@@ -17,7 +17,7 @@ log = logging.getLogger("backjob")
 _AT_ONCE = 200
 _PAUSE = 2.0
 _OF_LEASE = 1 / 12
-"""The longest time for one call of ``Store.prune()`` as a part of the lease: the same thread renews the leases."""
+"""Longest call of ``Store.prune()`` as a part of the lease, because the same thread renews the leases."""
 _LEFT_FOR = 3600.0
 """Seconds for which a job is left alone that can't be deleted."""
 _MOST_NAMED = 20

@@ -1,4 +1,4 @@
-"""The jobs that wait as rows: which of them this process launches next, and when it looks for one again.
+"""The waiting rows: which of them this process launches next, and when it looks for one again.
 
 Knows the limits. Launches nothing, and has no thread.
 """
@@ -19,18 +19,18 @@ from .monitor import Monitor, Verdict
 
 SHORTEST_WAIT = 0.2
 LOOK_EVERY = 1.0
-"""Seconds between two looks at most: rows may wait that nobody told this process of, or for others to end."""
+"""Most seconds between two looks, because other processes may add rows and end jobs."""
 
 
 class Look(NamedTuple):
-    """What a look at the rows has found: a job that this process holds now, and in how many seconds to look again."""
+    """The result of a look at the rows: a job that this process holds now, and the seconds to the next look."""
 
     job: Job | None
     next_in: float
 
 
 class WaitingRows:
-    """The rows that wait, for one process."""
+    """The waiting rows, for one process."""
 
     def __init__(self, config: Config, keyring: Keyring, store: Store, limits: Limits, monitor: Monitor) -> None:
         self._config = config
@@ -38,24 +38,24 @@ class WaitingRows:
         self._store = store
         self._limits = limits
         self._monitor = monitor
-        self._left = 0  # jobs left behind as rows since a look has found none that is due
+        self._left = 0  # due jobs left as rows since a look found no due one
         self._wait = SHORTEST_WAIT
 
     @property
     def are_there(self) -> bool:
-        """Do rows wait, as far as is known here, that are due and have no place or are too many? They go first."""
+        """Do due rows wait here, as far as this process knows? They go first."""
         return self._left > 0
 
     def note_left(self) -> None:
-        """A job that is due is a row now."""
+        """Note that a due job waits as a row."""
         self._left += 1
 
     def take(self) -> Job | None:
-        """The first row that is due and may run now: this process holds it from now on. Raises StoreError."""
+        """Return the first row that is due and may run, held by this process now. Raises StoreError."""
         return self._take(self._limits.find_room())
 
     def look(self) -> Look:
-        """The same, and when to look again."""
+        """Do what take() does, and find when to look again."""
         left, room = self._left, self._limits.find_room()
         job = self._take(room)
         if job is not None:
@@ -75,13 +75,13 @@ class WaitingRows:
         return Look(None, wait)
 
     def wait_for_room(self) -> float:
-        """Seconds until the next look, as long as it is full: longer each time. Who ends here is noticed at once."""
+        """Return the seconds until the next look while a limit is reached, more each time."""
         wait = self._wait
         self._wait = min(wait * 1.5, LOOK_EVERY)
         return wait * random_between(0.75, 1.0)
 
     def note_verdict(self, job: Job, verdict: Verdict) -> float:
-        """A launch from here has ended: in how many seconds to look for the next row."""
+        """Note the end of a launch. Return the seconds until the next look."""
         if verdict is Verdict.FULL:
             self.note_left()
             return self.wait_for_room()

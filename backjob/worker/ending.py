@@ -93,7 +93,7 @@ def _find_handled(thread: int) -> BaseException | None:
 
 
 def holds_job_ended(error: BaseException | None, outer: BaseException | None = None) -> bool:
-    """Is this JobEnded, a group that contains it, or an exception raised while it was handled?
+    """Return whether this is JobEnded, a group with it, or an exception raised while it was handled.
 
     ``outer``: see is_cleaning_up().
     """

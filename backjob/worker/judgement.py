@@ -76,7 +76,7 @@ class Run:
     answer: int | None = None
     """Status of that exception, if it is an HTTP response."""
     is_denied: bool = False
-    """Was that exception a 401 or 403? A redirect that answers it leads to a login page."""
+    """True if that was a 401 or 403. A redirect that answers it leads to a login page."""
     login_url: str = field(repr=False, default="")
     error: BaseException | None = field(repr=False, default=None)
     """Exception that the framework reported last, unless it is an HTTP response."""
@@ -246,7 +246,7 @@ def _judge_location(code: int, headers: Mapping[str, str], run: Run) -> Judgemen
     try:
         option = _find_option(run)
         if looks_like_login(redirect, page, option):
-            hint = f"if it is none, set redirect_ok to its path{_hint_at_login(code, run)}"
+            hint = f"if not, set redirect_ok to its path{_hint_at_login(code, run)}"
             return Judgement(f"{where}, which looks like a login page; {hint}", location=shown)
         if is_allowed(redirect, option):
             return Judgement(location=shown)

@@ -74,7 +74,7 @@ class Outcome:
         self.delay = retry_delay(self.job.attempt) if self.move is Move.RETRY else 0.0
         """Seconds until the next attempt, if there is one."""
         self.is_known = False
-        """Is the outcome of the job known? True once the move was made, or another writer was first."""
+        """True once the move was made, or another writer was first."""
         self.is_completed = False
 
     def write_patiently(self, store: Store, renewals: Renewals) -> None:

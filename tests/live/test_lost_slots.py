@@ -81,7 +81,7 @@ def test_less_than_half_is_not_reported(tmp_path: Path, caplog: pytest.LogCaptur
         try:
             lost = site.start("/hang", error_timeout=1)
             assert site.wait_for_end(lost).status is Status.FAILED
-            wait_until(lambda: site.backend.limits._strays == (lost,))
+            wait_until(lambda: site.backend.limits._orphans == (lost,))
             assert site.backend.limits.lost_slots == ""
             assert told(caplog) == []
         finally:

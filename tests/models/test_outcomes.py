@@ -182,7 +182,7 @@ class Model:
         elif self.status.startswith("2"):
             self.settle((Status.COMPLETED, 100, self.shown()))
         elif self.status.startswith("3"):
-            hint = "which looks like a login page; if it is none, set redirect_ok to its path"
+            hint = "which looks like a login page; if not, set redirect_ok to its path"
             self.settle_failure(f"The app answered {self.status[:3]} to /login, {hint}")
         else:
             cause = ": Boom: boom" if self.has_exc_info and self.status.startswith("5") else ""

@@ -915,8 +915,8 @@ MUTANTS = [
     Mutant(
         "a new job overtakes the rows that wait",
         "backjob/scheduling/dispatcher.py",
-        "has_place = job.due_in <= 0 and not self._rows.are_there and self._take_place()",
-        "has_place = job.due_in <= 0 and self._take_place()",
+        "may_launch = job.due_in <= 0 and not self._rows.are_there and self._begin_launch()",
+        "may_launch = job.due_in <= 0 and self._begin_launch()",
         ("tests/unit/scheduling/test_concurrency.py",),
     ),
     Mutant(
@@ -1285,7 +1285,7 @@ MUTANTS = [
     Mutant(
         "lost slots are nobody's business",
         "backjob/scheduling/concurrency.py",
-        "        if not slots or 2 * len(self._strays) < slots:",
+        "        if not slots or 2 * len(self._orphans) < slots:",
         "        if True:",
         ("tests/live/test_lost_slots.py",),
     ),
@@ -1334,7 +1334,7 @@ MUTANTS = [
     Mutant(
         "code that goes on after its job has ended costs no slot",
         "backjob/scheduling/concurrency.py",
-        "max(self._slots - len(self._strays), 0)",
+        "max(self._slots - len(self._orphans), 0)",
         "self._slots",
         ("tests/unit/scheduling/test_concurrency.py",),
     ),

@@ -208,7 +208,7 @@ class Site:
         backend = self.application._assembly._backend
         self.application.close()
         if backend is not None:
-            wait_until(lambda: not backend.dispatcher._taken)
+            wait_until(lambda: not backend.dispatcher._launches)
             self.application.close()
 
     def wait_for_end(self, job_id: int, seconds: float = PATIENCE) -> JobStatus:

@@ -169,7 +169,7 @@ def test_works_with_no_option_at_all(tmp_path, monkeypatch):
         assert set(files.values()) == {0o600}
     finally:
         dispatcher = application._assembly._backend.dispatcher
-        wait_until(lambda: not dispatcher._taken)
+        wait_until(lambda: not dispatcher._launches)
         application.close()
 
 

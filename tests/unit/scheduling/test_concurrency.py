@@ -358,7 +358,7 @@ def test_a_new_job_does_not_overtake_rows_that_wait(tmp_path: Path) -> None:
         assert dispatcher.accept(nobody, nonces[0], "thread", True) is not None
         assert site.row(nobody.id).held_by == site.backend.monitor.owner
         dispatcher._leave_queue()
-        dispatcher._give_place_back()
+        dispatcher._end_launch()
 
 
 @pytest.mark.parametrize(

@@ -501,7 +501,7 @@ def test_a_lost_answer_keeps_no_place(tmp_path, monitor):
         for _ in range(3):
             end = site.wait_for_end(site.start("/job"))
             assert (end.status, end.status_text, end.attempt) == (Status.COMPLETED, "done", 1)
-        wait_until(lambda: not site.backend.dispatcher._taken)
+        wait_until(lambda: not site.backend.dispatcher._launches)
 
 
 @pytest.mark.usefixtures("watchful")

@@ -161,7 +161,7 @@ def test_a_login_page_is_no_success(tmp_path: Path, location: str, option: Any) 
     with wrap(tmp_path, redirect_ok=option) as site:
         status = redirect(site, location, "302 Found")
     assert (status.status, status.location != "") == (Status.FAILED, True)
-    assert "which looks like a login page; if it is none, set redirect_ok to its path" in status.error
+    assert "which looks like a login page; if not, set redirect_ok to its path" in status.error
 
 
 @pytest.mark.parametrize(
