@@ -1,4 +1,4 @@
-"""The hooks: what an app wants to be told of its jobs, each called after the write that it is about.
+"""Hooks of the app, each called after the write that it is about.
 
 A store calls them after its writes. An exception in a hook is logged and changes nothing.
 """
@@ -43,7 +43,7 @@ def _read_status(store: Store, event: Event, job_id: int) -> JobStatus | None:
     try:
         job = store.get(job_id)
         return job.as_status() if job is not None else None
-    except Exception as error:  # noqa: BLE001 - the write was made, whatever its record looks like
+    except Exception as error:  # noqa: BLE001 - the write was made, and must not fail now
         reason = error if isinstance(error, StoreError) else f"its record can't be read ({type(error).__name__})"
         log.warning("Job %d: %s is not called: %s", job_id, event, reason, extra=about(job_id))
         return None
@@ -55,7 +55,7 @@ def _call(name: Event, hooks: Sequence[Hook], job: JobStatus) -> None:
             hook(job)
         except KeyboardInterrupt:
             raise
-        except BaseException:  # the write was made, whatever becomes of a hook
+        except BaseException:  # the write was made, and must not fail now
             log.exception("Job %d: %s raised an exception", job.id, name, extra=about(job.id, job.attempt))
 
 
@@ -77,7 +77,7 @@ class _HookThread:
         try:
             self._threads.start(self._work, "backjob-hooks", self._threads.make_lock())
         except RuntimeError as error:
-            self._is_working = False  # no more threads: the next one takes this along
+            self._is_working = False  # no more threads: the next call retries this one too
             log.error("Job %d: no thread for %s: %s", job.id, name, error, extra=about(job.id, job.attempt))
 
     def _work(self) -> None:

@@ -1,6 +1,6 @@
-"""Rows and cache entries turned into records: each value is checked, because others can write to a database too.
+"""Records from rows and cache entries. Each value is checked, because others can write to a database too.
 
-SQLite keeps any value in any column, and a server's own types hold more than a record may: NaN, years before Christ.
+SQLite keeps any value in any column, and a server's types hold values that a record may not: NaN, years before Christ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KINDS = {
 
 
 class SpoiledRecord(Refused):
-    """The record of a job holds something that backjob has not written. ``job_id``: which job it is."""
+    """The record of a job has a value that backjob did not write. ``job_id``: the id of the job."""
 
     def __init__(self, job_id: object, reason: str) -> None:
         super().__init__(f"The record of job {job_id} can't be read: {reason}. Correct the row, or delete it.")
@@ -35,16 +35,16 @@ class SpoiledRecord(Refused):
 
 
 def make_record(kind: type[Record], values: Sequence[Any], job_id: object) -> Record:
-    """Return the record with these values, in the order of its fields; a status may be its number.
+    """Return the record with these values, in the order of its fields. A status may be its number.
 
-    Raises SpoiledRecord, which names the job and the field, and not the value.
+    Raises SpoiledRecord, which names the job and the field, but not the value.
     """
     checked: list[Any] = []
     fields = dict(zip((name for name, _ in _KINDS[kind]), values, strict=True))
     for (name, wanted), given in zip(_KINDS[kind], values, strict=True):
         value = _as_status(given, kind, fields) if wanted is Status else given
         if not _is_allowed(name, wanted, value):
-            raise SpoiledRecord(job_id, f"{name} is no {_describe(wanted)} that it may hold")
+            raise SpoiledRecord(job_id, f"{name} is not an allowed {_describe(wanted)}")
         checked.append(value)
     return kind(*checked)
 

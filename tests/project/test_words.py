@@ -44,6 +44,10 @@ DONE = [
     "model/text.py",
     "model/transitions.py",
     "pytest_plugin.py",
+    "storage/cache",
+    "storage/hooks.py",
+    "storage/records.py",
+    "storage/retention.py",
     "testing.py",
 ]
 """Packages and modules whose docstrings, comments, messages and names are in the field's words."""

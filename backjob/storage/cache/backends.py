@@ -18,15 +18,16 @@ _BACKENDS = "dogpile.cache.backends."
 
 
 def check_region(region: Any, is_alone: bool) -> None:
-    """Raise ConfigError for anything but a dogpile.cache region, and for a region that can't be used as it is, or as
-    the only store (``is_alone``)."""
+    """Raise ConfigError unless this is a dogpile.cache region that can be used. ``is_alone``: without a database."""
     if not all(callable(getattr(region, name, None)) for name in _REGION) or not hasattr(region, "is_configured"):
         raise ConfigError("cache must be a dogpile.cache region: make_region().configure(…)")
     if not region.is_configured:
         raise ConfigError("cache is a region that is not configured: call its configure() before BackJob()")
     backend = region.actual_backend
     if getattr(backend, "default_noreply", False):
-        raise ConfigError("cache has default_noreply=True: memcached then never says whether it has kept a value")
+        raise ConfigError(
+            "cache must not have default_noreply=True: memcached then does not report a value that it refuses"
+        )
     if is_alone and type(backend).__name__ == "NullBackend":
         raise ConfigError("cache is a region that keeps nothing (NullBackend): it needs a database")
     if is_memcached(backend):
@@ -50,7 +51,7 @@ def is_memcached(backend: Any) -> bool:
 
 
 def _reads_bytes(backend: Any) -> bool:
-    """Return whether this is another backend of dogpile's that reads values in dogpile's way."""
+    """Return whether this is another of dogpile's backends, without a subclass that reads values itself."""
     readers = {next((base for base in type(backend).__mro__ if name in vars(base)), object) for name in _READS}
     return _is_from(backend, "memory", "file", "null") and all(
         base.__module__.startswith("dogpile.cache.") for base in readers

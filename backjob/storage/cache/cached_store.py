@@ -1,7 +1,7 @@
-"""A cache in front of the database: what pages poll, status(), mostly comes from there. What decides anything does not.
+"""A cache in front of the database for status(), which pages poll. Decisions are made by the database alone.
 
-A status that may still change is taken from a shared cache only, and for a second at most. A cache that is away, slow
-or full of nonsense makes this slower and nothing else.
+A status that may still change is taken from a shared cache only, and for a second at most. An unreachable, slow or
+corrupt cache makes status() slower and changes nothing else.
 """
 
 from __future__ import annotations
@@ -32,44 +32,44 @@ from .entries import CacheEntries
 log = logging.getLogger("backjob")
 
 CACHE_TIMEOUT = 0.2
-"""Seconds that anybody waits for the cache."""
+"""Seconds after which a call to the cache fails."""
 LIVE_FOR = 0.9
-"""Seconds for which a status is shown that may have changed: one, less what two hosts' readings of the database's clock
-may be apart, which is half a way there and back each."""
+"""Seconds for which a status that may have changed is shown. Less than one, because two hosts' readings of the
+database's clock may each be wrong by half a round trip."""
 FINAL_FOR = 600.0
-"""Seconds for which a final status is shown without a look whether its record is still there."""
+"""Seconds for which a final status is shown although its record may be deleted."""
 PAUSE = 5.0
-"""Seconds for which a cache that failed is left alone."""
+"""Seconds for which a cache that failed is not called."""
 _CLOCK_FOR = 60.0
-"""Seconds for which a reading of the database's clock counts: two clocks drift apart by some milliseconds in them."""
+"""Seconds for which a reading of the database's clock is used. Clocks drift apart by milliseconds in that time."""
 _MOST_LOCAL = 1000
-"""Entries of this process in a backend that never forgets."""
+"""Most entries of this process in a backend without expiry."""
 _STATUS_FIELDS = frozenset(each.name for each in dataclasses.fields(JobStatus))
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A status, and the database's time at which it was one, or somewhat before."""
+    """A status, and the database's time when it was read or shortly before."""
 
     status: JobStatus
     at: datetime
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """What only grows in a job's life, so that of two entries the newer one is known without a clock."""
-        told = self.status
-        return told.attempt, told.status, told.is_cancelling, told.updated_time, told.progress, self.at
+        """Return values that only grow in a job's life: they show the newer of two entries without a clock."""
+        job = self.status
+        return job.attempt, job.status, job.is_cancelling, job.updated_time, job.progress, self.at
 
     @property
     def lasts(self) -> float:
-        """For how many seconds it may be shown."""
+        """Return the seconds for which the entry may be shown."""
         return FINAL_FOR if self.status.status.is_final else LIVE_FOR
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """The database's clock, as it was read between ``began`` and ``began + took`` of this process's monotonic clock."""
+    """The database's clock, read between ``began`` and ``began + took`` of this process's monotonic clock."""
 
     time: datetime
     began: float
@@ -77,10 +77,10 @@ class _Reading:
 
 
 class CachedStore(SQLStore):
-    """An SQLStore whose status() looks into the cache first.
+    """An SQLStore whose status() reads the cache first.
 
-    Ages are told by the database's clock, of which each process knows the latest time that it can be: hosts with
-    different clocks share a cache, and none of them shows anything too old.
+    The age of an entry is counted to the latest time that the database's clock can show. So hosts with different
+    clocks can share a cache, and none shows an entry that is too old.
     """
 
     def __init__(
@@ -122,15 +122,15 @@ class CachedStore(SQLStore):
         return is_made
 
     def _show(self, job_id: int, write: Write, is_made: bool) -> None:
-        """Let people see a change of the status at once."""
+        """Put a changed status into the cache at once."""
         is_final = isinstance(write, Transition) and write.move.target.is_final
         is_shown = is_final or (self._entries.is_shared and isinstance(write, (Claim, CancelRequest, Transition)))
         if is_made and is_shown:
-            with suppress(StoreError):  # made it is, and seen a second later
+            with suppress(StoreError):  # the write was made, and is seen a second later
                 self._look(job_id)
 
     def _look(self, job_id: int) -> JobStatus | None:
-        """What the database says, kept for the next one who asks."""
+        """Return the status in the database, and keep it for the next caller."""
         began = self._monotonic()
         job = self.look_at(job_id)
         if job is None:
@@ -143,7 +143,7 @@ class CachedStore(SQLStore):
         return (self._try(lambda: self._keep(entry)) or entry).status
 
     def _keep(self, entry: Entry) -> Entry:
-        """Put it into the cache, unless that has a newer one by now, from somebody who was quicker: then that one."""
+        """Store the entry in the cache and return it, or return a newer one that another process has stored."""
         key, kept = self._key(entry.status.id), entry
 
         def choose(value: bytes | None) -> bytes | None:
@@ -164,16 +164,16 @@ class CachedStore(SQLStore):
             self._entries.delete(self._local.popleft())
 
     def _is_fresh(self, entry: Entry) -> bool:
-        """Is it young enough, whatever the database's clock shows by now?"""
+        """Is the entry young enough, whatever the database's clock shows now?"""
         reading, now = self._reading, self._monotonic()
         if reading is None or now - reading.began > _CLOCK_FOR:
             return False
         latest = reading.time + timedelta(seconds=now - reading.began)
-        # What is from the future was written after the clock was set forward: this process's reading is no good.
+        # An entry from the future was written after the clock was set forward: this process's reading is wrong.
         return 0 <= (latest - entry.at).total_seconds() < entry.lasts
 
     def _try(self, call: Callable[[], Result]) -> Result | None:
-        """What the call gives; None while the cache is away, which is told once."""
+        """Return the call's result. None if the cache refuses the value or is unreachable; both are logged once."""
         if self._monotonic() < self._leave_until:
             return None
         try:
@@ -194,13 +194,13 @@ class CachedStore(SQLStore):
             log.info("The cache is back")
         return result
 
-    # An entry is signed: whoever can write to the cache can't put words into a job's mouth.
+    # Entries are signed, so that a writer to the cache can't forge a status.
 
     def _key(self, job_id: int) -> str:
         name, space = self._space
         if name != self._database.name:
-            # It depends on no secret key: a poll that moves on to a process with another list of keys would see an
-            # older status. A copy of an SQLite file has the same name of its table.
+            # Without a secret key, because a poll that reaches a process with another list of keys would see an older
+            # status. With the file, because a copy of an SQLite file has the same table name.
             name, file = self._database.name, self._database.file
             digest = hashlib.sha256(f"{name} {file.absolute() if file is not None else ''}".encode()).hexdigest()
             space = f"{self._prefix}status-4-{digest[:43]}-"

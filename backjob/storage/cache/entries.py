@@ -1,7 +1,7 @@
-"""Single keys of a dogpile.cache region: read, and changed by compare-and-set. Every call is over within a given time.
+"""Single keys of a dogpile.cache region, read and changed by compare-and-set. Every call has a time-out.
 
-Values are bytes and go to the backend as they are: no pickle is made or read here. Knows nothing of jobs. The regions
-are looked at by their attributes: dogpile.cache need not be installed.
+Values are bytes and go to the backend as they are: no pickle is made or read here. Knows nothing of jobs. Regions are
+recognized by their attributes, because dogpile.cache may not be installed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from .backends import is_memcached, is_redis
 from .memcached_clients import make_client
 
 Change = Callable[[bytes | None], bytes | None]
-"""What is to stand in a cell instead of what stands there (None: nothing); None to leave it. Called once per try."""
+"""Function of an entry's value (None: missing) that returns the new one, or None to keep it. Called once per try."""
 Result = TypeVar("Result")
 
 _TRIES = 200
 _TAG = 8
 _LARGE = 64 * 1024
-"""Bytes from which on a value may be too large for a cache."""
+"""Size in bytes from which a value may be too large."""
 _LONGEST_RELATIVE = 30 * 86400
-"""Seconds; memcached takes a longer expiry for a time of its clock."""
+"""Longest expiry in seconds. memcached reads a larger number as a time since 1970."""
 _LAST_TIME = 2**31 - 1
-"""The latest time that memcached knows: what expires after it has no expiry."""
+"""Latest time that memcached knows. A value that would expire later never expires."""
 
 
 def open_entries(region: Any, seconds: float) -> CacheEntries:
-    """The entries of this region. ``seconds``: how long a call may take. Connects nothing."""
+    """Return the entries of this region. ``seconds``: time-out of a call. Connects nothing."""
     backend = region.actual_backend
     if is_redis(backend):
         return RedisEntries(region, seconds)
@@ -45,7 +45,7 @@ def open_entries(region: Any, seconds: float) -> CacheEntries:
 
 
 class _ProcessLock:
-    """The one lock of this process; each child has one of its own, whoever held it at the fork."""
+    """Lock of this process. A forked child gets a new one, because the parent may hold its own."""
 
     def __init__(self) -> None:
         self._make()
@@ -59,15 +59,15 @@ _HERE = _ProcessLock()
 
 
 class CacheEntries:
-    """Those of any backend. What this process alone may change is guarded by a lock of the process.
+    """Entries of a backend that only this process changes, under a lock of the process.
 
-    Each method raises StoreError when the cache can't be used or does not answer in time.
+    Each method raises StoreError if the cache can't be used or does not answer in time.
     """
 
     is_shared = False
-    """Do several processes see the same, and change it by compare-and-set?"""
+    """True if processes share the entries and change them by compare-and-set."""
     can_expire = False
-    """Can a value be given a time after which the backend drops it?"""
+    """True if the backend can drop a value after a given time."""
 
     def __init__(self, region: Any, seconds: float) -> None:
         self.backend_name = type(region.actual_backend).__name__
@@ -77,20 +77,20 @@ class CacheEntries:
         self._calls = BoundedCalls("backjob-cache", self._disconnect)
 
     def read(self, key: str) -> bytes | None:
-        """The value of a key; None when there is none."""
+        """Return the value of a key, or None if it is missing."""
         return self._ask(lambda: self._read(self._mangle(key)))
 
     def read_many(self, keys: Iterable[str]) -> list[bytes | None]:
-        """The value of each key."""
+        """Return the value of each key, None for a missing one."""
         mangled = [self._mangle(key) for key in keys]
         return self._ask(lambda: self._read_many(mangled)) if mangled else []
 
     def change(self, key: str, change: Change, expire: float = 0) -> None:
-        """Put what ``change`` makes of the value in its place, with nobody coming between.
+        """Replace the value of a key by the result of ``change``, atomically. Raises Refused for a too large value.
 
-        ``expire``: seconds after which the backend may drop it, where it can; 0: never. ``change`` is called in another
-        thread, again for each value that it meets. One that did not come to its end in time may still be made, but not
-        any more over what was put there since.
+        ``expire``: seconds after which the backend may drop the value, if it can; 0: never. ``change`` is called in
+        another thread, again for each value found. A change that times out may still be made, but not over a value
+        that was set since.
         """
         end, size = time.monotonic() + self._seconds, 0
 
@@ -105,10 +105,10 @@ class CacheEntries:
         except StoreError as error:
             if size < _LARGE or time.monotonic() >= end or not self._keeps_small(f"{key}-small"):
                 raise
-            raise Refused(f"The cache keeps no value of {size} bytes: {error}") from None
+            raise Refused(f"The cache stores no value of {size} bytes: {error}") from None
 
     def _keeps_small(self, key: str) -> bool:
-        """Does the cache work, for small values?"""
+        """Return whether the cache stores small values."""
         end = time.monotonic() + self._seconds
         try:
             self._ask(lambda: self._change(self._mangle(key), lambda old: b"small", int(_LONGEST_RELATIVE), end))
@@ -118,11 +118,11 @@ class CacheEntries:
         return True
 
     def delete(self, key: str) -> None:
-        """Take a key out."""
+        """Delete a key."""
         self._ask(lambda: self._delete(self._mangle(key)))
 
     def dispose(self) -> None:
-        """Close the connections of our own threads; a later call opens new ones."""
+        """Close the connections of our own threads. A later call opens new ones."""
         self._calls.dispose()
 
     def _mangle(self, key: str) -> str:
@@ -136,7 +136,7 @@ class CacheEntries:
             raise
         except TimeoutError:
             raise StoreError(f"The cache does not answer within {self._seconds:g} s") from None
-        except Exception as error:  # noqa: BLE001 - clients have families of their own, which need not be installed
+        except Exception as error:  # noqa: BLE001 - each client has exceptions of its own, and may not be installed
             raise StoreError(f"The cache can't be used: {describe(error)[:200]}") from None
 
     def _read(self, key: str) -> bytes | None:
@@ -152,19 +152,19 @@ class CacheEntries:
                 return
             self._region.backend.set_serialized(key, new)
             if self._read(key) != new:
-                raise StoreError(f"The cache does not keep what it is given ({self.backend_name})")
+                raise StoreError(f"The cache did not store the value ({self.backend_name})")
 
     def _delete(self, key: str) -> None:
         self._region.backend.delete(key)
 
     def _disconnect(self) -> None:
-        """In a thread that ends."""
+        """Close the connections of this thread, which ends."""
 
 
 class _SharedEntries(CacheEntries):
-    """Those of a server, changed by its own compare-and-set: a lock there would need a time-out, which is no fence.
+    """Entries of a server, changed by its compare-and-set. A lock there could time out while its holder still writes.
 
-    Each value that is set begins with a tag of its own: no two writers ever set the same.
+    Each value begins with a random tag, so that no two writers ever set the same bytes.
     """
 
     is_shared = True
@@ -178,30 +178,30 @@ class _SharedEntries(CacheEntries):
         for turn in range(_TRIES):
             old, token = self._get(key)
             if tried is not None and old == tried:
-                return  # it was set, and only the answer lost
+                return  # it was set, and only the response lost
             new = change(_untag(old))
             if new is None:
                 return
             tried = os.urandom(_TAG) + new
             if time.monotonic() >= end:
-                raise TimeoutError  # nobody waits for it any more, nor knows of it
+                raise TimeoutError  # the caller has given up
             if self._set(key, tried, token, expire):
                 return
             if turn > 1:
-                time.sleep(random_between(0, 0.001) * min(turn, 20))  # spreads those who race
-        raise StoreError("The cache takes no change: others are always quicker, or its client hides that it is away")
+                time.sleep(random_between(0, 0.001) * min(turn, 20))  # spreads competing writers
+        raise StoreError("The cache accepts no change: other writers are quicker, or its client hides an outage")
 
     def _get(self, key: str) -> tuple[bytes | None, Any]:
-        """The value with its tag, and what tells it from a later one."""
+        """Return the value with its tag, and a token for _set()."""
         raise NotImplementedError
 
     def _set(self, key: str, new: bytes, token: Any, expire: int) -> bool:
-        """Set it if the value is still that of the token (None: if there is none)."""
+        """Set the value if it is still that of the token (None: if it is missing)."""
         raise NotImplementedError
 
 
 class RedisEntries(_SharedEntries):
-    """Those of Redis and Valkey. Reads go to the primary, for a replica lags behind."""
+    """Entries of Redis and Valkey. Reads go to the primary, because replicas lag."""
 
     _SET_IF_SAME = """
     local old = redis.pcall('get', KEYS[1])
@@ -237,7 +237,7 @@ class RedisEntries(_SharedEntries):
 
 
 class MemcachedEntries(_SharedEntries):
-    """Those of memcached. Its clients belong to a thread each: ours, which are other ones in each child of a fork."""
+    """Entries of memcached. Each of our threads has its own client, and a forked child starts new threads."""
 
     def __init__(self, region: Any, seconds: float) -> None:
         super().__init__(region, seconds)
@@ -275,7 +275,7 @@ class MemcachedEntries(_SharedEntries):
 
 
 def _as_bytes(value: Any) -> bytes | None:
-    """What a backend gives, or None where it has nothing; what is not of our making is no bytes, or no JSON of ours."""
+    """Return the value if it is bytes, else None: it is missing, or backjob did not write it."""
     return value if isinstance(value, bytes) else None
 
 

@@ -1,6 +1,6 @@
-"""How records stand in a cache: a record as bytes, and the one list of all jobs, by which a cache can be searched.
+"""Records as bytes in a cache, and the list of all jobs, by which a cache can be searched.
 
-Pure: bytes in, frozen jobs and a plain list out. What is no record of ours is none. Knows no cache and no clock.
+Pure: bytes in, frozen jobs and a plain list out. Bytes that backjob did not write count as missing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from backjob.model.job import Job, NewJob
 from backjob.storage.records import SpoiledRecord, make_record
 
 MOST_ENDED = 1000
-"""Jobs that have ended and are still listed."""
+"""Most ended jobs that are listed."""
 _MOST_BYTES = 64 * 2**20
-"""Of a value as it comes out of its compression: no record of ours has as many."""
+"""Most bytes to which a value is expanded: no record of ours is larger."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _TIMES = (
@@ -32,7 +32,7 @@ _FIELDS = [each.name for each in dataclasses.fields(Job) if each.name != "read_a
 
 
 def encode_job(job: Job) -> bytes:
-    """The record as it stands in a cache."""
+    """Return the record as bytes."""
     values: dict[str, Any] = {}
     for name in _FIELDS:
         value = getattr(job, name)
@@ -45,7 +45,7 @@ def encode_job(job: Job) -> bytes:
 
 
 def decode_job(value: bytes | None, read_at: datetime) -> Job | None:
-    """The record again; None for what is none."""
+    """Return the record, or None if it can't be read."""
     try:
         found = _unpack(value)[0]
         fields: dict[str, Any] = {name: found[name] for name in _FIELDS}  # a newer release may have more
@@ -60,12 +60,12 @@ def decode_job(value: bytes | None, read_at: datetime) -> Job | None:
 
 
 def to_microseconds(time: datetime) -> int:
-    """Since 1970, without rounding."""
+    """Return the microseconds since 1970."""
     return (time - _EPOCH) // _MICROSECOND
 
 
 class Listed(NamedTuple):
-    """What the list has of a job that has not ended: by what it is found, and when it is due at the earliest."""
+    """A live job in the list: the values by which it is found, and its earliest due time."""
 
     uid: str
     unique_key: str | None
@@ -79,19 +79,19 @@ class Listed(NamedTuple):
 class Index:
     """All jobs of one application. Times are microseconds since 1970.
 
-    A record is the authority on its job. The list may be one step behind it, never before it: a job is listed when its
-    record stands, and struck off when its record has ended.
+    The record is authoritative. The list may be one step behind it, never ahead. A job is listed after its record is
+    written, and removed after its record has ended.
     """
 
     live: dict[int, Listed] = field(default_factory=dict)
     running: dict[tuple[int, int], int] = field(default_factory=dict)
-    """The job and attempt of each that runs or is about to, and since when: what max_running counts."""
+    """Job id and attempt of each run that is reserved or running, and its start. max_running counts them."""
     ended: list[int] = field(default_factory=list)
-    """The oldest first."""
+    """Ids, oldest end first."""
 
     @classmethod
     def decode(cls, value: bytes | None) -> Index:
-        """The list again; an empty one for what is none."""
+        """Return the list, or an empty one if it can't be read."""
         try:
             live, running, ended, *_ = _unpack(value)
             return cls(
@@ -103,12 +103,12 @@ class Index:
             return cls()
 
     def encode(self) -> bytes:
-        """As it stands in a cache."""
+        """Return the list as bytes."""
         live = [[job_id, *listed] for job_id, listed in self.live.items()]
         return _pack([live, [[*run, since] for run, since in self.running.items()], self.ended])
 
     def find(self, uid: str, unique_keys: Sequence[str]) -> int | None:
-        """The job of this uid, or with one of these unique keys."""
+        """Return the id of a live job with this uid or one of these keys."""
         for job_id, listed in self.live.items():
             if listed.uid == uid or (listed.unique_key is not None and listed.unique_key in unique_keys):
                 return job_id
@@ -120,7 +120,7 @@ class Index:
         self.live[job.id] = Listed(new.uid, new.unique_key, new.key_id, new.priority, due, new.scope)
 
     def postpone(self, job: Job) -> None:
-        """A job waits again."""
+        """Note that a job waits again."""
         listed = self.live.get(job.id)
         if listed is not None:
             self.live[job.id] = listed._replace(due=to_microseconds(job.due_at))
@@ -128,7 +128,7 @@ class Index:
             del self.running[run]
 
     def strike(self, job_id: int) -> list[int]:
-        """A job has ended: which ones are too old to be listed now."""
+        """Note that a job has ended. Return the ids that are now too old to be listed."""
         for run in [run for run in self.running if run[0] == job_id]:
             del self.running[run]
         if self.live.pop(job_id, None) is None:
@@ -138,7 +138,7 @@ class Index:
         return dropped
 
     def has_room(self, job_id: int, attempt: int, max_running: int, max_in_scope: int) -> bool:
-        """May this run begin (or have begun), beside the others? Limits of 0 are none."""
+        """May this run begin, or have begun, beside the others? 0: no limit."""
         others = [other for other in self.running if other != (job_id, attempt)]
         if 0 < max_running <= len(others):
             return False
@@ -146,14 +146,14 @@ class Index:
         return not (max_in_scope and job_id in self.live and scopes.count(self.live[job_id].scope) >= max_in_scope)
 
     def unlist(self, job_ids: Iterable[int]) -> None:
-        """The records of these jobs, which have ended, are gone."""
+        """Remove these ended jobs, whose records are gone."""
         gone = set(job_ids)
         self.ended = [job_id for job_id in self.ended if job_id not in gone]
 
     def waiting(self, key_ids: Iterable[str] | None = None, full_scopes: Collection[str] = ()) -> list[int]:
-        """Those that wait, by the time at which they are due; with ``key_ids`` only those sealed with one of them.
+        """Return the ids of waiting jobs, by due time. ``key_ids``: only jobs sealed with one of these keys.
 
-        Those in ``full_scopes`` are left out.
+        Jobs in ``full_scopes`` are left out.
         """
         running = {job_id for job_id, _ in self.running}
         wanted = set(key_ids) if key_ids is not None else None

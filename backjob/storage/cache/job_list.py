@@ -1,7 +1,7 @@
-"""The list of all jobs as one cell of a cache, and the records that it names as a cell each.
+"""The list of all jobs in one cache entry, and the record of each job in another.
 
-A record is the authority on its job. The list is written after it: a job is listed when its record stands, and struck
-off when its record has ended. A process may die in between; whoever meets the trace of that mends it.
+The record is authoritative. A job is listed after its record is written, and removed after its record has ended. If a
+process dies in between, the next one that finds the difference corrects the list.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .entries import CacheEntries
 from .index import Index, decode_job, encode_job, to_microseconds
 
 RESERVED_FOR = 60.0
-"""Seconds after which a run that was reserved is not going to begin: its process died in between."""
+"""Seconds after which a reserved run that has not begun is removed: its process has died."""
 
 UNTOUCHED_FOR = 30 * 86400.0
-"""Seconds after its due time for which the record of a new job is kept, if nobody ever changes it."""
+"""Seconds after its due time for which the record of a new job is kept, if no process changes it."""
 
 
 class JobList:
-    """Records and their list, under keys with this prefix. ``now`` gives the time as an aware datetime."""
+    """Records and their list, under keys with this prefix. ``now`` returns the time as an aware datetime."""
 
     def __init__(self, entries: CacheEntries, prefix: str, now: Callable[[], datetime]) -> None:
         self._entries = entries
@@ -35,21 +35,21 @@ class JobList:
 
     @property
     def place(self) -> str:
-        """Prefix and random id of the cache. The id is made with the first job.
+        """Return the prefix and the random id of the cache. The id is made with the first job.
 
-        Each read of records, and of the list for a new job, reads the id too: a cache may lose it, and a process that
-        has just started opens the records of the others.
+        Each read of records, and of the list for a new job, reads the id too. A cache may lose it, and a new process
+        opens the records of the others.
         """
         return f"{self._prefix} {self._deployment.decode('ascii', 'replace')}"
 
     # Records.
 
     def get(self, job_id: int) -> Job | None:
-        """One record."""
+        """Return a record, or None."""
         return self.get_many([job_id])[0]
 
     def get_many(self, job_ids: Iterable[int]) -> list[Job | None]:
-        """Each of these records."""
+        """Return each of these records, None for a missing one."""
         ids = list(job_ids)
         if not ids:
             return []
@@ -58,7 +58,7 @@ class JobList:
         return [self._decode(*each) for each in zip(ids, values, strict=True)]
 
     def get_live(self, job_ids: Sequence[int]) -> list[Job]:
-        """Those of these jobs, listed as live, that are. The others are struck off."""
+        """Return the records of these listed jobs that are live. Remove the others."""
         jobs = self.get_many(job_ids)
         gone = [job_id for job_id, job in zip(job_ids, jobs, strict=True) if job is None or job.status.is_final]
         if gone:
@@ -66,9 +66,9 @@ class JobList:
         return [job for job in jobs if job is not None and not job.status.is_final]
 
     def create(self, job: Job) -> bool:
-        """Write a new record. False when there is something under its number.
+        """Write a new record. Return False if its id is taken.
 
-        It has an expiry until its first change: one that nobody ever lists is not to stay for ever.
+        The record has an expiry until its first change, because it may never be listed.
         """
         is_made = False
 
@@ -82,7 +82,7 @@ class JobList:
         return is_made
 
     def change(self, job_id: int, change: Callable[[Job], Job | None], expire: float = 0) -> Job | None:
-        """The record as this change made it; None when it is not allowed, or when there is no record."""
+        """Change and return a record. None if the change is not allowed, or the record is missing."""
         made: Job | None = None
 
         def put(value: bytes | None) -> bytes | None:
@@ -95,17 +95,17 @@ class JobList:
         return made
 
     def fence(self, job_id: int) -> Job | None:
-        """The record, after which no change of it is made any more that was given up before. None when it has ended."""
+        """Rewrite and return a record, so that no change that timed out can still be made. None if it has ended."""
         return self.change(job_id, lambda job: job if not job.status.is_final else None)
 
     def delete(self, job_id: int) -> None:
-        """Take a record out."""
+        """Delete a record."""
         self._entries.delete(self._key(job_id))
 
     # The list.
 
     def read(self) -> Index:
-        """The list as it is now."""
+        """Return the current list."""
         return Index.decode(self._entries.read(self._index_key))
 
     def read_for_new(self) -> Index:
@@ -119,7 +119,7 @@ class JobList:
             self._deployment = found
 
     def _make_deployment(self) -> bytes:
-        """Return the id that is stored in the end, which may be another process's."""
+        """Store an id and return it, or the one of a process that was first."""
         chosen = proposed = self._deployment or secrets.token_hex(16).encode()
 
         def put(found: bytes | None) -> bytes | None:
@@ -131,7 +131,7 @@ class JobList:
         return chosen
 
     def add(self, job: Job, new: NewJob, unique_keys: Sequence[str]) -> int:
-        """List a job, unless a listed one is it already or has one of its unique keys: which one is listed now."""
+        """List a job. Return its id, or that of a listed job with the same uid or one of the unique keys."""
         found = job.id
 
         def add(index: Index) -> None:
@@ -144,18 +144,18 @@ class JobList:
         try:
             self._change_list(add)
         except StoreError:
-            # It may be listed and only the answer lost: the uid tells. If it is not, nobody ever finds the record.
+            # The job may be listed, and only the response lost. If not, no process ever finds its record.
             if self.read().find(new.uid, ()) != job.id:
                 raise
             found = job.id
         return found
 
     def postpone(self, job: Job) -> None:
-        """A job waits again, for its next attempt."""
+        """Note that a job waits for its next attempt."""
         self._change_list(lambda index: index.postpone(job))
 
     def strike(self, job_ids: Sequence[int]) -> None:
-        """These jobs have ended."""
+        """Note that these jobs have ended."""
         dropped: list[int] = []
 
         def strike(index: Index) -> None:
@@ -173,7 +173,7 @@ class JobList:
         self._change_list(lambda index: index.unlist(job_ids))
 
     def reserve(self, job_id: int, attempt: int, max_running: int, max_in_scope: int) -> bool:
-        """Count this run among those that run, before it begins. False when as many run as may (0: no limit)."""
+        """Add a run to the list before it begins. Return False if a limit is reached (0: no limit)."""
         is_reserved = False
 
         def reserve(index: Index) -> None:
@@ -188,7 +188,7 @@ class JobList:
         return is_reserved
 
     def mend(self) -> bool:
-        """Take out the runs that are over, or never began. Was there one?"""
+        """Remove runs that are over or never began. Return whether there was one."""
         index = self.read()
         runs = list(index.running)
         jobs = {job.id: job for job in self.get_live([job_id for job_id, _ in runs])}
@@ -234,5 +234,5 @@ class JobList:
 def _encode(job: Job) -> bytes:
     """Return the cache entry of a record. Raises StoreError if the record may not be stored."""
     if (breach := find_breach(job)) is not None:
-        raise StoreError(f"The job cache refuses the record: it breaks the rule {breach!r}")
+        raise StoreError(f"The record can't be stored: it breaks the rule {breach!r}")
     return encode_job(job)

@@ -16,9 +16,9 @@ from typing import Any
 from backjob.errors import ConfigError
 
 _BYTES = 0
-"""The flags of bytes, in pymemcache and pylibmc."""
+"""Flags of bytes in pymemcache and pylibmc."""
 _BMEMCACHED_BYTES = 16
-"""The flag of bytes in bmemcached. A second flag marks compressed bytes."""
+"""Flag of bytes in bmemcached. A second flag marks compressed bytes."""
 _MOST_BYTES = 64 * 2**20
 """Most bytes to which a compressed value is expanded."""
 _OTHER = ""
@@ -32,7 +32,7 @@ def check_client(backend: Any) -> None:
 
 
 def make_client(backend: Any, seconds: float) -> Any:
-    """Return a new client for this backend, for the calling thread alone. ``seconds``: its time-out, where it has none.
+    """Return a new client for this backend, for the calling thread alone. ``seconds``: time-out, if it needs one.
 
     Connects nothing. Raises ConfigError as check_client() does.
     """
@@ -59,7 +59,7 @@ def _find_maker(backend: Any) -> Callable[[Any, float], Any] | None:
 
 
 class _BytesOnly:
-    """A serde of pymemcache."""
+    """Serde for pymemcache."""
 
     def serialize(self, key: Any, value: bytes) -> tuple[bytes, int]:
         return value, _BYTES
@@ -130,7 +130,7 @@ class _BoundedZlib:
 
 
 def _make_bmemcached(backend: Any, seconds: float) -> Any:
-    """Return a client that raises nothing while it reads a value. The next call would read what is left unread."""
+    """Return a client that raises nothing while it reads a value: the next call would read the rest of it."""
     client = backend._create_client()  # noqa: SLF001
     client.compression = _BoundedZlib
     client.set_servers(backend.url)  # hands it to each connection

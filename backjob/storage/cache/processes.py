@@ -1,4 +1,4 @@
-"""The processes that share the jobs of a cache: one cell, with the slots of each and the time until when it is there.
+"""The processes that share the jobs of a cache, in one entry: their slots, and when their registration ends.
 
 Times are this host's. Knows nothing of jobs.
 """
@@ -15,11 +15,11 @@ from backjob.storage.queries import VERSION_GRACE
 from .entries import CacheEntries
 
 _Processes = dict[str, list[Any]]
-"""For each name its slots, until when it is alive, in seconds since 1970, and its version of the app."""
+"""Name of each process: its slots, the end of its registration (seconds since 1970), its version of the app."""
 
 
 class ProcessEntry:
-    """The cell of the processes. ``now`` gives the time as an aware datetime. Each method raises StoreError."""
+    """Cache entry of the processes. ``now`` returns the time as an aware datetime. Each method raises StoreError."""
 
     def __init__(self, entries: CacheEntries, key: str, now: Callable[[], datetime]) -> None:
         self._entries = entries
@@ -49,7 +49,7 @@ class ProcessEntry:
         now = self._now().timestamp()
 
         def end(processes: _Processes) -> _Processes:
-            """A version of the app is remembered for a while after its last process."""
+            """Keep the version of the app for a while after its last process."""
             slots, until, version = processes.pop(name, (None, now, ""))
             return processes | ({name: [slots, min(until, now), version]} if version else {})
 
@@ -66,7 +66,7 @@ class ProcessEntry:
         self._entries.change(self._process_key, change)
 
     def _decode(self, value: bytes | None) -> _Processes:
-        """Processes that are alive, and those that show that their version of the app was alive just now."""
+        """Return the live processes, and recent ones that have a version of the app."""
         try:
             processes = json.loads(value or b"{}")
             now = self._now().timestamp()

@@ -1,6 +1,6 @@
-"""What the Store without a database reads: by the list of all jobs it finds what a database finds by its indexes.
+"""Reads of the store without a database. The list of all jobs replaces the indexes of a database.
 
-Changes nothing but the list, where that is behind the records.
+Changes only the list, if it is behind the records.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .index import MOST_ENDED, to_microseconds
 from .job_list import JobList
 
 _AT_ONCE = 16
-"""Records that one look reads."""
+"""Records in one read."""
 
 
 class CacheReads:
-    """The reads of CacheStore. ``now`` gives the time as an aware datetime."""
+    """The reads of CacheStore. ``now`` returns the time as an aware datetime."""
 
     def __init__(self, jobs: JobList, now: Callable[[], datetime]) -> None:
         self._jobs = jobs
@@ -90,7 +90,7 @@ class CacheReads:
         """Do nothing: a cache refuses a value only because of its size."""
 
     def count_running(self) -> dict[str, int]:
-        ids = sorted({job_id for job_id, _ in self._jobs.read().running})  # whatever runs was reserved
+        ids = sorted({job_id for job_id, _ in self._jobs.read().running})  # each running job is reserved
         jobs = (job for some in in_turns(ids) for job in self._jobs.get_live(some))
         return dict(Counter(job.scope for job in jobs if job.status is Status.INPROGRESS))
 
@@ -136,7 +136,7 @@ class CacheReads:
         is_left = self._find_left(app_id, app_version)
         for some in in_turns([each for each in index.waiting(key_ids, full_scopes) if index.live[each].due <= horizon]):
             if soonest is not None and index.live[some[0]].due >= to_microseconds(soonest):
-                break  # none of these can be sooner
+                break  # none of the rest can be sooner
             for job in self._jobs.get_live(some):
                 if job.status is Status.STARTED and not is_left(job):
                     when = max(job.due_at, job.held_until or job.due_at)
@@ -147,7 +147,7 @@ class CacheReads:
         raise NotImplementedError  # ProcessEntry has it
 
     def _find_left(self, app_id: str, app_version: str) -> Callable[[Job], bool]:
-        """Return whether a job that waits is left to another app or version of the app, or to a newer release."""
+        """Return a predicate for waiting jobs that are left to another app or version, or to a newer release."""
         is_alive = functools.cache(self.is_version_alive)
         since = self._now() - timedelta(seconds=APP_GRACE)
 
@@ -170,5 +170,5 @@ class CacheReads:
 
 
 def in_turns(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """As many at a time as one look reads."""
+    """Return the ids in batches of one read."""
     return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))

@@ -1,6 +1,6 @@
-"""The Store without a database: every record is a cell of a cache, changed by compare-and-set, and so is their list.
+"""The store without a database. Each record and the list of jobs are cache entries, changed by compare-and-set.
 
-Makes the numbers of the jobs. Times are this host's. What it reads stands in cache_reads.
+Makes the ids of the jobs. Times are this host's. The reads are in queries.py.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from .queries import CacheReads, in_turns
 log = logging.getLogger("backjob")
 
 STORE_TIMEOUT = 2.0
-"""Seconds that anybody waits for the cache."""
+"""Seconds after which a call to the cache fails."""
 _TRIES = 50
 _MOST_DOUBTFUL = 1000
 _Asked = tuple[int, "int | None", Move]
 
 
 class CacheStore(ProcessEntry, CacheReads, Store):
-    """The Store in a cache. ``now`` gives the time as an aware datetime.
+    """The store in a cache. ``now`` returns the time as an aware datetime.
 
-    ``keep_completed``, ``keep_ended``: seconds for which records stay after their end; 0: as long as the cache likes.
+    ``keep_completed``, ``keep_ended``: seconds for which records stay after their end. 0: no expiry.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class CacheStore(ProcessEntry, CacheReads, Store):
         self._keep_ended = keep_ended
         self._keep_completed = min(filter(None, (keep_completed, keep_ended)), default=0.0)
         self._last_id = 0
-        # Moves that may be made or not, and when: asked for again at the same time, they are known when they were made.
+        # Moves whose outcome is unknown, and their times: the next try uses its time again, to recognize its write.
         self._doubtful: dict[_Asked | None, datetime] = {}
 
     def insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:
         for turn in range(_TRIES):
             if turn > 1:
-                time.sleep(random_between(0, 0.02))  # spreads those who race for one unique key
+                time.sleep(random_between(0, 0.02))  # spreads competitors for one unique key
             index = self._jobs.read_for_new()
             found = index.find(new.uid, unique_keys)
             if found is None:
@@ -73,10 +73,10 @@ class CacheStore(ProcessEntry, CacheReads, Store):
                     return job.id, True
             elif self._jobs.get_live([found]):
                 return found, index.live[found].uid == new.uid
-        raise StoreError("The job can't be recorded: equal ones come and go all the time")
+        raise StoreError("The job can't be recorded: equal jobs keep starting and ending")
 
     def _create(self, new: NewJob, seal: Callable[[int], bytes]) -> Job:
-        """Write the record, under a number that says when: it is a new one also to a cache that has lost all others."""
+        """Write the record. Its id is the time, which is new even to a cache that has lost all records."""
         now = self._now()
         job_id = max(to_microseconds(now), self._last_id + 1)
         while not self._jobs.create(job := new.as_job(job_id, seal(job_id), now)):
@@ -85,8 +85,9 @@ class CacheStore(ProcessEntry, CacheReads, Store):
         return job
 
     def _list(self, job: Job, new: NewJob, unique_keys: Sequence[str]) -> bool:
-        """List it, unless another one was first with its unique key. What is not listed for sure has no record either:
-        its place in the list may still be written when the caller was told that there is no job."""
+        """List the job. If another was first with its unique key, delete the record and return False.
+
+        An error deletes the record too, because the list may still be written after it."""
         is_listed = False
         try:
             is_listed = self._jobs.add(job, new, unique_keys) == job.id
@@ -140,7 +141,7 @@ class CacheStore(ProcessEntry, CacheReads, Store):
         if not self._jobs.reserve(job_id, claim.attempt, max_running, max_in_scope):
             return False
         try:
-            # If it is not made, the next claim that finds no room removes the reservation.
+            # If the claim fails, the next one that reaches a limit removes the reservation.
             job = self._jobs.change(job_id, lambda job: apply_write(claim, job, now))
         except StoreError:
             job = self._jobs.fence(job_id)
@@ -148,7 +149,7 @@ class CacheStore(ProcessEntry, CacheReads, Store):
         return job is not None and (job.lease_by, job.started_at) == (claim.owner, now)
 
     def _move(self, job_id: int, write: Transition) -> bool:
-        # Only a write of one attempt by its owner can be known again by its time.
+        # Only a write of one attempt by its owner can be recognized by its time.
         is_ours_alone = write.attempt is not None and write.idle_for is None and write.expires_at is None
         asked = (job_id, write.attempt, write.move) if is_ours_alone else None
         now = self._doubtful.get(asked) or self._now()
@@ -175,7 +176,7 @@ class CacheStore(ProcessEntry, CacheReads, Store):
                 self._jobs.strike([job_id])
             else:
                 self._jobs.postpone(job)
-        except StoreError as error:  # the move is made; the next process that reads the list mends it
+        except StoreError as error:  # the move is made; the next process that reads the list corrects it
             log.warning("Job %d: the list of jobs is not up to date: %s", job_id, error, extra=about(job_id))
         return True
 
@@ -190,7 +191,7 @@ class CacheStore(ProcessEntry, CacheReads, Store):
         old: list[int] = []
         for some in in_turns(self._jobs.read().ended if times else ()):
             jobs = self._jobs.get_many(some)
-            # What a cache has dropped by itself is only struck off.
+            # Records that the cache has dropped are only struck off.
             old += [job_id for job_id, job in zip(some, jobs, strict=True) if job is None or _is_old(job, times)]
             youngest = max((job.ended_at for job in jobs if job and job.ended_at), default=None)
             if len(old) >= most or (youngest is not None and youngest >= max(times.values())):
