@@ -91,14 +91,14 @@ class Config:
     """Name of the job table."""
 
     create_table: bool = option(True, _BOOL, read_bool)
-    """Whether the job table is created at first use."""
+    """Create the job table at first use."""
 
     cache_prefix: str = option("backjob-", must_match(r"[\x21-\x7e]{0,64}", "up to 64 printable ASCII characters"))
     """Prefix of the keys in the cache."""
 
     error_timeout: float = option(120, must_be(TIMEOUT, is_timeout), read_number)
-    """Seconds without a progress report from the running job after which it fails, at least 0.5. 0: never. Also an
-    argument of start()."""
+    """Seconds without a progress report after which a running job fails, at least 0.5. 0: never. Also an argument of
+    start()."""
 
     user_agent: str = option(
         f"backjob/{__version__}", must_match(r"[!-~]([ -~\t]{0,198}[!-~])?", "1-200 printable ASCII characters")
@@ -116,9 +116,9 @@ class Config:
     ``"unix:/run/app.sock"``. None: found from the server of each request."""
 
     site_url: str | None = option(None, must_pass(parse_site_url))
-    """URL at which people reach the app, such as ``"https://shop.example"`` or ``"https://shop.example/mount"``: Host,
-    scheme, port and SCRIPT_NAME of jobs that are started outside of a request. None: those of ``connect``, and the
-    SCRIPT_NAME with which the request arrives."""
+    """URL at which people reach the app, such as ``"https://shop.example"`` or ``"https://shop.example/mount"``. Jobs
+    that are started outside of a request get its Host, scheme, port and SCRIPT_NAME. None: those of ``connect``, and
+    the SCRIPT_NAME with which the request arrives."""
 
     ca_file: str | None = option(None, must_pass(check_ca_file))
     """PEM file of the authority that signed the certificate at ``connect="https://…"``. None: the system's."""
@@ -131,8 +131,8 @@ class Config:
     """Longest time in seconds that start() waits for the monitor's answer before it closes its socket."""
 
     monitor: str = option("auto", must_be(f"one of {', '.join(MONITORS)}", MONITORS.__contains__))
-    """Where the monitor waits for the job: ``"thread"``, ``"request"``, ``"leave"``, or ``"auto"``, which is leave on
-    servers whose threads end with the request, and thread on all others."""
+    """Way in which the monitor waits for the job: ``"thread"``, ``"request"``, ``"leave"`` or ``"auto"``. The last is
+    leave on servers whose threads end with the request, and thread on all others."""
 
     lease: float = option(30, must_be_number(1, 86400), read_number)
     """Seconds after which a job is lost unless its process has renewed the lease. The process is the one that runs the
@@ -157,9 +157,9 @@ class Config:
     limit."""
 
     keeper: bool = option(True, _BOOL, read_bool)
-    """Whether this process has a keeper, the thread that recovers lost jobs, launches due ones and deletes old ones.
-    False for a process that only reads or starts jobs, such as a script. It renews the leases of the jobs that it runs
-    itself."""
+    """Start a keeper in this process: the thread that recovers lost jobs, launches due ones and deletes old ones. False
+    for a process that only reads or starts jobs, such as a script. Such a process renews the leases of the
+    jobs that it runs itself."""
 
     app_name: str | None = option(None, _SHORT_NAME)
     """Name of the app, which separates its jobs from those of other apps in the same table: 1-64 printable ASCII
@@ -175,7 +175,7 @@ class Config:
 
     forward_environ: tuple[str, ...] = option((), find_fault, read_words)
     """Environ keys, such as ``"OIDC_CLAIM_email"`` or ``"eppn"``, whose texts a job gets from the request that started
-    it. A ``*`` at the end stands for any ending. The known keys of authentication modules are included anyway."""
+    it. A ``*`` at the end matches any ending. The known keys of authentication modules are included anyway."""
 
     redirect_ok: RedirectOk = option(False, check_redirects, read_path_or_bool, is_dotted=True)
     """Redirects that complete a job: none, all (True), those below a path (``"/ticket/"``, the mount included), or
@@ -183,8 +183,8 @@ class Config:
     do those that only correct the job's own URL, nor 307 and 308. Also an argument of start()."""
 
     max_output: int = option(1048576, _WHOLE, read_number)
-    """Largest number of bytes of UTF-8 that are kept of a job's output: its end, from the beginning of a line where
-    that loses at most an eighth."""
+    """Largest number of bytes of UTF-8 that are kept of a job's output. The end is kept, from the beginning of a line
+    if that loses at most an eighth."""
 
     max_request: int = option(1048576, _WHOLE, read_number)
     """Largest request of a job in bytes: body, URL, headers and the rest of its sealed record. For a larger one start()
@@ -267,7 +267,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
 def read_settings(settings: Mapping[str, Any], prefix: str = "backjob.") -> dict[str, Any]:
     """Return the options among settings, such as an ini file's, whose names start with the prefix.
 
-    Text becomes what the option's field makes of it, other values are kept. Raises ConfigError.
+    The option's reader converts text. Other values are kept. Raises ConfigError.
     """
     fields = {each.name: each for each in dataclasses.fields(Config)}
     options = {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""Options as text, as in an ini file: one reader for each way to write a value, and objects by their dotted names.
+"""Options as text, as in an ini file: one reader for each kind of value, and objects by their dotted names.
 
-Knows how a value is written, not what it may be: text that is no number stays text, and the option's check refuses it.
-Readers raise ValueError, which says what is wrong without the name of the option.
+Readers know the syntax of a value, not its range. Text that is no number stays text, and the option's check refuses it.
+Readers raise ValueError, whose message lacks the name of the option.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def read_text(field: dataclasses.Field[Any], text: str) -> Any:
 
 
 def load_object(name: str) -> Any:
-    """Return the object named ``module:object`` or ``module.object``; with ``()`` at the end, what calling it returns.
+    """Return the object named ``module:object`` or ``module.object``. With ``()`` at the end, call it first.
 
-    Raises ValueError, whatever the import or the call raises.
+    Raises ValueError for any exception of the import or the call.
     """
     try:
         found = pkgutil.resolve_name(name.removesuffix("()"))
@@ -72,7 +72,7 @@ def read_path_or_bool(text: str) -> bool | str:
 
 
 def read_number(text: str) -> float | str:
-    """Return an int where the number is whole, else a float. Other text stays text, such as "auto", in lower case."""
+    """Return an int if the number is whole, else a float. Other text, such as "auto", is returned in lower case."""
     try:
         value = float(text)
     except ValueError:
@@ -81,12 +81,12 @@ def read_number(text: str) -> float | str:
 
 
 def read_scopes(text: str) -> float | str | dict[str, float | str]:
-    """Return one number, or a mapping of scopes to theirs: ``reports=1, mail=2``."""
+    """Return one number, or a mapping of scopes to numbers: ``reports=1, mail=2``."""
     if "=" not in text:
         return read_number(text)
     parts = [part.rpartition("=") for part in text.replace(",", "\n").splitlines() if part.strip()]
     if not all(equals for _, equals, _ in parts):
-        raise ValueError("must be a number, or scopes with theirs, such as 'reports=1, mail=2'")
+        raise ValueError("must be a number, or scopes with numbers, such as 'reports=1, mail=2'")
     return {scope.strip(): read_number(limit) for scope, _, limit in parts}
 
 
@@ -96,7 +96,7 @@ def read_words(text: str) -> tuple[str, ...]:
 
 
 def read_key(text: str) -> str | tuple[str, ...]:
-    """Return one key, or several that stand on a line each."""
+    """Return one key, or a tuple of several, each on its own line."""
     keys = tuple(text.split())
     return keys[0] if len(keys) == 1 else keys
 

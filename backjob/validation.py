@@ -24,7 +24,7 @@ MOST_WHOLE = 2**31 - 1
 """Largest integer that all databases store."""
 WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
 LEAST_ERROR_TIMEOUT = 0.5
-"""Seconds. Progress is written every 0.2 s at most. With a shorter time-out one slow write would fail a job that
+"""Shortest in seconds. Progress is written every 0.2 s at most. With a shorter time-out one slow write would fail a job that
 reports progress all the time."""
 MOST = 1e9
 TIMEOUT = f"0 (never) or a number of seconds from {LEAST_ERROR_TIMEOUT} to {MOST:.0f}"
@@ -39,7 +39,7 @@ def is_whole(value: object) -> bool:
 
 
 def is_number(value: object, least: float, most: float) -> bool:
-    """Is it an int or a float in this range? NaN is in none."""
+    """Is it an int or a float in this range? NaN never is."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
 
 

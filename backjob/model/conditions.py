@@ -1,6 +1,6 @@
 """Conditions on a record and values for its fields, as data.
 
-evaluation.py applies them to a record, the SQL store compiles them to SQL. A missing value (None, NULL) meets no
+evaluation.py applies them to a record. The SQL store compiles them to SQL. A missing value (None, NULL) meets no
 comparison.
 """
 
@@ -95,7 +95,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class StartsWith:
-    """The field, a text, starts with this one."""
+    """The field is a text with this prefix."""
 
     field: str
     prefix: str

@@ -47,7 +47,7 @@ def find_breach(record: Job) -> str | None:
 
 
 def is_applied(write: Write, job: Job, now: datetime) -> bool:
-    """Return whether the record is what this write at this time makes of it, as far as that can be known."""
+    """Return whether the record has the values that this write sets at this time, as far as they are known."""
     definition = write.definition
     before: dict[str, Any] = {}
     for condition in definition.guard:
@@ -87,7 +87,7 @@ def is_met(condition: Condition, record: object, arguments: object = None, now: 
 
 
 def resolve(value: Value, arguments: object, now: datetime | None = None, record: object = None) -> Any:
-    """Return what a value is for a write with these arguments, at this time. Fields are those of the record."""
+    """Return a value for a write with these arguments, at this time. Fields are read from the record."""
     match value:
         case Arg(name):
             return getattr(arguments, name)

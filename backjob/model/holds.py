@@ -1,4 +1,4 @@
-"""The writes to waiting jobs: who holds a job, and why it still waits."""
+"""The writes to waiting jobs: their holds, and the reasons why they still wait."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Hold(Write):
 
     _VALUES: ClassVar[dict[str, Value]] = {"held_by": Arg("holder"), **_HELD_UNTIL}
     _TAKE: ClassVar = Definition((WAITS, OF_ATTEMPT, FREE, READABLE), _VALUES)
-    # Also a record of a newer release: a launch that reached a process of an older one is given back.
+    # Without READABLE: a process of an older release must be able to give back a launch.
     _PASS: ClassVar = Definition((WAITS, OF_ATTEMPT, Equal("held_by", Arg("held_by"))), _VALUES)
 
     _ADOPT: ClassVar = Definition((*_PASS.guard, OF_APP), {**_VALUES, "app_id": Arg("app_id")})
@@ -91,7 +91,7 @@ class LaunchFailure(Write):
 
 @dataclass(frozen=True)
 class AtCapacity(Write):
-    """Release a job whose launch reached a busy server. This counts as success: earlier failures are forgotten."""
+    """Release a job whose launch reached a busy server. This counts as success: earlier failures are removed."""
 
     attempt: int
     holder: str
@@ -123,7 +123,7 @@ class WaitReason(Write):
 class MissingKey(Write):
     """Set the empty status text of the jobs of an application that no process has launched for so many seconds.
 
-    Only of those that are sealed with none of these keys.
+    Only of jobs that are sealed with none of these keys.
     """
 
     app_id: str

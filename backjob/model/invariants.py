@@ -1,4 +1,4 @@
-"""The conditions that every stored record meets, as data. The CHECK constraints are made from it."""
+"""The conditions that every stored record meets, as data. The CHECK constraints are made from them."""
 
 from __future__ import annotations
 

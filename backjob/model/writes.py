@@ -1,6 +1,6 @@
 """The writes to the record of a job: their arguments, guards and the values that they set, as data.
 
-Here are those of running jobs and the transitions, in holds.py those of waiting jobs.
+This module has those of running jobs and the transitions. holds.py has those of waiting jobs.
 
 The SQL store and the cache store are made from these. A write whose guard is not met changes nothing.
 """
@@ -45,7 +45,7 @@ FREE = AnyOf(
         AllOf((AtMost("held_until", Now()), Not(StartsWith("held_by", RESPONSE)))),
     )
 )
-"""No process holds the job, or none any more."""
+"""No process holds the job, or the hold has ended."""
 DUE = AtMost("due_at", Now())
 NO_FAILED_LAUNCH = Missing("launch_failed_at")
 
@@ -68,18 +68,18 @@ class Write:
 
     @property
     def definition(self) -> Definition:
-        """Guard and values. Equal ones are the same object, so that a store can keep what it makes of it."""
+        """Guard and values. Equal ones are the same object, so that a store can cache its statement."""
         raise NotImplementedError
 
     @property
     def may_change_nothing(self) -> bool:
-        """A record may meet the guard and have all the values already."""
+        """True if a record may meet the guard and have all the values already."""
         return False
 
 
 @dataclass(frozen=True)
 class Claim(Write):
-    """Begin an attempt. ``lease``: seconds until its process must have renewed its lease."""
+    """Begin an attempt. ``lease``: seconds within which its process must renew the lease."""
 
     attempt: int
     owner: str
@@ -104,7 +104,7 @@ class Claim(Write):
 
 @dataclass(frozen=True)
 class Progress(Write):
-    """A progress report of a running job. ``number``: its number within the attempt; an older report is too late.
+    """A progress report of a running job. ``number``: its number within the attempt. An older one is refused.
 
     With ``is_more`` the text is appended to that of the report before, which must be the last one that was made.
     """
@@ -182,7 +182,7 @@ class Transition(Write):
 
     @property
     def is_repeatable(self) -> bool:
-        """The write can be made again after a lost answer: it can't move the next attempt."""
+        """True if the write can be made again after a lost answer, because it can't move the next attempt."""
         return self.move is not Move.RETRY or self.attempt is not None
 
 

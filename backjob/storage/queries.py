@@ -12,15 +12,15 @@ from backjob.model.recovery import RecoveryRecord
 from .retention import Passed
 
 LONGEST = 3650 * 86400.0
-"""Seconds for which a job can wait at most."""
+"""Longest time in seconds for which a job can wait."""
 APP_GRACE = 86400.0
-"""Seconds after which a waiting job that no process of its application has taken is failed by one of another."""
+"""Seconds after which another application fails a waiting job that no process of its own has taken."""
 VERSION_GRACE = 60.0
-"""Seconds for which a version of the app may be without a process, as during a restart, and keeps its jobs."""
+"""Seconds for which a version of the app without a process keeps its jobs, as during a restart."""
 
 
 class Queries(abc.ABC):
-    """What can be asked of a store. Every method raises StoreError when it can't be reached."""
+    """The reads of a store, its processes, and the deletion of old jobs. Every method raises StoreError when it can't be reached."""
 
     @property
     @abc.abstractmethod
@@ -31,7 +31,7 @@ class Queries(abc.ABC):
 
     @abc.abstractmethod
     def get(self, job_id: int) -> Job | None:
-        """One record."""
+        """Return one record, or None."""
 
     @abc.abstractmethod
     def look_at(self, job_id: int) -> Job | None:
@@ -43,11 +43,11 @@ class Queries(abc.ABC):
 
     @abc.abstractmethod
     def status(self, job_id: int) -> JobStatus | None:
-        """What people see of one record: up to a second old, so nothing is decided by it."""
+        """Return the status of one job for display. It may be a second old: base no decision on it."""
 
     @abc.abstractmethod
     def glance(self, job_id: int) -> Glance | None:
-        """The moving part of one record."""
+        """Return the changing fields of one record."""
 
     @abc.abstractmethod
     def find(
@@ -64,7 +64,7 @@ class Queries(abc.ABC):
 
     @abc.abstractmethod
     def list_holders(self) -> list[str]:
-        """The names of the processes that hold jobs which wait."""
+        """Return the names of the processes that hold waiting jobs."""
 
     @abc.abstractmethod
     def take_due(
@@ -76,12 +76,13 @@ class Queries(abc.ABC):
         full_scopes: Collection[str] = (),
         app_version: str = "",
     ) -> Job | None:
-        """Hold the first job that is due and that no process holds, but none of these scopes.
+        """Hold and return the first due job that no process holds. Skip the jobs of ``full_scopes``.
 
-        Only a job of this application, or of none: other queries with an ``app_id`` have the same rule. Of another one
-        only after APP_GRACE, if no job of it runs, or has ended since: then the caller is to fail it.
-        A job of another version of the app than ``app_version`` is skipped while a process of that version is alive,
-        and for VERSION_GRACE seconds after. "" in the job: any process takes it.
+        Jobs of other applications are skipped, as by all queries with an ``app_id``. Jobs of no application are not.
+        A job of another one is returned APP_GRACE after its due time, if no job of that one runs or has ended since.
+        The caller must fail it.
+        Jobs of other versions of the app are skipped while a process of that version is alive, and for VERSION_GRACE
+        seconds after. Any process takes a job whose ``app_version`` is "".
         """
 
     @abc.abstractmethod
@@ -93,18 +94,18 @@ class Queries(abc.ABC):
         within: float = LONGEST,
         app_version: str = "",
     ) -> float | None:
-        """Return the seconds until a job, but none of these scopes, is due or loses its hold.
+        """Return the seconds until a job outside of ``full_scopes`` is due or loses its hold.
 
         None: no job is due ``within`` so many seconds.
         """
 
     @abc.abstractmethod
     def count_running(self) -> dict[str, int]:
-        """How many jobs run in each scope that has any."""
+        """Return the number of running jobs in each scope that has any."""
 
     @abc.abstractmethod
     def count_launched(self) -> int:
-        """How many worker requests wait for a slot."""
+        """Return the number of worker requests that wait for a slot."""
 
     @abc.abstractmethod
     def find_leased(self, key_ids: Sequence[str], app_id: str | None = None) -> list[RecoveryRecord]:
@@ -112,7 +113,7 @@ class Queries(abc.ABC):
 
     @abc.abstractmethod
     def time(self) -> datetime:
-        """The time of this store."""
+        """Return the time of this store."""
 
     @abc.abstractmethod
     def time_at_hand(self) -> datetime:
@@ -120,7 +121,7 @@ class Queries(abc.ABC):
 
     @abc.abstractmethod
     def try_new_connection(self) -> None:
-        """Open a new connection, use it and close it. Raises StoreError, for example if the server has none left."""
+        """Open a new connection, use it and close it. Raises StoreError, for example if the server allows no more."""
 
     @abc.abstractmethod
     def check_writes(self) -> None:
@@ -134,10 +135,10 @@ class Queries(abc.ABC):
         most: int,
         passed: Passed | None = None,
     ) -> int:
-        """Delete so many jobs at most that were completed, or have ended in any way, before these times (None: none).
+        """Delete up to ``most`` jobs that completed, or ended in any way, before these times. None: delete none.
 
-        Return the number deleted. If it equals ``most``, call again. A job that can't be deleted does not keep the
-        others: it is noted in ``passed``, and later calls that get the same ``passed`` do not try it again.
+        Return the number deleted. If it equals ``most``, call again. A job that can't be deleted is noted in
+        ``passed``, and skipped by later calls with the same ``passed``.
         """
 
     @abc.abstractmethod
@@ -146,7 +147,7 @@ class Queries(abc.ABC):
 
     @abc.abstractmethod
     def register(self, name: str, slots: int | None, seconds: float, app_version: str = "") -> None:
-        """A process is there for so many seconds, and has so many slots (None: not known)."""
+        """Record that a process is alive for so many seconds, and its slots (None: not known)."""
 
     @abc.abstractmethod
     def is_version_alive(self, app_version: str) -> bool:
@@ -154,8 +155,8 @@ class Queries(abc.ABC):
 
     @abc.abstractmethod
     def read_slots(self) -> dict[str, int | None]:
-        """The slots of each process that is there, by their names."""
+        """Return the slots of each live process, by its name."""
 
     @abc.abstractmethod
     def unregister(self, name: str) -> None:
-        """A process is there no more."""
+        """Record that a process has ended."""

@@ -37,7 +37,7 @@ class Store(Queries):
     # The writes. Each returns whether it was made.
 
     def add(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str] = ()) -> tuple[int, bool]:
-        """Record a job and return its id, and True. If a live job has one of the unique keys: its id, and False.
+        """Record a job and return its id and True. If a live job has one of the unique keys, return its id and False.
 
         ``seal`` makes the sealed request from the id.
         """
@@ -75,7 +75,7 @@ class Store(Queries):
     def note_missing_key(self, app_id: str, key_ids: Sequence[str], text: str, seconds: float) -> int:
         """Set the empty status text of the jobs of this application that are sealed with none of these keys.
 
-        Only those that have been due for ``seconds``, and that no process holds. Return their number.
+        Only jobs that have been due for ``seconds``, and that no process holds. Return their number.
         """
         return self.write_many(MissingKey(app_id, key_ids, text, seconds))
 
@@ -86,9 +86,9 @@ class Store(Queries):
     def claim(
         self, job_id: int, attempt: int, owner: str, lease: float, max_running: int, max_in_scope: int = 0
     ) -> bool:
-        """Begin an attempt: the only compare-and-set that lets it run.
+        """Begin an attempt, by compare-and-set: only one process can.
 
-        Not while ``max_running`` jobs run, or ``max_in_scope`` of its own scope. A limit of 0 is none.
+        Return False while ``max_running`` jobs run, or ``max_in_scope`` jobs of its scope. 0: no limit.
         """
         return self.write_claim(job_id, Claim(attempt, owner, lease), max_running, max_in_scope)
 
@@ -116,7 +116,7 @@ class Store(Queries):
     def renew(self, leases: Mapping[str, int], holds: Mapping[int, str], seconds: float) -> None:
         """Extend the leases of running jobs, by their claims, and the holds of waiting jobs, by their holders.
 
-        It is a write, also without any job: a process whose store is read-only can't extend anything.
+        Without any job it is a write too, which fails if the store is read-only.
         """
         self.write_many(LeaseRenewal(tuple(leases), seconds), list(leases.values()))
         if holds:
@@ -145,14 +145,14 @@ class Store(Queries):
 
         ``error`` and ``location`` describe the end of the attempt, in one line of MOST_REASON characters each.
         """
-        silence = idle_for or None
-        write = Transition(move, attempt, text, error, location, progress, delay, past, silence, expires_at)
+        idle = idle_for or None
+        write = Transition(move, attempt, text, error, location, progress, delay, past, idle, expires_at)
         is_made = self.write(job_id, write)
         if is_made and move.target.is_final:
             self._listener("on_end", job_id)
         return is_made
 
-    # What a store implements.
+    # Implemented by each store.
 
     @abc.abstractmethod
     def insert(self, new: NewJob, seal: Callable[[int], bytes], unique_keys: Sequence[str]) -> tuple[int, bool]:

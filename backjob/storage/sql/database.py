@@ -66,7 +66,7 @@ class Database:
         """The longest value that the server accepts, in bytes; None: no limit. Known after the first use."""
         self._least_number = 0
         self.name = ""
-        """The name of the table that no other one has. Known after the first use of this Database, or of its twin."""
+        """The unique name of the table. Known after the first use of this Database, or of its twin."""
         self._inherited: Pool | None = None
         self._lender: Database | None = None
         # No connection may be open during a fork: SQLite's locks belong to the process, and a child would inherit the
@@ -78,7 +78,7 @@ class Database:
         self._gate = ForkGate() if self._is_sqlite else contextlib.nullcontext()
 
     def make_twin(self, patience: float) -> Database:
-        """Return a copy with its own connections. It borrows idle ones of this one while the server refuses more."""
+        """Return a copy with its own connections. If the server refuses more, it borrows idle ones of this Database."""
         given = twin_engine(self._engine, patience) if isinstance(self._given, Engine) else self._given
         twin = Database(given, self.table, self._create_table, patience)
         twin._has_own_pool = True
@@ -88,7 +88,7 @@ class Database:
         return twin
 
     def lend(self) -> Connection | None:
-        """Return an idle connection to a server, or None if there is none that another thread may use."""
+        """Return an idle connection to a server, if another thread may use one, or None."""
         return self._open() if can_lend(self._engine) else None
 
     def find_idle(self, seconds: float) -> IdleConnections | None:
@@ -108,11 +108,11 @@ class Database:
 
     @property
     def place(self) -> str:
-        """The location of the table, for people: without user and password."""
+        """The location of the table, for messages. Without user and password."""
         return tables.describe_location(self._engine.url, self.table)
 
     def create_table(self) -> None:
-        """Create missing tables, whatever the option says. Raises StoreError."""
+        """Create missing tables, even with ``create_table=False``. Raises StoreError."""
         with self._lock:
             self._create_table, was_allowed = True, self._create_table
         try:
@@ -146,7 +146,7 @@ class Database:
                     yield connection
             except (OperationalError, ProgrammingError) as error:
                 if isinstance(error, ProgrammingError) or "no such table" in str(error.orig):
-                    self._is_ready = False  # the table may be gone: the next use looks
+                    self._is_ready = False  # the table may be gone: the next use checks it
                 if self.sqlite_file is not None:
                     self.sqlite_file.check()
                 raise
@@ -161,7 +161,7 @@ class Database:
     def write(self, statement: Executable, values: dict[str, Any], seconds: float = errors.BUSY_TIMEOUT) -> int:
         """Run a single statement and return the number of rows that it changed. Raises StoreError.
 
-        ``seconds``: the longest time for which the statement is tried again while it loses to other writes.
+        ``seconds``: the longest time for which the statement is retried while it loses to other writes.
         """
         if self._has_limits and not self._needs_transaction and isinstance(statement, (Update, Delete)):
             statement = add_lock_patience(statement)
@@ -184,7 +184,7 @@ class Database:
 
     @as_one_call
     def ask(self, question: _Work[Result]) -> Result:
-        """Run a function that only reads, once more if the connection is lost. Raises StoreError."""
+        """Run a function that only reads. Retry it once if its answer is lost. Raises StoreError."""
         try:
             return self._ask_once(question)
         except errors.AnswerLost:
@@ -195,17 +195,17 @@ class Database:
             return self._transact(connection, question) if self._needs_transaction else question(connection)
 
     def transact(self, work: _Work[Result], seconds: float = errors.BUSY_TIMEOUT) -> Result:
-        """Run a function in a short transaction, again if it loses to another transaction. Raises StoreError."""
+        """Run a function in a short transaction. Retry it if it loses to another one. Raises StoreError."""
         with self.connect() as connection:
             return self._transact(connection, work, seconds)
 
     def run_alone(self, work: _Work[Result]) -> Result:
-        """Run a function in a transaction while no other process is in such a call. Raises StoreError."""
+        """Run a function in a transaction, under a lock that all processes share. Raises StoreError."""
         with self.connect() as connection:
             return self._run_alone(connection, work)
 
     def reopen_replaced_file(self) -> None:
-        """Open a deleted or replaced SQLite file anew. Raises StoreError."""
+        """Reopen an SQLite file that was deleted or replaced. Raises StoreError."""
         with self._gate:
             if self._reopen_replaced_file():
                 self._prepare()
@@ -235,7 +235,7 @@ class Database:
 
     def _connect(self) -> Connection:
         try:
-            return errors.try_again(self._autocommit.connect)  # an SQLite file is locked while another one turns WAL on
+            return errors.try_again(self._autocommit.connect)  # SQLite locks the file while a process turns WAL on
         except self._engine.dialect.loaded_dbapi.Error:
             # SQLAlchemy could not set AUTOCOMMIT: the server has dropped this connection, and probably all others in a
             # user's engine without pool_pre_ping.
@@ -260,7 +260,7 @@ class Database:
 
     @errors.as_outage()
     def _prepare(self) -> None:
-        if not self._lock.acquire(timeout=self._busy):  # the one before has been waiting for as long
+        if not self._lock.acquire(timeout=self._busy):  # another thread has waited as long
             raise StoreError("The job database does not answer")
         try:
             if self._is_ready:
@@ -293,8 +293,8 @@ class Database:
         elif missing:
             self._run_alone(connection, make)
         for table in missing:
-            tables.check_columns(connection, table, self.table)  # another process may have made it, of another version
-        if self._least_number:  # of a file that this one has replaced: no number is given twice
+            tables.check_columns(connection, table, self.table)  # another process may have made another version
+        if self._least_number:  # of the replaced file: no id is assigned twice
             tables.count_from(connection, self.table, self._least_number)
         self.name = tables.read_name(connection, self.kind, self.table)
         (self._lender or self).name = self.name

@@ -1,4 +1,4 @@
-"""SQL that differs between the kinds of databases: transactions, names of places, SQLite's count of ids.
+"""SQL that differs between the kinds of databases: transactions, locks, encodings, SQLite's counter of ids.
 
 The kinds have SQLAlchemy's names.
 """
@@ -17,7 +17,7 @@ from backjob.errors import StoreError
 from .errors import BUSY_TIMEOUT, Result, find_busy_timeout, find_statement_timeout, is_read_only, try_again
 from .postgresql import lock_patience
 
-# On SQLite a write transaction from its first moment on: it refuses one that begins as a reader and turns writer.
+# SQLite: IMMEDIATE, because a transaction that begins with a read may be refused when it first writes.
 BEGIN = {
     "sqlite": ("BEGIN IMMEDIATE",),
     "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
@@ -29,7 +29,7 @@ BEGIN["mariadb"] = BEGIN["mysql"]
 BEGIN_PATIENT = (
     f"{BEGIN['postgresql'][0]}; SET LOCAL lock_timeout = {{lock:.0f}}; SET LOCAL statement_timeout = {{statement:.0f}}"
 )
-# Of the database, where that matters, and of the connection.
+# The encodings of the database, where it matters, and of the connection.
 ENCODINGS = {
     "postgresql": text("SELECT getdatabaseencoding()::text, current_setting('client_encoding')"),
     "mysql": text("SELECT 'utf8mb4', @@character_set_client"),
@@ -42,9 +42,9 @@ TABLE_PLACE = {
     ),
     "mysql": text("SELECT lower(coalesce(:schema, database()))"),
 }
-"""Queries for the names above the table's own that stay the same when the server moves to another host."""
+"""Queries for the names of database and schema, which stay the same when the server moves to another host."""
 TABLE_PLACE["mariadb"] = TABLE_PLACE["mysql"]
-# SQLite keeps the last number of a table with AUTOINCREMENT there.
+# SQLite stores the last id of a table with AUTOINCREMENT there.
 LAST_NUMBER = text("SELECT seq FROM sqlite_sequence WHERE name = :table")
 COUNT_FROM = (
     text("UPDATE sqlite_sequence SET seq = :least WHERE name = :table AND seq < :least"),
@@ -63,12 +63,12 @@ _REFUSALS = "backjob.refusals"
 def begin(
     connection: Connection, kind: str, patience: float | None = None, lock: float = BUSY_TIMEOUT
 ) -> Iterator[None]:
-    """A transaction around what is done within: committed at its end, rolled back if that raises.
+    """Run the block in a transaction: commit it at the end, or roll it back if the block raises.
 
     ``patience``: seconds that the client waits for an answer. On PostgreSQL, the lock and statement time-outs are
     derived from it. ``lock``: the longest lock time-out there, in seconds.
     """
-    # By hand, for SQLAlchemy lets a driver's own errors through while it sets an isolation level.
+    # Not by SQLAlchemy: it does not wrap a driver's errors while it sets an isolation level.
     statements = BEGIN[kind]
     if patience is not None:
         lock = max(min(lock, find_busy_timeout(patience)), _SHORTEST_LOCK)
@@ -79,7 +79,7 @@ def begin(
         yield
         connection.exec_driver_sql("COMMIT")
     except BaseException:
-        with contextlib.suppress(SQLAlchemyError):  # a full disk, for one, has ended the transaction already
+        with contextlib.suppress(SQLAlchemyError):  # a full disk, for example, has ended it already
             connection.exec_driver_sql("ROLLBACK")
         raise
 
@@ -94,7 +94,7 @@ def with_advisory_lock(
 ) -> Result:
     """Run ``work`` under a PostgreSQL advisory lock, which is held until the transaction ends.
 
-    ``seconds``: how long to wait for a lock at most.
+    ``seconds``: the longest wait for the lock.
     """
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     connection.execute(select(lock_patience(seconds)))
@@ -103,20 +103,20 @@ def with_advisory_lock(
 
 
 def with_named_lock(connection: Connection, name: str, work: Callable[[Connection], Result]) -> Result:
-    """MySQL and MariaDB: such a lock is the connection's, not a transaction's, and each database has its own."""
+    """Run ``work`` under a named lock of MySQL or MariaDB. It belongs to the connection. Each database has its own."""
     own_name = func.md5(func.concat(func.coalesce(func.database(), ""), " ", name))
     if connection.scalar(select(func.get_lock(own_name, BUSY_TIMEOUT))) != 1:
         raise StoreError(f"Other processes have had the lock of the job table for {BUSY_TIMEOUT:g} s")
     is_released = False
     try:
         result = work(connection)
-        # Whatever becomes of the lock, the work is done.
+        # The work is done, even if the lock is not released.
         with contextlib.suppress(DBAPIError):
             is_released = connection.scalar(select(func.release_lock(own_name))) == 1
         return result
     finally:
         if not is_released:
-            connection.invalidate()  # the lock goes with it
+            connection.invalidate()  # this releases the lock
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How an engine is made from a URL, with the patience that a web request has, and what is asked of a user's own one.
+"""Engines that are made from URLs, with time-outs that suit a web request, and checks of the user's own Engines.
 
 Knows each database's and driver's settings. Nothing is connected here.
 """
@@ -29,44 +29,44 @@ from .errors import as_store_errors, as_unreachable, find_busy_timeout, find_sta
 from .postgresql import limit_answers
 
 KINDS = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
-"""The databases that a store knows how to lock and how to ask for the time, by SQLAlchemy's names."""
+"""Supported databases, by SQLAlchemy's names."""
 _NO_URL = "database is no SQLAlchemy URL, such as sqlite:////var/lib/app/backjob.sqlite3"
 _SQLITE_WAIT = 0.02
 _CACHES = frozenset({"memcached", "redis", "rediss", "valkey"})
 _MISSPELT = {"mysql2": "mysql", "pymysql": "mysql", "sqlite3": "sqlite"}
 _MISSPELT |= dict.fromkeys(("pgsql", "postgres", "psql", "psycopg", "psycopg2"), "postgresql")
-"""Names that other libraries and hosting services give to databases in URLs, and SQLAlchemy's own."""
+"""Other libraries' and hosting services' names of databases in URLs, each with SQLAlchemy's."""
 _SECURE_DELETE = "PRAGMA secure_delete = ON"
-"""Pragma by which SQLite overwrites deleted values with zeros, instead of only marking it as free."""
+"""Pragma by which SQLite overwrites deleted values with zeros, instead of only marking them as free."""
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
-"""Which one is meant where the URL names none: those that the package's extras bring."""
-# In seconds, but for tcp_user_timeout. A server that takes the connection and never answers is noticed as well.
+"""Default drivers for URLs that name no driver. The package's extras install them."""
+# In seconds, except tcp_user_timeout. A server that accepts the connection and never answers is detected too.
 _LIBPQ = {"connect_timeout": "5", "tcp_user_timeout": "10000", "keepalives_idle": "5", "keepalives_interval": "5"}
-# The kernel applies tcp_user_timeout to who only waits for an answer when the first keepalive stays unanswered.
+# While the client only waits for an answer, tcp_user_timeout applies once the first keepalive is unanswered.
 _LIBPQ["client_encoding"] = "utf8"  # in an SQL_ASCII database all answers would be bytes
 _MYSQL = {"connect_timeout": "5", "read_timeout": "10", "write_timeout": "10", "charset": "utf8mb4"}
 _DEFAULTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}
 PATIENCE = 10.0
-"""Seconds that the longest of these waits takes."""
+"""The longest of these waits, in seconds."""
 _A_SECOND = {"connect_timeout": 1, "read_timeout": 1, "write_timeout": 1, "tcp_user_timeout": 1000}
 _ON_CONNECT = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    # Only MariaDB runs what is in /*M! */. MySQL has no statement time-out for writes.
+    # Only MariaDB executes the part in /*M! */. MySQL has no statement time-out for writes.
     "SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} /*M! , max_statement_time = {any} */",
 )
 """Settings of MySQL and MariaDB sessions: the isolation level with the fewest locks, and time-outs in seconds. Lock
 time-outs are whole seconds. PostgreSQL gets its time-outs in each transaction, because poolers share its sessions."""
 _OF_TRANSACTIONS = frozenset({"isolation_level", "postgresql_readonly", "postgresql_deferrable"})
-"""The execution options of an engine that say how its transactions are to be."""
+"""Execution options of an engine that concern its transactions."""
 
-# What the app has begun on a connection would be committed with a job. An AssertionPool refuses the second user.
+# On a shared connection a job's commit would commit the app's work too. An AssertionPool refuses a second user.
 _SHARING = (StaticPool, SingletonThreadPool, AssertionPool)
 
 
 def make_engine(database: str | URL, patience: float = PATIENCE) -> Engine:
-    """An engine of our own, on which every statement commits by itself. Raises ConfigError.
+    """Return an engine of our own, on which every statement commits by itself. Raises ConfigError.
 
-    ``patience``: seconds that a wait for a server lasts at most, where the URL says nothing about it; whole ones.
+    ``patience``: the longest wait for a server, in whole seconds. Options in the URL take precedence.
     """
     try:
         url = make_url(database)
@@ -88,7 +88,7 @@ def make_engine(database: str | URL, patience: float = PATIENCE) -> Engine:
 
 
 def check_engine(engine: Engine) -> Engine:
-    """A user's own engine, if it can serve. Raises ConfigError."""
+    """Return a user's own engine, if it is suitable. Raises ConfigError."""
     _check_kind(engine.dialect.name)
     _check_driver(engine.dialect)
     name = engine.url.database or ":memory:"
@@ -103,7 +103,7 @@ def check_engine(engine: Engine) -> Engine:
 
 
 def twin_engine(engine: Engine, patience: float | None = None) -> Engine:
-    """Return an engine to the same database with connections of its own, for a thread that shares nothing with others.
+    """Return an engine to the same database with a pool of its own, for a thread that shares no connection with others.
 
     ``patience``: seconds that the client waits for an answer. The time-outs for locks (MySQL, MariaDB) and statements
     (MariaDB) are derived from it.
@@ -128,8 +128,9 @@ def try_new_connection(engine: Engine) -> None:
 
 
 def bare_engine(engine: Engine) -> Engine:
-    """A user's engine with its connections, but without what begins and shapes its transactions: its listeners, and
-    the options of its transactions, which would be set after ours."""
+    """Return a user's engine with the same pool, but without its listeners, which may begin transactions.
+
+    Its options for transactions are left out too, because they would be set after ours."""
     options = {name: value for name, value in engine.get_execution_options().items() if name not in _OF_TRANSACTIONS}
     bare = Engine(engine.pool, engine.dialect, engine.url, execution_options=options, hide_parameters=True)
     bare = bare.execution_options(isolation_level="AUTOCOMMIT")
@@ -139,7 +140,7 @@ def bare_engine(engine: Engine) -> Engine:
 
 
 def _delete_securely(connection: Connection) -> None:
-    """Set the pragma once on each connection of an engine of the user's. It applies to the app's deletions too."""
+    """Set the pragma once on each connection of a user's engine. It applies to the app's deletions too."""
     if _SECURE_DELETE not in connection.info:
         connection.exec_driver_sql(_SECURE_DELETE).close()
         connection.info[_SECURE_DELETE] = True
@@ -165,7 +166,7 @@ def _check_kind(name: str) -> None:
 
 def _check_driver(dialect: Dialect | type[Dialect]) -> None:
     if dialect.is_async:
-        raise ConfigError(f"database has an async driver ({dialect.driver}): use one that is not, and create_engine()")
+        raise ConfigError(f"database has an async driver ({dialect.driver}): use a sync one, and create_engine()")
 
 
 def _make_server_engine(url: URL, patience: float) -> Engine:
@@ -180,7 +181,7 @@ def _make_server_engine(url: URL, patience: float) -> Engine:
         url,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
-        pool_pre_ping=True,  # a server that was restarted meanwhile is no error
+        pool_pre_ping=True,  # the restart of a server is no error
         pool_timeout=10,
     )
     engine.dialect.create_connect_args(url)  # raises for options in the URL that can't be read
@@ -223,7 +224,7 @@ def _make_sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
-        # With a WAL this loses nothing when a process dies, only a power cut may take the last moments.
+        # With a WAL nothing is lost if a process dies. A power failure may lose the last writes.
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(_SECURE_DELETE)
 

@@ -17,7 +17,7 @@ from backjob.errors import Refused, StoreError, TimedOut, describe
 from backjob.runtime.backoff import random_between
 
 BUSY_TIMEOUT = 5.0
-"""Seconds that a write waits for the writes of others, and goes on trying when it loses to them."""
+"""Seconds for which a write waits for other writes, and is retried when it loses to them."""
 _BUSY_PART, _STATEMENT_PART = 0.5, 0.8
 """Time-outs for locks and for statements, as fractions of the time for which the client waits for an answer."""
 _LONGEST_PAUSE = 0.2
@@ -36,8 +36,8 @@ _AWAY = re.compile("08|28|3D|3F|53|57P|58|F0|XX|25006|42P01")
 a read-only server, a missing table."""
 _MYSQL_AWAY = frozenset({1021, 1030, 1037, 1038, 1040, 1041, 1044, 1045, 1047, 1049, 1053, 1114, 1129, 1130, 1135})
 _MYSQL_AWAY |= {1146, 1194, 1203, 1206, 1223, 1226, 1290, 1637, 1792, 1836, 1874, 1932, *range(2000, 3000)}
-"""MySQL and MariaDB: the same, with a Galera node that is not ready, and limits of memory, users and locks. From 2000
-on they are the client's own."""
+"""MySQL and MariaDB: the same, with a Galera node that is not ready, and limits of memory, users and locks. Codes
+from 2000 on are the client's own."""
 _SQLITE_AWAY = re.compile("locked|no such table|unable to open|disk|readonly|full|malformed|not a database|memory")
 _MYSQL_READ_ONLY = frozenset({1290, 1792, 1836})
 """MySQL and MariaDB: the server is read-only (by an option), the transaction is, the server is."""
@@ -75,7 +75,7 @@ def as_store_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_outage() -> Iterator[None]:
-    """Turn errors of the preparation of files and tables into outages: every statement would meet them."""
+    """Turn errors of the preparation of files and tables into outages, because every statement would fail."""
     try:
         with as_store_errors():
             yield
@@ -92,8 +92,8 @@ def as_unreachable() -> Iterator[None]:
         raise Unreachable(str(store_error(error))) from None
     except Exception as error:  # noqa: BLE001 - a driver's own, or what a user's creator= raises
         # The message may show a password. A TypeError comes from Python and names an option.
-        told = describe(error) if isinstance(error, TypeError) else type(error).__name__
-        raise Unreachable(f"The job database can't be used: {told}") from None
+        reason = describe(error) if isinstance(error, TypeError) else type(error).__name__
+        raise Unreachable(f"The job database can't be used: {reason}") from None
 
 
 def store_error(error: SQLAlchemyError | UnicodeError) -> StoreError:
@@ -138,8 +138,9 @@ def is_too_slow(error: DBAPIError) -> bool:
 
 
 def is_refusal(error: DBAPIError) -> bool:
-    """Did the database refuse the statement for what it is, while others would succeed? Examples are a missing
-    privilege, a trigger's exception, and a value that is too long."""
+    """Did the database refuse this statement, while others would succeed?
+
+    Examples are a missing privilege, a trigger's exception, and a value that is too long."""
     if isinstance(error, (IntegrityError, DataError, NotSupportedError)):
         return True
     if type(error.orig).__module__ == "sqlite3":

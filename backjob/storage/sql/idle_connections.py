@@ -1,7 +1,7 @@
-"""Gives idle connections back to a database server, which may have few of them for many processes.
+"""Closing of idle connections to a database server, which may allow few of them for many processes.
 
 A pool of SQLAlchemy keeps its connections for ever. Another process that needs one, to renew its leases or to write the
-outcome of a job, would find none left. Knows nothing of jobs.
+outcome of a job, could get none. Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import Engine, QueuePool, event
 from backjob.runtime.threads import is_native
 
 SECONDS = 5.0
-"""Seconds after which a connection that was not needed is closed."""
+"""Seconds after which an unused connection is closed."""
 
 
 def can_lend(engine: Engine) -> bool:
@@ -40,7 +40,7 @@ class IdleConnections:
         event.listen(engine, "checkout", self._note_use)
 
     def give_back(self) -> None:
-        """Close the connections that were not needed since the last look, if that is long enough ago."""
+        """Close the idle connections if some were not needed since the last look. Do nothing before the next one is due."""
         pool: Any = self._engine.pool
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + self._seconds
@@ -51,7 +51,7 @@ class IdleConnections:
     def close(self) -> None:
         """Close the idle connections now. While others are in use, the pool is left as it is.
 
-        A connection that is taken in this very moment is not counted as one in use later on, and does no harm.
+        A connection that is taken at this moment is not counted as one in use later, which does no harm.
         """
         pool: Any = self._engine.pool
         if pool.checkedout() <= 0:

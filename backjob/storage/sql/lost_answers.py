@@ -1,4 +1,4 @@
-"""One time limit for all waits of a call of the store that end without an answer of the database.
+"""One time limit for all waits of a store call that end without an answer from the database.
 
 A call may wait for several answers, and tries again after a lost one. Without a common limit each try would wait for as
 long as the first. Statements that are answered, and connections that break at once, do not use up the limit. Knows
@@ -35,9 +35,9 @@ class _Call:
     lost: float = 0.0
     """Seconds of waits that ended without an answer."""
     is_opening: bool = False
-    """Is a connection being opened, or tested before its use?"""
+    """True while a connection is opened, or tested before its use."""
     is_over: bool = False
-    """Has the call ended? A thread that was started during the call may have inherited this object."""
+    """True if the call has ended. A thread that was started during the call may have inherited this object."""
 
 
 _current: ContextVar[_Call | None] = ContextVar("backjob_call", default=None)

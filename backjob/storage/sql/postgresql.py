@@ -1,5 +1,4 @@
-"""Special needs of PostgreSQL and its driver psycopg: a time limit for answers, and settings that last for one
-transaction only.
+"""Settings for PostgreSQL and psycopg: a time limit for answers, and a lock time-out for one transaction.
 
 Behind a connection pooler such as PgBouncer, the server's session is shared with others: a plain ``SET`` would apply to
 their queries too. Nothing is connected here.
@@ -21,7 +20,7 @@ from .lost_answers import is_opening, note_lost, seconds_left
 _TOO_LATE = "the server has not answered within {:.2g} s"
 _CANCEL_WITHIN = 1.0
 _STATEMENTS = 128
-"""Statements that are kept: as many as there are on a job table, and some more."""
+"""Size of the cache of statements. A job table has fewer."""
 
 
 def lock_patience(seconds: float = BUSY_TIMEOUT) -> Any:
@@ -44,7 +43,7 @@ def limit_answers(engine: Engine, patience: float) -> None:
     """Limit the waits of this engine's psycopg connections for answers.
 
     ``patience``: the limit in seconds. All waits of one call of the store that end without an answer share it.
-    libpq has no such limit: ``tcp_user_timeout`` is about hosts that vanish, not about frozen servers. When the time is
+    libpq has no such limit: ``tcp_user_timeout`` detects unreachable hosts, not frozen servers. When the time is
     over, the connection is closed and ``OperationalError`` is raised.
     """
     classes: list[Any] = []
@@ -67,7 +66,7 @@ def _make_connection_class(psycopg: Any, patience: float) -> Any:
             except _TooLateError:
                 note_lost(time.monotonic() - begin)
                 if not is_opening() and psycopg.capabilities.has_cancel_safe():
-                    # A statement that waits for a lock would otherwise go on waiting, and keep its session.
+                    # Otherwise a statement that waits for a lock would keep waiting, and occupy its session.
                     with contextlib.suppress(psycopg.Error):
                         self.cancel_safe(timeout=_CANCEL_WITHIN)
                 self.close()
@@ -81,9 +80,9 @@ class _TooLateError(Exception):
 
 
 def _limit(exchange: Generator[Any, Any, Any], patience: float) -> Generator[Any, Any, Any]:
-    """Pass on an exchange with the server, as psycopg 3.2 and later make them, until the time is over.
+    """Pass on psycopg's exchange with the server until the time is over.
 
-    psycopg resumes it each 0.1 s, with 0 when there is nothing to read or write.
+    psycopg 3.2 and later resume it each 0.1 s, with 0 when there is nothing to read or write.
     """
     end = time.monotonic() + patience
     try:

@@ -1,6 +1,6 @@
-"""The processes that share the jobs of a database, each with its slots and a time until when it is there.
+"""The processes that share the jobs of a database, each with its slots and the time until which it counts as alive.
 
-A process writes its own row alone. Knows nothing of jobs.
+A process updates only its own row. Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ProcessTable:
         is_it = table.c.name == bindparam("process")
         self._renew = update(table).where(is_it).values(slots=bindparam("new_slots"), alive_until=bindparam("until"))
         self._add = insert(table)
-        # A row of a version of the app stays for a while: it shows when that version was last alive.
+        # A row with a version is kept for a while, because it shows when that version was last alive.
         has_version = table.c.app_version != ""
         self._forget = delete(table).where(is_gone, ~has_version | (table.c.alive_until <= since))
         self._remove = delete(table).where(is_it, ~has_version)
@@ -54,13 +54,13 @@ class ProcessTable:
             row = {"name": name, "slots": slots, "app_version": app_version, "alive_until": until}
             self._database.write(self._add, row)
         except (Duplicate, AnswerLost):
-            # Another thread was quicker, the row was as it is to be, or it comes with the next renewal.
+            # Another thread inserted it, it had these values already, or the next renewal inserts it.
             return
-        with contextlib.suppress(Refused):  # no right to DELETE: rows of processes that are gone count no more
+        with contextlib.suppress(Refused):  # no privilege to DELETE: expired rows are not counted anyway
             self._write_surely(self._forget, {"now": now, "since": now - _GRACE})
 
     def use_once(self, name: str, seconds: float) -> bool:
-        """Return whether this is the first use of a name. Its row has no slots, and is pruned as a process's is."""
+        """Return whether this is the first use of a name. Its row has no slots, and expires like a process's."""
         now = self._now()
         row = {"name": name, "slots": 0, "app_version": "", "alive_until": now + timedelta(seconds=seconds)}
         try:
@@ -84,7 +84,7 @@ class ProcessTable:
         return bool(self._database.read(self._of_version, values))
 
     def _write_surely(self, statement: Any, values: dict[str, Any]) -> int:
-        """Make a write that does no harm twice, again if its answer is lost."""
+        """Make an idempotent write. Retry it once if its answer is lost."""
         try:
             return self._database.write(statement, values)
         except AnswerLost:

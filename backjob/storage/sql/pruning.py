@@ -1,6 +1,6 @@
-"""Deletion of old jobs from a database: in batches, and without those that the database does not let go.
+"""Deletion of old jobs from a database, in batches. Jobs that can't be deleted are skipped.
 
-Which jobs are old is decided by its caller.
+The caller decides which jobs are old.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import AnswerLost, Unreachable
 from .statements import Statements
 
 _FOR_ONE = 0.5
-"""Seconds for which the deletion of one job is tried again while it loses to other writes."""
+"""Seconds for which the deletion of one job is retried while it loses to other writes."""
 _NO_JOB = 0
 """An id that no job has."""
 Refusals = list[tuple[int, StoreError]]
@@ -63,7 +63,7 @@ class SQLPruning:
     def _delete(
         self, values: dict[str, Any], job_ids: list[int], passed: Passed, end: float
     ) -> tuple[int, list[int], Refusals]:
-        """Delete these jobs, or those that the database lets go.
+        """Delete these jobs, or as many of them as the database allows.
 
         Return the number deleted, the ids that were tried, and those that were refused. Raises StoreError for an
         outage.

@@ -1,4 +1,4 @@
-"""What the Store on a database reads: one query each, and frozen records out. Changes nothing."""
+"""The reads of the Store on a database. They return frozen records and change nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .statements import build_statements
 log = logging.getLogger("backjob")
 
 _LEFT_FOR = 3600.0
-"""Seconds for which a waiting job is left alone that can't be read or held."""
+"""Seconds for which a waiting job that can't be read or held is left alone."""
 _MOST_REPORTED = 1000
 
 
@@ -36,7 +36,7 @@ class SQLReads:
         self._now = now
         self._statements = build_statements(database.table)
         self._left: dict[int, float] = {}
-        """The waiting jobs that can't be read or held, and until when they are left alone, in time.monotonic()."""
+        """The waiting jobs that can't be read or held, each with the end of its pause in time.monotonic()."""
         self._reported: dict[object, None] = {}
         """The jobs that were left out of a list."""
 
@@ -131,7 +131,7 @@ class SQLReads:
         try:
             when = self._scalar(self._statements.next_due, horizon=now + timedelta(seconds=within), **values)
         except Refused:
-            return None  # a row with a time that is none: take_due() leaves it out
+            return None  # a row has an invalid time: take_due() leaves it out
         return max(0.0, (when - now).total_seconds()) if when is not None else None
 
     def _of_apps(self, app_id: str, app_version: str, now: datetime) -> dict[str, Any]:
@@ -155,8 +155,9 @@ class SQLReads:
         values: Mapping[str, Any],
         more: Callable[[], tuple[Any, ...]] = tuple,
     ) -> list[Record]:
-        """Return the records of these rows, without those that can't be read, which are logged once. The first column
-        is the id; ``more`` gives the fields that are no columns."""
+        """Return the records of these rows. Rows that can't be read are left out, and logged once.
+
+        The first column is the id. ``more`` returns the fields that are no columns."""
         rows: Iterable[Any]
         try:
             rows = self._database.read(query, dict(values))
@@ -173,7 +174,7 @@ class SQLReads:
         return records
 
     def _read_each(self, query: Select[Any], values: Mapping[str, Any]) -> Iterator[Row[Any]]:
-        """Read each row by itself: the driver refuses all of them because of one."""
+        """Read each row by itself, because one invalid value makes the driver refuse all rows."""
         column = self._database.table.c.id
         for (job_id,) in self._database.read(query.with_only_columns(column), dict(values)):
             try:
@@ -184,11 +185,11 @@ class SQLReads:
     def _report(self, error: SpoiledRecord) -> None:
         if error.job_id not in self._reported and len(self._reported) < _MOST_REPORTED:
             self._reported[error.job_id] = None
-            told = about(error.job_id) if isinstance(error.job_id, int) else {}
-            log.error("Job %s is left out: %s", error.job_id, error, extra=told)
+            extra = about(error.job_id) if isinstance(error.job_id, int) else {}
+            log.error("Job %s is left out: %s", error.job_id, error, extra=extra)
 
     def _leave_alone(self, job_id: int, error: StoreError) -> None:
-        """Do not take up this waiting job for an hour."""
+        """Skip this waiting job for an hour, and log the error."""
         now = time.monotonic()
         self._left = {each: until for each, until in self._left.items() if until > now} | {job_id: now + _LEFT_FOR}
         log.error("Job %d can't be launched and is left alone for an hour: %s", job_id, error, extra=about(job_id))

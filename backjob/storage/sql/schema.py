@@ -1,6 +1,6 @@
 """The job table: its columns, its named constraints and its version. Built for any table name.
 
-Knows the statuses and SQLAlchemy. It says what may stand in a row; what may change in it is the store's.
+Knows the statuses and SQLAlchemy. Defines which rows are valid. The store defines how they change.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from .updates import compile_condition
 VERSION = 4
 """Version of the tables, raised by each change of them.
 
-Processes of several versions may share the tables during a deploy, and an older one inserts rows without the columns
-that it does not know: each new column is nullable or has a server default.
+During a deploy, processes of several versions may share the tables. An older one inserts rows without the columns of a
+newer one, so each new column is nullable or has a server default.
 """
 
 
@@ -48,15 +48,15 @@ _PROCESSES = "_process"
 DEPLOYMENT = "deployment"
 """Name of the row in the table of processes whose ``app_version`` is the random id of this deployment. Sealed requests
 in the job table are bound to it. It is stored there because that table exists everywhere."""
-# Whatever the defaults of the server and of its databases are.
+# Set explicitly: the defaults of servers and databases differ.
 _OPTIONS: dict[str, Any] = {f"{name}_engine": "InnoDB" for name in _MYSQL}
 _OPTIONS |= {f"{name}_charset": "utf8mb4" for name in _MYSQL}
 
 
 class UtcDateTime(types.TypeDecorator[datetime]):
-    """Aware UTC datetimes, kept without a zone, so that every database compares and shows them alike."""
+    """Aware UTC datetimes, stored without a zone, so that every database compares and shows them alike."""
 
-    # MySQL and MariaDB would keep whole seconds.
+    # By default MySQL and MariaDB store whole seconds.
     impl = DateTime().with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
     cache_ok = True
 
@@ -68,7 +68,7 @@ class UtcDateTime(types.TypeDecorator[datetime]):
 
 
 class ExactString(types.TypeDecorator[str]):
-    """Text that equals itself alone: to MySQL and MariaDB "a", "A", "á" and "a " are the same, unless they are told."""
+    """Text that is compared exactly. By default "a", "A", "á" and "a " are equal in MySQL and MariaDB."""
 
     impl = String
     cache_ok = True
@@ -83,7 +83,7 @@ class ExactString(types.TypeDecorator[str]):
 
 @functools.lru_cache(maxsize=16)
 def find_table(name: str) -> Table:
-    """Return the job table of this name, the same object each time. It may not be changed."""
+    """Return the job table of this name, the same object each time. Do not change it."""
     return build_table(name)
 
 
@@ -96,27 +96,27 @@ def build_table(name: str) -> Table:
     table = Table(
         name,
         MetaData(),
-        # SQLite counts on only in an INTEGER; AUTOINCREMENT there, so that a pruned job's id is never given again.
+        # SQLite numbers rows only in an INTEGER. With AUTOINCREMENT it never reuses the id of a pruned job.
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
         Column("uid", ExactString(32), nullable=False),
         Column("status", SmallInteger, nullable=False),
         Column("attempt", Integer, nullable=False),
         Column("retries", Integer, nullable=False),
         Column("progress", SmallInteger, nullable=False),
-        # How many signs the attempt has given: one that comes late must not be made any more.
+        # The number of the attempt's newest progress report. An older one that comes late is refused.
         Column("signs", Integer, nullable=False),
         # MySQL's TEXT ends at 64 kB.
         Column("status_text", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
-        # Of fixed length, so that MySQL takes a default: a process of an older version inserts without them.
+        # Not TEXT, which has no default in MySQL: a process of an older version inserts without them.
         Column("error", String(MOST_REASON), nullable=False, server_default=""),
         Column("location", String(MOST_REASON), nullable=False, server_default=""),
         Column("scope", ExactString(255), nullable=False),
-        # In clear for people's eyes only: what runs is what is sealed.
+        # In clear, only to be shown. The sealed request is what runs.
         Column("method", String(64), nullable=False),
         Column("path", String(255), nullable=False),
         Column("key_id", ExactString(16), nullable=False),
         Column("app_id", ExactString(16), nullable=False),
-        # Which version of the app runs it, and which version of BackJob's records it is: see job.RECORD_VERSION.
+        # The version of the app that runs it, and the version of the record: see job.RECORD_VERSION.
         Column("app_version", ExactString(64), nullable=False, server_default=""),
         Column("record_version", SmallInteger, nullable=False, server_default="1"),
         Column("anonymous", Boolean(create_constraint=False), nullable=False),
@@ -138,7 +138,7 @@ def build_table(name: str) -> Table:
         Column("past", Text().with_variant(mysql.LONGTEXT(), *_MYSQL), nullable=False),
         UniqueConstraint("uid", name=named("uq", "uid")),
         UniqueConstraint("unique_key", name=named("uq", "unique_key")),
-        # By which what is old is found.
+        # For the search for old jobs.
         Index(named("ix", "ended"), "status", "ended_at"),
         sqlite_autoincrement=True,
         **_OPTIONS,
@@ -154,14 +154,14 @@ def build_table(name: str) -> Table:
         Column("alive_until", UtcDateTime, nullable=False),
         **_OPTIONS,
     )
-    # Of the many that may wait only a few are held.
+    # Many jobs may wait, but only a few of them are held.
     Index(named("ix", "held_by"), table.c.status, table.c.held_by)
-    # In the order in which jobs that wait are taken up.
+    # The order in which waiting jobs are launched.
     Index(named("ix", "due"), table.c.status, table.c.priority.desc(), table.c.due_at, table.c.id)
     return table
 
 
 def find_process_table(table: Table) -> Table:
-    """The table of the processes that share this job table."""
+    """Return the table of the processes that share this job table."""
     found: Table = table.metadata.tables[table.name + _PROCESSES]
     return found

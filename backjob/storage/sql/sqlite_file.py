@@ -1,6 +1,6 @@
-"""The file of an SQLite database: made with the right mode, and noticed when another file has taken its place.
+"""The file of an SQLite database: its creation with the right mode, and the detection of its replacement.
 
-SQLite itself goes on with the file that it has opened, also when that is deleted or replaced. Knows nothing of tables.
+SQLite itself keeps using the file that it has opened, even if that is deleted or replaced. Knows nothing of tables.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class SQLiteFile:
     def is_replaced(self) -> bool:
         """Is the file at this path not the one that was opened? Costs one system call.
 
-        Something else than a file, such as a directory to mount a disk on, is an outage, as is a path that can't be
-        looked up.
+        False for a path that can't be looked up or is no file, such as a directory to mount a disk on. That is an
+        outage.
         """
         return self._opened is not None and _identify(str(self._path)) not in (self._opened, _NO_FILE)
 
@@ -64,7 +64,7 @@ class SQLiteFile:
         """Remember which file is open, with its WAL."""
         self._opened = _identify(str(self._path))
         if self._opened is not None:
-            self.known.lost.discard(self._opened)  # its number may be that of a file which was lost before
+            self.known.lost.discard(self._opened)  # a new file may have the inode of a lost one
         self.note_beside()
 
     def note_beside(self) -> None:
@@ -75,13 +75,13 @@ class SQLiteFile:
             self.known.identity, self.known.beside = self._opened, found
 
     def check(self) -> None:
-        """Raise AnswerLost if the file was replaced: what was just written to the old one is lost."""
+        """Raise AnswerLost if the file was replaced, because the last write went to the old one."""
         if self.is_replaced:
             raise AnswerLost(f"The SQLite file {self._path} was replaced meanwhile")
         self.note_beside()
 
     def make_ready(self, *, create: bool) -> None:
-        """Prepare the opening: remove the WAL of a replaced file, and create the file, mode 0600, if it is missing.
+        """Remove the WAL of a replaced file. With ``create``, create a missing file with mode 0600.
 
         SQLite gives the WAL the same mode. Raises StoreError.
         """
@@ -94,7 +94,7 @@ class SQLiteFile:
                 raise StoreError(reason) from error
 
     def forget(self) -> None:
-        """Log that the file was replaced."""
+        """Log that the file was deleted or replaced, and forget it."""
         current = _identify(str(self._path))
         if self._opened is not None and self._opened not in self.known.lost:
             self.known.lost.add(self._opened)
@@ -114,7 +114,7 @@ class SQLiteFile:
 
 
 def _identify(path: str) -> _Identity | None:
-    """Return the device and number of the file, None if it is missing, and ``_NO_FILE`` if that is not known."""
+    """Return device and inode of the file, None if it is missing, or ``_NO_FILE`` if it is no file or not known."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -126,7 +126,7 @@ def _identify(path: str) -> _Identity | None:
 
 @contextlib.contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
-    """Let one process at a time look at files and remove them. Not a lock of the database file: that is SQLite's."""
+    """Let one process at a time look at files and remove them. Locks of the database file itself are SQLite's."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The queries of the job table, and its INSERT and DELETE, built once: SQLAlchemy then finds them compiled.
+"""The queries of the job table, and its INSERT and DELETE, built once, so that SQLAlchemy compiles them once.
 
 The UPDATE statements are made in updates.py. Runs nothing.
 """
@@ -52,7 +52,7 @@ class Statements:
         self.is_listed = columns.id.in_(bindparam("job_ids", expanding=True))
         self.insert = insert(table)
         self.inserted = [column.name for column in _columns(table, Job) if column.name not in ("id", "sealed")]
-        """What a new row takes over from its record; the database gives it a number, and the seal needs that."""
+        """Columns of a new row. The database assigns the id. The seal needs it, so it is written afterwards."""
         self.set_sealed = update(table).where(self.is_job).values(sealed=bindparam("new_sealed"))
         self.get = select(*_columns(table, Job)).where(self.is_job)
         self.glance = select(*_columns(table, Glance)).where(self.is_job)
@@ -146,7 +146,7 @@ class Statements:
 
 
 def _columns(table: Table, record: type[Job] | type[Glance] | type[RecoveryRecord]) -> list[Any]:
-    """The columns of a record's fields, in their order; when it was read is no column."""
+    """Return the columns of a record's fields, in their order. ``read_at`` is no column."""
     return [table.c[each.name] for each in dataclasses.fields(record) if each.name != "read_at"]
 
 

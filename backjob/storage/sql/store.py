@@ -1,6 +1,6 @@
 """The Store on a database, by SQLAlchemy Core: each write is one statement, or one short transaction.
 
-What the answer to a write does not tell, or nobody heard, the row tells. Decides nothing about a job's life.
+If the answer to a write is lost or ambiguous, the row is read. Decides nothing about a job's life.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
         except (Unreachable, TimedOut):
             raise  # nothing was recorded
         except StoreError:
-            # The commit may have been made and only its answer lost: the uid tells.
+            # The commit may have been made and only its answer lost: look for the uid.
             if (job_id := self._scalar(self._statements.id_of_uid, uid=new.uid)) is None:
                 raise
             return int(job_id), True
@@ -83,23 +83,23 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
             connection.execute(self._statements.set_sealed, {"job_id": job_id, "new_sealed": self._fit(seal(job_id))})
             return int(job_id), True
 
-        # While keys are changed, two processes may write different digests of one key of uniqueness, and no constraint
-        # sees that they are equal.
+        # During a change of keys, two processes may write different digests of one unique key, which no constraint
+        # detects.
         run = self._database.run_alone if len(unique_keys) > 1 else self._database.transact
         for tries_left in reversed(range(_TRIES)):
             try:
                 return run(insert)
             except Duplicate:
-                # Another one was first with this unique key: take that one's job, if it still lives.
+                # Another process was first with this unique key: return its job, if it is still live.
                 if not unique_keys or not tries_left:
                     raise
-                time.sleep(random_between(0, _PAUSE))  # spreads those who wait
+                time.sleep(random_between(0, _PAUSE))  # jitter
         raise AssertionError("unreachable")
 
     def _fit(self, sealed: bytes) -> bytes:
         most = self._database.largest_value
         if most is not None and len(sealed) > most:
-            raise StoreError(f"The job's request, {len(sealed)} bytes sealed, is more than max_allowed_packet lets in")
+            raise StoreError(f"The job's request, {len(sealed)} bytes sealed, is more than max_allowed_packet allows")
         return sealed
 
     def take_due(
@@ -163,7 +163,7 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
             return connection.execute(statement, values).rowcount if has_room else 0
 
         def make() -> int:
-            if self._database.kind == "sqlite":  # one connection writes at a time: one statement is exact
+            if self._database.kind == "sqlite":  # only one connection writes, so one statement is exact
                 return self._database.write(statement.where(self._statements.has_room), values | most)
             return self._database.run_alone(claim_if_room)
 
@@ -183,14 +183,14 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
 
 
 def _cut_text(write: Write, most: int) -> Write:
-    """Return the write with as much of its status text as the server accepts: a job can't fail by a long text.
+    """Return the write with as much of its status text as the server accepts, so that a long text fails no job.
 
     ``most``: bytes of the largest value. A text that is appended is not cut.
     """
     text = getattr(write, "text", None)
     if not text or 2 * 4 * len(text) <= most or (isinstance(write, Progress) and write.is_more):
         return write
-    encoded = text.encode()  # on its way each byte may become two
+    encoded = text.encode()  # escaped, each byte may become two
     if 2 * len(encoded) <= most:
         return write
     cut = encoded[: most // 2].decode(errors="ignore") + _CUT

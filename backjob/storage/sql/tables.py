@@ -1,6 +1,6 @@
-"""The tables in a database: which are missing, whether they fit this version, and what the server says of their place.
+"""The tables in a database: checks that they exist and fit this version, and their unique name.
 
-Writes nothing but SQLite's count of ids and the id of the deployment. Knows nothing of jobs.
+Writes only SQLite's counter of ids and the id of the deployment. Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def _qualify(connection: Connection, table: Table) -> str:
 
 
 def read_name(connection: Connection, kind: str, table: Table) -> str:
-    """Return the name of this table that no other one has. Records are sealed to it. Makes the id if it is missing.
+    """Return the unique name of this table. Records are sealed to it. Creates the deployment's id if it is missing.
 
-    It has the table's own name and the random id of its deployment, on a server also the database's name and
-    PostgreSQL's schema. SQLite files have no name that stays the same.
+    It consists of the table's name and the random id of the deployment, on a server also of the database's name and
+    PostgreSQL's schema. SQLite files may be renamed.
     """
     names = []
     if kind != "sqlite":
@@ -51,7 +51,7 @@ def read_name(connection: Connection, kind: str, table: Table) -> str:
 
 
 def _read_deployment(connection: Connection, table: Table) -> str:
-    """Return the id of the deployment, made by the first process that looks for it."""
+    """Return the id of the deployment. The first process creates it."""
     process = find_process_table(table)
     query = select(process.c.app_version).where(process.c.name == DEPLOYMENT)
     if (found := connection.scalar(query)) is None:
@@ -63,7 +63,7 @@ def _read_deployment(connection: Connection, table: Table) -> str:
 
 
 def check_encodings(connection: Connection, kind: str) -> None:
-    """Raise StoreError for encodings other than UTF-8: they would first fail when the outcome of a job is written."""
+    """Raise StoreError for encodings other than UTF-8. Otherwise the outcome of a job might be the first write that fails."""
     found = connection.execute(ENCODINGS[kind]).one()
     needed = "UTF8" if kind == "postgresql" else "utf8mb4"
     for what, encoding in zip(("The database", "A connection to the database"), found, strict=True):
@@ -72,7 +72,7 @@ def check_encodings(connection: Connection, kind: str) -> None:
 
 
 def find_missing_tables(connection: Connection, table: Table) -> list[Table]:
-    """Return those of the two tables that do not exist. Raises StoreError for one of another version."""
+    """Return the missing ones of the two tables. Raises StoreError if one has another version."""
     missing = []
     for each in (table, find_process_table(table)):
         if inspect(connection).has_table(each.name, schema=connection.schema_for_object(each)):
@@ -95,7 +95,7 @@ def check_columns(connection: Connection, table: Table, job_table: Table) -> Non
 
 
 def count_from(connection: Connection, table: Table, least: int) -> None:
-    """Let the next id in this SQLite table be larger than ``least``."""
+    """Make the next id in this SQLite table larger than ``least``."""
     for statement in COUNT_FROM:
         connection.execute(statement, {"table": table.name, "least": least})
 

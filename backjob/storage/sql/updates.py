@@ -1,6 +1,6 @@
 """The definitions of the writes, compiled to UPDATE statements, and conditions compiled to SQL.
 
-Each statement is built once: SQLAlchemy then finds it compiled. Runs nothing.
+Each statement is built once, so that SQLAlchemy compiles it once. Runs nothing.
 """
 
 from __future__ import annotations

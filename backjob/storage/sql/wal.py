@@ -14,7 +14,7 @@ from backjob.errors import StoreError
 from .database import Database
 
 _EVERY = 60.0
-"""Seconds after which a WAL is emptied in any case: another process may have died after it had deleted something."""
+"""Seconds after which a WAL is emptied in any case, because another process may have died after a deletion."""
 _PATIENCE = 0.02
 """Seconds to wait for readers. Meanwhile nothing can be written."""
 
@@ -22,7 +22,7 @@ _PATIENCE = 0.02
 def empty_wal(database: Database, patience: float = _PATIENCE, *, is_last: bool = False) -> None:
     """Copy the WAL into the SQLite file and truncate it, if something was deleted since the last time.
 
-    ``is_last``: in any case. Raises no StoreError: while others read or write, the next call tries again.
+    ``is_last``: even if nothing was deleted. Raises no StoreError: if others read or write, the next call retries.
     """
     file = database.sqlite_file
     if file is None or not _has_content(f"{database.file}-wal"):

@@ -1,4 +1,4 @@
-"""A check whether the database refuses the writes of one job only, or of all jobs, such as after a REVOKE.
+"""A check whether the database refuses the writes of one job, or of all jobs, such as after a REVOKE.
 
 Updates some rows without changing them, and rolls back.
 """
@@ -57,7 +57,7 @@ class WriteCheck:
 
     @contextlib.contextmanager
     def _separating_outages(self) -> Iterator[None]:
-        """Let Refused through only if another write is accepted. Otherwise raise StoreError: it is an outage."""
+        """Raise Refused only if another write is accepted. Otherwise it is an outage: raise another StoreError."""
         try:
             yield
         except Refused:
