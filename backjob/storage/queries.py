@@ -20,7 +20,7 @@ VERSION_GRACE = 60.0
 
 
 class Queries(abc.ABC):
-    """The reads of a store, its processes, and the deletion of old jobs. Every method raises StoreError when it can't be reached."""
+    """The reads, processes and prune() of a store. Every method raises StoreError when it can't be reached."""
 
     @property
     @abc.abstractmethod

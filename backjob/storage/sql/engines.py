@@ -1,4 +1,4 @@
-"""Engines that are made from URLs, with time-outs that suit a web request, and checks of the user's own Engines.
+"""Engines that are made from URLs, whose time-outs suit a web request, and checks of the user's own Engines.
 
 Knows each database's and driver's settings. Nothing is connected here.
 """
