@@ -79,8 +79,8 @@ class Queries(abc.ABC):
         """Hold and return the first due job that no process holds. Skip the jobs of ``full_scopes``.
 
         Jobs of other applications are skipped, as by all queries with an ``app_id``. Jobs of no application are not.
-        A job of another one is returned APP_GRACE after its due time, if no job of that one runs or has ended since.
-        The caller must fail it.
+        A job of another application is returned APP_GRACE after its due time, if no job of that application runs or
+        has ended since. The caller must fail it.
         Jobs of other versions of the app are skipped while a process of that version is alive, and for VERSION_GRACE
         seconds after. Any process takes a job whose ``app_version`` is "".
         """
