@@ -158,8 +158,8 @@ class Config:
 
     keeper: bool = option(True, _BOOL, read_bool)
     """Start a keeper in this process: the thread that recovers lost jobs, launches due ones and deletes old ones. False
-    for a process that only reads or starts jobs, such as a script. It renews the leases of the jobs that it runs
-    itself."""
+    for a process that only reads or starts jobs, such as a script. Such a process renews the leases of the jobs
+    that it runs itself."""
 
     app_name: str | None = option(None, _SHORT_NAME)
     """Name of the app, which separates its jobs from those of other apps in the same table: 1-64 printable ASCII

@@ -30,7 +30,7 @@ def option(
 ) -> Any:
     """Return the field of an option. The string below the field is its description.
 
-    ``check`` returns what is wrong with a value, or "". ``read`` makes a value of a text, or raises ValueError.
+    ``check`` returns what is wrong with a value, or "". ``read`` converts text to a value, or raises ValueError.
     ``is_dotted``: a text may be the dotted name of an object.
     """
     defaults = {"default_factory" if default is dict else "default": default}
@@ -96,7 +96,7 @@ def read_words(text: str) -> tuple[str, ...]:
 
 
 def read_key(text: str) -> str | tuple[str, ...]:
-    """Return one key, or several from lines of their own."""
+    """Return one key, or a tuple of several, each on its own line."""
     keys = tuple(text.split())
     return keys[0] if len(keys) == 1 else keys
 

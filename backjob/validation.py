@@ -24,8 +24,8 @@ MOST_WHOLE = 2**31 - 1
 """Largest integer that all databases store."""
 WHOLE = f"a whole number from 0 to {MOST_WHOLE}"
 LEAST_ERROR_TIMEOUT = 0.5
-"""Shortest in seconds. Progress is written every 0.2 s at most. With a shorter time-out one slow write would fail a job that
-reports progress all the time."""
+"""Shortest time-out in seconds. Progress is written every 0.2 s at most. With a shorter one a slow write would fail a
+job that reports progress all the time."""
 MOST = 1e9
 TIMEOUT = f"0 (never) or a number of seconds from {LEAST_ERROR_TIMEOUT} to {MOST:.0f}"
 _OWN_HEADERS = {"backjob-token", "cache-control", "connection", "content-length", "content-type", "host", "pragma"}

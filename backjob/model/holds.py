@@ -42,7 +42,7 @@ class Hold(Write):
 
     _VALUES: ClassVar[dict[str, Value]] = {"held_by": Arg("holder"), **_HELD_UNTIL}
     _TAKE: ClassVar = Definition((WAITS, OF_ATTEMPT, FREE, READABLE), _VALUES)
-    # Not READABLE: a process that a newer record's launch has reached must be able to give it back.
+    # Without READABLE: a process of an older release must be able to give back a launch.
     _PASS: ClassVar = Definition((WAITS, OF_ATTEMPT, Equal("held_by", Arg("held_by"))), _VALUES)
 
     _ADOPT: ClassVar = Definition((*_PASS.guard, OF_APP), {**_VALUES, "app_id": Arg("app_id")})

@@ -20,7 +20,7 @@ VERSION_GRACE = 60.0
 
 
 class Queries(abc.ABC):
-    """The part of a store that records no job. Every method raises StoreError when it can't be reached."""
+    """The reads, processes and prune() of a store. Every method raises StoreError when it can't be reached."""
 
     @property
     @abc.abstractmethod
@@ -78,8 +78,9 @@ class Queries(abc.ABC):
     ) -> Job | None:
         """Hold and return the first due job that no process holds. Skip the jobs of ``full_scopes``.
 
-        Jobs of other applications are skipped, as by all queries with an ``app_id``. Exception: APP_GRACE has passed
-        since a job was due, and no job of its application runs or has ended since. The caller must fail it.
+        Jobs of other applications are skipped, as by all queries with an ``app_id``. Jobs of no application are not.
+        A job of another application is returned APP_GRACE after its due time, if no job of that application runs or
+        has ended since. The caller must fail it.
         Jobs of other versions of the app are skipped while a process of that version is alive, and for VERSION_GRACE
         seconds after. Any process takes a job whose ``app_version`` is "".
         """

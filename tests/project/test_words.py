@@ -16,42 +16,6 @@ PACKAGE = ROOT / "backjob"
 GLOSSARY = DOCS / "reference" / "glossary.md"
 MOST_TERMS = 25
 
-DONE = [
-    "checks",
-    "cli",
-    "client",
-    "integrations",
-    "runtime",
-    "scheduling",
-    "transport",
-    "worker",
-    "wsgi",
-    "_socket.py",
-    "_uwsgi.py",
-    "application.py",
-    "endpoint.py",
-    "errors.py",
-    "keyring.py",
-    "logs.py",
-    "messages.py",
-    "middleware.py",
-    "model/address.py",
-    "model/app_id.py",
-    "model/events.py",
-    "model/history.py",
-    "model/job.py",
-    "model/recovery.py",
-    "model/text.py",
-    "model/transitions.py",
-    "pytest_plugin.py",
-    "storage/cache",
-    "storage/hooks.py",
-    "storage/records.py",
-    "storage/retention.py",
-    "testing.py",
-]
-"""Packages and modules whose docstrings, comments, messages and names are in the field's words."""
-
 PAGES_TO_DO = ["README.md"]
 
 AVOIDED = {
@@ -90,11 +54,8 @@ NAME = re.compile(
 
 
 def find_modules() -> list[Path]:
-    """Return the modules that are done, and the examples."""
-    found = [
-        path for name in DONE for path in ((PACKAGE / name).rglob("*.py") if "." not in name else [PACKAGE / name])
-    ]
-    return sorted([*found, *(ROOT / "examples").rglob("*.py")])
+    """Return the modules of the package and the examples."""
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
 
 
 def find_docstrings(tree: ast.AST) -> Iterator[tuple[int, str, str]]:

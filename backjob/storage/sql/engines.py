@@ -1,4 +1,4 @@
-"""Engines that are made from URLs, with time-outs that suit a web request, and checks of the user's own Engines.
+"""Engines that are made from URLs, whose time-outs suit a web request, and checks of the user's own Engines.
 
 Knows each database's and driver's settings. Nothing is connected here.
 """
@@ -130,7 +130,8 @@ def try_new_connection(engine: Engine) -> None:
 def bare_engine(engine: Engine) -> Engine:
     """Return a user's engine with the same pool, but without its listeners, which may begin transactions.
 
-    Its options for transactions are left out too, because they would be set after ours."""
+    Its options for transactions are left out too, because they would be set after ours.
+    """
     options = {name: value for name, value in engine.get_execution_options().items() if name not in _OF_TRANSACTIONS}
     bare = Engine(engine.pool, engine.dialect, engine.url, execution_options=options, hide_parameters=True)
     bare = bare.execution_options(isolation_level="AUTOCOMMIT")

@@ -140,7 +140,8 @@ def is_too_slow(error: DBAPIError) -> bool:
 def is_refusal(error: DBAPIError) -> bool:
     """Did the database refuse this statement, while others would succeed?
 
-    Examples are a missing privilege, a trigger's exception, and a value that is too long."""
+    Examples are a missing privilege, a trigger's exception, and a value that is too long.
+    """
     if isinstance(error, (IntegrityError, DataError, NotSupportedError)):
         return True
     if type(error.orig).__module__ == "sqlite3":

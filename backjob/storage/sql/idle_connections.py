@@ -40,7 +40,7 @@ class IdleConnections:
         event.listen(engine, "checkout", self._note_use)
 
     def give_back(self) -> None:
-        """Close the idle connections if some were not needed since the last look. Do nothing before the next one is due."""
+        """Close the idle connections if some were not needed since the last look. Do nothing if that was recent."""
         pool: Any = self._engine.pool
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + self._seconds

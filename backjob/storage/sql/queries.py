@@ -157,7 +157,8 @@ class SQLReads:
     ) -> list[Record]:
         """Return the records of these rows. Rows that can't be read are left out, and logged once.
 
-        The first column is the id. ``more`` returns the fields that are no columns."""
+        The first column is the id. ``more`` returns the fields that are no columns.
+        """
         rows: Iterable[Any]
         try:
             rows = self._database.read(query, dict(values))

@@ -63,7 +63,7 @@ def _read_deployment(connection: Connection, table: Table) -> str:
 
 
 def check_encodings(connection: Connection, kind: str) -> None:
-    """Raise StoreError for encodings other than UTF-8. Otherwise the outcome of a job might be the first write that fails."""
+    """Raise StoreError for encodings other than UTF-8. With them, the outcome of a job could fail to be written."""
     found = connection.execute(ENCODINGS[kind]).one()
     needed = "UTF8" if kind == "postgresql" else "utf8mb4"
     for what, encoding in zip(("The database", "A connection to the database"), found, strict=True):
