@@ -45,6 +45,9 @@ class Launcher(Protocol):
         """Start the monitor. Return True if it has answered, False if it will later. Raises LaunchError (or Busy)."""
 
 
+_NOT_THIS_APP = "what listens in this process is not this app"
+
+
 class SelfRequest:
     """Launcher that sends requests to the application's own address. ``app`` is the application's name."""
 
@@ -233,11 +236,11 @@ class SelfRequest:
         try:
             address = self._prove_one(candidates, token, request, timeout)
         except LaunchError as error:
-            if not error.is_final or candidates[0].is_recorded or self.own.is_known(candidates[0]):
+            if not error.is_final or self.own.is_known(candidates[0]):
                 raise
-            # No request has come to this process, which may be no server of the app at all.
-            text = compose("what listens in this process is not this app: {error}", error=error)
-            raise Busy(text, is_final=True) from None
+            # No request has come to this process: it may be no server of the app, or lack the ca_file of the starter.
+            what = "the address of its connect= is not usable here" if candidates[0].is_recorded else _NOT_THIS_APP
+            raise Busy(compose(f"{what}: {{error}}", error=error), is_final=True) from None
         self.note_proof(address)
         return address
 
