@@ -23,7 +23,7 @@ from support.second_chance import pytest_runtest_logreport  # noqa: F401 - a hoo
 
 DESCRIPTORS = Path("/proc/self/fd")
 _SHARED_MEMORY = Path("/dev/shm")
-_IN_MEMORY = _SHARED_MEMORY / f"backjob-tests-{os.getuid()}"
+_IN_MEMORY = _SHARED_MEMORY / f"bj-{os.getuid()}"
 _ENOUGH = 2 * 2**30
 _DATABASES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".db")
 

@@ -150,7 +150,8 @@ class CurrentJob(Jobs):
             self._failure = text
         else:
             self._end_as_failed(text, retry=False)
-        self._ending.reason = "This job has failed: fail() was called"
+        # The thread of the progress may have found another end meanwhile.
+        self._ending.reason = self._ending.reason or "This job has failed: fail() was called"
         self._ending.raise_job_ended()
 
     def run(self, app: Callable[..., Iterable[bytes]], claim: str) -> bool:

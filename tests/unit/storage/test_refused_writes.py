@@ -299,7 +299,7 @@ def test_a_renewal_that_is_refused_keeps_no_other(
 
 
 def test_a_recovery_that_is_refused_keeps_no_other(store: SQLStore, url: str, caplog: pytest.LogCaptureFixture) -> None:
-    lost = [run_job(store, 0, error_timeout=0) for _ in range(3)]
+    lost = [run_job(store, -1, error_timeout=0) for _ in range(3)]
     refuse(url, "BEFORE UPDATE", f"OLD.id = {lost[0]}")
     keeper = make_keeper(store, lease=1)
     assert keeper.recover_all() == 2

@@ -806,20 +806,28 @@ def test_a_refused_record_is_not_shown(store: SQLStore, url: URL, caplog: pytest
     assert store.get(job_id) is not None
 
 
-@pytest.fixture
-def small_packets() -> Iterator[None]:
-    """A server that takes no more than 1 MiB at once, as old ones do."""
-    server = make_url(services.url("mariadb"))
-    (before,) = run(server, "SELECT @@global.max_allowed_packet AS size")
-    run(server, "SET GLOBAL max_allowed_packet = 1048576")
-    yield
-    run(server, f"SET GLOBAL max_allowed_packet = {before['size']}")
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A MariaDB of this file's own that accepts 1 MiB at once, as old ones do. The setting is for the whole server."""
+    own = services.OwnServices(tmp_path_factory.mktemp("own") / "services")
+    try:
+        server = make_url(own.start("mariadb"))
+        run(server, "SET GLOBAL max_allowed_packet = 1048576")
+        yield server
+    finally:
+        own.remove()
 
 
-@pytest.mark.parametrize("name", MYSQL)
-@pytest.mark.usefixtures("small_packets")
-def test_a_text_that_the_server_does_not_take_is_cut_and_the_job_ends(name: str) -> None:
-    with services.new_database(name) as url, open_store(url) as store:
+@pytest.fixture(params=MYSQL)
+def small_packets(request: pytest.FixtureRequest, own_server: URL) -> Iterator[URL]:
+    """A database there, with the address of each driver."""
+    driver = make_url(services.url(request.param)).drivername
+    with services.database_on(own_server.set(drivername=driver)) as url:
+        yield url
+
+
+def test_a_text_that_the_server_does_not_take_is_cut_and_the_job_ends(small_packets: URL) -> None:
+    with open_store(small_packets) as store:
         job_id = bring_to(store, Status.INPROGRESS)
         output = "'\U0001f414" * 262_144
         assert store.touch(job_id, 2, 50, output, 30)
@@ -833,14 +841,12 @@ def test_a_text_that_the_server_does_not_take_is_cut_and_the_job_ends(name: str)
         assert job.signs == 1
         with pytest.raises(StoreError, match="bytes sealed, is more than max_allowed_packet"):
             store.add(new_job(), lambda _: b"x" * 1_100_000)
-        assert [row["id"] for row in rows(url)] == [job_id]
+        assert [row["id"] for row in rows(small_packets)] == [job_id]
 
 
-@pytest.mark.parametrize("name", MYSQL)
-@pytest.mark.usefixtures("small_packets")
-def test_a_text_that_grows_beyond_what_the_server_takes_is_cut(name: str) -> None:
+def test_a_text_that_grows_beyond_what_the_server_takes_is_cut(small_packets: URL) -> None:
     """To append would make one that nobody could read, or none: the server takes what is too long for NULL."""
-    with services.new_database(name) as url, open_store(url) as store:
+    with open_store(small_packets) as store:
         job_id = bring_to(store, Status.INPROGRESS)
         piece = "\U0001f414" * 50_000
         for number in (2, 3):
@@ -857,10 +863,8 @@ def test_a_text_that_grows_beyond_what_the_server_takes_is_cut(name: str) -> Non
         assert not store.touch(job_id, 2, 50, "more", 30, 6, is_more=True)
 
 
-@pytest.mark.parametrize("name", MYSQL)
-@pytest.mark.usefixtures("small_packets")
 def test_a_job_that_writes_more_than_the_server_takes_runs_to_its_end(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_packets: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporter, "INTERVAL", 0.0)
     seen = []
@@ -874,9 +878,8 @@ def test_a_job_that_writes_more_than_the_server_takes_runs_to_its_end(
             seen.append(jobs.status(jobs.job_id).progress)
         return []
 
-    with contextlib.ExitStack() as stack:
-        url = stack.enter_context(services.new_database(name)).render_as_string(hide_password=False)
-        status = stack.enter_context(wrap(tmp_path, job, database=url)).run("/job")
+    with wrap(tmp_path, job, database=small_packets.render_as_string(hide_password=False)) as site:
+        status = site.run("/job")
     assert seen == list(range(12))
     assert status.status is Status.COMPLETED
     assert len(status.status_text.encode()) > 400_000
