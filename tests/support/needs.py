@@ -16,7 +16,7 @@ _PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/
 
 def miss(reason: str) -> NoReturn:
     """Something is missing here: say what, and what installs it."""
-    if os.environ.get("BACKJOB_CI"):
+    if os.environ.get("BACKJOB_CI") and not os.environ.get("BACKJOB_UNIT"):
         pytest.fail(f"on CI nothing may be missing: {reason}")
     pytest.skip(reason)
 

@@ -15,6 +15,7 @@ from dogpile.cache import make_region, register_backend
 from dogpile.cache.api import CacheBackend
 from dogpile.cache.backends.memcached import PyMemcacheBackend
 from dogpile.cache.backends.memory import MemoryBackend
+from support import needs
 from support.caches import client_region, opened, shared_server
 
 from backjob import BackJob, ConfigError
@@ -96,6 +97,8 @@ def test_a_backend_that_may_unpickle(own: type | None) -> None:
     kind = own.__name__ if own else "dogpile.cache.memcached"
     if own:
         register_backend(kind, __name__, kind)
+    else:
+        needs.package("memcache")
     region = make_region().configure(kind, arguments={"url": ["127.0.0.1"]})
     with pytest.raises(ConfigError, match=r"may unpickle .* use dogpile\.cache\.pymemcache"):
         BackJob(lambda environ, start_response: [], cache=region, key=KEY, database="sqlite:///x.sqlite3")
