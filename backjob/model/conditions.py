@@ -55,27 +55,23 @@ Value = Arg | Now | Field | Sum | Choice | int | str | bool | None
 
 
 @dataclass(frozen=True)
-class Equal:
+class Comparison:
+    """A comparison of a field with a value."""
+
+    field: str
+    value: Value
+
+
+class Equal(Comparison):
     """The field has this value."""
 
-    field: str
-    value: Value
 
-
-@dataclass(frozen=True)
-class AtMost:
+class AtMost(Comparison):
     """The field is less than this value, or equal."""
 
-    field: str
-    value: Value
 
-
-@dataclass(frozen=True)
-class AtLeast:
+class AtLeast(Comparison):
     """The field is greater than this value, or equal."""
-
-    field: str
-    value: Value
 
 
 @dataclass(frozen=True)
@@ -133,6 +129,6 @@ def find_arguments(part: object) -> Iterator[Arg | Now]:
         case tuple():
             for each in part:
                 yield from find_arguments(each)
-        case Equal() | AtMost() | AtLeast() | OneOf() | Not() | AnyOf() | AllOf() | Sum() | Choice():
+        case Comparison() | OneOf() | Not() | AnyOf() | AllOf() | Sum() | Choice():
             for each in vars(part).values():
                 yield from find_arguments(each)

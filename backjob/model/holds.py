@@ -44,7 +44,6 @@ class Hold(Write):
     _TAKE: ClassVar = Definition((WAITS, OF_ATTEMPT, FREE, READABLE), _VALUES)
     # Without READABLE: a process of an older release must be able to give back a launch.
     _PASS: ClassVar = Definition((WAITS, OF_ATTEMPT, Equal("held_by", Arg("held_by"))), _VALUES)
-
     _ADOPT: ClassVar = Definition((*_PASS.guard, OF_APP), {**_VALUES, "app_id": Arg("app_id")})
 
     @property

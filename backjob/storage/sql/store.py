@@ -155,10 +155,8 @@ class SQLStore(ProcessTable, SQLPruning, SQLReads, WriteCheck, Store):
         if not max_running and not max_in_scope:
             return self.write(job_id, claim)
         now, most = self._now(), {"max_running": max_running or _NO_LIMIT, "max_in_scope": max_in_scope or _NO_LIMIT}
-        statement, values = (
-            self._updates.find_one(claim),
-            self._updates.list_parameters(claim, now) | {"job_id": job_id},
-        )
+        statement = self._updates.find_one(claim)
+        values = {"job_id": job_id, **self._updates.list_parameters(claim, now)}
 
         def claim_if_room(connection: Connection) -> int:
             has_room = connection.execute(self._statements.find_room, {"job_id": job_id, **most}).first()
