@@ -16,7 +16,7 @@ from backjob.logs import about
 from backjob.model.evaluation import apply_write, is_applied, is_met
 from backjob.model.holds import Hold
 from backjob.model.job import Job, Move, NewJob, Status
-from backjob.model.writes import DUE, FREE, WAITS, Claim, Transition, Write
+from backjob.model.writes import DUE, Claim, Transition, Write
 from backjob.runtime.backoff import random_between
 from backjob.storage.retention import Passed, find_old
 from backjob.storage.sql.clock import host_time
@@ -113,9 +113,9 @@ class CacheStore(ProcessEntry, CacheReads, Store):
             due.sort(key=lambda job_id: -index.live[job_id].priority)  # stable: then by time, then by id
             for some in in_turns(due):
                 for job in self._jobs.get_live(some):
-                    is_due = all(is_met(each, job, now=now) for each in (WAITS, DUE, FREE)) and not is_left(job)
                     hold = Hold(job.attempt, None, holder, seconds)
-                    if is_due and self.write(job.id, hold):
+                    is_due = is_met(DUE, job, now=now) and apply_write(hold, job, now) is not None
+                    if is_due and not is_left(job) and self.write(job.id, hold):
                         return self.get(job.id)
             if not self._jobs.mend():
                 return None
